@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy of the library, as ratios measured in one run: ``python -m benchmarks [name ...]``."""

@@ -1,0 +1,56 @@
+"""calor_hf: fine-tune image classifiers on private pictures so that less of the pictures can be rebuilt from them.
+
+Importing the package registers CALoR models with the Auto classes of transformers. The names below are imported when
+they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from calor_hf import modeling as _modeling  # noqa: F401  (registers the Auto classes)
+from calor_hf._version import __version__
+
+if TYPE_CHECKING:
+    from calor_hf.data.synthetic_faces import load_synthetic_faces
+    from calor_hf.defenses import DEFENSES
+    from calor_hf.defenses.calor import confidence_adaptation_loss
+    from calor_hf.layers.low_rank_head import LowRankHead
+    from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
+    from calor_hf.training.arguments import CALoRTrainingArguments
+    from calor_hf.training.calor_trainer import CALoRTrainer
+    from calor_hf.training.rank import suggest_rank
+
+_HOME = {
+    "CALoRConfig": "calor_hf.modeling",
+    "CALoRForImageClassification": "calor_hf.modeling",
+    "CALoRTrainer": "calor_hf.training.calor_trainer",
+    "CALoRTrainingArguments": "calor_hf.training.arguments",
+    "DEFENSES": "calor_hf.defenses",
+    "LowRankHead": "calor_hf.layers.low_rank_head",
+    "confidence_adaptation_loss": "calor_hf.defenses.calor",
+    "load_synthetic_faces": "calor_hf.data.synthetic_faces",
+    "suggest_rank": "calor_hf.training.rank",
+}
+
+__all__ = [
+    "DEFENSES",
+    "CALoRConfig",
+    "CALoRForImageClassification",
+    "CALoRTrainer",
+    "CALoRTrainingArguments",
+    "LowRankHead",
+    "__version__",
+    "confidence_adaptation_loss",
+    "load_synthetic_faces",
+    "suggest_rank",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'calor_hf' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The `calor-hf` command: one file per sub-command."""

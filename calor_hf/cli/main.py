@@ -1,0 +1,55 @@
+"""The `calor-hf` command; a sub-command's module is imported when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from calor_hf._version import __version__
+
+COMMANDS = {
+    "train": "fine-tune a classifier with CALoR, or undefended as the reference",
+    "list": "show what is registered: defences and their sources",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command.
+
+    Args:
+        argv: Words after ``calor-hf``; None: those of the process.
+
+    Returns:
+        Exit status: 0 for success, 2 for wrong use, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"calor-hf {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        print(f"calor-hf: unknown command '{name}'.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(f"calor_hf.cli.{name}").main(words[1:])
+    return status
+
+
+def _help() -> str:
+    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: calor-hf [--version] <command> [options]",
+            "",
+            "Fine-tune image classifiers on private pictures so that less of them can be rebuilt from the weights.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "calor-hf <command> --help explains its options.",
+        ]
+    )

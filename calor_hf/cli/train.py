@@ -1,0 +1,320 @@
+"""`calor-hf train`: data → base model → CALoR → two stages → saved model, table and curves."""
+
+import copy
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    PrinterCallback,
+    ResNetConfig,
+    ResNetForImageClassification,
+    set_seed,
+)
+
+from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
+from calor_hf.cli.train_report import EpochLine, Result, show_and_save
+from calor_hf.data.augment import augmentation_for
+from calor_hf.data.images import ImageDataset, balanced_class_weights, collate
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
+from calor_hf.training.arguments import CALoRTrainingArguments
+from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, AccuracyLostError, CALoRTrainer
+from calor_hf.training.estimate import estimate_seconds
+from calor_hf.training.interrupt import TrainingInterrupted
+from calor_hf.training.rank import suggest_rank
+from calor_hf.training.trainer import DefenseTrainer, load_weights
+
+logger = logging.getLogger("calor_hf.train")
+
+UNDEFENDED_FOLDER = "undefended"
+OWN_FILES = (
+    "checkpoint-*",
+    FIRST_STAGE_FOLDER,
+    UNDEFENDED_FOLDER,
+    "runs",
+    "config.json",
+    "model*.safetensors*",
+    "preprocessor_config.json",
+    "training_args.bin",
+    "metrics.json",
+    "curves.png",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; 1 when adapting cost too much accuracy; 2 for options or data that are refused; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        train(*parse(words))
+    except (TrainingInterrupted, AccuracyLostError) as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        if isinstance(stop, AccuracyLostError):
+            return 1
+        print("Go on with the same command and --resume.", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        print(f"calor-hf train: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, args: CALoRTrainingArguments
+) -> Result:
+    """Everything the command does, for use from Python; arguments as :func:`~calor_hf.cli.train_arguments.parse`."""
+    begin = time.perf_counter()
+    _log_to_terminal(args)
+    push, args.push_to_hub = args.push_to_hub, False  # the finished model is pushed, once
+    prepare_folder(Path(args.output_dir), run_args, args)
+    set_seed(args.seed)
+    with args.main_process_first(desc="loading data"):
+        splits = load_splits(
+            data_args.dataset,
+            image_column=data_args.image_column,
+            label_column=data_args.label_column,
+            revision=data_args.dataset_revision,
+            held_out=data_args.held_out,
+            num_identities=data_args.num_identities,
+        )
+    base, processor = load_base(model_args, splits)
+    data = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    weights = (
+        balanced_class_weights(data["train"].labels, len(splits.label_names))
+        if data_args.class_weights == "balanced"
+        else None
+    )
+    common: dict[str, Any] = {
+        "data_collator": collate,
+        "train_dataset": data["train"],
+        "eval_dataset": data["validation"],
+        "processing_class": processor,
+        "class_weights": weights,
+    }
+    measured: dict[str, dict[str, float]] = {}
+
+    if model_args.defense == "none":
+        trainer = DefenseTrainer(model=base, args=args, **common)
+    else:
+        if model_args.undefended_epochs > 0:
+            measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
+        trained = model_args.model is not None or model_args.undefended_epochs > 0
+        model = defended(base, model_args, data, trained, len(splits.label_names))
+        trainer = CALoRTrainer(model=model, args=args, **common)
+
+    run_trainer(trainer, run_args)
+    if isinstance(trainer, CALoRTrainer):
+        measured |= measure_stages(trainer, data["test"])
+    else:
+        measured["undefended"] = measure(trainer, data["test"])
+    result = Result(
+        model=trainer.model,
+        measured=measured,
+        history=trainer.state.log_history,
+        plan=trainer.plan,
+        seconds=time.perf_counter() - begin,
+        test_images=len(data["test"]),
+        seed=args.seed,
+        dataset=data_args.dataset or f"synthetic faces, {data_args.num_identities} identities",
+    )
+    trainer.save_model(args.output_dir)
+    if args.should_save:
+        show_and_save(result, Path(args.output_dir))
+    if push and args.should_save:
+        publish(trainer.model, processor, args, run_args.publish_label_names)
+    return result
+
+
+def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArguments) -> None:
+    """Refuse a folder with files in it, unless they are to be resumed or overwritten.
+
+    Raises:
+        FileExistsError: it is not empty, and neither was asked for.
+    """
+    if not args.should_save or not folder.exists() or run_args.resume:
+        return
+    if run_args.overwrite:
+        for pattern in OWN_FILES:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif any(folder.iterdir()):
+        raise FileExistsError(
+            f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the run in "
+            "it, or --overwrite to delete that run"
+        )
+
+
+def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedModel, Any]:
+    """Base model with an ordinary head for the data's classes, and its image processor."""
+    names = dict(enumerate(splits.label_names))
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    if model_args.model is None:
+        size = max(splits.train[0]["image"].size)
+        # PIL, with or without torchvision: the same images on every machine.
+        kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+        processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        config = ResNetConfig(
+            embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], layer_type="basic", **labels
+        )
+        return ResNetForImageClassification(config), processor
+    try:
+        config = AutoConfig.from_pretrained(model_args.model, revision=model_args.model_revision)
+        processor = AutoImageProcessor.from_pretrained(model_args.model, revision=model_args.model_revision)
+    except OSError as error:
+        raise ValueError(
+            f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
+            "that holds config.json, weights and preprocessor_config.json, or check the id and the connection"
+        ) from error
+    if isinstance(config, CALoRConfig):
+        raise ValueError(f"{model_args.model} is a CALoR model already; pass the base model it was made from")
+    kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0
+    base = AutoModelForImageClassification.from_pretrained(
+        model_args.model,
+        revision=model_args.model_revision,
+        attn_implementation=model_args.attn_implementation,
+        **({} if kept else {**labels, "ignore_mismatched_sizes": True}),
+    )
+    return base, processor
+
+
+def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -> dict[str, ImageDataset]:
+    """Train, validation and test data as model inputs; only training images are augmented."""
+    size = processor.size if isinstance(processor.size, dict) else dict(processor.size)
+    side = max(value for value in size.values() if value)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    chosen = augmentation_for(augmentation, side)
+    return {
+        name: ImageDataset(part, processor, chosen if name == "train" else None, seed) for name, part in parts.items()
+    }
+
+
+def defended(
+    base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool, num_labels: int
+) -> CALoRForImageClassification:
+    """CALoR model from ``base``, whose features are useful if it is ``trained``."""
+    rank = None if model_args.rank == "auto" else int(model_args.rank)
+    if rank is None and trained:
+        suggestion = suggest_rank(
+            base, data["train"], data["validation"], num_labels=num_labels, activation="tanh", head=model_args.head
+        )
+        rank = suggestion.rank
+        curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in suggestion.curve)
+        logger.info(
+            "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
+            rank,
+            curve,
+            100 * suggestion.full_accuracy,
+        )
+    calibration = None
+    if model_args.head_init == "svd":
+        plain = data["train"].without_augmentation()
+        step = max(1, len(plain) // 512)
+        calibration = [collate([plain[i]]) for i in range(0, len(plain), step)]
+    return CALoRForImageClassification.from_base(
+        base,
+        rank=rank,
+        id2label=base.config.id2label,
+        activation=model_args.activation,
+        input_norm=model_args.input_norm,
+        head_init=model_args.head_init,
+        calibration=calibration,
+        head=model_args.head,
+    )
+
+
+def fine_tune_undefended(
+    base: PreTrainedModel,
+    model_args: ModelArguments,
+    run_args: RunArguments,
+    args: CALoRTrainingArguments,
+    common: dict[str, Any],
+    test: ImageDataset,
+) -> dict[str, float]:
+    """The paper's setting C: an ordinary fine-tune of ``base`` in place, in its own folder, before the head is swapped.
+
+    Each phase has its own learning-rate schedule; the paper continues one schedule over both.
+    """
+    folder = Path(args.output_dir) / UNDEFENDED_FOLDER
+    own = copy.copy(args)
+    own.output_dir, own.num_train_epochs = str(folder), model_args.undefended_epochs
+    trainer = DefenseTrainer(model=base, args=own, **common)
+    if run_args.resume and (folder / "config.json").is_file():
+        load_weights(base, folder)
+    else:
+        run_trainer(trainer, replace(run_args, resume=run_args.resume and any(folder.glob("checkpoint-*"))))
+        trainer.save_model()
+    return measure(trainer, test)
+
+
+def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
+    """Say how long it will take, and train."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EpochLine(trainer))
+    if trainer.is_world_process_zero():
+        minutes = estimate_seconds(trainer) / 60
+        stages = ", ".join(f"{stage.name} {stage.epochs:g} epochs" for stage in trainer.stages())
+        logger.info("about %.1f minutes of training at most (%s)", minutes, stages)
+    trainer.train(resume_from_checkpoint=True if run_args.resume else None)
+
+
+def measure_stages(trainer: CALoRTrainer, test: ImageDataset) -> dict[str, dict[str, float]]:
+    """Metrics at the end of the first stage and of the result, whose weights the model keeps."""
+    after = measure(trainer, test)
+    kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    load_weights(trainer.model, Path(trainer.args.output_dir) / FIRST_STAGE_FOLDER)
+    before = measure(trainer, test)
+    trainer.model.load_state_dict(kept)
+    return {"before adapting": before, "result": after}
+
+
+def measure(trainer: DefenseTrainer, test: ImageDataset) -> dict[str, float]:
+    """Test metrics, and the confidence of training images under ``train_confidence_correct``."""
+    metrics = trainer.predict(test, metric_key_prefix="test").metrics
+    kept = {name: metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
+    train_metrics = trainer.measure_training_images()
+    return kept | {f"train_{name}": train_metrics[name] for name in ("accuracy", "confidence_correct")}
+
+
+def publish(model: PreTrainedModel, processor: Any, args: CALoRTrainingArguments, label_names: bool) -> None:
+    """Push model and image processor to the Hub; class names become numbers unless they may be published."""
+    name = args.hub_model_id or Path(args.output_dir).name
+    config = model.config
+    names = config.id2label, config.label2id
+    if not label_names:
+        config.id2label = {index: f"LABEL_{index}" for index in names[0]}
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    options: dict[str, Any] = {"private": args.hub_private_repo, "token": args.hub_token}
+    try:
+        model.push_to_hub(name, **options)
+        processor.push_to_hub(name, **options)
+    finally:
+        config.id2label, config.label2id = names
+
+
+def _log_to_terminal(args: CALoRTrainingArguments) -> None:
+    ours = logging.getLogger("calor_hf")
+    if not ours.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.propagate = False
+    ours.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Options of `calor-hf train` beside the training arguments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import HfArgumentParser
+
+from calor_hf.training.arguments import CALoRTrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Base model: Hub id or folder. Default: a small ResNet from random weights."},
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of a base model on the Hub."})
+    defense: str = field(default="calor", metadata={"help": "calor, or none for the undefended reference."})
+    rank: str = field(
+        default="auto",
+        metadata={
+            "help": "Rank of the head: a whole number, or auto: measured on the model's features, or for random "
+            "weights a quarter of min(features, classes), at most 32."
+        },
+    )
+    activation: str = field(default="tanh", metadata={"help": "Inside the head: tanh, identity, relu or sigmoid."})
+    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or nothing."})
+    head_init: str = field(
+        default="random", metadata={"help": "Start of the head: random, or svd of the trained classifier."}
+    )
+    head: str | None = field(
+        default=None, metadata={"help": "Path of the base model's classifier, where it cannot be found."}
+    )
+    undefended_epochs: float = field(
+        default=0.0,
+        metadata={"help": "Fine-tune that many epochs with the ordinary head first (the paper's setting C: 50)."},
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Image folder, parquet file or folder, or Hub id. Default: synthetic faces."},
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
+    image_column: str | None = field(default=None, metadata={"help": "Column with the images; default: found."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with the labels; default: found."})
+    held_out: float = field(
+        default=0.1, metadata={"help": "Share of training images cut off for a missing validation or test split."}
+    )
+    num_identities: int = field(default=64, metadata={"help": "Synthetic faces: number of people."})
+    augmentation: str = field(
+        default="auto",
+        metadata={"help": "none, flip, crop_colour_flip, or auto: flip up to 112 pixels, the other above."},
+    )
+    class_weights: str = field(
+        default="none", metadata={"help": "none, or balanced: each class counts the same, however many its images."}
+    )
+
+
+@dataclass
+class RunArguments:
+    """How the run behaves."""
+
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in the output folder."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Delete an earlier run's files in the output folder before starting."}
+    )
+    publish_label_names: bool = field(
+        default=False, metadata={"help": "Push class names (they may be people's) as they are, not as numbers."}
+    )
+
+
+Arguments = tuple[ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments]
+
+_DEFAULTS = {
+    "output_dir": "outputs/calor",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,
+    "disable_tqdm": True,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+_FROM_SCRATCH = {
+    "num_train_epochs": 40.0,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.05,
+    "per_device_train_batch_size": 64,
+    "per_device_eval_batch_size": 256,
+}
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the options.
+
+    Without ``--model`` the defaults of the optimiser are those that suit the small ResNet from random weights.
+
+    Raises:
+        ValueError: an option's value is refused.
+        SystemExit: unknown options (status 2), or ``--help``.
+    """
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments),
+        prog="calor-hf train",
+        description="Fine-tune an image classifier in two stages: cross-entropy, then confidence adaptation.",
+    )
+    from_scratch = not any(word == "--model" or word.startswith("--model=") for word in argv)
+    parser.set_defaults(**_DEFAULTS, **(_FROM_SCRATCH if from_scratch else {}))
+    model, data, run, training = parser.parse_args_into_dataclasses(list(argv))
+    _check(model, data, run)
+    return model, data, run, training
+
+
+def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
+    if model.defense not in ("calor", "none"):
+        raise ValueError(f"--defense must be calor or none, got {model.defense}")
+    if model.rank != "auto" and not model.rank.isdigit():
+        raise ValueError(f"--rank must be a whole number or auto, got {model.rank}")
+    if model.undefended_epochs < 0:
+        raise ValueError(f"--undefended-epochs must be >= 0, got {model.undefended_epochs:g}")
+    if model.undefended_epochs > 0 and model.defense == "none":
+        raise ValueError("--undefended-epochs belongs to --defense calor; with none, use --num-train-epochs")
+    if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
+        raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
+    if data.class_weights not in ("none", "balanced"):
+        raise ValueError(f"--class-weights must be none or balanced, got {data.class_weights}")
+    if run.resume and run.overwrite:
+        raise ValueError("--resume goes on with the output folder's run, --overwrite deletes it; pass one of them")

@@ -1,0 +1,180 @@
+"""What a training run shows: a line an epoch, a table, curves, and a file of numbers."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from calor_hf._version import __version__
+from calor_hf.modeling import CALoRConfig
+from calor_hf.training.plan import Plan
+from calor_hf.training.trainer import DefenseTrainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: The result, in memory.
+        measured: Metrics by the name of the model they belong to, in the order of training.
+        history: The training log.
+        plan: The stages.
+        seconds: Wall time of the run.
+        test_images: Number of test images.
+        seed: Of the run.
+        dataset: What it was trained on.
+    """
+
+    model: PreTrainedModel
+    measured: dict[str, dict[str, float]]
+    history: list[dict[str, Any]]
+    plan: Plan | None
+    seconds: float
+    test_images: int
+    seed: int
+    dataset: str
+
+    @property
+    def target(self) -> float | None:
+        """Confidence that a CALoR model is led to; None for others."""
+        config = self.model.config
+        return math.exp(-1 / config.ca_b) if isinstance(config, CALoRConfig) else None
+
+
+class EpochLine(TrainerCallback):
+    """Prints one line an evaluation."""
+
+    def __init__(self, trainer: DefenseTrainer) -> None:
+        self.trainer = trainer
+        self._last: dict[str, float] = {}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Gather the training log, and print it with the evaluation that follows."""
+        logs = logs or {}
+        if "loss" in logs:
+            self._last = dict(logs)
+        if "eval_accuracy" not in logs or not state.is_world_process_zero:
+            return
+        plan = self.trainer.plan
+        stage = plan.at(max(state.global_step - 1, 0)).name if plan else ""
+        parts = [f"{stage:<6} epoch {state.epoch or 0:5.1f}"]
+        if "loss" in self._last:
+            parts.append(f"loss {self._last['loss']:8.4f}")
+        if "accuracy" in self._last:
+            parts.append(f"train {100 * self._last['accuracy']:5.1f} %")
+        parts.append(f"validation {100 * logs['eval_accuracy']:5.1f} %")
+        if "confidence" in self._last:
+            parts.append(f"confidence {self._last['confidence']:.3f}")
+        print("  ".join(parts), flush=True)
+
+
+def show_and_save(result: Result, folder: Path) -> None:
+    """Print the table; write ``metrics.json`` and ``curves.png`` into ``folder``."""
+    numbers = summary(result)
+    (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    draw_curves(result, folder / "curves.png")
+    print()
+    print(table(result))
+    print()
+    if result.target is not None:
+        print(f"Scores now top out near {result.target:.2f}: move old score thresholds.")
+    print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
+    kind = type(result.model).__name__
+    package = "calor_hf" if isinstance(result.model.config, CALoRConfig) else "transformers"
+    print(f"Load it: from {package} import {kind}; model = {kind}.from_pretrained({str(folder)!r})")
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """Numbers of the run, as they are written to ``metrics.json``."""
+    config = result.model.config
+    return {
+        "version": __version__,
+        "dataset": result.dataset,
+        "seed": result.seed,
+        "test_images": result.test_images,
+        "measured": result.measured,
+        "target_confidence": result.target,
+        "rank": config.rank if isinstance(config, CALoRConfig) else None,
+        "classes": config.num_labels,
+        "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
+        "wall_seconds": result.seconds,
+        "steps": {stage.name: stage.stop - stage.start for stage in result.plan.stages} if result.plan else {},
+    }
+
+
+def table(result: Result) -> str:
+    """The short table at the end."""
+    columns = list(result.measured)
+    widths = [max(16, len(name) + 2) for name in columns]
+    rows = [
+        ("test accuracy", "accuracy", "{:.2%}"),
+        ("test NLL (nats)", "nll", "{:.4f}"),
+        ("test calibration error", "ece", "{:.4f}"),
+        ("training accuracy", "train_accuracy", "{:.2%}"),
+        ("training confidence*", "train_confidence_correct", "{:.4f}"),
+    ]
+    lines = [f"{'':<26}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))]
+    for title, key, form in rows:
+        cells = (
+            f"{form.format(result.measured[name][key]):>{width}}" for name, width in zip(columns, widths, strict=True)
+        )
+        lines.append(f"{title:<26}" + "".join(cells))
+    numbers = summary(result)
+    target = f"; target {result.target:.4f}" if result.target is not None else ""
+    lines.append(f"* mean true-class score of correctly classified training images{target}")
+    rank = f"head rank {numbers['rank']} of {numbers['classes']} classes, " if numbers["rank"] else ""
+    lines.append(
+        f"{rank}{numbers['parameters'] / 1e6:.2f} M parameters, {result.test_images} test images, "
+        f"seed {result.seed}, {result.seconds / 60:.1f} minutes"
+    )
+    return "\n".join(lines)
+
+
+def draw_curves(result: Result, path: Path) -> None:
+    """Loss terms, accuracy and confidence over the epochs, with the stages marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for panel, title, names in (
+        (panels[0], "loss terms (nats)", ("cross_entropy", "confidence_adaptation")),
+        (panels[1], "accuracy", ("accuracy", "eval_accuracy")),
+        (panels[2], "mean true-class score", ("confidence", "eval_confidence", "train_confidence_correct")),
+    ):
+        for name in names:
+            points = [(entry["epoch"], entry[name]) for entry in result.history if name in entry]
+            if points:
+                label = _LABELS.get(name, name.replace("_", " "))
+                panel.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+        panel.set_title(title)
+        panel.set_xlabel("epoch")
+        if result.plan is not None and result.plan.steps_per_epoch:
+            for stage in result.plan.stages[1:]:
+                panel.axvspan(
+                    stage.start / result.plan.steps_per_epoch, panel.get_xlim()[1], alpha=0.08, color="k", lw=0
+                )
+        if title == "mean true-class score" and result.target is not None:
+            panel.axhline(result.target, color="k", ls=":", lw=1, label=f"target {result.target:.4f}")
+        panel.legend(fontsize=8)
+        panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+_LABELS = {
+    "accuracy": "training batches",
+    "eval_accuracy": "validation",
+    "confidence": "training batches",
+    "eval_confidence": "validation",
+    "train_confidence_correct": "training images, correct ones",
+}

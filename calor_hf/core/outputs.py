@@ -1,0 +1,63 @@
+"""What is handed from one part to the next."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass, as a defence's loss sees it.
+
+    Attributes:
+        logits: (batch, classes), float32.
+        labels: (batch,) int64 in [0, classes), or (batch, classes) probabilities.
+        features: (batch, features) entering the head.
+        class_weights: (classes,) weight of each class in the loss, or None for equal weights.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    features: Tensor | None = None
+    class_weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: the stage, and how far it has come.
+
+    Attributes:
+        stage: Name of the stage.
+        step: Optimiser steps done in this stage.
+        total_steps: Optimiser steps of this stage.
+        epoch: Epochs done in this stage, with fraction.
+        total_epochs: Epochs of this stage, with fraction.
+    """
+
+    stage: str
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    total_epochs: float = 0.0
+
+    @classmethod
+    def at_end(cls, stage: str) -> "Progress":
+        """End of ``stage``: what a model outside training assumes."""
+        return cls(stage=stage, step=1, total_steps=1, epoch=1.0, total_epochs=1.0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        name: Shown in logs, and given to the loss as ``Progress.stage``.
+        epochs: Length in epochs, with fraction; used where the length of an epoch is known and ``steps`` is None.
+        steps: Length in optimiser steps, or None to follow ``epochs``.
+        learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
+    """
+
+    name: str
+    epochs: float
+    steps: int | None = None
+    learning_rate: float | None = None

@@ -1,0 +1,1 @@
+"""Images in: synthetic faces, folders, parquet and Hub sets, augmentation, splits."""

@@ -1,0 +1,95 @@
+"""Labelled images as model inputs, augmented by (seed, epoch, index)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.data.augment import Augmentation
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Images and labels of a ``datasets.Dataset`` as ``pixel_values`` and ``labels``.
+
+    What augmentation draws for an image depends on (seed, epoch, index) alone: not on the batch, on the worker that
+    loads it, or on whether the run was interrupted. The trainer calls :meth:`set_epoch`.
+
+    Args:
+        images: Data with an image and a label column.
+        processor: Image processor of the model.
+        augmentation: Applied to the RGB image before the processor, or None.
+        seed: First part of the key of every draw, >= 0.
+        image_column: Column with the images.
+        label_column: Column with the labels.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        processor: Any,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        image_column: str = "image",
+        label_column: str = "label",
+    ) -> None:
+        self.images = images
+        self.processor = processor
+        self.augmentation = augmentation
+        self.seed = seed
+        self.image_column = image_column
+        self.label_column = label_column
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that stay alive
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.images[int(index)]
+        image = row[self.image_column].convert("RGB")
+        if self.augmentation is not None:
+            image = self.augmentation(image, sample_rng(self.seed, int(self._epoch), int(index)))
+        values = self.processor(images=image, return_tensors="np")["pixel_values"][0]
+        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(values)), "labels": row[self.label_column]}
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(samples,) labels, read without decoding an image."""
+        return np.asarray(self.images[self.label_column], dtype=np.int64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epoch that later draws belong to, from 0."""
+        self._epoch.fill_(epoch)
+
+    def without_augmentation(self) -> "ImageDataset":
+        """The same images as they are."""
+        return ImageDataset(self.images, self.processor, None, self.seed, self.image_column, self.label_column)
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Batch of samples: ``pixel_values`` (batch, channels, height, width) and ``labels`` (batch,) int64."""
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": torch.tensor([sample["labels"] for sample in samples], dtype=torch.int64),
+    }
+
+
+def balanced_class_weights(labels: NDArray[np.int64], num_labels: int) -> Tensor:
+    """Weights that give each class the same say: samples / (classes · samples of the class).
+
+    Args:
+        labels: (samples,) in [0, num_labels).
+        num_labels: Number of classes.
+
+    Raises:
+        ValueError: a class has no sample.
+    """
+    counts = np.bincount(labels, minlength=num_labels)
+    if (counts == 0).any():
+        empty = np.flatnonzero(counts == 0)[:5].tolist()
+        raise ValueError(f"classes without a training image: {empty}; remove them or leave class weights off")
+    return torch.from_numpy(len(labels) / (num_labels * counts)).float()

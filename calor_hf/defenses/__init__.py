@@ -1,0 +1,5 @@
+"""One defence per file; the registry finds them by import."""
+
+from calor_hf.defenses._base import DEFENSES, Defense
+
+__all__ = ["DEFENSES", "Defense"]

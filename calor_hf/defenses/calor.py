@@ -1,0 +1,179 @@
+"""CALoR: a low-rank head with Tanh, then confidence adaptation."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.outputs import Forward, Progress, Stage
+from calor_hf.defenses._base import DEFENSES, Defense
+from calor_hf.layers.low_rank_head import ACTIVATIONS, INPUT_NORMS, LowRankHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class CALoRDefenseConfig(MethodConfig):
+    """Settings of :class:`CALoR`; the defaults are the paper's."""
+
+    rank: int = field(metadata={"help": "Width of the compressed code, 1 to min(features, classes)."})
+    activation: str = field(default="tanh", metadata={"help": "Between the head's layers."})
+    bias: bool = field(default=True, metadata={"help": "Whether the head's layers have biases."})
+    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or None."})
+    ca_a: float = field(default=1.0, metadata={"help": "Strength a of confidence adaptation, > 0."})
+    ca_b: float = field(default=8.0, metadata={"help": "Sharpness b, > 0; the target confidence is e^(-1/b)."})
+
+    def validate(self) -> None:
+        """Refuse what no head and no loss can be built from; the upper limit of the rank needs the model."""
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a whole number >= 1, got {self.rank!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {self.activation!r}; pass one of {', '.join(ACTIVATIONS)}")
+        if self.input_norm not in INPUT_NORMS:
+            raise ValueError(f"unknown input_norm {self.input_norm!r}; pass None or 'batchnorm'")
+        check_strength(self.ca_a, self.ca_b)
+
+
+@DEFENSES.register("calor")
+class CALoR(Defense[CALoRDefenseConfig]):
+    """Low-rank head trained with cross-entropy, then with confidence adaptation (Yu et al., 2024)."""
+
+    config_class = CALoRDefenseConfig
+    stage_names = ("fit", "adapt")
+
+    def build_head(self, in_features: int, num_labels: int) -> LowRankHead:
+        """``Linear(m -> r)``, Tanh, ``Linear(r -> N)`` with random weights."""
+        c = self.config
+        return LowRankHead(in_features, num_labels, c.rank, c.activation, c.bias, c.input_norm)
+
+    def stages(self, args: Any) -> list[Stage]:
+        """``fit`` and then ``adapt``: after the schedule, or its tail from ``adapt_start_epoch`` on.
+
+        The paper does not say when the loss is switched nor at what learning rate; the defaults (ten more epochs at
+        a tenth of the first rate) are ours.
+        """
+        rate = args.adapt_learning_rate if args.adapt_learning_rate is not None else args.learning_rate / 10
+        (fit,) = super().stages(args)
+        adapt_epochs = args.adapt_epochs
+        if args.adapt_start_epoch is not None:
+            adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
+            fit = Stage("fit", epochs=args.adapt_start_epoch)
+        return [fit, Stage("adapt", epochs=adapt_epochs, steps=args.adapt_steps, learning_rate=rate)]
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``cross_entropy`` in stage ``fit``, ``confidence_adaptation`` (at most 0) in stage ``adapt``; in nats."""
+        if progress.stage == "fit":
+            return {"cross_entropy": F.cross_entropy(out.logits, out.labels, weight=out.class_weights)}
+        term = confidence_adaptation_loss(
+            out.logits, out.labels, self.config.ca_a, self.config.ca_b, weight=out.class_weights
+        )
+        return {"confidence_adaptation": term}
+
+
+def confidence_adaptation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    a: float = 1.0,
+    b: float = 8.0,
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``a · p^b · log p`` of the true class's probability p: pulls p to e^(−1/b), from below and from above.
+
+    The loss is ≤ 0, smallest (−a / (b e)) at p = e^(−1/b), and flat near p = 0: samples of low confidence feel
+    nothing, so train with cross-entropy first. Computed in float32 (float64 for float64 logits) from the log-odds
+    d = logsumexp_{j≠y}(z_j − z_y), log p = −softplus(d), which keeps value and gradient accurate where p is within
+    rounding of 1. The gradient flows through both factors.
+
+    Args:
+        logits: (batch, classes), unnormalised, at least 2 classes; −inf masks a class. A sample whose true class is
+            masked, or whose true class is the only one left, has loss and gradient 0.
+        labels: (batch,) int64 in [0, classes), or ``ignore_index``.
+        a: Strength, > 0. The paper's value is 1.
+        b: Sharpness, > 0; the target confidence is e^(−1/b). The paper's value is 8 (target 0.8825).
+        ignore_index: Label of samples that do not count.
+        weight: (classes,) weight of each class; the mean is then weighted as in ``F.cross_entropy``.
+        reduction: ``mean``, ``sum`` or ``none``.
+
+    Returns:
+        Scalar, or (batch,) for ``none``; in nats times a. The mean over no sample at all is 0.
+
+    Raises:
+        ValueError: a or b not a positive finite number, fewer than 2 classes, wrong shapes, soft labels, or an
+            unknown reduction.
+
+    Source:
+        Yu et al., "CALoR: Towards Comprehensive Model Inversion Defense", 2024, arXiv:2410.05814, section 4.
+        The log-odds form is ours; it equals the paper's in exact arithmetic.
+    """
+    _check(logits, labels, a, b, reduction)
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    counted = labels != ignore_index
+    index = torch.where(counted, labels, 0).unsqueeze(1)
+
+    true_class = torch.zeros_like(z, dtype=torch.bool).scatter_(1, index, True)
+    others_masked = ((z == -math.inf) | true_class).all(dim=1, keepdim=True)
+    usable = counted.unsqueeze(1) & (z.gather(1, index) != -math.inf) & ~others_masked
+    z = torch.where(usable, z, 0.0)  # −inf − (−inf) would be NaN, also in the gradient
+
+    gap = (z - z.gather(1, index)).masked_fill(true_class, -math.inf)
+    log_p = -F.softplus(gap.logsumexp(dim=1))
+    loss = torch.where(usable.squeeze(1), a * log_p * torch.exp(b * log_p), 0.0)
+
+    share = counted.to(loss.dtype) if weight is None else weight.to(loss)[index.squeeze(1)] * counted
+    if weight is not None:
+        loss = loss * share
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / share.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+
+
+def target_confidence(b: float) -> float:
+    """Confidence e^(−1/b) at which the loss is smallest; in (0, 1)."""
+    return math.exp(-1 / b)
+
+
+def reachable_confidence(b: float, share: float = 0.01) -> float:
+    """Confidence below which a sample feels less than ``share`` of the loss's strongest pull upwards.
+
+    The pull is the gradient by the true class's logit, p^b · |1 + b log p| · (1 − p); it vanishes both at p = 0 and
+    at the target e^(−1/b).
+
+    Args:
+        b: Sharpness of the loss, > 0.
+        share: Fraction of the strongest pull, in (0, 1).
+
+    Returns:
+        Probability in (0, e^(−1/b)).
+    """
+    p = torch.linspace(0, target_confidence(b), 100_001, dtype=torch.float64)[1:]
+    pull = p**b * (1 + b * p.log()).abs() * (1 - p)
+    return float(p[int((pull >= share * pull.max()).nonzero()[0])])
+
+
+def _check(logits: Tensor, labels: Tensor, a: float, b: float, reduction: str) -> None:
+    check_strength(a, b)
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise ValueError(
+            f"confidence adaptation needs one whole-number label per image, got {labels.dtype} labels of shape "
+            f"{tuple(labels.shape)}: p is the probability of the one true class, which soft labels (mixup, cutmix, "
+            "distillation) do not have; switch them off in the adapt stage"
+        )
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ValueError(f"expected logits (batch, classes) for {len(labels)} labels, got {tuple(logits.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError("confidence adaptation needs at least 2 classes, got 1: its confidence is always 1")
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"unknown reduction {reduction!r}; pass mean, sum or none")
+
+
+def check_strength(a: float, b: float) -> None:
+    """Raise ``ValueError`` unless a and b are positive finite numbers."""
+    for name, value in (("a", a), ("b", b)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"confidence adaptation: {name} must be a positive finite number, got {value}")

@@ -1,0 +1,26 @@
+"""No defence: cross-entropy, the reference that every defence is measured against."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses._base import DEFENSES, Defense
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoDefenseConfig(MethodConfig):
+    """:class:`NoDefense` has no settings."""
+
+
+@DEFENSES.register("none")
+class NoDefense(Defense[NoDefenseConfig]):
+    """Cross-entropy on an ordinary classifier."""
+
+    config_class = NoDefenseConfig
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``cross_entropy`` in nats, the mean over the batch."""
+        return {"cross_entropy": F.cross_entropy(out.logits, out.labels, weight=out.class_weights)}

@@ -1,0 +1,351 @@
+"""CALoR around any image classification model of transformers."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses.calor import CALoR
+from calor_hf.layers.features import head_inputs
+from calor_hf.layers.find_head import check_heads, find_heads, take_out_head
+from calor_hf.layers.low_rank_head import LowRankHead, check_head, default_rank
+from calor_hf.layers.svd_init import svd_init
+from calor_hf.modeling.configuration_calor import CALoRConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CALoRImageClassifierOutput(ModelOutput):
+    """What the base model returns, and what the head read.
+
+    Attributes:
+        loss: Scalar, the sum of ``loss_terms``; with labels only.
+        logits: (batch, num_labels) float32 scores.
+        hidden_states: As the base model returns them.
+        attentions: As the base model returns them.
+        features: (batch, features) entering the head.
+        loss_terms: Each term of the loss under its name; with labels only.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+
+
+class CALoRForImageClassification(PreTrainedModel):
+    """An image classification model whose classifier is a :class:`LowRankHead`.
+
+    Make one with :meth:`from_pretrained` (a base checkpoint or a saved CALoR model), :meth:`from_base` (a model in
+    memory) or :meth:`from_config` (random weights).
+
+    Attributes:
+        backbone: The base model; where its classifier was stands the identity, so its logits are the features.
+        low_rank_head: The head that turns features into scores, in float32.
+        class_weights: (num_labels,) weights of the loss, or None; not saved.
+    """
+
+    config_class = CALoRConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = ""
+    accepts_loss_kwargs = False  # the loss is the batch's mean: the Trainer divides it when it accumulates gradients
+    # What a base model does not support it refuses itself, when the choice reaches it.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"low_rank_head"}  # noqa: RUF012
+
+    def __init__(self, config: CALoRConfig) -> None:
+        super().__init__(config)
+        self.defense = CALoR(config.defense_config())
+        self.backbone = _base_class(config)._from_config(config.base_config)
+        width = check_heads(self.backbone, [config.head_path] if config.head_path else [])
+        take_out_head(self.backbone, config.head_path)
+        self.low_rank_head: LowRankHead = self.defense.build_head(width, config.num_labels)
+        self.main_input_name = self.backbone.main_input_name
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
+        self.progress = Progress.at_end(self.defense.stage_names[-1])
+        self.post_init()
+
+    @property
+    def stage(self) -> str:
+        """Stage whose loss :meth:`forward` computes; set by the trainer, not saved, the last one by default."""
+        return self.progress.stage
+
+    @stage.setter
+    def stage(self, name: str) -> None:
+        if name not in self.defense.stage_names:
+            raise ValueError(f"unknown stage {name!r}; pass one of {', '.join(self.defense.stage_names)}")
+        self.progress = Progress.at_end(name)
+
+    def set_loss(self, a: float, b: float) -> None:
+        """Strength and sharpness of confidence adaptation; saved with the configuration."""
+        self.config.ca_a, self.config.ca_b = a, b
+        self.defense = CALoR(self.config.defense_config())
+
+    def forward(
+        self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+    ) -> CALoRImageClassifierOutput | tuple[Any, ...]:
+        """Scores, features and, with labels, the loss of :attr:`stage`.
+
+        Args:
+            pixel_values: (batch, channels, height, width), as the base model's image processor makes them.
+            labels: (batch,) int64 in [0, num_labels).
+            kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        if pixel_values is not None:
+            kwargs["pixel_values"] = pixel_values
+        outputs = self.backbone(**kwargs, return_dict=True)
+        features = outputs.logits
+        logits = self.low_rank_head(features)
+
+        loss, terms = None, None
+        if labels is not None:
+            with torch.autocast(logits.device.type, enabled=False):
+                terms = self.defense.loss(Forward(logits, labels, features, self.class_weights), self.progress)
+                loss = torch.stack(list(terms.values())).sum()
+        result = CALoRImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            features=features,
+            loss_terms=terms,
+        )
+        as_dict = return_dict if return_dict is not None else self.config.return_dict
+        return result if as_dict else result.to_tuple()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head."""
+        return self.low_rank_head
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *model_args: Any,
+        rank: int | None = None,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        label2id: dict[str, int] | None = None,
+        activation: str = "tanh",
+        input_norm: str | None = None,
+        bias: bool = True,
+        head_init: str = "random",
+        calibration: Any = None,
+        head: str | None = None,
+        **hf_kwargs: Any,
+    ) -> "CALoRForImageClassification":
+        """A saved CALoR model, rebuilt exactly; or any base checkpoint with a fresh low-rank head.
+
+        Args:
+            source: Hub id or folder of a CALoR model or of an image classification model.
+            model_args: Handed on by Auto classes; not for users.
+            rank: Width of the code; None: :func:`~calor_hf.layers.low_rank_head.default_rank`, logged.
+            num_labels: Number of classes; may differ from the checkpoint's. None: the checkpoint's.
+            id2label: Names of the classes.
+            label2id: Their inverse.
+            activation: Between the head's layers.
+            input_norm: ``"batchnorm"`` in front of the head, or None.
+            bias: Whether the head's layers have biases.
+            head_init: ``"random"``, or ``"svd"`` to start from the checkpoint's trained classifier.
+            calibration: For ``"svd"``: (images, channels, height, width) processed pixel values, or a batch of model
+                inputs, or an iterable of such batches.
+            head: Path of the classifier's linear layer, where it cannot be found.
+            hf_kwargs: ``revision``, ``dtype``, ``attn_implementation`` and what else ``from_pretrained`` takes.
+
+        Raises:
+            ValueError: settings of a new head beside a saved CALoR model, or a head that cannot be found or built.
+        """
+        config = hf_kwargs.pop("config", None)
+        if not isinstance(config, PreTrainedConfig):
+            config = AutoConfig.from_pretrained(config or source, **_hub_kwargs(hf_kwargs))
+        if isinstance(config, CALoRConfig):
+            _refuse_new_head(config, rank, num_labels, head_init, head)
+            _set_labels(config, None, id2label, label2id)
+            return cast(
+                CALoRForImageClassification, super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
+            )
+        base = _architecture(config).from_pretrained(source, config=config, **hf_kwargs)
+        return cls.from_base(
+            base,
+            rank=rank,
+            num_labels=num_labels,
+            id2label=id2label,
+            label2id=label2id,
+            activation=activation,
+            input_norm=input_norm,
+            bias=bias,
+            head_init=head_init,
+            calibration=calibration,
+            head=head,
+        )
+
+    @classmethod
+    def from_base(
+        cls,
+        base: PreTrainedModel,
+        *,
+        rank: int | None = None,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        label2id: dict[str, int] | None = None,
+        activation: str = "tanh",
+        input_norm: str | None = None,
+        bias: bool = True,
+        head_init: str = "random",
+        calibration: Any = None,
+        head: str | None = None,
+    ) -> "CALoRForImageClassification":
+        """A CALoR model from a model in memory, whose weights it shares; arguments as :meth:`from_pretrained`.
+
+        ``base`` loses its classifier and its label names: the identity stands in its place afterwards.
+        """
+        if head_init not in ("random", "svd"):
+            raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
+        config = _config_for(base, head, num_labels, id2label, label2id)
+        width = check_heads(base, [config.head_path])
+        if rank is None:
+            rank = default_rank(width, config.num_labels)
+            logger.info(
+                "rank not given: %d, a quarter of min(%d features, %d classes), at most 32",
+                rank,
+                width,
+                config.num_labels,
+            )
+        check_head(width, config.num_labels, rank, activation, input_norm)
+        if rank == min(width, config.num_labels):
+            warnings.warn(
+                f"rank {rank} is the full rank of {width} features and {config.num_labels} classes: the head hides "
+                f"nothing; try rank={default_rank(width, config.num_labels)}",
+                stacklevel=2,
+            )
+        config.rank, config.activation, config.bias, config.input_norm = rank, activation, bias, input_norm
+
+        with torch.device("meta"):
+            model = cls(config)
+        classifier = cast(nn.Linear, base.get_submodule(config.head_path))
+        new_head = model.defense.build_head(width, config.num_labels).to(classifier.weight.device)
+        if head_init == "svd":
+            batches = [calibration] if isinstance(calibration, Tensor | dict) else calibration
+            features = None if calibration is None else head_inputs(base, config.head_path, batches)
+            svd_init(new_head, classifier, features)
+        take_out_head(base, config.head_path)
+        _forget_labels(base.config)
+        model.backbone, model.low_rank_head = base, new_head
+        config.dtype = base.dtype
+        model.train(base.training)
+        return model
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> "CALoRForImageClassification":
+        """Random weights, from a :class:`CALoRConfig`, or a base configuration and :meth:`from_base`'s arguments."""
+        if isinstance(config, CALoRConfig):
+            return cast(CALoRForImageClassification, cls._from_config(config, **kwargs))
+        return cls.from_base(_architecture(config)._from_config(config), **kwargs)
+
+
+def _architecture(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    # The class that the checkpoint was saved from, where it is one of the type's image classifiers.
+    known = AutoModelForImageClassification._model_mapping.get(type(config), None)
+    if known is None:
+        raise ValueError(
+            f"{type(config).__name__} has no image classification model in transformers {transformers.__version__}; "
+            "pass a checkpoint of one, e.g. google/vit-base-patch16-224"
+        )
+    candidates = known if isinstance(known, tuple) else (known,)
+    named = (config.architectures or [None])[0]
+    return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
+
+
+def _base_class(config: CALoRConfig) -> type[PreTrainedModel]:
+    found = getattr(transformers, config.base_class or "", None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(
+            f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
+            "install the version that this model was saved with"
+        )
+    return found
+
+
+def _config_for(
+    base: PreTrainedModel,
+    head: str | None,
+    num_labels: int | None,
+    id2label: dict[int, str] | None,
+    label2id: dict[str, int] | None,
+) -> CALoRConfig:
+    paths = [head] if head is not None else find_heads(type(base), base.config)
+    check_heads(base, paths)
+    config = CALoRConfig(base_config=base.config, base_class=type(base).__name__, head_path=paths[0])
+    _base_class(config)
+    config.id2label, config.label2id = base.config.id2label, base.config.label2id
+    _set_labels(config, num_labels, id2label, label2id)
+    return config
+
+
+def _set_labels(
+    config: PreTrainedConfig,
+    num_labels: int | None,
+    id2label: dict[int, str] | None,
+    label2id: dict[str, int] | None,
+) -> None:
+    named = len(id2label) if id2label is not None else len(label2id) if label2id is not None else num_labels
+    if num_labels is not None and named != num_labels:
+        raise ValueError(f"num_labels={num_labels}, but the label names given are {named}; pass one name per class")
+    if id2label is None and label2id is not None:
+        id2label = {index: name for name, index in label2id.items()}
+    if id2label is not None:
+        config.id2label = {int(index): name for index, name in id2label.items()}
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    elif num_labels is not None and num_labels != config.num_labels:
+        config.num_labels = num_labels
+
+
+def _forget_labels(base_config: PreTrainedConfig) -> None:
+    # The classes belong to the outer configuration; names (of people) are not written twice.
+    base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def _refuse_new_head(
+    config: CALoRConfig, rank: int | None, num_labels: int | None, head_init: str, head: str | None
+) -> None:
+    wanted = {"rank": (rank, config.rank), "num_labels": (num_labels, config.num_labels)}
+    for name, (asked, saved) in wanted.items():
+        if asked is not None and asked != saved:
+            raise ValueError(
+                f"this is a saved CALoR model with {name}={saved}, got {name}={asked}; leave {name} out, or start "
+                "again from the base checkpoint"
+            )
+    if head_init != "random" or head is not None:
+        raise ValueError("this is a saved CALoR model: head_init and head only apply to base checkpoints")
+
+
+def _hub_kwargs(hf_kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = (
+        "revision",
+        "token",
+        "cache_dir",
+        "local_files_only",
+        "force_download",
+        "proxies",
+        "subfolder",
+        "trust_remote_code",
+    )
+    return {name: hf_kwargs[name] for name in names if name in hf_kwargs}

@@ -1,0 +1,1 @@
+"""Staged training, its arguments, and the choice of the rank."""

@@ -1,0 +1,102 @@
+"""Training arguments: those of transformers, and the stage plan."""
+
+from dataclasses import dataclass, field
+
+from transformers import SchedulerType, TrainingArguments
+
+from calor_hf.defenses.calor import check_strength
+
+_ADAPTIVE_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+
+
+@dataclass
+class CALoRTrainingArguments(TrainingArguments):
+    """``TrainingArguments`` plus the stage plan of CALoR.
+
+    ``num_train_epochs`` (or ``max_steps``) and ``learning_rate`` belong to the first stage, ``fit``; stage ``adapt``
+    follows it, or takes its tail.
+
+    Raises:
+        ValueError: a value outside its range, or an option of transformers that contradicts the stage plan.
+    """
+
+    adapt_epochs: float = field(
+        default=10.0, metadata={"help": "Longest the adapt stage may last, in epochs; it stops by rule before."}
+    )
+    adapt_steps: int | None = field(
+        default=None,
+        metadata={"help": "Length of the adapt stage in optimiser steps, instead of epochs; needed for streamed data."},
+    )
+    adapt_learning_rate: float | None = field(
+        default=None, metadata={"help": "Constant learning rate of the adapt stage; default: a tenth of the first."}
+    )
+    adapt_start_epoch: float | None = field(
+        default=None,
+        metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."},
+    )
+    ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})
+    ca_b: float = field(
+        default=8.0, metadata={"help": "Sharpness b of the loss, > 0; confidence is led to e^(-1/b), 0.8825 for 8."}
+    )
+    max_accuracy_drop: float = field(
+        default=0.5,
+        metadata={"help": "Validation accuracy, in points, that adapting may cost (or one standard error, if more)."},
+    )
+    confidence_tolerance: float = field(
+        default=0.02,
+        metadata={"help": "Adapting stops once mean training confidence is this close to e^(-1/b)."},
+    )
+    confidence_samples: int = field(
+        default=2048,
+        metadata={"help": "Training images on which confidence is measured after each adapt epoch, evenly spread."},
+    )
+    accept_unadapted: bool = field(
+        default=False,
+        metadata={"help": "If no adapted checkpoint keeps the accuracy, return the first stage's, not an error."},
+    )
+    report_to: None | str | list[str] = field(  # noqa: RUF036  (the argument parser reads the type in this order)
+        default="tensorboard", metadata={"help": "Loggers to report to: tensorboard, wandb, mlflow, ... or none."}
+    )
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints kept: the newest ones, and always the best adapted one."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the values together."""
+        super().__post_init__()
+        check_strength(self.ca_a, self.ca_b)
+        self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")
+        self._check_positive("confidence_tolerance")
+        if self.max_accuracy_drop < 0:
+            raise ValueError(f"max_accuracy_drop must be >= 0 points, got {self.max_accuracy_drop}")
+        if self.adapt_start_epoch is not None:
+            if self.max_steps > 0 or self.adapt_steps is not None:
+                raise ValueError(
+                    "adapt_start_epoch counts epochs; leave it out where max_steps or adapt_steps count steps"
+                )
+            if not 0 < self.adapt_start_epoch < self.num_train_epochs:
+                raise ValueError(
+                    f"adapt_start_epoch must lie inside num_train_epochs={self.num_train_epochs:g} (there has to be a "
+                    f"first stage: the loss cannot start from random weights), got {self.adapt_start_epoch:g}"
+                )
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor:g} would replace the model's loss in both stages "
+                "(and positive smoothing helps inversion); leave it at 0: confidence adaptation sets the confidence"
+            )
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end would hand back a checkpoint by one metric, perhaps from before the adapt "
+                "stage; leave it out: the adapted checkpoint is chosen by max_accuracy_drop"
+            )
+        if SchedulerType(self.lr_scheduler_type).value in _ADAPTIVE_SCHEDULES:
+            raise ValueError(
+                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value} follows metrics across the stages, "
+                "whose losses cannot be compared; pass one that follows steps, e.g. cosine"
+            )
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be > 0, got {value}")

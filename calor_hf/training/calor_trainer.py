@@ -1,0 +1,173 @@
+"""Two-stage training of CALoR: cross-entropy, then confidence adaptation within an accuracy budget."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from calor_hf.defenses.calor import reachable_confidence, target_confidence
+from calor_hf.modeling.modeling_calor import CALoRForImageClassification
+from calor_hf.training.metrics import classification_metrics, true_class_confidence
+from calor_hf.training.selection import Selection, select_adapted
+from calor_hf.training.trainer import TRAINER_STATE, DefenseTrainer, last_checkpoint, load_weights
+
+logger = logging.getLogger(__name__)
+
+FIRST_STAGE_FOLDER = "stage-1"
+_UNDERFITTED_ACCURACY = 0.9
+_UNREACHED_SHARE = 0.05
+
+
+class AccuracyLostError(RuntimeError):
+    """No checkpoint of the adapt stage kept the accuracy of the first stage."""
+
+
+class CALoRTrainer(DefenseTrainer):
+    """Train a :class:`CALoRForImageClassification`: stage ``fit`` (cross-entropy), then ``adapt``.
+
+    After each epoch of the adapt stage the confidence of training images is measured (evaluation mode; without
+    augmentation where the training data have ``without_augmentation()``). The stage stops by rule, and the model that
+    :meth:`train` leaves behind is the checkpoint chosen by :func:`~calor_hf.training.selection.select_adapted`. The
+    model at the end of the first stage is kept in ``output_dir/stage-1``.
+
+    ``eval_dataset`` has to be a validation split, not the test split: the checkpoint is chosen on it.
+
+    Args:
+        args: As for ``Trainer``; the arguments are :class:`~calor_hf.training.arguments.CALoRTrainingArguments`,
+            whose ``ca_a`` and ``ca_b`` are written into the model's configuration.
+        kwargs: As for :class:`~calor_hf.training.trainer.DefenseTrainer`.
+
+    Raises:
+        TypeError: the model is no CALoR model.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.model, CALoRForImageClassification):
+            raise TypeError(
+                f"CALoRTrainer trains CALoRForImageClassification models, got {type(self.model).__name__}; make one "
+                "with CALoRForImageClassification.from_base(model)"
+            )
+        self.model.set_loss(self.args.ca_a, self.args.ca_b)
+
+    @property
+    def target(self) -> float:
+        """Confidence e^(−1/b) that the adapt stage leads to."""
+        return target_confidence(self.args.ca_b)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train both stages, or go on where a run was interrupted; then load the chosen checkpoint.
+
+        Raises:
+            AccuracyLostError: no adapted checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
+            ValueError: there is no validation split, or nothing to resume from.
+            TrainingInterrupted: Ctrl-C.
+        """
+        if self.eval_dataset is None or isinstance(self.eval_dataset, dict):
+            raise ValueError(
+                "CALoRTrainer needs one eval_dataset, a validation split (not the test split): it decides how far "
+                "confidence adaptation may go; e.g. train_dataset.train_test_split(0.1)"
+            )
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if not (resume_from_checkpoint and self._was_finished(resume_from_checkpoint)):
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        else:
+            logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
+            result = None
+        self._load_result(self.selection())
+        return result
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        if self.is_in_train and self.is_checkpoint_step(self.state.global_step):
+            self._judge()
+        return metrics
+
+    def selection(self) -> Selection:
+        """What the rule says of the run so far."""
+        if self.plan is None:
+            raise ValueError("train first: the rule reads the training log")
+        start = self.plan.stages[-1].start
+        steps = [s for s in range(start + 1, self.plan.total_steps + 1) if self.is_checkpoint_step(s)]
+        return select_adapted(
+            self.state.log_history,
+            start,
+            steps,
+            self.target,
+            self.args.confidence_tolerance,
+            self.args.max_accuracy_drop,
+            len(self.eval_dataset),
+        )
+
+    def _judge(self) -> None:
+        metrics = self.measure_training_images(self._training_image_metrics)
+        self.log({f"train_{name}": value for name, value in metrics.items()})
+        selection = self.selection()
+        if not selection.candidates:
+            self._announce(metrics)
+            self.save_model(str(self._first_stage_folder), _internal_call=True)
+            return
+        if selection.best is not None:
+            self.state.best_global_step = selection.best.step  # this checkpoint is kept when others are deleted
+        if selection.finished:
+            self.control.should_training_stop = True
+
+    def _training_image_metrics(self, prediction: Any) -> dict[str, float]:
+        found = classification_metrics(prediction)
+        unreached = (true_class_confidence(prediction) < reachable_confidence(self.args.ca_b)).mean()
+        kept = {name: found[name] for name in ("accuracy", "confidence_correct")}
+        return {**kept, "unreached": float(unreached)}
+
+    def _announce(self, metrics: dict[str, float]) -> None:
+        logger.info(
+            "adapt stage begins: mean confidence of correctly classified training images is %.4f, target %.4f; "
+            "%.1f %% of the training images are below %.2f, where the loss hardly pulls: they stay as they are",
+            metrics["confidence_correct"],
+            self.target,
+            100 * metrics["unreached"],
+            reachable_confidence(self.args.ca_b),
+        )
+        if metrics["accuracy"] < _UNDERFITTED_ACCURACY or metrics["unreached"] > _UNREACHED_SHARE:
+            logger.warning(
+                "the model is under-fitted: %.1f %% training accuracy, %.1f %% of the training images out of the adapt "
+                "loss's reach. Adapting such a model costs accuracy; train the first stage longer or raise the rank.",
+                100 * metrics["accuracy"],
+                100 * metrics["unreached"],
+            )
+
+    def _load_result(self, selection: Selection) -> None:
+        if selection.best is not None:
+            load_weights(self.model, self._checkpoint(selection.best.step))
+            return
+        reference = selection.reference
+        accuracies = ", ".join(f"{100 * c.accuracy:.2f}" for c in selection.candidates) or "none evaluated"
+        message = (
+            f"no adapted checkpoint keeps the accuracy: {100 * reference.accuracy if reference else 0:.2f} % after the "
+            f"first stage, at most {100 * selection.budget:.2f} points may be lost, after adapting: {accuracies} %. "
+            f"The first stage's model is in {self._first_stage_folder}"
+        )
+        if not self.args.accept_unadapted:
+            raise AccuracyLostError(
+                f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, allow a larger "
+                "max_accuracy_drop, or take the unadapted model with accept_unadapted (--accept-unadapted)"
+            )
+        logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)
+        load_weights(self.model, self._first_stage_folder)
+
+    def _was_finished(self, checkpoint: str) -> bool:
+        state_file = Path(checkpoint) / TRAINER_STATE
+        self.set_initial_training_values(self.args, self.get_train_dataloader())
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
+        return self.selection().finished
+
+    def _checkpoint(self, step: int) -> Path:
+        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+    @property
+    def _first_stage_folder(self) -> Path:
+        return Path(self.args.output_dir) / FIRST_STAGE_FOLDER

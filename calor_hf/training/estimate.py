@@ -1,0 +1,52 @@
+"""How long training will take, measured before it starts."""
+
+import copy
+import time
+from typing import Any
+
+import torch
+
+from calor_hf.training.trainer import DefenseTrainer
+
+
+def estimate_seconds(trainer: DefenseTrainer, timed_steps: int = 3) -> float:
+    """Rough length of ``trainer.train()`` on this machine, from a few steps of a throw-away copy of the model.
+
+    Neither the model nor any random state changes. Evaluation counts as a third of a step for each of its images;
+    several loading workers, compilation and other processes are not taken into account.
+
+    Args:
+        trainer: Ready to train, on map-style data.
+        timed_steps: Steps to time after one to warm up, > 0.
+
+    Returns:
+        Seconds.
+    """
+    args = trainer.args
+    data: Any = trainer.train_dataset
+    batch_size = min(args.per_device_train_batch_size, len(data))
+    cuda = [args.device] if args.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        model = copy.deepcopy(trainer.model).train()
+        begin = 0.0
+        for step in range(timed_steps + 1):
+            if step == 1:
+                begin = _now(args.device)
+            batch = trainer.data_collator([data[(step * batch_size + i) % len(data)] for i in range(batch_size)])
+            inputs = {name: value.to(args.device) for name, value in batch.items()}
+            with trainer.accelerator.autocast():
+                outputs = model(**inputs)
+            outputs.loss.backward()
+            model.zero_grad()
+        per_image = (_now(args.device) - begin) / (timed_steps * batch_size)
+    values = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    epochs, steps = values[0], values[-1]
+    trained = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    evaluated = epochs * len(trainer.eval_dataset) / args.world_size if trainer.eval_dataset is not None else 0
+    return float(per_image * (trained + evaluated / 3))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

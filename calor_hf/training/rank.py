@@ -1,0 +1,152 @@
+"""Choosing the rank: accuracy against rank, measured on cached features."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from calor_hf.layers.features import head_inputs
+from calor_hf.layers.find_head import check_heads, find_heads
+from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.layers.svd_init import svd_init
+from calor_hf.modeling.modeling_calor import CALoRForImageClassification
+from calor_hf.training.trainer import some_samples
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RankSuggestion:
+    """A rank and why.
+
+    Attributes:
+        rank: The smallest one tried that keeps the accuracy.
+        curve: (rank, validation accuracy in [0, 1]) of every rank tried, growing.
+        full_accuracy: Validation accuracy of an ordinary linear head on the same features.
+        budget: Accuracy that the rank may cost, in [0, 1].
+    """
+
+    rank: int
+    curve: tuple[tuple[int, float], ...]
+    full_accuracy: float
+    budget: float
+
+
+def suggest_rank(
+    model: PreTrainedModel,
+    train_dataset: Any,
+    eval_dataset: Any,
+    *,
+    num_labels: int | None = None,
+    max_accuracy_drop: float = 1.0,
+    ranks: Sequence[int] | None = None,
+    activation: str = "tanh",
+    head: str | None = None,
+    max_samples: int = 20_000,
+    batch_size: int = 64,
+    steps: int = 300,
+    seed: int = 0,
+) -> RankSuggestion:
+    """Smallest rank whose head classifies a model's features almost as well as a full linear head.
+
+    The features are computed once; then a linear head, and low-rank heads of growing rank started from it, are fitted
+    to them until one is within the budget. The backbone is not trained: further training usually lets a smaller rank
+    do, so the suggestion is on the safe side for accuracy, not for privacy.
+
+    Args:
+        model: Model with useful features: pre-trained, or fine-tuned on the data. Random weights say nothing.
+        train_dataset: Samples with ``labels``; plain images are used where it has ``without_augmentation()``.
+        eval_dataset: Validation samples.
+        num_labels: Number of classes; None: one more than the largest training label.
+        max_accuracy_drop: Points of validation accuracy that the rank may cost, or one standard error, if more.
+        ranks: Ranks to try, growing; None: 2, 3, 4, 6, 8, 12, 16, … up to min(features, classes).
+        activation: Of the low-rank head, ``tanh`` or ``identity``.
+        head: Path of the model's classifier, where it cannot be found.
+        max_samples: Training images used, evenly spread.
+        batch_size: Images a forward pass.
+        steps: Optimiser steps of each fit.
+        seed: Of the fits.
+
+    Returns:
+        The suggestion, and the curve it was read from.
+    """
+    train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
+    eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)
+    classes = num_labels if num_labels is not None else int(train_y.max()) + 1
+    centre, spread = train_x.mean(0), train_x.std(0).clamp_min(1e-6)
+    train_x, eval_x = (train_x - centre) / spread, (eval_x - centre) / spread
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        full = nn.Linear(train_x.shape[1], classes)
+        _fit(full, train_x, train_y, steps)
+        full_accuracy = _accuracy(full, eval_x, eval_y)
+        error = math.sqrt(full_accuracy * (1 - full_accuracy) / len(eval_y))
+        budget = max(max_accuracy_drop / 100, error)
+        limit = min(train_x.shape[1], classes)
+        curve: list[tuple[int, float]] = []
+        for rank in ranks if ranks is not None else _growing(limit):
+            low = LowRankHead(train_x.shape[1], classes, rank, activation)
+            svd_init(low, full, train_x)
+            _fit(low, train_x, train_y, steps)
+            curve.append((rank, _accuracy(low, eval_x, eval_y)))
+            logger.info(
+                "rank %d: %.2f %% validation accuracy (full: %.2f %%)", rank, 100 * curve[-1][1], 100 * full_accuracy
+            )
+            if curve[-1][1] >= full_accuracy - budget:
+                break
+    return RankSuggestion(curve[-1][0], tuple(curve), full_accuracy, budget)
+
+
+def _growing(limit: int) -> Iterator[int]:
+    rank = 2.0
+    while round(rank) < limit:
+        yield round(rank)
+        rank *= 1.5 if math.log2(rank).is_integer() else 4 / 3
+    yield limit
+
+
+def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: int) -> tuple[Tensor, Tensor]:
+    if isinstance(model, CALoRForImageClassification):
+        path = "low_rank_head"
+    else:
+        paths = [head] if head is not None else find_heads(type(model), model.config)
+        check_heads(model, paths)
+        path = paths[0]
+    labels: list[Tensor] = []
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        for batch in DataLoader(data, batch_size=batch_size, collate_fn=_collate):
+            labels.append(batch["labels"])
+            yield batch
+
+    features = head_inputs(model, path, batches())
+    return features, torch.cat(labels)
+
+
+def _collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
+
+
+def _fit(head: nn.Module, x: Tensor, y: Tensor, steps: int, batch_size: int = 256) -> None:
+    optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(x), (min(batch_size, len(x)),))
+        loss = F.cross_entropy(head(x[batch]), y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def _accuracy(head: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((head(x).argmax(dim=1) == y).float().mean())

@@ -1,0 +1,284 @@
+"""A Trainer whose stages, logs and checkpoints are those of a defence."""
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, Trainer, get_scheduler
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from calor_hf.core.outputs import Forward, Progress, Stage
+from calor_hf.defenses._base import Defense
+from calor_hf.defenses.none import NoDefense, NoDefenseConfig
+from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
+from calor_hf.training.metrics import classification_metrics
+from calor_hf.training.plan import Plan, make_plan
+from calor_hf.training.stage_callback import StageCallback
+
+TRAINER_STATE = "trainer_state.json"
+
+
+class DefenseTrainer(Trainer):
+    """``Trainer`` for defended models and, as the reference, for ordinary ones.
+
+    - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function
+      of ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimiser state
+      and may have its own constant learning rate.
+    - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
+      training batches) and ``accuracy`` are logged beside ``loss``.
+    - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
+    - Checkpoints are read with ``from_pretrained`` and strictly. (The Trainer of transformers 5.23 reads the file raw
+      and drops what was renamed: most weights of ViT, Swin, BEiT and DINOv2.)
+
+    Args:
+        args: As for ``Trainer``.
+        class_weights: (classes,) weight of each class in the loss, or None.
+        kwargs: As for ``Trainer``. ``compute_metrics`` defaults to :func:`classification_metrics`.
+    """
+
+    loss_is_scaled_for_ga = False  # every loss here is a mean over its batch
+    lr_scheduler: Any
+    compute_metrics: Any
+
+    def __init__(self, *args: Any, class_weights: Tensor | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("compute_metrics", classification_metrics)
+        super().__init__(*args, **kwargs)
+        self.plan: Plan | None = None
+        self._interrupt = InterruptCallback()
+        self._running: dict[str, list[Tensor]] = defaultdict(list)
+        self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)
+        self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
+        if self._own_loss:
+            self.model.class_weights = self._class_weights
+        self.add_callback(StageCallback(self))
+        self.add_callback(self._interrupt)
+
+    # Stages
+
+    def stages(self) -> list[Stage]:
+        """Stages of the model's defence; one for an ordinary model."""
+        defense = self.model.defense if self._own_loss else NoDefense(NoDefenseConfig())
+        return cast("list[Stage]", defense.stages(self.args))
+
+    def set_initial_training_values(self, args: Any, dataloader: Any, *rest: Any) -> tuple[Any, ...]:
+        """Lengthen the training that the arguments describe to all stages of the plan."""
+        values = list(super().set_initial_training_values(args, dataloader, *rest))
+        try:
+            sized = len(dataloader) > 0
+        except TypeError:
+            sized = False
+        self.plan = make_plan(self.stages(), int(values[1]) if sized else None)
+        total = self.plan.total_steps
+        if sized:
+            values[0] = -(-total // values[1])
+        else:  # one endless epoch
+            values[1] = total
+            values[5] = total * args.gradient_accumulation_steps
+        values[3] = values[3] * total / values[-1]
+        values[-1] = total
+        return tuple(values)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The user's schedule over the first stage, then each later stage's own constant learning rate."""
+        if self.lr_scheduler is not None or self.plan is None or len(self.plan.stages) == 1:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = optimizer if optimizer is not None else self.optimizer
+        parts: list[LRScheduler] = []
+        for stage in self.plan.stages:
+            if stage.learning_rate is None:
+                steps = stage.stop - stage.start
+                parts.append(
+                    get_scheduler(
+                        self.args.lr_scheduler_type,
+                        optimizer=optimizer,
+                        num_warmup_steps=self.args.get_warmup_steps(steps),
+                        num_training_steps=steps,
+                        scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+                    )
+                )
+            else:
+                parts.append(LambdaLR(optimizer, _Constant(stage.learning_rate / self.args.learning_rate)))
+        self.lr_scheduler = SequentialLR(optimizer, parts, [stage.stop for stage in self.plan.stages[:-1]])
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train every stage, or go on in the stage where a run was interrupted.
+
+        Args:
+            resume_from_checkpoint: Path of a checkpoint, or True for the last complete one in ``output_dir``.
+            args: As for ``Trainer.train``.
+            kwargs: As for ``Trainer.train``.
+
+        Raises:
+            TrainingInterrupted: Ctrl-C; the message says where the checkpoint lies.
+            ValueError: there is no checkpoint to resume from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self._interrupt.install(self.args.world_size)
+        try:
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._interrupt.remove()
+        if self._interrupt.requested:
+            path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            raise TrainingInterrupted(
+                f"stopped in stage '{self.progress().stage}' after step {self.state.global_step} of "
+                f"{self.state.max_steps}; checkpoint in {path}"
+            )
+        return result
+
+    def progress(self) -> Progress:
+        """Stage of the next step, and how far it has come."""
+        if self.plan is None:
+            return Progress.at_end(self.stages()[-1].name)
+        return self.plan.progress(self.state.global_step)
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Whether to evaluate and save after ``step`` steps: at the ends of stages, and each epoch of a later one."""
+        if self.plan is None or step < self.plan.stages[0].stop or len(self.plan.stages) == 1:
+            return False
+        stage = self.plan.at(step)
+        interval = self.plan.steps_per_epoch or -(-(stage.stop - stage.start) // 10)
+        return (step - stage.start) % interval == 0 or step == self.plan.total_steps
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Loss of the current stage: the defended model's own, or cross-entropy on an ordinary model's logits."""
+        labels = inputs.get("labels")
+        if self._own_loss or labels is None:
+            if self._own_loss:
+                self.model.progress = self.progress()
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            terms = outputs.loss_terms if self._own_loss else {}
+        else:
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            out = Forward(outputs.logits.float(), labels, class_weights=self._class_weights)
+            terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
+            loss = torch.stack(list(terms.values())).sum()
+        if model.training and labels is not None:
+            self._note(terms, outputs.logits.detach(), labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the named terms and confidence since the last log, the mean over processes."""
+        if "loss" in logs and self._running:
+            # The stage of the last step done: the next one may open another.
+            step = max(self.state.global_step - 1, 0)
+            names = sorted(self._running)
+            means = torch.stack([torch.stack(self._running[name]).mean() for name in names])
+            means = self.accelerator.reduce(means, reduction="mean") if self.args.world_size > 1 else means
+            logs = {**logs, **dict(zip(names, means.tolist(), strict=True))}
+            if self.plan is not None:
+                logs["stage"] = self.plan.stages.index(self.plan.at(step)) + 1
+            self._running.clear()
+        super().log(logs, *args, **kwargs)
+
+    def measure_training_images(
+        self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
+    ) -> dict[str, float]:
+        """``metrics`` over training images in evaluation mode, without augmentation where the data can do without.
+
+        At most ``confidence_samples`` of them are used, evenly spread.
+        """
+        usual, self.compute_metrics = self.compute_metrics, metrics
+        try:
+            loader = self.get_eval_dataloader(some_samples(self.train_dataset, self.args.confidence_samples))
+            output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
+        finally:
+            self.compute_metrics = usual
+        own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
+        return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
+
+    @torch.no_grad()
+    def _note(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+        # Kept on the device: no waiting for the accelerator until something is logged.
+        for name, value in terms.items():
+            self._running[name].append(value.detach().float())
+        if labels.ndim == 1:
+            log_p = logits.float().log_softmax(dim=1).gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
+            counted = (labels >= 0).float()
+            share = counted.sum().clamp_min(1)
+            self._running["confidence"].append((log_p.exp() * counted).sum() / share)
+            self._running["accuracy"].append(((logits.argmax(dim=1) == labels) * counted).sum() / share)
+
+    # Checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._reads_plain_checkpoints(model):
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_plain_checkpoints(None):
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _reads_plain_checkpoints(self, model: Any) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return model is None and not sharded and isinstance(self.model, PreTrainedModel)
+
+
+class _Constant:
+    # A class, not a lambda: schedulers save its attributes, and a resumed run finds the same factor.
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, _: int) -> float:
+        return self.factor
+
+
+def load_weights(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Copy the weights of a saved model of the same class into ``model``, all of them.
+
+    Raises:
+        RuntimeError: a weight is missing, left over, or of another shape.
+    """
+    saved = type(model).from_pretrained(path, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
+    """Newest checkpoint in ``output_dir`` that was written to its end.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [
+        path
+        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.name.rpartition("-")[2].isdigit() and (path / TRAINER_STATE).is_file()
+    ]
+    if not found:
+        raise ValueError(f"no complete checkpoint in {output_dir} to resume from; start without resuming")
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2])))
+
+
+def some_samples(dataset: Any, count: int) -> Any:
+    """At most ``count`` samples of ``dataset``, evenly spread and without augmentation where the data can do without.
+
+    Args:
+        dataset: Map-style data; one with ``without_augmentation()`` is asked for plain images. Of a stream, the
+            first samples.
+        count: Number of samples, > 0.
+    """
+    if hasattr(dataset, "without_augmentation"):
+        dataset = dataset.without_augmentation()
+    if not hasattr(dataset, "__len__"):
+        return list(itertools.islice(iter(dataset), count))
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices)

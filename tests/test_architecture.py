@@ -1,0 +1,174 @@
+"""Rules of the house that no linter knows; every check is first shown to fail on a made-up source."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "calor_hf"
+MAX_LINES = 350
+
+# Part: whom it may import besides itself. `cli` stands on top of all.
+MAY_IMPORT = {
+    "core": set(),
+    "layers": {"core"},
+    "defenses": {"core", "layers"},
+    "modeling": {"core", "layers", "defenses"},
+    "training": {"core", "layers", "defenses", "modeling", "hub"},
+    "data": {"core"},
+    "generators": {"core", "layers"},
+    "attacks": {"core", "layers", "generators"},
+    "metrics": {"core", "layers"},
+    "audit": {"core", "layers", "generators", "attacks", "metrics"},
+    "hub": {"core"},
+    "robustness": {"core", "layers"},
+}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+
+# Joined here, so that this file does not find itself.
+FOLDERS = "|".join(("work", "farm", "root", "home", "opt", "mnt", "Users"))
+MACHINE_TEXT = re.compile(rf"(^|[^.\w])/({FOLDERS})/|" + "index" + "-url", re.MULTILINE)
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Dotted names of our own modules that ``source`` imports anywhere: in functions and for type checkers too."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and call_name(node).endswith("import_module") and node.args:
+            names = [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+        yield from (name for name in names if name.split(".")[0] in ("calor_hf", ""))
+
+
+def call_name(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def wrong_imports(part: str, source: str) -> list[str]:
+    """Imports of a file of ``part`` that the table does not allow, and those that go around it."""
+    allowed = MAY_IMPORT[part] | {part, "_version", "__version__"}
+    return [name for name in imported_modules(source) if ([*name.split("."), ""])[1] not in allowed]
+
+
+def unsafe_loads(source: str) -> list[str]:
+    """Calls that may run code from the file they read."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "dill", "joblib", "torch"):
+            found += [f"from {node.module} import {a.name}" for a in node.names if a.name in ("load", "loads")]
+        if not isinstance(node, ast.Call):
+            continue
+        options = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+        name = call_name(node)
+        if (
+            re.fullmatch(r"(pickle|dill|joblib)\.loads?", name)
+            or (name == "torch.load" and options.get("weights_only") is not True)
+            or (re.fullmatch(r"(np|numpy)\.load", name) and options.get("allow_pickle"))
+        ):
+            found.append(ast.unparse(node))
+    return found
+
+
+def python_files(*folders: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    """Everything that is ours and text: the files at the top, and those below the folders that we keep."""
+    kept = [ROOT / name for name in ("calor_hf", "tests", "examples", "benchmarks", "docs", ".ci", ".github")]
+    for file in [*ROOT.iterdir(), *(file for folder in kept for file in folder.rglob("*"))]:
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
+            content = file.read_bytes()
+            if b"\0" not in content:
+                yield file, content.decode()
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "wrong"),
+    [
+        ("core", "import torch\nfrom calor_hf.core.config import MethodConfig", []),
+        ("core", "from calor_hf._version import __version__", []),
+        ("core", "import calor_hf.layers.features", ["calor_hf.layers.features"]),
+        ("defenses", "from calor_hf.attacks import ATTACKS", ["calor_hf.attacks.ATTACKS"]),
+        ("defenses", "from calor_hf import attacks", ["calor_hf.attacks"]),
+        ("training", "def f():\n    from calor_hf.audit.run import audit", ["calor_hf.audit.run.audit"]),
+        ("layers", "if TYPE_CHECKING:\n    from calor_hf.modeling import x", ["calor_hf.modeling.x"]),
+        ("data", "importlib.import_module('calor_hf.hub.card')", ["calor_hf.hub.card"]),
+        ("hub", "from calor_hf import LowRankHead", ["calor_hf.LowRankHead"]),
+        ("hub", "import calor_hf", ["calor_hf"]),
+        ("hub", "from ..data import faces", ["..data.faces"]),
+        ("cli", "from calor_hf.attacks import x\nfrom calor_hf.training.trainer import y", []),
+    ],
+)
+def test_import_checker_sees(part: str, source: str, wrong: list[str]) -> None:
+    assert wrong_imports(part, source) == wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("torch.load(f, weights_only=True)\njson.load(f)\nnp.load(f)", 0),
+        ("torch.load(f)", 1),
+        ("torch.load(f, weights_only=False)", 1),
+        ("pickle.load(f)", 1),
+        ("x = pickle.loads(b)", 1),
+        ("from pickle import loads", 1),
+        ("from torch import load", 1),
+        ("np.load(f, allow_pickle=True)", 1),
+    ],
+)
+def test_loading_checker_sees(source: str, found: int) -> None:
+    assert len(unsafe_loads(source)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see https://example.org/work/item, ./work/x and a/home/b", False),
+        ("path/" + "to/model", False),
+        ("/" + "work/x", True),
+        ("cd '/" + "home/me/x'", True),
+        ("pip --extra-" + "index" + "-url x", True),
+    ],
+)
+def test_text_checker_sees(text: str, found: bool) -> None:
+    assert bool(MACHINE_TEXT.search(text)) == found
+
+
+def test_every_part_has_a_row() -> None:
+    assert {f.parent.relative_to(PACKAGE).parts[0] for f in PACKAGE.glob("*/**/*.py")} <= set(MAY_IMPORT)
+
+
+def test_imports_go_one_way() -> None:
+    wrong = {
+        relative(file): names
+        for file in PACKAGE.glob("*/**/*.py")
+        if (names := wrong_imports(file.relative_to(PACKAGE).parts[0], file.read_text()))
+    }
+    assert wrong == {}
+
+
+def test_files_stay_short() -> None:
+    lengths = {relative(file): len(file.read_text().splitlines()) for file in python_files("calor_hf")}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_nothing_is_unpickled() -> None:
+    files = python_files("calor_hf", "examples", "benchmarks")
+    assert {relative(file): found for file in files if (found := unsafe_loads(file.read_text()))} == {}
+
+
+def test_no_text_names_a_machine() -> None:
+    found = {relative(file): m.group() for file, text in text_files() if (m := MACHINE_TEXT.search(text))}
+    assert found == {}

@@ -1,0 +1,36 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calor_hf import CALoRTrainingArguments
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ca_a": 0.0}, "a must be a positive finite number, got 0"),
+        ({"ca_b": float("nan")}, "b must be a positive finite number, got nan"),
+        ({"adapt_epochs": 0}, "adapt_epochs must be > 0, got 0"),
+        ({"adapt_steps": -1}, "adapt_steps must be > 0, got -1"),
+        ({"adapt_learning_rate": 0.0}, "adapt_learning_rate must be > 0"),
+        ({"max_accuracy_drop": -1.0}, "max_accuracy_drop must be >= 0"),
+        ({"adapt_start_epoch": 3.0, "num_train_epochs": 3}, "must lie inside num_train_epochs=3"),
+        ({"adapt_start_epoch": 1.0, "max_steps": 10}, "adapt_start_epoch counts epochs"),
+        ({"label_smoothing_factor": 0.1}, "confidence adaptation sets the confidence"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}, "pass one that follows steps"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},
+            "perhaps from before the adapt stage",
+        ),
+    ],
+)
+def test_bad_values_are_refused_with_the_reason(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **wrong)
+
+
+def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
+    args = CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert (args.adapt_epochs, args.ca_a, args.ca_b, args.max_accuracy_drop) == (10.0, 1.0, 8.0, 0.5)
+    assert args.report_to == ["tensorboard"]

@@ -1,0 +1,321 @@
+"""Two-stage training on a small task, for a convolutional and a transformer base."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset
+from transformers import PreTrainedConfig, ResNetConfig, Trainer, TrainerCallback, TrainingArguments, ViTConfig
+
+from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
+from calor_hf.training.calor_trainer import AccuracyLostError
+from calor_hf.training.interrupt import TrainingInterrupted
+from calor_hf.training.trainer import DefenseTrainer, last_checkpoint
+
+CLASSES = 6
+STEPS = 8  # of an epoch: 128 images in batches of 16
+
+
+class Patterns(Dataset[dict[str, Any]]):
+    """One pattern a class, with noise."""
+
+    def __init__(self, count: int, seed: int, noise: float = 0.5) -> None:
+        patterns = torch.randn(CLASSES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        self.labels = torch.arange(count) % CLASSES
+        generator = torch.Generator().manual_seed(seed)
+        self.images = patterns[self.labels] + noise * torch.randn(count, 3, 32, 32, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.images[index], "labels": int(self.labels[index])}
+
+
+class Stream(IterableDataset[dict[str, Any]]):
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        data = Patterns(128, 1)
+        return iter([data[i] for i in range(len(data))])
+
+
+class InterruptAt(TrainerCallback):
+    """Ctrl-C while a step runs."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class Watch(TrainerCallback):
+    """Notes stage, learning rate and size of the optimiser state at each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, int]] = []
+        self.trainer: DefenseTrainer | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.trainer is not None
+        optimizer = self.trainer.optimizer
+        self.seen.append((self.trainer.model.stage, optimizer.param_groups[0]["lr"], len(optimizer.state)))
+
+
+def config(kind: str) -> PreTrainedConfig:
+    if kind == "resnet":
+        return ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=CLASSES
+        )
+    return ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
+        num_labels=CLASSES, hidden_dropout_prob=0.1,
+    )  # fmt: skip
+
+
+def arguments(folder: Path, **changes: Any) -> CALoRTrainingArguments:
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 3,
+        "adapt_epochs": 3,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 64,
+        "max_accuracy_drop": 100,
+        "confidence_tolerance": 1e-9,  # never reached: the stage has its full length
+        "save_strategy": "epoch",
+        "logging_steps": STEPS,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return CALoRTrainingArguments(**(settings | changes))
+
+
+def trainer(folder: Path, kind: str = "resnet", callbacks: Any = None, **changes: Any) -> CALoRTrainer:
+    torch.manual_seed(0)
+    model = CALoRForImageClassification.from_config(config(kind), rank=3)
+    return CALoRTrainer(
+        model=model,
+        args=arguments(folder, **changes),
+        train_dataset=Patterns(128, 1),
+        eval_dataset=Patterns(60, 2),
+        callbacks=callbacks,
+    )
+
+
+def test_stage_learning_rate_and_optimiser_follow_the_step(tmp_path: Path) -> None:
+    watch = Watch()
+    watch.trainer = trainer(tmp_path, callbacks=[watch], lr_scheduler_type="cosine")
+    watch.trainer.train()
+    stages, rates, states = zip(*watch.seen, strict=True)
+    assert stages == ("fit",) * 3 * STEPS + ("adapt",) * 3 * STEPS
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[3 * STEPS - 1] < 1e-3  # the end of the cosine
+    assert rates[3 * STEPS :] == pytest.approx([1e-3] * 3 * STEPS)  # constant: a tenth of the first
+    assert states[3 * STEPS - 1] > 0
+    assert states[3 * STEPS] == 0  # a fresh state where the loss changes
+    assert states[3 * STEPS + 1] > 0
+
+
+def test_terms_stage_confidence_and_accuracy_are_logged_by_name(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    fit = [entry for entry in logs if entry["stage"] == 1]
+    adapt = [entry for entry in logs if entry["stage"] == 2]
+    assert len(fit) == len(adapt) == 3
+    for entry in fit:
+        assert entry["cross_entropy"] == pytest.approx(entry["loss"], rel=1e-4)
+        assert "confidence_adaptation" not in entry
+    for entry in adapt:
+        assert entry["confidence_adaptation"] == pytest.approx(entry["loss"], rel=1e-4, abs=1e-6)
+        assert entry["loss"] <= 0
+    assert all(0 <= entry["confidence"] <= 1 and 0 <= entry["accuracy"] <= 1 for entry in logs)
+
+
+def test_the_result_is_the_chosen_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path, save_total_limit=1)
+    run.train()
+    best = run.selection().best
+    assert best is not None
+    saved = CALoRForImageClassification.from_pretrained(tmp_path / f"checkpoint-{best.step}")
+    assert_same_weights(run.model, saved)
+    assert run.state.best_global_step == best.step  # so it outlived save_total_limit=1
+
+
+def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {
+        "num_train_epochs": 30,
+        "adapt_epochs": 20,
+        "adapt_learning_rate": 1e-2,
+        "confidence_tolerance": 0.05,
+    }
+    run = trainer(tmp_path, **plan)
+    run.train()
+    selection = run.selection()
+    assert selection.finished
+    assert run.state.global_step < (30 + 20) * STEPS
+    assert selection.best is not None
+    assert abs(selection.best.confidence - run.target) <= 0.05
+    again = trainer(tmp_path, **plan)
+    again.train(resume_from_checkpoint=True)  # nothing left to do: the same result
+    assert_same_weights(again.model, run.model)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("step", [3 * STEPS, 3 * STEPS + 3])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str, step: int) -> None:
+    whole = trainer(tmp_path / "whole", kind)
+    whole.train()
+
+    first = trainer(tmp_path / "halves", kind, callbacks=[InterruptAt(step)])
+    with pytest.raises(TrainingInterrupted, match=f"stage 'adapt' after step {step + 1} of 48"):
+        first.train()
+    watch = Watch()
+    second = watch.trainer = trainer(tmp_path / "halves", kind, callbacks=[watch])
+    second.train(resume_from_checkpoint=True)
+    assert {stage for stage, _, _ in watch.seen} == {"adapt"}
+    assert len(watch.seen) == 48 - step - 1
+    assert_same_weights(second.model, whole.model)
+
+
+def test_losing_accuracy_is_an_error_that_keeps_stage_one(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_accuracy_drop=0.0, adapt_learning_rate=3.0)
+    with pytest.raises(AccuracyLostError, match=r"first stage's model is in .*stage-1.*accept-unadapted"):
+        run.train()
+    CALoRForImageClassification.from_pretrained(tmp_path / "stage-1")
+
+
+def test_an_unadapted_model_is_returned_only_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trainer(tmp_path, max_accuracy_drop=0.0, adapt_learning_rate=3.0, accept_unadapted=True)
+    run.train()
+    assert "confidence is not adapted" in caplog.text
+    assert_same_weights(run.model, CALoRForImageClassification.from_pretrained(tmp_path / "stage-1"))
+
+
+def test_an_underfitted_model_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(tmp_path, num_train_epochs=1, learning_rate=1e-5).train()
+    assert "under-fitted" in caplog.text
+
+
+def test_adapting_can_take_the_tail_of_the_schedule(tmp_path: Path) -> None:
+    run = trainer(tmp_path, adapt_start_epoch=2)
+    run.train()
+    assert run.plan is not None
+    assert [(s.name, s.start, s.stop) for s in run.plan.stages] == [("fit", 0, 16), ("adapt", 16, 24)]
+    assert run.state.global_step == 24
+
+
+def test_streamed_data_with_steps(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=10, adapt_steps=6)
+    run.train_dataset = Stream()
+    run.train()
+    assert run.state.global_step == 16
+    assert run.plan is not None
+    assert [s.stop for s in run.plan.stages] == [10, 16]
+
+
+def test_streamed_data_without_adapt_steps_are_refused_before_training(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_steps=10)
+    run.train_dataset = Stream()
+    with pytest.raises(ValueError, match="adapt_steps"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_a_validation_split_is_required(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.eval_dataset = None
+    with pytest.raises(ValueError, match="a validation split"):
+        run.train()
+
+
+def test_resuming_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_that_was_not_finished_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-8").mkdir()
+    (tmp_path / "checkpoint-8" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-16").mkdir()  # killed before its last file
+    assert last_checkpoint(tmp_path).endswith("checkpoint-8")
+
+
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    from transformers import ResNetForImageClassification
+
+    with pytest.raises(TypeError, match="from_base"):
+        CALoRTrainer(model=ResNetForImageClassification(config("resnet")), args=arguments(tmp_path))
+
+
+def test_soft_labels_train_the_first_stage_and_are_refused_in_the_second() -> None:
+    model = CALoRForImageClassification.from_config(config("resnet"), rank=3)
+    images, soft = torch.rand(4, 3, 32, 32), torch.full((4, CLASSES), 1 / CLASSES)
+    model.stage = "fit"
+    assert model(pixel_values=images, labels=soft).loss > 0
+    model.stage = "adapt"
+    with pytest.raises(ValueError, match="mixup"):
+        model(pixel_values=images, labels=soft)
+
+
+def test_class_weights_reach_the_loss(tmp_path: Path) -> None:
+    from transformers import ResNetForImageClassification
+
+    weights = torch.tensor([5.0, 1, 1, 1, 1, 1])
+    batch = {"pixel_values": torch.rand(3, 3, 32, 32), "labels": torch.tensor([0, 1, 2])}
+    base = ResNetForImageClassification(config("resnet")).eval()
+    run = DefenseTrainer(model=base, args=arguments(tmp_path), class_weights=weights)
+    expected = torch.nn.functional.cross_entropy(base(**batch).logits, batch["labels"], weight=weights)
+    torch.testing.assert_close(run.compute_loss(base, batch), expected)
+    model = CALoRForImageClassification.from_base(base, rank=3)
+    run = CALoRTrainer(model=model, args=arguments(tmp_path), class_weights=weights)
+    model.stage = "fit"
+    expected = torch.nn.functional.cross_entropy(model(**batch).logits, batch["labels"], weight=weights)
+    torch.testing.assert_close(model(**batch).loss, expected)
+
+
+def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path) -> None:
+    norms = {}
+    for name, batch, accumulate in (("one", 8, 1), ("four", 2, 4)):
+        run = trainer(
+            tmp_path / name, "vit", num_train_epochs=1, adapt_epochs=1, logging_steps=1, max_grad_norm=1e9,
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulate,
+        )  # fmt: skip
+        for module in run.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        run.train_dataset = Patterns(8, 1)
+        run.train()
+        norms[name] = [entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry]
+    assert len(norms["one"]) == 2
+    assert norms["one"] == pytest.approx(norms["four"], rel=1e-3)
+
+
+def test_undefended_training_equals_the_plain_trainer(tmp_path: Path) -> None:
+    from transformers import ResNetForImageClassification
+
+    models = []
+    for kind in (DefenseTrainer, Trainer):
+        torch.manual_seed(0)
+        model = ResNetForImageClassification(config("resnet"))
+        args = TrainingArguments(
+            output_dir=str(tmp_path / kind.__name__), num_train_epochs=2, learning_rate=1e-2, use_cpu=True,
+            per_device_train_batch_size=16, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        kind(model=model, args=args, train_dataset=Patterns(64, 1)).train()
+        models.append(model)
+    assert_same_weights(*models)
+
+
+def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    left, right = a.state_dict(), b.state_dict()
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert different == []

@@ -1,0 +1,67 @@
+from typing import Any
+
+import pytest
+
+from calor_hf.training.selection import Selection, select_adapted
+
+TARGET = 0.8825
+
+
+def entries(*points: tuple[int, float, float]) -> list[dict[str, Any]]:
+    history: list[dict[str, Any]] = [{"step": 5, "loss": 1.0}]
+    for step, accuracy, confidence in points:
+        history.append({"step": step, "eval_accuracy": accuracy})
+        history.append({"step": step, "train_confidence_correct": confidence})
+    return history
+
+
+def rule(*points: tuple[int, float, float], drop: float = 0.5, samples: int = 10**9) -> Selection:
+    steps = [11, 12, 13, 14]
+    return select_adapted(entries(*points), 10, steps, TARGET, 0.02, drop, samples)
+
+
+def test_nothing_before_the_first_stage_ends() -> None:
+    found = rule()
+    assert found.reference is None
+    assert found.best is None
+    assert not found.finished
+
+
+def test_closest_to_the_target_among_those_that_keep_the_accuracy() -> None:
+    found = rule((10, 0.95, 0.99), (11, 0.95, 0.96), (12, 0.9455, 0.93), (13, 0.93, 0.885))
+    assert found.best is not None
+    assert found.best.step == 12  # 13 is nearer to the target but lost two points
+    assert not found.finished
+
+
+def test_finished_when_the_target_is_reached_within_the_budget() -> None:
+    assert rule((10, 0.95, 0.99), (11, 0.95, 0.901)).finished
+    assert not rule((10, 0.95, 0.99), (11, 0.95, 0.903)).finished
+    assert not rule((10, 0.95, 0.99), (11, 0.90, 0.8825)).finished
+
+
+def test_finished_when_two_in_a_row_lost_too_much() -> None:
+    one = (10, 0.95, 0.99), (11, 0.95, 0.97), (12, 0.90, 0.95)
+    assert not rule(*one).finished
+    found = rule(*one, (13, 0.90, 0.93))
+    assert found.finished
+    assert found.best is not None
+    assert found.best.step == 11
+
+
+def test_no_candidate_keeps_the_accuracy() -> None:
+    found = rule((10, 0.95, 0.99), (11, 0.90, 0.9), (12, 0.91, 0.9))
+    assert found.best is None
+    assert found.finished
+
+
+def test_budget_is_one_standard_error_on_a_small_split() -> None:
+    # sqrt(0.9 · 0.1 / 100) = 0.03
+    found = rule((10, 0.9, 0.99), (11, 0.8701, 0.9), samples=100)
+    assert found.budget == pytest.approx(0.03)
+    assert found.best is not None
+
+
+def test_evaluations_at_other_steps_do_not_count() -> None:
+    history = [*entries((10, 0.95, 0.99)), {"step": 17, "eval_accuracy": 0.99, "train_confidence_correct": TARGET}]
+    assert select_adapted(history, 10, [15, 20], TARGET, 0.02, 0.5, 1000).candidates == ()

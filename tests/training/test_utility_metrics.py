@@ -1,0 +1,43 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from calor_hf.training.metrics import calibration_error, classification_metrics, true_class_confidence
+
+
+def test_values_worked_out_by_hand() -> None:
+    # p = (3/4, 1/4) with label 0; p = (1/4, 3/4) with label 0 (wrong).
+    logits = np.log([[3.0, 1.0], [1.0, 3.0]])
+    prediction = SimpleNamespace(predictions=logits, label_ids=np.array([0, 0]))
+    found = classification_metrics(prediction)
+    assert found["accuracy"] == 0.5
+    assert found["nll"] == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
+    assert found["confidence"] == pytest.approx(0.5)
+    assert found["confidence_correct"] == pytest.approx(0.75)
+    assert found["ece"] == pytest.approx(0.25)  # one bin: mean score 3/4, accuracy 1/2
+    np.testing.assert_allclose(true_class_confidence(prediction), [0.75, 0.25])
+
+
+def test_first_of_a_tuple_counts_and_large_logits_stay_finite() -> None:
+    logits = np.array([[1e4, -1e4], [0.0, 0.0]], dtype=np.float32)
+    found = classification_metrics(SimpleNamespace(predictions=(logits, logits), label_ids=np.array([0, 0])))
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_no_correct_sample_gives_nan_not_a_number_made_up() -> None:
+    prediction = SimpleNamespace(predictions=np.array([[0.0, 5.0]]), label_ids=np.array([0]))
+    assert math.isnan(classification_metrics(prediction)["confidence_correct"])
+
+
+def test_calibration_error_agrees_with_a_loop_over_the_bins() -> None:
+    rng = np.random.default_rng(0)
+    scores, correct = rng.uniform(0, 1, 1000), rng.random(1000) < 0.6
+    scores[:3] = [1.0, 1 / 15, 1e-9]
+    expected = 0.0
+    for k in range(15):
+        inside = (scores > k / 15) & (scores <= (k + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(correct[inside].mean() - scores[inside].mean())
+    assert calibration_error(scores, correct) == pytest.approx(expected, abs=1e-12)
