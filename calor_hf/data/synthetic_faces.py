@@ -1,0 +1,127 @@
+"""The embedded default data: drawn people, nobody's face, no download."""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.data.face_renderer import CHUNK, IDENTITY_NAMES, NUISANCE_NAMES, render_faces
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+STREAMS = ("private", "public")
+SPLITS = ("train", "validation", "test")
+_IDENTITY, _NUISANCE = 0, 1
+
+
+def sample_identities(num_identities: int, seed: int = 0, stream: str = "private") -> Tensor:
+    """Identity numbers of people: what an attacker would have to find, and the truth to measure leakage against.
+
+    Person i depends on (seed, stream, i) alone, so more people keep the first ones; the streams are disjoint.
+
+    Args:
+        num_identities: Number of people, >= 1.
+        seed: Of the population, >= 0.
+        stream: ``private`` for people to protect, ``public`` for an attacker's prior.
+
+    Returns:
+        (num_identities, 24) float32, uniform in [-1, 1], named by ``IDENTITY_NAMES``.
+    """
+    _check_choice("stream", stream, STREAMS)
+    _check_count("num_identities", num_identities, 1)
+    rows = [
+        sample_rng(seed, STREAMS.index(stream), _IDENTITY, person).uniform(-1, 1, len(IDENTITY_NAMES))
+        for person in range(num_identities)
+    ]
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def sample_nuisances(
+    person: int, num_images: int, seed: int = 0, split: str = "train", stream: str = "private"
+) -> Tensor:
+    """Nuisance numbers of a person's pictures; picture j depends on (seed, stream, split, person, j) alone.
+
+    Args:
+        person: Index of the person in the stream.
+        num_images: Number of pictures, >= 1.
+        seed: Of the population, >= 0.
+        split: ``train``, ``validation`` or ``test``.
+        stream: ``private`` or ``public``.
+
+    Returns:
+        (num_images, 13) float32, uniform in [-1, 1], named by ``NUISANCE_NAMES``.
+    """
+    _check_choice("stream", stream, STREAMS)
+    _check_choice("split", split, SPLITS)
+    _check_count("num_images", num_images, 1)
+    rng = sample_rng(seed, STREAMS.index(stream), _NUISANCE, SPLITS.index(split), person)
+    return torch.from_numpy(rng.uniform(-1, 1, (num_images, len(NUISANCE_NAMES)))).float()
+
+
+def load_synthetic_faces(
+    num_identities: int = 64,
+    images_per_identity: int = 20,
+    image_size: int = 64,
+    seed: int = 0,
+    split: str = "train",
+    stream: str = "private",
+) -> "Dataset":
+    """Pictures of drawn people; the splits show the same people in other poses, lights and moods.
+
+    Args:
+        num_identities: Number of people, the classes.
+        images_per_identity: Pictures of each.
+        image_size: Side in pixels, >= 16.
+        seed: Of the population, >= 0; see :func:`sample_identities` for the people's numbers.
+        split: ``train``, ``validation`` or ``test``.
+        stream: ``private`` or ``public``: disjoint people.
+
+    Returns:
+        ``datasets.Dataset`` with ``image`` (PNG in memory) and ``label`` (``identity_000`` …), person after person.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+    _check_count("images_per_identity", images_per_identity, 1)
+    _check_count("image_size", image_size, 16)
+    _check_choice("split", split, SPLITS)
+    people = sample_identities(num_identities, seed, stream)
+
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    names = [f"identity_{person:03d}" for person in range(num_identities)]
+    identity = people.repeat_interleave(images_per_identity, dim=0)
+    nuisance = torch.cat(
+        [sample_nuisances(person, images_per_identity, seed, split, stream) for person in range(num_identities)]
+    )
+    pictures: list[dict[str, bytes | None]] = []
+    with torch.no_grad():
+        for some_people, some_nuisance in zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True):
+            images = render_faces(some_people, some_nuisance, image_size)
+            pictures += [{"bytes": _png(image), "path": None} for image in images]
+    labels = torch.arange(num_identities).repeat_interleave(images_per_identity).tolist()
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+
+
+def _png(image: Tensor) -> bytes:
+    from PIL import Image
+
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; pass one of {', '.join(choices)}")
