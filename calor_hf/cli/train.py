@@ -46,6 +46,7 @@ OWN_FILES = (
     "config.json",
     "model*.safetensors*",
     "preprocessor_config.json",
+    "trainer_state.json",
     "training_args.bin",
     "metrics.json",
     "curves.png",
@@ -132,6 +133,7 @@ def train(
         dataset=data_args.dataset or f"synthetic faces, {data_args.num_identities} identities",
     )
     trainer.save_model(args.output_dir)
+    trainer.save_state()
     if args.should_save:
         show_and_save(result, Path(args.output_dir))
     if push and args.should_save:
@@ -168,7 +170,7 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
         processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         config = ResNetConfig(
-            embedding_size=32, hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 1, 1], layer_type="basic", **labels
+            embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
         )
         return ResNetForImageClassification(config), processor
     try:
@@ -307,11 +309,9 @@ def publish(model: PreTrainedModel, processor: Any, args: CALoRTrainingArguments
 
 def _log_to_terminal(args: CALoRTrainingArguments) -> None:
     ours = logging.getLogger("calor_hf")
-    if not ours.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-        ours.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
 

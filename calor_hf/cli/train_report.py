@@ -13,6 +13,8 @@ from calor_hf.modeling import CALoRConfig
 from calor_hf.training.plan import Plan
 from calor_hf.training.trainer import DefenseTrainer
 
+_CLOSE = 0.05
+
 
 @dataclass(frozen=True)
 class Result:
@@ -88,11 +90,21 @@ def show_and_save(result: Result, folder: Path) -> None:
     print(table(result))
     print()
     if result.target is not None:
-        print(f"Scores now top out near {result.target:.2f}: move old score thresholds.")
+        print(about_confidence(result.measured["result"]["train_confidence_correct"], result.target))
     print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
     kind = type(result.model).__name__
     package = "calor_hf" if isinstance(result.model.config, CALoRConfig) else "transformers"
     print(f"Load it: from {package} import {kind}; model = {kind}.from_pretrained({str(folder)!r})")
+
+
+def about_confidence(reached: float, target: float) -> str:
+    """What the confidence that was reached means for whoever uses the scores."""
+    if abs(reached - target) <= _CLOSE:
+        return f"Scores now top out near {target:.2f}: move old score thresholds."
+    return (
+        f"Confidence has not reached its target: {reached:.2f} instead of {target:.2f}. Scores top out near "
+        f"{reached:.2f}: move old score thresholds. Train the first stage longer (higher --num-train-epochs) for more."
+    )
 
 
 def summary(result: Result) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _render(identity: Tensor, nuisance: Tensor, size: int) -> Tensor:
     canvas = _background(n, outer)
     canvas = _over(canvas, _hair_behind(p, outer, width), 0.85 * hair)
     canvas = _over(canvas, _neck(outer, width), 0.80 * skin)
-    canvas = _over(canvas, _shoulders(outer), _shirt(p, n))
+    canvas = _over(canvas, _shoulders(outer), _shirt(n))
     canvas = _over(canvas, _ears(p, outer, width), 0.92 * skin)
     face = _face(p, outer, width, length)
     canvas = _over(canvas, face, skin * _shade(n, inner, width))
@@ -167,7 +167,7 @@ def _hair(p: dict[str, Tensor]) -> Tensor:
     return torch.stack([light + 0.12 * red, light * (0.86 - 0.26 * red), light * (0.70 - 0.42 * red)], dim=1)
 
 
-def _shirt(p: dict[str, Tensor], n: dict[str, Tensor]) -> Tensor:
+def _shirt(n: dict[str, Tensor]) -> Tensor:
     return 0.45 + 0.25 * _hue(2.0 * n["background_hue"] + 2.4)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,6 +27,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: First part of the key of every draw, >= 0.
         image_column: Column with the images.
         label_column: Column with the labels.
+        keep_bytes: Decoded images are kept in memory up to this size, so that small sets are decoded once.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         image_column: str = "image",
         label_column: str = "label",
+        keep_bytes: int = 256 * 2**20,
     ) -> None:
         self.images = images
         self.processor = processor
@@ -43,18 +46,30 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.image_column = image_column
         self.label_column = label_column
+        self._kept: dict[int, tuple[Image.Image, int]] = {}
+        self._room = keep_bytes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that stay alive
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.images[int(index)]
-        image = row[self.image_column].convert("RGB")
+        image, label = self._picture(int(index))
         if self.augmentation is not None:
             image = self.augmentation(image, sample_rng(self.seed, int(self._epoch), int(index)))
         values = self.processor(images=image, return_tensors="np")["pixel_values"][0]
-        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(values)), "labels": row[self.label_column]}
+        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(values)), "labels": label}
+
+    def _picture(self, index: int) -> tuple[Image.Image, int]:
+        if index in self._kept:
+            return self._kept[index]
+        row = self.images[index]
+        found = row[self.image_column].convert("RGB"), int(row[self.label_column])
+        size = 3 * found[0].width * found[0].height
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = found
+        return found
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -67,7 +82,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     def without_augmentation(self) -> "ImageDataset":
         """The same images as they are."""
-        return ImageDataset(self.images, self.processor, None, self.seed, self.image_column, self.label_column)
+        plain = ImageDataset(self.images, self.processor, None, self.seed, self.image_column, self.label_column)
+        plain._kept, plain._room = self._kept, 0  # what is decoded already serves both
+        return plain
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

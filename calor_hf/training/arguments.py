@@ -30,6 +30,13 @@ class CALoRTrainingArguments(TrainingArguments):
     adapt_learning_rate: float | None = field(
         default=None, metadata={"help": "Constant learning rate of the adapt stage; default: a tenth of the first."}
     )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the new head in the first stage; default: learning_rate. A head from random "
+            "weights often needs more than a pre-trained base: see the confidence that the first stage reaches."
+        },
+    )
     adapt_start_epoch: float | None = field(
         default=None,
         metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."},
@@ -66,7 +73,7 @@ class CALoRTrainingArguments(TrainingArguments):
         super().__post_init__()
         check_strength(self.ca_a, self.ca_b)
         self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")
-        self._check_positive("confidence_tolerance")
+        self._check_positive("confidence_tolerance", "head_learning_rate")
         if self.max_accuracy_drop < 0:
             raise ValueError(f"max_accuracy_drop must be >= 0 points, got {self.max_accuracy_drop}")
         if self.adapt_start_epoch is not None:

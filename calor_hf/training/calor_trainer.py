@@ -80,6 +80,19 @@ class CALoRTrainer(DefenseTrainer):
         self._load_result(self.selection())
         return result
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.create_optimizer``, with the head's own learning rate, if one is given."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.args.head_learning_rate is not None:
+            head = {id(parameter) for parameter in self.model.low_rank_head.parameters()}
+            for group in list(optimizer.param_groups):
+                own = [parameter for parameter in group["params"] if id(parameter) in head]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+                if own:
+                    optimizer.add_param_group({**group, "params": own, "lr": self.args.head_learning_rate})
+        return optimizer
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)

@@ -281,6 +281,18 @@ def test_class_weights_reach_the_loss(tmp_path: Path) -> None:
     torch.testing.assert_close(model(**batch).loss, expected)
 
 
+def test_the_head_can_have_its_own_learning_rate(tmp_path: Path) -> None:
+    run = trainer(tmp_path, head_learning_rate=0.05, lr_scheduler_type="constant", save_strategy="no")
+    run.train()
+    head = {id(parameter) for parameter in run.model.low_rank_head.parameters()}
+    for group in run.optimizer.param_groups:
+        (is_head,) = {id(parameter) in head for parameter in group["params"]}
+        assert group["initial_lr"] == (0.05 if is_head else 0.01)
+        assert group["lr"] == pytest.approx(group["initial_lr"] / 10)  # the adapt stage
+    counted = sum(len(group["params"]) for group in run.optimizer.param_groups)
+    assert counted == len(list(run.model.parameters()))
+
+
 def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path) -> None:
     norms = {}
     for name, batch, accumulate in (("one", 8, 1), ("four", 2, 4)):

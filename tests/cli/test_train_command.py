@@ -1,0 +1,185 @@
+"""The command a user types: real runs on a few drawn people."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetForImageClassification, pipeline
+
+from calor_hf import CALoRForImageClassification
+from calor_hf.cli.main import main as calor_hf
+from calor_hf.cli.train import main, publish, train
+from calor_hf.cli.train_arguments import parse
+
+SMALL = [
+    "--num-identities", "4", "--num-train-epochs", "2", "--adapt-epochs", "2", "--max-accuracy-drop", "100",
+    "--confidence-tolerance", "1e-9", "--use-cpu", "--report-to", "none", "--warmup-steps", "0",
+]  # fmt: skip
+
+
+def test_default_run_saves_all_that_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    assert main([*SMALL, "--output-dir", str(folder), "--report-to", "tensorboard"]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("minutes of training at most", "adapt stage begins", "test accuracy", "target 0.8825", "Load it:"):
+        assert expected in shown
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert numbers["rank"] == 1
+    assert numbers["test_images"] == 40
+    assert list(numbers["measured"]) == ["before adapting", "result"]
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.width > 500
+    assert list((folder / "runs").rglob("events.out.tfevents*"))
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert isinstance(model, CALoRForImageClassification)
+    classify = pipeline("image-classification", model=str(folder))
+    answers = classify(Image.new("RGB", (64, 64)))
+    assert {answer["label"] for answer in answers} <= {f"identity_{i:03d}" for i in range(4)}
+
+
+def test_a_used_folder_is_refused_unless_overwriting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / "checkpoint-3").mkdir()
+    assert main([*SMALL, "--output-dir", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint-3").exists()
+    assert main([*SMALL, "--defense", "none", "--output-dir", str(tmp_path), "--overwrite"]) == 0
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    assert not (tmp_path / "checkpoint-3").exists()
+    ResNetForImageClassification.from_pretrained(tmp_path)
+
+
+def test_setting_c_starts_from_an_ordinary_fine_tune(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    words = [*SMALL, "--undefended-epochs", "2", "--head-init", "svd", "--output-dir", str(folder)]
+    result = train(*parse(words))
+    assert list(result.measured) == ["undefended", "before adapting", "result"]
+    assert isinstance(ResNetForImageClassification.from_pretrained(folder / "undefended"), PreTrainedModel)
+    assert 1 <= result.model.config.rank <= 4  # suggested from the fine-tuned features
+
+
+def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    from calor_hf import load_synthetic_faces
+
+    for row in load_synthetic_faces(3, 8, image_size=32):
+        person = tmp_path / "faces" / f"person {row['label']}"
+        person.mkdir(parents=True, exist_ok=True)
+        row["image"].save(person / f"{len(list(person.iterdir()))}.png")
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
+        num_labels=7,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(processor))
+    words = [
+        *SMALL, "--model", str(tmp_path / "base"), "--dataset", str(tmp_path / "faces"), "--rank", "2",
+        "--class-weights", "balanced", "--output-dir", str(tmp_path / "out"),
+    ]  # fmt: skip
+    assert main(words) == 0
+    model = CALoRForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.base_class == "ViTForImageClassification"
+    assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rank", "many"], "--rank must be a whole number or auto, got many"),
+        (["--defense", "magic"], "--defense must be calor or none"),
+        (["--head-init", "svd"], "pass --model, or --undefended-epochs first"),
+        (["--resume", "--overwrite"], "pass one of them"),
+        (["--class-weights", "heavy"], "must be none or balanced"),
+        (["--ca-b", "0"], "b must be a positive finite number"),
+        (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
+        (["--model", "nobody/nothing"], "pass a folder that holds config.json"),
+        (["--rank", "9"], "rank must be a whole number between 1 and 4"),
+        (["--activation", "gelu"], "unknown activation 'gelu'"),
+        (["--augmentation", "mirror"], "unknown augmentation 'mirror'"),
+    ],
+)
+def test_bad_options_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main([*SMALL, "--output-dir", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_losing_accuracy_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rank", "3", "--num-train-epochs", "8", "--max-accuracy-drop", "0", "--adapt-learning-rate", "3"]
+    assert main([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 1
+    assert "--accept-unadapted" in capsys.readouterr().err
+
+
+def test_published_class_names_are_numbers_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CALoRForImageClassification.from_base(
+        ResNetForImageClassification.from_pretrained(_tiny_resnet(tmp_path)), rank=1, id2label={0: "Ada", 1: "Alan"}
+    )
+    pushed: list[dict[int, str]] = []
+
+    class Processor:
+        def push_to_hub(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def push(self: Any, *args: Any, **kwargs: Any) -> None:
+        pushed.append(dict(self.config.id2label))
+
+    monkeypatch.setattr(CALoRForImageClassification, "push_to_hub", push)
+    args = parse([*SMALL, "--output-dir", str(tmp_path)])[3]
+    publish(model, Processor(), args, label_names=False)
+    publish(model, Processor(), args, label_names=True)
+    assert pushed == [{0: "LABEL_0", 1: "LABEL_1"}, {0: "Ada", 1: "Alan"}]
+    assert model.config.id2label == {0: "Ada", 1: "Alan"}
+
+
+def test_ctrl_c_in_the_adapt_stage_and_resume(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "train_calor.py"
+    command = [sys.executable, str(script), *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    subprocess.run([*command, "--output-dir", str(tmp_path / "whole")], env=environment, check=True)
+
+    halves = [*command, "--output-dir", str(tmp_path / "halves")]
+    with subprocess.Popen(halves, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("adapt "):  # the first epoch of the adapt stage is over
+                run.send_signal(signal.SIGINT)
+                break
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "stopped in stage 'adapt'" in errors
+    resumed = subprocess.run([*halves, "--resume"], env=environment, check=True, capture_output=True, text=True)
+    assert "fit    epoch" not in resumed.stdout
+    left = load_file(tmp_path / "whole" / "model.safetensors")
+    right = load_file(tmp_path / "halves" / "model.safetensors")
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_command_lists_helps_and_suggests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calor_hf(["--help"]) == 0
+    assert "train" in capsys.readouterr().out
+    assert calor_hf(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "calor" in shown
+    assert "none" in shown
+    assert calor_hf(["trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+    assert calor_hf(["--version"]) == 0
+
+
+def _tiny_resnet(folder: Path) -> Path:
+    from transformers import ResNetConfig
+
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=2)
+    ResNetForImageClassification(config).save_pretrained(folder / "resnet")
+    return folder / "resnet"
