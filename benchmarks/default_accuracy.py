@@ -38,8 +38,8 @@ def main() -> None:
     lines = [
         "# The embedded default",
         "",
-        f"`python -m benchmarks default_accuracy`, version {__version__}: 64 drawn people, 20 training, 5 validation and "
-        f"10 test images each ({images} test images), ResNet from random weights, rank {rank}, seeds "
+        f"`python -m benchmarks default_accuracy`, version {__version__}: 64 drawn people, 20 training, 5 validation "
+        f"and 10 test images each ({images} test images), ResNet from random weights, rank {rank}, seeds "
         f"{', '.join(map(str, SEEDS))}: mean [lowest, highest].",
         "",
         "| | " + " | ".join(found) + " |",
@@ -47,8 +47,8 @@ def main() -> None:
     ]
     for title, key, factor, unit in _ROWS:
         cells = []
-        for metrics in found.values():
-            values = [factor * entry[key] for entry in metrics]
+        for runs in found.values():
+            values = [factor * entry[key] for entry in runs]
             digits = 2 if factor == 100 else 4
             low, high = min(values), max(values)
             cells.append(f"{sum(values) / len(values):.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]")

@@ -31,7 +31,7 @@ class Registry(Generic[T]):
 
         def decorate(cls: type[T]) -> type[T]:
             known = self._classes.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"{self.kind} '{name}' is already {known.__module__}.{known.__qualname__}")
             self._classes[name] = cls
             return cls
@@ -59,7 +59,7 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
+        self._loaded = True

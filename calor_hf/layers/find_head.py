@@ -41,7 +41,8 @@ def check_heads(model: nn.Module, paths: list[str]) -> int:
         Number of input features.
 
     Raises:
-        ValueError: there is no path, a path does not exist, more than one is given, or it is no linear layer.
+        ValueError: there is no path, a path does not exist, more than one is given, or it is no linear layer with
+            as many outputs as the model has classes.
     """
     name = type(model).__name__
     if not paths:
@@ -54,6 +55,14 @@ def check_heads(model: nn.Module, paths: list[str]) -> int:
         if not isinstance(model.get_submodule(path), nn.Linear):
             kind = type(model.get_submodule(path)).__name__
             raise ValueError(f"expected a linear layer at {path!r} of {name}, found {kind}; pass head= the path of one")
+    expected = getattr(getattr(model, "config", None), "num_labels", None)
+    for path in paths:
+        found = cast(nn.Linear, model.get_submodule(path)).out_features
+        if expected is not None and found != expected:
+            raise ValueError(
+                f"{path!r} of {name} gives {found} numbers, but the model has {expected} classes: it is not the "
+                "classifier; pass head= the path of the layer that gives the scores"
+            )
     if len(paths) > 1:
         raise ValueError(
             f"{name} has {len(paths)} classifier heads ({', '.join(paths)}); models with one head are supported: "

@@ -93,7 +93,7 @@ class LowRankHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             x = _at_least_float32(features)
             if self.norm is not None:
-                x = self.norm(x)
+                x = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
             return ACTIVATIONS[self.activation](_linear(self.down, x))
 
     def forward(self, features: Tensor) -> Tensor:

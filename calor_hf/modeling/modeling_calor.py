@@ -1,23 +1,33 @@
 """CALoR around any image classification model of transformers."""
 
+import copy
 import logging
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses.calor import CALoR
+from calor_hf.defenses.calor import CALoR, check_strength
 from calor_hf.layers.features import head_inputs
-from calor_hf.layers.find_head import check_heads, find_heads, take_out_head
+from calor_hf.layers.find_head import check_heads, take_out_head
 from calor_hf.layers.low_rank_head import LowRankHead, check_head, default_rank
 from calor_hf.layers.svd_init import svd_init
+from calor_hf.modeling.base_model import (
+    architecture_of,
+    base_class_of,
+    config_for,
+    forget_labels,
+    read_config,
+    refuse_new_head,
+    set_labels,
+)
 from calor_hf.modeling.configuration_calor import CALoRConfig
 
 logger = logging.getLogger(__name__)
@@ -70,7 +80,7 @@ class CALoRForImageClassification(PreTrainedModel):
     def __init__(self, config: CALoRConfig) -> None:
         super().__init__(config)
         self.defense = CALoR(config.defense_config())
-        self.backbone = _base_class(config)._from_config(config.base_config)
+        self.backbone = base_class_of(config)._from_config(config.base_config)
         width = check_heads(self.backbone, [config.head_path] if config.head_path else [])
         take_out_head(self.backbone, config.head_path)
         self.low_rank_head: LowRankHead = self.defense.build_head(width, config.num_labels)
@@ -94,6 +104,7 @@ class CALoRForImageClassification(PreTrainedModel):
 
     def set_loss(self, a: float, b: float) -> None:
         """Strength and sharpness of confidence adaptation; saved with the configuration."""
+        check_strength(a, b)
         self.config.ca_a, self.config.ca_b = a, b
         self.defense = CALoR(self.config.defense_config())
 
@@ -109,7 +120,7 @@ class CALoRForImageClassification(PreTrainedModel):
         """
         return_dict = kwargs.pop("return_dict", None)
         if pixel_values is not None:
-            kwargs["pixel_values"] = pixel_values
+            kwargs["pixel_values"] = pixel_values.to(self.backbone.dtype)
         outputs = self.backbone(**kwargs, return_dict=True)
         features = outputs.logits
         logits = self.low_rank_head(features)
@@ -174,15 +185,20 @@ class CALoRForImageClassification(PreTrainedModel):
         """
         config = hf_kwargs.pop("config", None)
         if not isinstance(config, PreTrainedConfig):
-            config = AutoConfig.from_pretrained(config or source, **_hub_kwargs(hf_kwargs))
+            config, hf_kwargs = read_config(config or source, hf_kwargs)
         if isinstance(config, CALoRConfig):
-            _refuse_new_head(config, rank, num_labels, head_init, head)
-            _set_labels(config, None, id2label, label2id)
+            asked = {"rank": rank, "activation": activation, "input_norm": input_norm, "bias": bias}
+            names = id2label if id2label is not None else label2id
+            asked["num_labels"] = len(names) if num_labels is None and names is not None else num_labels
+            asked = {name: value for name, value in asked.items() if value is not None}
+            refuse_new_head(config, asked, head_init, head, calibration)
+            set_labels(config, None, id2label, label2id)
             return cast(
                 CALoRForImageClassification, super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
             )
-        base = _architecture(config).from_pretrained(source, config=config, **hf_kwargs)
-        return cls.from_base(
+        loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
+        base = loaded[0] if isinstance(loaded, tuple) else loaded
+        model = cls.from_base(
             base,
             rank=rank,
             num_labels=num_labels,
@@ -195,6 +211,8 @@ class CALoRForImageClassification(PreTrainedModel):
             calibration=calibration,
             head=head,
         )
+        # With output_loading_info=True transformers adds what was missing and unexpected in the file.
+        return cast(CALoRForImageClassification, (model, *loaded[1:])) if isinstance(loaded, tuple) else model
 
     @classmethod
     def from_base(
@@ -218,7 +236,7 @@ class CALoRForImageClassification(PreTrainedModel):
         """
         if head_init not in ("random", "svd"):
             raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
-        config = _config_for(base, head, num_labels, id2label, label2id)
+        config = config_for(base, head, num_labels, id2label, label2id)
         width = check_heads(base, [config.head_path])
         if rank is None:
             rank = default_rank(width, config.num_labels)
@@ -230,9 +248,10 @@ class CALoRForImageClassification(PreTrainedModel):
             )
         check_head(width, config.num_labels, rank, activation, input_norm)
         if rank == min(width, config.num_labels):
+            usual = default_rank(width, config.num_labels)
             warnings.warn(
                 f"rank {rank} is the full rank of {width} features and {config.num_labels} classes: the head hides "
-                f"nothing; try rank={default_rank(width, config.num_labels)}",
+                f"nothing{f'; try rank={usual}' if usual < rank else ''}",
                 stacklevel=2,
             )
         config.rank, config.activation, config.bias, config.input_norm = rank, activation, bias, input_norm
@@ -242,12 +261,14 @@ class CALoRForImageClassification(PreTrainedModel):
         classifier = cast(nn.Linear, base.get_submodule(config.head_path))
         new_head = model.defense.build_head(width, config.num_labels).to(classifier.weight.device)
         if head_init == "svd":
-            batches = [calibration] if isinstance(calibration, Tensor | dict) else calibration
+            batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
             features = None if calibration is None else head_inputs(base, config.head_path, batches)
             svd_init(new_head, classifier, features)
         take_out_head(base, config.head_path)
-        _forget_labels(base.config)
+        forget_labels(base.config)
         model.backbone, model.low_rank_head = base, new_head
+        config.base_config = base.config
+        config._attn_implementation = base.config._attn_implementation
         config.dtype = base.dtype
         model.train(base.training)
         return model
@@ -257,95 +278,4 @@ class CALoRForImageClassification(PreTrainedModel):
         """Random weights, from a :class:`CALoRConfig`, or a base configuration and :meth:`from_base`'s arguments."""
         if isinstance(config, CALoRConfig):
             return cast(CALoRForImageClassification, cls._from_config(config, **kwargs))
-        return cls.from_base(_architecture(config)._from_config(config), **kwargs)
-
-
-def _architecture(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    # The class that the checkpoint was saved from, where it is one of the type's image classifiers.
-    known = AutoModelForImageClassification._model_mapping.get(type(config), None)
-    if known is None:
-        raise ValueError(
-            f"{type(config).__name__} has no image classification model in transformers {transformers.__version__}; "
-            "pass a checkpoint of one, e.g. google/vit-base-patch16-224"
-        )
-    candidates = known if isinstance(known, tuple) else (known,)
-    named = (config.architectures or [None])[0]
-    return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
-
-
-def _base_class(config: CALoRConfig) -> type[PreTrainedModel]:
-    found = getattr(transformers, config.base_class or "", None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
-        raise ValueError(
-            f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
-            "install the version that this model was saved with"
-        )
-    return found
-
-
-def _config_for(
-    base: PreTrainedModel,
-    head: str | None,
-    num_labels: int | None,
-    id2label: dict[int, str] | None,
-    label2id: dict[str, int] | None,
-) -> CALoRConfig:
-    paths = [head] if head is not None else find_heads(type(base), base.config)
-    check_heads(base, paths)
-    config = CALoRConfig(base_config=base.config, base_class=type(base).__name__, head_path=paths[0])
-    _base_class(config)
-    config.id2label, config.label2id = base.config.id2label, base.config.label2id
-    _set_labels(config, num_labels, id2label, label2id)
-    return config
-
-
-def _set_labels(
-    config: PreTrainedConfig,
-    num_labels: int | None,
-    id2label: dict[int, str] | None,
-    label2id: dict[str, int] | None,
-) -> None:
-    named = len(id2label) if id2label is not None else len(label2id) if label2id is not None else num_labels
-    if num_labels is not None and named != num_labels:
-        raise ValueError(f"num_labels={num_labels}, but the label names given are {named}; pass one name per class")
-    if id2label is None and label2id is not None:
-        id2label = {index: name for name, index in label2id.items()}
-    if id2label is not None:
-        config.id2label = {int(index): name for index, name in id2label.items()}
-        config.label2id = {name: index for index, name in config.id2label.items()}
-    elif num_labels is not None and num_labels != config.num_labels:
-        config.num_labels = num_labels
-
-
-def _forget_labels(base_config: PreTrainedConfig) -> None:
-    # The classes belong to the outer configuration; names (of people) are not written twice.
-    base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
-    base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
-
-
-def _refuse_new_head(
-    config: CALoRConfig, rank: int | None, num_labels: int | None, head_init: str, head: str | None
-) -> None:
-    wanted = {"rank": (rank, config.rank), "num_labels": (num_labels, config.num_labels)}
-    for name, (asked, saved) in wanted.items():
-        if asked is not None and asked != saved:
-            raise ValueError(
-                f"this is a saved CALoR model with {name}={saved}, got {name}={asked}; leave {name} out, or start "
-                "again from the base checkpoint"
-            )
-    if head_init != "random" or head is not None:
-        raise ValueError("this is a saved CALoR model: head_init and head only apply to base checkpoints")
-
-
-def _hub_kwargs(hf_kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = (
-        "revision",
-        "token",
-        "cache_dir",
-        "local_files_only",
-        "force_download",
-        "proxies",
-        "subfolder",
-        "trust_remote_code",
-    )
-    return {name: hf_kwargs[name] for name in names if name in hf_kwargs}
+        return cls.from_base(architecture_of(config)._from_config(copy.deepcopy(config)), **kwargs)

@@ -1,6 +1,7 @@
 """How long training will take, measured before it starts."""
 
 import copy
+import statistics
 import time
 from typing import Any
 
@@ -8,8 +9,10 @@ import torch
 
 from calor_hf.training.trainer import DefenseTrainer
 
+WARM_UP, TIMED = 2, 6
 
-def estimate_seconds(trainer: DefenseTrainer, timed_steps: int = 3) -> float:
+
+def estimate_seconds(trainer: DefenseTrainer) -> float:
     """Rough length of ``trainer.train()`` on this machine, from a few steps of a throw-away copy of the model.
 
     Neither the model nor any random state changes. Evaluation counts as a third of a step for each of its images;
@@ -17,7 +20,6 @@ def estimate_seconds(trainer: DefenseTrainer, timed_steps: int = 3) -> float:
 
     Args:
         trainer: Ready to train, on map-style data.
-        timed_steps: Steps to time after one to warm up, > 0.
 
     Returns:
         Seconds.
@@ -28,17 +30,17 @@ def estimate_seconds(trainer: DefenseTrainer, timed_steps: int = 3) -> float:
     cuda = [args.device] if args.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         model = copy.deepcopy(trainer.model).train()
-        begin = 0.0
-        for step in range(timed_steps + 1):
-            if step == 1:
-                begin = _now(args.device)
+        times = []
+        for step in range(WARM_UP + TIMED):
+            begin = _now(args.device)
             batch = trainer.data_collator([data[(step * batch_size + i) % len(data)] for i in range(batch_size)])
             inputs = {name: value.to(args.device) for name, value in batch.items()}
             with trainer.accelerator.autocast():
                 outputs = model(**inputs)
             outputs.loss.backward()
             model.zero_grad()
-        per_image = (_now(args.device) - begin) / (timed_steps * batch_size)
+            times.append(_now(args.device) - begin)
+    per_image = statistics.median(times[WARM_UP:]) / batch_size
     values = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
     epochs, steps = values[0], values[-1]
     trained = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps

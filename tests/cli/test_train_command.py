@@ -47,13 +47,13 @@ def test_default_run_saves_all_that_it_says(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_used_folder_is_refused_unless_overwriting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-999").mkdir()
     assert main([*SMALL, "--output-dir", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert (tmp_path / "checkpoint-3").exists()
+    assert (tmp_path / "checkpoint-999").exists()
     assert main([*SMALL, "--defense", "none", "--output-dir", str(tmp_path), "--overwrite"]) == 0
     assert (tmp_path / "thesis.tex").read_text() == "mine"
-    assert not (tmp_path / "checkpoint-3").exists()
+    assert not (tmp_path / "checkpoint-999").exists()
     ResNetForImageClassification.from_pretrained(tmp_path)
 
 

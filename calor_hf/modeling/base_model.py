@@ -1,0 +1,126 @@
+"""The base model of a CALoR model: its class, its configuration, its labels."""
+
+import copy
+from typing import Any, cast
+
+import transformers
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+
+from calor_hf.layers.find_head import check_heads, find_heads
+from calor_hf.modeling.configuration_calor import CALoRConfig
+
+
+def architecture_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Class that a checkpoint was saved from, or the first image classifier of its type.
+
+    Raises:
+        ValueError: the type has no image classifier.
+    """
+    known = AutoModelForImageClassification._model_mapping.get(type(config), None)
+    if known is None:
+        raise ValueError(
+            f"{type(config).__name__} has no image classification model in transformers {transformers.__version__}; "
+            "pass a checkpoint of one, e.g. google/vit-base-patch16-224"
+        )
+    candidates = known if isinstance(known, tuple) else (known,)
+    named = (config.architectures or [None])[0]
+    return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
+
+
+def base_class_of(config: CALoRConfig) -> type[PreTrainedModel]:
+    """Class of the base model that ``config`` names.
+
+    Raises:
+        ValueError: transformers has none of this name.
+    """
+    found = getattr(transformers, config.base_class or "", None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise ValueError(
+            f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
+            "install the version that this model was saved with"
+        )
+    return found
+
+
+def config_for(
+    base: PreTrainedModel,
+    head: str | None,
+    num_labels: int | None,
+    id2label: dict[int, str] | None,
+    label2id: dict[str, int] | None,
+) -> CALoRConfig:
+    """Configuration of a CALoR model around ``base``, whose head is found, or checked where it is named."""
+    paths = [head] if head is not None else find_heads(type(base), base.config)
+    check_heads(base, paths)
+    config = CALoRConfig(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_path=paths[0])
+    base_class_of(config)
+    config.id2label, config.label2id = base.config.id2label, base.config.label2id
+    set_labels(config, num_labels, id2label, label2id)
+    return config
+
+
+def set_labels(
+    config: PreTrainedConfig,
+    num_labels: int | None,
+    id2label: dict[int, str] | None,
+    label2id: dict[str, int] | None,
+) -> None:
+    """Write the classes into ``config``; names go before numbers.
+
+    Raises:
+        ValueError: ``num_labels`` and the names disagree.
+    """
+    named = len(id2label) if id2label is not None else len(label2id) if label2id is not None else num_labels
+    if num_labels is not None and named != num_labels:
+        raise ValueError(f"num_labels={num_labels}, but the label names given are {named}; pass one name per class")
+    if id2label is None and label2id is not None:
+        id2label = {index: name for name, index in label2id.items()}
+    if id2label is not None:
+        config.id2label = {int(index): name for index, name in id2label.items()}
+        config.label2id = {name: index for index, name in config.id2label.items()}
+    elif num_labels is not None and num_labels != config.num_labels:
+        config.num_labels = num_labels
+
+
+def forget_labels(base_config: PreTrainedConfig) -> None:
+    """Drop the base's label names: the classes belong to the outer configuration, and names are people."""
+    base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def refuse_new_head(
+    config: CALoRConfig, asked: dict[str, Any], head_init: str, head: str | None, calibration: Any
+) -> None:
+    """Raise ``ValueError`` for settings of a new head beside a saved CALoR model."""
+    defaults = {"activation": "tanh", "input_norm": None, "bias": True}
+    for name, value in asked.items():
+        saved = getattr(config, name)
+        if value not in (saved, defaults.get(name)):
+            raise ValueError(
+                f"this is a saved CALoR model with {name}={saved!r}, got {name}={value!r}; leave {name} out, or start "
+                "again from the base checkpoint"
+            )
+    if head_init != "random" or head is not None or calibration is not None:
+        raise ValueError("this is a saved CALoR model: head_init, calibration and head apply to base checkpoints")
+
+
+def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """Configuration of a checkpoint, changed by those of ``hf_kwargs`` that belong to it, and the other ones."""
+    for_model = {name: hf_kwargs[name] for name in _FOR_MODEL if name in hf_kwargs}
+    for_config = {name: value for name, value in hf_kwargs.items() if name not in for_model}
+    config, unused = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **for_config)
+    origin = {name: hf_kwargs[name] for name in _ORIGIN if name in hf_kwargs}
+    return config, {**unused, **origin, **for_model}
+
+
+_FOR_MODEL = ("dtype", "torch_dtype", "attn_implementation", "device_map", "quantization_config")
+_ORIGIN = (
+    "revision",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+    "proxies",
+    "subfolder",
+    "trust_remote_code",
+)
