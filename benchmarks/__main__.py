@@ -4,7 +4,7 @@ import importlib
 import sys
 
 SHORT = ("imports", "training")
-LONG = ("default_accuracy",)
+LONG = ("default_accuracy", "svd_start")
 
 
 def main() -> None:

@@ -41,6 +41,13 @@ class CALoRTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."},
     )
+    adapt_freeze_batch_norm: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep batch norm statistics fixed in the adapt stage, so that the loss sees the confidence that the "
+            "model shows in use. (With batch statistics it settles some hundredths beside the target.)"
+        },
+    )
     ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})
     ca_b: float = field(
         default=8.0, metadata={"help": "Sharpness b of the loss, > 0; confidence is led to e^(-1/b), 0.8825 for 8."}

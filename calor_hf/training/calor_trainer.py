@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
@@ -51,6 +52,7 @@ class CALoRTrainer(DefenseTrainer):
                 "with CALoRForImageClassification.from_base(model)"
             )
         self.model.set_loss(self.args.ca_a, self.args.ca_b)
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
 
     @property
     def target(self) -> float:
@@ -92,6 +94,13 @@ class CALoRTrainer(DefenseTrainer):
                 if own:
                     optimizer.add_param_group({**group, "params": own, "lr": self.args.head_learning_rate})
         return optimizer
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As :class:`DefenseTrainer`; batch norm statistics stay fixed in the adapt stage, unless asked otherwise."""
+        if model.training and self.args.adapt_freeze_batch_norm and self.progress().stage == "adapt":
+            for module in self._batch_norms:
+                module.eval()
+        return super().compute_loss(model, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""

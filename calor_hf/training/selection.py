@@ -53,8 +53,8 @@ def select_adapted(
 
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
     within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage. Adapting stops when a
-    candidate that keeps the accuracy is within ``tolerance`` of the target, or when the last two candidates both lost
-    too much: longer adapting only loses more.
+    candidate that keeps the accuracy is within ``tolerance`` of the target, or when the last three candidates all lost
+    too much and do not recover. (Accuracy often dips in the first epoch and comes back; it is not given up at once.)
 
     Args:
         history: ``trainer.state.log_history``: entries with ``step``, and ``eval_accuracy`` or
@@ -79,7 +79,8 @@ def select_adapted(
     kept = [c for c in candidates if c.accuracy >= reference.accuracy - budget - 1e-9]
     best = min(kept, key=lambda c: abs(c.confidence - target), default=None)
     reached = best is not None and abs(best.confidence - target) <= tolerance
-    lost = len(candidates) >= 2 and not any(c in kept for c in candidates[-2:])
+    recent = candidates[-3:]
+    lost = len(recent) == 3 and not any(c in kept for c in recent) and recent[-1].accuracy <= recent[0].accuracy
     return Selection(reference, candidates, best, finished=reached or lost, budget=budget)
 
 

@@ -293,6 +293,17 @@ def test_the_head_can_have_its_own_learning_rate(tmp_path: Path) -> None:
     assert counted == len(list(run.model.parameters()))
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batch_norm_statistics_stand_still_while_adapting(tmp_path: Path, freeze: bool) -> None:
+    run = trainer(tmp_path, adapt_freeze_batch_norm=freeze)
+    run.train()
+    first = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1").state_dict()
+    last = CALoRForImageClassification.from_pretrained(tmp_path / "checkpoint-48").state_dict()
+    for kind in ("running_mean", "running_var"):
+        assert all(torch.equal(first[name], last[name]) == freeze for name in first if name.endswith(kind))
+    assert not torch.equal(first["low_rank_head.up.weight"], last["low_rank_head.up.weight"])
+
+
 def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path) -> None:
     norms = {}
     for name, batch, accumulate in (("one", 8, 1), ("four", 2, 4)):

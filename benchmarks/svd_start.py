@@ -1,0 +1,58 @@
+"""Accuracy of ``head_init="svd"`` before any training, over the scale of Tanh: why ``SPREADS`` is what it is.
+
+Trains the undefended embedded default once, or takes a finished run's folder: ``SVD_BASE=outputs/none``.
+"""
+
+import os
+import tempfile
+import warnings
+
+import torch
+from transformers import ResNetForImageClassification
+
+from calor_hf import CALoRForImageClassification
+from calor_hf.cli.train import train
+from calor_hf.cli.train_arguments import parse
+from calor_hf.data.face_renderer import render_faces
+from calor_hf.data.synthetic_faces import sample_identities, sample_nuisances
+from calor_hf.layers import svd_init
+
+PEOPLE = 64
+SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def _images(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    people = sample_identities(PEOPLE).repeat_interleave(count, dim=0)
+    nuisance = torch.cat([sample_nuisances(person, count, 0, split) for person in range(PEOPLE)])
+    return 2 * render_faces(people, nuisance) - 1, torch.arange(PEOPLE).repeat_interleave(count)
+
+
+@torch.no_grad()
+def _accuracy(model: torch.nn.Module, split: str, count: int) -> float:
+    images, labels = _images(split, count)
+    scores = torch.cat([model(pixel_values=part).logits for part in images.split(128)])
+    return float((scores.argmax(dim=1) == labels).float().mean())
+
+
+def main() -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        base_folder = os.environ.get("SVD_BASE", folder)
+        if base_folder == folder:
+            train(*parse(["--output-dir", folder, "--overwrite", "--defense", "none", "--report-to", "none"]))
+        warnings.simplefilter("ignore")  # full rank is meant here
+        calibration = _images("train", 20)[0][::5]
+        print(f"undefended: {_accuracy(_load(base_folder), 'test', 10):.2%}")
+        for rank in (PEOPLE, 16):
+            for scale in SCALES:
+                svd_init.SPREADS = scale
+                model = CALoRForImageClassification.from_base(
+                    _load(base_folder), rank=rank, head_init="svd", calibration=calibration
+                )
+                print(f"rank {rank:2d}, {scale:.1f} spreads: {_accuracy(model.eval(), 'test', 10):.2%}", flush=True)
+            model = CALoRForImageClassification.from_base(_load(base_folder), rank=rank, head_init="svd")
+            print(f"rank {rank:2d}, no calibration images: {_accuracy(model.eval(), 'test', 10):.2%}", flush=True)
+
+
+def _load(folder: str) -> ResNetForImageClassification:
+    return ResNetForImageClassification.from_pretrained(folder).eval()
