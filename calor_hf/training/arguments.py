@@ -44,8 +44,8 @@ class CALoRTrainingArguments(TrainingArguments):
     adapt_freeze_batch_norm: bool = field(
         default=True,
         metadata={
-            "help": "Keep batch norm statistics fixed in the adapt stage, so that the loss sees the confidence that the "
-            "model shows in use. (With batch statistics it settles some hundredths beside the target.)"
+            "help": "Keep batch norm statistics fixed in the adapt stage, so that the loss sees the confidence that "
+            "the model shows in use. (With batch statistics it settles some hundredths beside the target.)"
         },
     )
     ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})
