@@ -54,7 +54,7 @@ def select_adapted(
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
     within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage. Adapting stops when a
     candidate that keeps the accuracy is within ``tolerance`` of the target, or when the last three candidates all lost
-    too much and do not recover. (Accuracy often dips in the first epoch and comes back; it is not given up at once.)
+    too much and it gets worse. (Accuracy often dips in the first epoch and comes back; it is not given up at once.)
 
     Args:
         history: ``trainer.state.log_history``: entries with ``step``, and ``eval_accuracy`` or
@@ -80,7 +80,7 @@ def select_adapted(
     best = min(kept, key=lambda c: abs(c.confidence - target), default=None)
     reached = best is not None and abs(best.confidence - target) <= tolerance
     recent = candidates[-3:]
-    lost = len(recent) == 3 and not any(c in kept for c in recent) and recent[-1].accuracy <= recent[0].accuracy
+    lost = len(recent) == 3 and not any(c in kept for c in recent) and recent[-1].accuracy < recent[0].accuracy
     return Selection(reference, candidates, best, finished=reached or lost, budget=budget)
 
 
