@@ -16,5 +16,5 @@ def _seed() -> None:
 
 @pytest.fixture
 def images() -> Tensor:
-    """Four random images as the models of ``tiny_models`` take them, the same in every test."""
+    """Four random images as the models of ``tests.tiny_models`` take them, the same in every test."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))

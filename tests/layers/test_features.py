@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 from torch import Tensor
 
 from calor_hf.layers.features import head_inputs
+from tests.tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 
 
 @pytest.mark.parametrize("kind", KINDS)

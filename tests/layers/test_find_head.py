@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 from torch import Tensor, nn
 from transformers import ViTModel
 
 from calor_hf.layers.find_head import check_heads, find_heads, take_out_head
+from tests.tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 
 
 @pytest.mark.parametrize("kind", KINDS)

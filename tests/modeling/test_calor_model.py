@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -23,6 +22,7 @@ from calor_hf import CALoRConfig, CALoRForImageClassification
 from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.modeling import CALoRImageClassifierOutput
 from calor_hf.modeling import base_model as modeling
+from tests.tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 
 LABELS = torch.tensor([0, 3, 9, 3])
 NAMES = {index: f"identity {chr(97 + index)}" for index in range(10)}
