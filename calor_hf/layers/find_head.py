@@ -1,10 +1,12 @@
 """Finding the classifier of any image classification model, and taking it out."""
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -30,57 +32,108 @@ def find_heads(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
     return [path for path in order if path in heads]
 
 
-def check_heads(model: nn.Module, paths: list[str]) -> int:
-    """Width of the features that the classifier at ``paths`` reads.
+def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
+    """Widths of the features that the classifiers at ``paths`` read.
 
     Args:
-        model: Model with its ordinary classifier.
-        paths: Module paths of the classifier's layers.
+        model: Model with its ordinary classifiers.
+        paths: Module paths of the classifiers' layers.
 
     Returns:
-        Number of input features.
+        Number of input features of each.
 
     Raises:
-        ValueError: there is no path, a path does not exist, more than one is given, or it is no linear layer with
-            as many outputs as the model has classes.
+        ValueError: there is no path, a path does not exist, or it is no linear layer (or 1x1 convolution) with as
+            many outputs as the model has classes.
     """
     name = type(model).__name__
     if not paths:
-        raise ValueError(f'no classifier head found in {name}; pass head="name.of.linear"')
-    linears = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+        raise ValueError(
+            f"no classifier head found in {name}: no layer's size follows num_labels, as where the scores are words "
+            'of a language model; pass head="name.of.linear" if there is one'
+        )
+    modules = dict(model.named_modules())
+    linears = [path for path, module in modules.items() if isinstance(module, nn.Linear)]
+    expected = getattr(getattr(model, "config", None), "num_labels", None)
+    widths = []
     for path in paths:
-        if path not in dict(model.named_modules()):
+        if path not in modules:
             near = f"; its last linear layers: {', '.join(linears[-4:])}" if linears else ""
             raise ValueError(f"{name} has no module {path!r}{near}")
-        if not isinstance(model.get_submodule(path), nn.Linear):
-            kind = type(model.get_submodule(path)).__name__
-            raise ValueError(f"expected a linear layer at {path!r} of {name}, found {kind}; pass head= the path of one")
-    expected = getattr(getattr(model, "config", None), "num_labels", None)
-    for path in paths:
-        found = cast(nn.Linear, model.get_submodule(path)).out_features
+        size = _size(modules[path])
+        if size is None:
+            kind = type(modules[path]).__name__
+            raise ValueError(
+                f"expected a linear layer or 1x1 convolution at {path!r} of {name}, found {kind}; pass head= the path "
+                "of one"
+            )
+        width, found = size
         if expected is not None and found != expected:
             raise ValueError(
                 f"{path!r} of {name} gives {found} numbers, but the model has {expected} classes: it is not the "
                 "classifier; pass head= the path of the layer that gives the scores"
             )
-    if len(paths) > 1:
-        raise ValueError(
-            f"{name} has {len(paths)} classifier heads ({', '.join(paths)}); models with one head are supported: "
-            "use the sibling class without distillation head"
-        )
-    return cast(nn.Linear, model.get_submodule(paths[0])).in_features
+        widths.append(width)
+    return widths
 
 
-def take_out_head(model: nn.Module, path: str) -> nn.Linear:
-    """Replace the linear layer at ``path`` by the identity, so that the model's logits are the head's inputs.
+def take_out_heads(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
+    """Replace the classifiers at ``paths``, so that the model's scores become the inputs of the classifiers.
+
+    One classifier gives way to the identity. Of several, whose mean a model returns as its scores, each gives way to
+    a :class:`HeadSlot`, and the scores become their inputs side by side.
 
     Returns:
-        The layer taken out.
+        The layers taken out.
     """
-    head = cast(nn.Linear, model.get_submodule(path))
+    heads = [model.get_submodule(path) for path in paths]
+    widths = [cast("tuple[int, int]", _size(head))[0] for head in heads]
+    for index, (path, head) in enumerate(zip(paths, heads, strict=True)):
+        slot = HeadSlot(widths, index, isinstance(head, nn.Conv2d)) if len(paths) > 1 else nn.Identity()
+        _set_module(model, path, slot)
+    return heads
+
+
+def put_back_heads(model: nn.Module, paths: Sequence[str], heads: Sequence[nn.Module]) -> None:
+    """Undo :func:`take_out_heads`, which returned ``heads``."""
+    for path, head in zip(paths, heads, strict=True):
+        _set_module(model, path, head)
+
+
+class HeadSlot(nn.Module):
+    """Stands where one of several classifiers was: its input, between zeros for the inputs of the others.
+
+    Times the number of classifiers, so that the mean over them, which the model takes, is their inputs side by side.
+
+    Args:
+        widths: Number of features that each classifier reads.
+        index: Which of them this is.
+        channels_first: Features lie along the second axis, as a convolution reads them, not along the last.
+    """
+
+    def __init__(self, widths: Sequence[int], index: int, channels_first: bool = False) -> None:
+        super().__init__()
+        self.count = len(widths)
+        self.padding = (sum(widths[:index]), sum(widths[index + 1 :]))
+        self.channels_first = channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width) to (batch, all widths); other axes stay."""
+        before_axis = (0, 0) * (x.ndim - 2) if self.channels_first else ()
+        return F.pad(x, (*before_axis, *self.padding)) * self.count
+
+
+def _size(head: nn.Module) -> tuple[int, int] | None:
+    if isinstance(head, nn.Linear):
+        return head.in_features, head.out_features
+    if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1) and head.groups == 1:
+        return head.in_channels, head.out_channels
+    return None
+
+
+def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, nn.Identity())
-    return head
+    setattr(model.get_submodule(parent), name, module)
 
 
 def _parameter_shapes(

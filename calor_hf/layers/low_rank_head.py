@@ -1,6 +1,6 @@
 """The low-rank classification head of CALoR."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -118,6 +118,33 @@ class LowRankHead(nn.Module):
     def extra_repr(self) -> str:
         """Activation, for ``print(model)``."""
         return f"activation={self.activation}"
+
+
+class MeanOfHeads(nn.Module):
+    """Low-rank heads of a model with several classifiers: each reads its part of the features, the scores are averaged.
+
+    The compressed code that an attacker sees is that of all heads: as wide as their ranks together.
+
+    Args:
+        heads: One or more heads with the same classes; their features lie side by side in the input.
+    """
+
+    def __init__(self, heads: Sequence[LowRankHead]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.widths = [head.down.in_features for head in heads]
+
+    def code(self, features: Tensor) -> Tensor:
+        """(batch, all ranks) float32: the codes of the heads side by side."""
+        return torch.cat([head.code(part) for head, part in self._parts(features)], dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, num_labels) logits from (batch, all features)."""
+        return torch.stack([head(part) for head, part in self._parts(features)]).mean(0)
+
+    def _parts(self, features: Tensor) -> Iterator[tuple[LowRankHead, Tensor]]:
+        heads = cast("Iterable[LowRankHead]", self.heads)
+        return zip(heads, features.split(self.widths, dim=1), strict=True)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ _LINEAR_AT_ZERO = ("tanh", "identity")
 
 
 @torch.no_grad()
-def svd_init(head: LowRankHead, classifier: nn.Linear, features: Tensor | None = None) -> None:
+def svd_init(head: LowRankHead, classifier: nn.Linear | nn.Conv2d, features: Tensor | None = None) -> None:
     """Set ``head`` to the best rank-r copy of ``classifier``, with Tanh in its straight part.
 
     W ≈ U Σ Vᵀ, truncated to rank r. With centre μ and scales s, one for each of the r coordinates::
@@ -30,15 +30,15 @@ def svd_init(head: LowRankHead, classifier: nn.Linear, features: Tensor | None =
 
     Args:
         head: Head to set, in place; activation ``tanh`` or ``identity``, no input norm.
-        classifier: Trained linear layer with weight W (N, m) and bias c.
+        classifier: Trained linear layer (or 1x1 convolution) with weight W (N, m) and bias c.
         features: (samples, m) inputs of ``classifier`` on calibration images, at least 2 samples. None: μ = 0 and
             one scale for all coordinates, guessed from the norms of W's rows, with a warning.
 
     Raises:
         ValueError: sizes do not match, too few samples, or a head that is not straight around zero.
     """
-    _check(head, classifier, features)
-    weight = classifier.weight.double()
+    weight = classifier.weight.flatten(1).double()
+    _check(head, weight, features)
     bias: Tensor | None = classifier.bias
     offset = weight.new_zeros(weight.shape[0]) if bias is None else bias.double()
     left, singular, right = torch.linalg.svd(weight, full_matrices=False)
@@ -76,11 +76,11 @@ def _scale_from_norms(weight: Tensor) -> float:
     return float(lead / weight.norm(dim=1).median().clamp_min(1e-12))
 
 
-def _check(head: LowRankHead, classifier: nn.Linear, features: Tensor | None) -> None:
-    if (classifier.out_features, classifier.in_features) != (head.up.out_features, head.down.in_features):
+def _check(head: LowRankHead, weight: Tensor, features: Tensor | None) -> None:
+    if tuple(weight.shape) != (head.up.out_features, head.down.in_features):
         raise ValueError(
-            f"head_init='svd' copies the trained classifier ({classifier.in_features} features, "
-            f"{classifier.out_features} classes), but the new head has {head.down.in_features} features and "
+            f"head_init='svd' copies the trained classifier ({weight.shape[1]} features, "
+            f"{weight.shape[0]} classes), but the new head has {head.down.in_features} features and "
             f"{head.up.out_features} classes; keep num_labels, or pass head_init='random'"
         )
     if head.activation not in _LINEAR_AT_ZERO or head.norm is not None:

@@ -49,12 +49,15 @@ def config_for(
     id2label: dict[int, str] | None,
     label2id: dict[str, int] | None,
 ) -> CALoRConfig:
-    """Configuration of a CALoR model around ``base``, whose head is found, or checked where it is named."""
+    """Configuration of a CALoR model around ``base``, whose heads are found, or checked where one is named."""
     paths = [head] if head is not None else find_heads(type(base), base.config)
     check_heads(base, paths)
-    config = CALoRConfig(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_path=paths[0])
+    config = CALoRConfig(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_paths=paths)
     base_class_of(config)
-    config.id2label, config.label2id = base.config.id2label, base.config.label2id
+    if base.config.id2label:
+        config.id2label, config.label2id = base.config.id2label, base.config.label2id
+    else:  # PVT has the number alone
+        config.num_labels = base.config.num_labels
     set_labels(config, num_labels, id2label, label2id)
     return config
 

@@ -1,5 +1,6 @@
 """Configuration of a CALoR model: the base model's configuration and the head's settings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -15,7 +16,8 @@ class CALoRConfig(PreTrainedConfig):
     Args:
         base_config: Configuration of the base model, or its dictionary with ``model_type``.
         base_class: Name of the base model's class in transformers.
-        head_path: Path of the base classifier's linear layer, as in ``named_modules``; loading never searches.
+        head_paths: Paths of the base model's classifiers, as in ``named_modules``, one in most models; loading never
+            searches.
         rank: Width of the compressed code.
         activation: Between the head's layers.
         bias: Whether the head's layers have biases.
@@ -33,7 +35,7 @@ class CALoRConfig(PreTrainedConfig):
         self,
         base_config: PreTrainedConfig | dict[str, Any] | None = None,
         base_class: str | None = None,
-        head_path: str = "",
+        head_paths: Sequence[str] = (),
         rank: int = 1,
         activation: str = "tanh",
         bias: bool = True,
@@ -47,7 +49,7 @@ class CALoRConfig(PreTrainedConfig):
             base_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.base_config = base_config
         self.base_class = base_class
-        self.head_path = head_path
+        self.head_paths = list(head_paths)
         self.rank = rank
         self.activation = activation
         self.bias = bias

@@ -3,7 +3,7 @@
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, cast
@@ -15,9 +15,9 @@ from transformers.utils import ModelOutput
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.calor import CALoR, check_strength
-from calor_hf.layers.features import head_inputs
-from calor_hf.layers.find_head import check_heads, take_out_head
-from calor_hf.layers.low_rank_head import LowRankHead, check_head, default_rank
+from calor_hf.layers.features import head_inputs, scores_of
+from calor_hf.layers.find_head import check_heads, take_out_heads
+from calor_hf.layers.low_rank_head import LowRankHead, MeanOfHeads, check_head, default_rank
 from calor_hf.layers.svd_init import svd_init
 from calor_hf.modeling.base_model import (
     architecture_of,
@@ -57,12 +57,17 @@ class CALoRImageClassifierOutput(ModelOutput):
 class CALoRForImageClassification(PreTrainedModel):
     """An image classification model whose classifier is a :class:`LowRankHead`.
 
+    A model with two classifiers whose mean are its scores (DeiT and LeViT with teacher, SwiftFormer) gets a low-rank
+    head of the same rank in the place of each, and its scores stay their mean.
+
     Make one with :meth:`from_pretrained` (a base checkpoint or a saved CALoR model), :meth:`from_base` (a model in
     memory) or :meth:`from_config` (random weights).
 
     Attributes:
-        backbone: The base model; where its classifier was stands the identity, so its logits are the features.
-        low_rank_head: The head that turns features into scores, in float32.
+        backbone: The base model; without its classifiers, so that its logits are the features (of several classifiers
+            side by side).
+        low_rank_head: The head that turns features into scores, in float32: a :class:`LowRankHead`, or the mean of
+            several.
         class_weights: (num_labels,) weights of the loss, or None; not saved.
     """
 
@@ -81,9 +86,9 @@ class CALoRForImageClassification(PreTrainedModel):
         super().__init__(config)
         self.defense = CALoR(config.defense_config())
         self.backbone = base_class_of(config)._from_config(config.base_config)
-        width = check_heads(self.backbone, [config.head_path] if config.head_path else [])
-        take_out_head(self.backbone, config.head_path)
-        self.low_rank_head: LowRankHead = self.defense.build_head(width, config.num_labels)
+        widths = check_heads(self.backbone, config.head_paths)
+        take_out_heads(self.backbone, config.head_paths)
+        self.low_rank_head = self._build_head(widths)
         self.main_input_name = self.backbone.main_input_name
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.class_weights: Tensor | None
@@ -108,21 +113,29 @@ class CALoRForImageClassification(PreTrainedModel):
         self.config.ca_a, self.config.ca_b = a, b
         self.defense = CALoR(self.config.defense_config())
 
+    def _build_head(self, widths: Sequence[int]) -> LowRankHead | MeanOfHeads:
+        heads = [self.defense.build_head(width, self.config.num_labels) for width in widths]
+        return MeanOfHeads(heads) if len(heads) > 1 else heads[0]
+
     def forward(
         self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> CALoRImageClassifierOutput | tuple[Any, ...]:
         """Scores, features and, with labels, the loss of :attr:`stage`.
 
         Args:
-            pixel_values: (batch, channels, height, width), as the base model's image processor makes them.
+            pixel_values: (batch, channels, height, width), as the base model's image processor makes them; a base
+                with other inputs (ImageGPT: ``input_ids``) takes those by name.
             labels: (batch,) int64 in [0, num_labels).
             kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
         """
         return_dict = kwargs.pop("return_dict", None)
         if pixel_values is not None:
-            kwargs["pixel_values"] = pixel_values.to(self.backbone.dtype)
+            kwargs["pixel_values"] = pixel_values
+        for name in {"pixel_values", self.main_input_name} & kwargs.keys():
+            if kwargs[name].is_floating_point():  # ImageGPT reads whole numbers
+                kwargs[name] = kwargs[name].to(self.backbone.dtype)
         outputs = self.backbone(**kwargs, return_dict=True)
-        features = outputs.logits
+        features = scores_of(outputs)
         logits = self.low_rank_head(features)
 
         loss, terms = None, None
@@ -237,7 +250,8 @@ class CALoRForImageClassification(PreTrainedModel):
         if head_init not in ("random", "svd"):
             raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
         config = config_for(base, head, num_labels, id2label, label2id)
-        width = check_heads(base, [config.head_path])
+        widths = check_heads(base, config.head_paths)
+        width = min(widths)
         if rank is None:
             rank = default_rank(width, config.num_labels)
             logger.info(
@@ -258,13 +272,16 @@ class CALoRForImageClassification(PreTrainedModel):
 
         with torch.device("meta"):
             model = cls(config)
-        classifier = cast(nn.Linear, base.get_submodule(config.head_path))
-        new_head = model.defense.build_head(width, config.num_labels).to(classifier.weight.device)
+        classifiers = [cast("nn.Linear | nn.Conv2d", base.get_submodule(path)) for path in config.head_paths]
+        new_head = model._build_head(widths).to(classifiers[0].weight.device)
         if head_init == "svd":
             batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
-            features = None if calibration is None else head_inputs(base, config.head_path, batches)
-            svd_init(new_head, classifier, features)
-        take_out_head(base, config.head_path)
+            features = None if calibration is None else head_inputs(base, config.head_paths, batches)
+            parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
+            heads = new_head.heads if isinstance(new_head, MeanOfHeads) else [new_head]
+            for part_of_head, classifier, part in zip(heads, classifiers, parts, strict=True):
+                svd_init(part_of_head, classifier, part)
+        take_out_heads(base, config.head_paths)
         forget_labels(base.config)
         model.backbone, model.low_rank_head = base, new_head
         config.base_config = base.config

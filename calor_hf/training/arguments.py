@@ -58,7 +58,7 @@ class CALoRTrainingArguments(TrainingArguments):
     )
     confidence_tolerance: float = field(
         default=0.02,
-        metadata={"help": "Adapting stops once mean training confidence is this close to e^(-1/b)."},
+        metadata={"help": "Mean training confidence this close to e^(-1/b) counts as at it."},
     )
     confidence_samples: int = field(
         default=2048,

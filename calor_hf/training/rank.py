@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from calor_hf.layers.features import head_inputs
+from calor_hf.layers.features import collect, head_inputs
 from calor_hf.layers.find_head import check_heads, find_heads
 from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.layers.svd_init import svd_init
@@ -114,12 +114,6 @@ def _growing(limit: int) -> Iterator[int]:
 
 
 def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: int) -> tuple[Tensor, Tensor]:
-    if isinstance(model, CALoRForImageClassification):
-        path = "low_rank_head"
-    else:
-        paths = [head] if head is not None else find_heads(type(model), model.config)
-        check_heads(model, paths)
-        path = paths[0]
     labels: list[Tensor] = []
 
     def batches() -> Iterator[dict[str, Tensor]]:
@@ -127,7 +121,12 @@ def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: i
             labels.append(batch["labels"])
             yield batch
 
-    features = head_inputs(model, path, batches())
+    if isinstance(model, CALoRForImageClassification):
+        features = collect(model, batches(), lambda outputs: outputs.features)
+    else:
+        paths = [head] if head is not None else find_heads(type(model), model.config)
+        check_heads(model, paths)
+        features = head_inputs(model, paths, batches())
     return features, torch.cat(labels)
 
 

@@ -52,9 +52,12 @@ def select_adapted(
     """Apply the rule to a training log.
 
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
-    within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage. Adapting stops when a
-    candidate that keeps the accuracy is within ``tolerance`` of the target, or when the last three candidates all lost
-    too much and it gets worse. (Accuracy often dips in the first epoch and comes back; it is not given up at once.)
+    within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage; candidates within
+    ``tolerance`` of the target count as at it, and the most accurate of them wins.
+
+    Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result is at the
+    target and as accurate as before; when the last three candidates kept the accuracy but brought no better result;
+    or when they all lost too much and it gets worse.
 
     Args:
         history: ``trainer.state.log_history``: entries with ``step``, and ``eval_accuracy`` or
@@ -62,7 +65,7 @@ def select_adapted(
         reference_step: Step at which the first stage ended.
         candidate_steps: Steps whose checkpoints may be chosen; evaluations at other steps do not count.
         target: Confidence e^(−1/b).
-        tolerance: Distance to the target at which adapting is done.
+        tolerance: Distance to the target that counts as none.
         max_accuracy_drop: In points (hundredths).
         validation_samples: Size of the validation split, for the standard error.
     """
@@ -77,11 +80,19 @@ def select_adapted(
     error = math.sqrt(reference.accuracy * (1 - reference.accuracy) / max(1, validation_samples))
     budget = max(max_accuracy_drop / 100, error)
     kept = [c for c in candidates if c.accuracy >= reference.accuracy - budget - 1e-9]
-    best = min(kept, key=lambda c: abs(c.confidence - target), default=None)
-    reached = best is not None and abs(best.confidence - target) <= tolerance
+
+    def badness(candidate: Candidate) -> tuple[float, float, float]:
+        distance = abs(candidate.confidence - target)
+        return max(0.0, distance - tolerance), -candidate.accuracy, distance
+
+    best = min(kept, key=badness, default=None)
     recent = candidates[-3:]
-    lost = len(recent) == 3 and not any(c in kept for c in recent) and recent[-1].accuracy < recent[0].accuracy
-    return Selection(reference, candidates, best, finished=reached or lost, budget=budget)
+    if not any(c in kept for c in recent):
+        finished = len(recent) == 3 and recent[-1].accuracy < recent[0].accuracy
+    else:
+        reached = best is not None and badness(best)[0] == 0 and best.accuracy >= reference.accuracy
+        finished = reached or best not in recent
+    return Selection(reference, candidates, best, finished, budget)
 
 
 def _candidate(merged: dict[int, dict[str, Any]], step: int) -> Candidate | None:

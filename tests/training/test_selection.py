@@ -28,24 +28,40 @@ def test_nothing_before_the_first_stage_ends() -> None:
 
 
 def test_closest_to_the_target_among_those_that_keep_the_accuracy() -> None:
-    found = rule((10, 0.95, 0.99), (11, 0.95, 0.96), (12, 0.9455, 0.93), (13, 0.93, 0.885))
+    found = rule((10, 0.95, 0.99), (11, 0.949, 0.96), (12, 0.9455, 0.93), (13, 0.93, 0.885))
     assert found.best is not None
     assert found.best.step == 12  # 13 is nearer to the target but lost two points
     assert not found.finished
 
 
-def test_finished_when_the_target_is_reached_within_the_budget() -> None:
+def test_the_most_accurate_of_those_at_the_target() -> None:
+    found = rule((10, 0.95, 0.99), (11, 0.946, 0.883), (12, 0.948, 0.9), (13, 0.949, 0.91))
+    assert found.best is not None
+    assert found.best.step == 12  # 13 is farther than the tolerance
+
+
+def test_finished_at_the_target_with_the_accuracy_of_before() -> None:
     assert rule((10, 0.95, 0.99), (11, 0.95, 0.901)).finished
-    assert not rule((10, 0.95, 0.99), (11, 0.95, 0.903)).finished
+    assert not rule((10, 0.95, 0.99), (11, 0.95, 0.903)).finished  # not at the target
+    assert not rule((10, 0.95, 0.99), (11, 0.949, 0.901)).finished  # accuracy may yet come back
     assert not rule((10, 0.95, 0.99), (11, 0.90, 0.8825)).finished
 
 
+def test_finished_when_three_in_a_row_bring_nothing_better() -> None:
+    points = (10, 0.95, 0.99), (11, 0.949, 0.9), (12, 0.948, 0.9), (13, 0.947, 0.9)
+    assert not rule(*points).finished
+    found = rule(*points, (14, 0.948, 0.9))
+    assert found.finished
+    assert found.best is not None
+    assert found.best.step == 11
+
+
 def test_finished_when_three_in_a_row_lost_too_much_and_get_worse() -> None:
-    two = (10, 0.95, 0.99), (11, 0.95, 0.97), (12, 0.90, 0.95), (13, 0.91, 0.94)
-    assert not rule(*two).finished
-    assert not rule(*two, (14, 0.93, 0.93)).finished  # it comes back
-    assert not rule(*two, (14, 0.90, 0.93)).finished  # it may yet
-    found = rule(*two, (14, 0.89, 0.93))
+    three = (10, 0.95, 0.99), (11, 0.95, 0.97), (12, 0.90, 0.95), (13, 0.91, 0.94)
+    assert not rule(*three).finished
+    assert not rule(*three, (14, 0.93, 0.93)).finished  # it comes back
+    assert not rule(*three, (14, 0.90, 0.93)).finished  # it may yet
+    found = rule(*three, (14, 0.89, 0.93))
     assert found.finished
     assert found.best is not None
     assert found.best.step == 11
