@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch.utils.data import default_collate
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -25,7 +26,7 @@ from transformers import (
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save
 from calor_hf.data.augment import augmentation_for
-from calor_hf.data.images import ImageDataset, balanced_class_weights, collate
+from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
 from calor_hf.training.arguments import CALoRTrainingArguments
@@ -100,7 +101,7 @@ def train(
         else None
     )
     common: dict[str, Any] = {
-        "data_collator": collate,
+        "data_collator": default_collate,
         "train_dataset": data["train"],
         "eval_dataset": data["validation"],
         "processing_class": processor,
@@ -225,7 +226,7 @@ def defended(
     if model_args.head_init == "svd":
         plain = data["train"].without_augmentation()
         step = max(1, len(plain) // 512)
-        calibration = [collate([plain[i]]) for i in range(0, len(plain), step)]
+        calibration = [default_collate([plain[i]]) for i in range(0, len(plain), step)]
     return CALoRForImageClassification.from_base(
         base,
         rank=rank,

@@ -1,6 +1,5 @@
 """Labelled images as model inputs, augmented by (seed, epoch, index)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from calor_hf.data.augment import Augmentation
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Images and labels of a ``datasets.Dataset`` as ``pixel_values`` and ``labels``.
+    """Images and labels of a ``datasets.Dataset`` as model inputs (``pixel_values``, mostly) and ``labels``.
 
     What augmentation draws for an image depends on (seed, epoch, index) alone: not on the batch, on the worker that
     loads it, or on whether the run was interrupted. The trainer calls :meth:`set_epoch`.
@@ -57,8 +56,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         image, label = self._picture(int(index))
         if self.augmentation is not None:
             image = self.augmentation(image, sample_rng(self.seed, int(self._epoch), int(index)))
-        values = self.processor(images=image, return_tensors="np")["pixel_values"][0]
-        return {"pixel_values": torch.from_numpy(np.ascontiguousarray(values)), "labels": label}
+        inputs = self.processor(images=image, return_tensors="np")  # pixel_values, mostly; more or others for some
+        values = {name: torch.from_numpy(np.ascontiguousarray(value[0])) for name, value in inputs.items()}
+        return {**values, "labels": label}
 
     def _picture(self, index: int) -> tuple[Image.Image, int]:
         if index in self._kept:
@@ -85,14 +85,6 @@ class ImageDataset(Dataset[dict[str, Any]]):
         plain = ImageDataset(self.images, self.processor, None, self.seed, self.image_column, self.label_column)
         plain._kept, plain._room = self._kept, 0  # what is decoded already serves both
         return plain
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Batch of samples: ``pixel_values`` (batch, channels, height, width) and ``labels`` (batch,) int64."""
-    return {
-        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-        "labels": torch.tensor([sample["labels"] for sample in samples], dtype=torch.int64),
-    }
 
 
 def balanced_class_weights(labels: NDArray[np.int64], num_labels: int) -> Tensor:

@@ -38,12 +38,13 @@ def collect(
         ValueError: ``batches`` is empty.
     """
     found: list[Tensor] = []
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     training = model.training
     model.train(False)
     try:
         for batch in batches:
             inputs = {model.main_input_name: batch} if isinstance(batch, Tensor) else batch
-            inputs = {name: value.to(model.device) for name, value in inputs.items() if name != "labels"}
+            inputs = {name: value.to(device) for name, value in inputs.items() if name != "labels"}
             found.append(read(model(**inputs, return_dict=True)).float().cpu())
     finally:
         model.train(training)

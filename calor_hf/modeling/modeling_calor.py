@@ -278,7 +278,7 @@ class CALoRForImageClassification(PreTrainedModel):
             batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
             features = None if calibration is None else head_inputs(base, config.head_paths, batches)
             parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
-            heads = new_head.heads if isinstance(new_head, MeanOfHeads) else [new_head]
+            heads = cast("Sequence[LowRankHead]", getattr(new_head, "heads", [new_head]))
             for part_of_head, classifier, part in zip(heads, classifiers, parts, strict=True):
                 svd_init(part_of_head, classifier, part)
         take_out_heads(base, config.head_paths)

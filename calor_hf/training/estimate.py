@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from calor_hf.layers.features import scores_of
 from calor_hf.training.trainer import DefenseTrainer
 
 WARM_UP, TIMED = 2, 6
@@ -34,10 +35,10 @@ def estimate_seconds(trainer: DefenseTrainer) -> float:
         for step in range(WARM_UP + TIMED):
             begin = _now(args.device)
             batch = trainer.data_collator([data[(step * batch_size + i) % len(data)] for i in range(batch_size)])
-            inputs = {name: value.to(args.device) for name, value in batch.items()}
+            inputs = {name: value.to(args.device) for name, value in batch.items() if name != "labels"}
             with trainer.accelerator.autocast():
-                outputs = model(**inputs)
-            outputs.loss.backward()
+                scores = scores_of(model(**inputs))
+            scores.float().sum().backward()
             model.zero_grad()
             times.append(_now(args.device) - begin)
     per_image = statistics.median(times[WARM_UP:]) / batch_size

@@ -117,7 +117,7 @@ def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: i
     labels: list[Tensor] = []
 
     def batches() -> Iterator[dict[str, Tensor]]:
-        for batch in DataLoader(data, batch_size=batch_size, collate_fn=_collate):
+        for batch in DataLoader(data, batch_size=batch_size):
             labels.append(batch["labels"])
             yield batch
 
@@ -128,10 +128,6 @@ def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: i
         check_heads(model, paths)
         features = head_inputs(model, paths, batches())
     return features, torch.cat(labels)
-
-
-def _collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    return {name: torch.stack([torch.as_tensor(sample[name]) for sample in samples]) for name in samples[0]}
 
 
 def _fit(head: nn.Module, x: Tensor, y: Tensor, steps: int, batch_size: int = 256) -> None:

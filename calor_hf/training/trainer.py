@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.defenses._base import Defense
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
+from calor_hf.layers.features import scores_of
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
@@ -165,11 +166,11 @@ class DefenseTrainer(Trainer):
             terms = outputs.loss_terms if self._own_loss else {}
         else:
             outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            out = Forward(outputs.logits.float(), labels, class_weights=self._class_weights)
+            out = Forward(scores_of(outputs).float(), labels, class_weights=self._class_weights)
             terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
             loss = torch.stack(list(terms.values())).sum()
         if model.training and labels is not None:
-            self._note(terms, outputs.logits.detach(), labels)
+            self._note(terms, scores_of(outputs).detach(), labels)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

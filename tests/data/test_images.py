@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from calor_hf import load_synthetic_faces
 from calor_hf.data.augment import flip
-from calor_hf.data.images import ImageDataset, balanced_class_weights, collate
+from calor_hf.data.images import ImageDataset, balanced_class_weights
 
 
 class Processor:
@@ -23,9 +23,7 @@ def dataset() -> ImageDataset:
 
 
 def batches(data: ImageDataset, workers: int, batch_size: int) -> torch.Tensor:
-    loader = DataLoader(
-        data, batch_size=batch_size, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
-    )
+    loader = DataLoader(data, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
     epochs = []
     for epoch in range(2):
         data.set_epoch(epoch)

@@ -8,7 +8,7 @@ from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, ShieldGemma2Con
 
 from benchmarks.every_model import COLUMNS, examine
 from calor_hf import CALoRForImageClassification
-from calor_hf.layers.low_rank_head import MeanOfHeads
+from calor_hf.layers.low_rank_head import LowRankHead, MeanOfHeads
 from tests.tiny_models import EVERY, TWO_HEADS, tiny_base, tiny_inputs
 
 SLOW = ("PerceiverForImageClassificationFourier",)  # reads 224 pixels whatever its configuration
@@ -50,8 +50,9 @@ def test_two_heads_become_two_low_rank_heads_whose_mean_are_the_scores(class_nam
     assert isinstance(head, MeanOfHeads)
     out = model(**tiny_inputs(class_name))
     first, second = out.features.split(head.widths, dim=1)
-    assert torch.equal(out.logits, torch.stack([head.heads[0](first), head.heads[1](second)]).mean(0))
-    assert torch.equal(head.code(out.features), torch.cat([head.heads[0].code(first), head.heads[1].code(second)], 1))
+    one, other = (part for part in head.heads if isinstance(part, LowRankHead))
+    assert torch.equal(out.logits, torch.stack([one(first), other(second)]).mean(0))
+    assert torch.equal(head.code(out.features), torch.cat([one.code(first), other.code(second)], 1))
     assert head.code(out.features).shape == (4, 6)
 
 
