@@ -24,7 +24,7 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 
 install: $(STAMP) ## Make the environment and install the package into it
 
-demo: $(STAMP) ## Train a defended model on synthetic faces (5 minutes on 2 cores)
+demo: $(STAMP) ## Train a defended model on synthetic faces (2 minutes on 2 cores, after installing)
 	$(BIN)/python examples/train_calor.py --output_dir outputs/demo --overwrite
 
 test: $(STAMP) ## Run the tests, without the slow ones (10 minutes at most on 2 cores)
