@@ -91,6 +91,7 @@ def train(
             label_column=data_args.label_column,
             revision=data_args.dataset_revision,
             held_out=data_args.held_out,
+            on_bad_image=data_args.on_bad_image,
             num_identities=data_args.num_identities,
         )
     base, processor = load_base(model_args, splits)
@@ -185,6 +186,11 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
     if isinstance(config, CALoRConfig):
         raise ValueError(f"{model_args.model} is a CALoR model already; pass the base model it was made from")
     kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0
+    if kept and config.num_labels != len(names):
+        raise ValueError(
+            f"--head-init svd keeps the classifier of {model_args.model}, which has {config.num_labels} classes, but "
+            f"the data have {len(names)}; pass --undefended-epochs to train one first, or --head-init random"
+        )
     base = AutoModelForImageClassification.from_pretrained(
         model_args.model,
         revision=model_args.model_revision,

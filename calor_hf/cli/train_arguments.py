@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import HfArgumentParser
 
+from calor_hf.data.pictures import ON_BAD_IMAGE
 from calor_hf.training.arguments import CALoRTrainingArguments
 
 
@@ -52,6 +53,9 @@ class DataArguments:
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
     image_column: str | None = field(default=None, metadata={"help": "Column with the images; default: found."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels; default: found."})
+    on_bad_image: str = field(
+        default="raise", metadata={"help": "Images that cannot be read: raise (list them and stop), or skip them."}
+    )
     held_out: float = field(
         default=0.1, metadata={"help": "Share of training images cut off for a missing validation or test split."}
     )
@@ -137,6 +141,8 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         raise ValueError("--undefended-epochs belongs to --defense calor; with none, use --num-train-epochs")
     if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
         raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
+    if data.on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"--on-bad-image must be {' or '.join(ON_BAD_IMAGE)}, got {data.on_bad_image}")
     if data.class_weights not in ("none", "balanced"):
         raise ValueError(f"--class-weights must be none or balanced, got {data.class_weights}")
     if run.resume and run.overwrite:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.augment import Augmentation
+from calor_hf.data.pictures import to_rgb
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -64,7 +65,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         if index in self._kept:
             return self._kept[index]
         row = self.images[index]
-        found = row[self.image_column].convert("RGB"), int(row[self.label_column])
+        found = to_rgb(row[self.image_column]), int(row[self.label_column])
         size = 3 * found[0].width * found[0].height
         if size <= self._room:
             self._room -= size

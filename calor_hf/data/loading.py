@@ -1,12 +1,15 @@
 """Image sets from folders, parquet files and the Hub, with train, validation and test splits."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from calor_hf.core.seeding import sample_rng
+from calor_hf.data.pictures import without_bad_images
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ def load_splits(
     revision: str | None = None,
     held_out: float = 0.1,
     seed: int = 0,
+    on_bad_image: str = "raise",
     num_identities: int = 64,
     image_size: int = 64,
 ) -> Splits:
@@ -55,12 +59,14 @@ def load_splits(
         held_out: Share of each class's training images that a missing validation or test split takes, in (0, 1);
             at least one image.
         seed: Of the cut, and of the synthetic faces.
+        on_bad_image: What to do with files that cannot be decoded: ``"raise"``, or ``"skip"`` them with a warning.
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path and is none.
-        ValueError: no image or label column, a class without images, or too few images to cut.
+        ValueError: no image or label column, unreadable images, a class without images, a label that the training
+            images lack, or too few images to cut.
     """
     if source is None:
         parts: dict[str, Any] = {
@@ -75,13 +81,14 @@ def load_splits(
     image_column = image_column or _image_column(parts["train"])
     label_column = label_column or _label_column(parts["train"])
     parts = {name: _two_columns(part, image_column, label_column) for name, part in parts.items()}
+    if source is not None:
+        parts = {name: without_bad_images(part, "image", on_bad_image) for name, part in parts.items()}
 
-    names = list(parts["train"].features["label"].names)
+    names = _label_names(parts["train"])
+    parts = {name: _encoded(part, names, name) for name, part in parts.items()}
     for split in ("test", "validation"):
         if split not in parts:
             parts["train"], parts[split] = _cut(parts["train"], held_out, seed, split)
-        elif list(parts[split].features["label"].names) != names:
-            raise ValueError(f"the classes of the {split} split differ from those of the train split")
     counts = np.bincount(parts["train"]["label"], minlength=len(names))
     if (counts == 0).any():
         empty = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
@@ -99,6 +106,9 @@ def _load(source: str, revision: str | None) -> Any:
     if path.is_file():
         return load_dataset(path.suffix.lstrip("."), data_files=str(path))
     if path.is_dir():
+        empty = _folders_without_images(path)
+        if empty:
+            raise ValueError(f"class folders without an image: {', '.join(empty[:5])}; remove or fill them")
         return load_dataset(str(path))
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(f"no folder or file {source}; pass an image folder, parquet files or a Hub data set id")
@@ -131,16 +141,48 @@ def _label_column(data: Any) -> str:
 
 
 def _two_columns(data: Any, image_column: str, label_column: str) -> Any:
-    from datasets import ClassLabel
-
     for column in (image_column, label_column):
         if column not in data.column_names:
             raise ValueError(f"no column {column!r}; columns: {', '.join(data.column_names)}")
     data = data.select_columns([image_column, label_column])
-    if not isinstance(data.features[label_column], ClassLabel):
-        data = data.class_encode_column(label_column)
     wanted = {image_column: "image", label_column: "label"}
     return data.rename_columns({old: new for old, new in wanted.items() if old != new})
+
+
+def _label_names(train: Any) -> list[str]:
+    from datasets import ClassLabel
+
+    feature = train.features["label"]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    return [str(value) for value in sorted(set(train["label"]))]  # numbers with gaps, or words
+
+
+def _encoded(part: Any, names: list[str], split: str) -> Any:
+    from datasets import ClassLabel
+
+    feature = part.features["label"]
+    own = feature.names if isinstance(feature, ClassLabel) else None
+    if own == names:
+        return part
+    index = {name: number for number, name in enumerate(names)}
+    words = [own[value] if own else str(value) for value in part["label"]]
+    unknown = sorted(set(words) - index.keys())
+    if unknown:
+        raise ValueError(f"the {split} split has classes that the train split lacks: {', '.join(unknown[:5])}")
+    part = part.remove_columns("label").add_column("label", [index[word] for word in words])
+    return part.cast_column("label", ClassLabel(names=names))
+
+
+def _folders_without_images(root: Path) -> list[str]:
+    # An image folder's classes are its innermost folders; a set of parquet files has none with images.
+    extensions = Image.registered_extensions()
+    found = {}
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if not inner and Path(folder) != root:
+            found[os.path.relpath(folder, root)] = any(Path(name).suffix.lower() in extensions for name in files)
+    return sorted(name for name, filled in found.items() if not filled) if any(found.values()) else []
 
 
 def _cut(train: Any, share: float, seed: int, split: str) -> tuple[Any, Any]:
