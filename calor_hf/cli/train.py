@@ -31,10 +31,11 @@ from calor_hf.data.loading import Splits, load_splits
 from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, AccuracyLostError, CALoRTrainer
+from calor_hf.training.checkpoints import load_weights
 from calor_hf.training.estimate import estimate_seconds
 from calor_hf.training.interrupt import TrainingInterrupted
 from calor_hf.training.rank import suggest_rank
-from calor_hf.training.trainer import DefenseTrainer, load_weights
+from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
 
 logger = logging.getLogger("calor_hf.train")
 
@@ -58,14 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 1 when adapting cost too much accuracy; 2 for options or data that are refused; 130 after Ctrl-C.
+        0; 1 when adapting cost too much accuracy or the loss was not finite; 2 for options or data that are refused;
+        130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         train(*parse(words))
-    except (TrainingInterrupted, AccuracyLostError) as stop:
+    except (TrainingInterrupted, AccuracyLostError, NonFiniteLossError) as stop:
         print(f"\n{stop}", file=sys.stderr)
-        if isinstance(stop, AccuracyLostError):
+        if not isinstance(stop, TrainingInterrupted):
             return 1
         print("Go on with the same command and --resume.", file=sys.stderr)
         return 130

@@ -60,7 +60,10 @@ class CALoR(Defense[CALoRDefenseConfig]):
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
-        return [fit, Stage("adapt", epochs=adapt_epochs, steps=args.adapt_steps, learning_rate=rate)]
+        adapt = Stage(
+            "adapt", epochs=adapt_epochs, steps=args.adapt_steps, learning_rate=rate, only_head=args.adapt_only_head
+        )
+        return [fit, adapt]
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
         """``cross_entropy`` in stage ``fit``, ``confidence_adaptation`` (at most 0) in stage ``adapt``; in nats."""

@@ -48,6 +48,13 @@ class CALoRTrainingArguments(TrainingArguments):
             "the model shows in use. (With batch statistics it settles some hundredths beside the target.)"
         },
     )
+    adapt_only_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Train only the head in the adapt stage. Where there are few images a person, adapting the whole "
+            "model costs accuracy; the features, and what they remember, then stay as the first stage left them."
+        },
+    )
     ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})
     ca_b: float = field(
         default=8.0, metadata={"help": "Sharpness b of the loss, > 0; confidence is led to e^(-1/b), 0.8825 for 8."}

@@ -10,9 +10,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
+from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
 from calor_hf.training.selection import Selection, select_adapted
-from calor_hf.training.trainer import TRAINER_STATE, DefenseTrainer, last_checkpoint, load_weights
+from calor_hf.training.trainer import IS_HEAD, DefenseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +84,18 @@ class CALoRTrainer(DefenseTrainer):
         return result
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.create_optimizer``, with the head's own learning rate, if one is given."""
+        """As ``Trainer.create_optimizer``, with groups of the head's own, where it learns at another rate."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and self.args.head_learning_rate is not None:
+        rate = self.args.head_learning_rate
+        if is_new and (rate is not None or self.args.adapt_only_head):
             head = {id(parameter) for parameter in self.model.low_rank_head.parameters()}
             for group in list(optimizer.param_groups):
                 own = [parameter for parameter in group["params"] if id(parameter) in head]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
                 if own:
-                    optimizer.add_param_group({**group, "params": own, "lr": self.args.head_learning_rate})
+                    rate = self.args.learning_rate if rate is None else rate
+                    optimizer.add_param_group({**group, "params": own, "lr": rate, IS_HEAD: True})
         return optimizer
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -174,8 +177,9 @@ class CALoRTrainer(DefenseTrainer):
         )
         if not self.args.accept_unadapted:
             raise AccuracyLostError(
-                f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, allow a larger "
-                "max_accuracy_drop, or take the unadapted model with accept_unadapted (--accept-unadapted)"
+                f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, adapt only the "
+                "head (--adapt-only-head), allow a larger max_accuracy_drop, or take the unadapted model with "
+                "accept_unadapted (--accept-unadapted)"
             )
         logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)
         load_weights(self.model, self._first_stage_folder)

@@ -33,9 +33,11 @@ class StageCallback(TrainerCallback):
             self.trainer.optimizer.state.clear()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Evaluate and save where a stage ends, and regularly inside the later ones."""
+        """Evaluate and save where a stage ends, and regularly inside the later ones; save nothing after a NaN."""
         if self.trainer.is_checkpoint_step(state.global_step):
             control.should_log = control.should_evaluate = control.should_save = True
+        if control.should_log or control.should_evaluate or control.should_save or args.device.type == "cpu":
+            self.trainer.check_loss()  # on an accelerator this waits for it, so not at every step
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember the step."""

@@ -1,7 +1,6 @@
 """A Trainer whose stages, logs and checkpoints are those of a defence."""
 
 import itertools
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,14 @@ from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.defenses._base import Defense
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.layers.features import scores_of
+from calor_hf.training.before_training import check_labels, unused_parameters
+from calor_hf.training.checkpoints import last_checkpoint, load_weights
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
 from calor_hf.training.stage_callback import StageCallback
 
-TRAINER_STATE = "trainer_state.json"
+IS_HEAD = "is_head"  # key of the optimiser's groups that hold the head
 
 
 class DefenseTrainer(Trainer):
@@ -36,6 +37,9 @@ class DefenseTrainer(Trainer):
     - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
       training batches) and ``accuracy`` are logged beside ``loss``.
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
+    - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved.
+    - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits
+      for their gradients in vain).
     - Checkpoints are read with ``from_pretrained`` and strictly. (The Trainer of transformers 5.23 reads the file raw
       and drops what was renamed: most weights of ViT, Swin, BEiT and DINOv2.)
 
@@ -106,7 +110,9 @@ class DefenseTrainer(Trainer):
                     )
                 )
             else:
-                parts.append(LambdaLR(optimizer, _Constant(stage.learning_rate / self.args.learning_rate)))
+                factor = stage.learning_rate / self.args.learning_rate
+                learns = [not stage.only_head or group.get(IS_HEAD, False) for group in optimizer.param_groups]
+                parts.append(LambdaLR(optimizer, [_Constant(factor if yes else 0.0) for yes in learns]))
         self.lr_scheduler = SequentialLR(optimizer, parts, [stage.stop for stage in self.plan.stages[:-1]])
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -123,15 +129,24 @@ class DefenseTrainer(Trainer):
 
         Raises:
             TrainingInterrupted: Ctrl-C; the message says where the checkpoint lies.
-            ValueError: there is no checkpoint to resume from.
+            NonFiniteLossError: the loss became NaN or infinite.
+            ValueError: there is no checkpoint to resume from, or a label outside the model's classes.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        self._first_bad_step = torch.full((), -1, device=self.args.device)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            check_labels(dataset, self.model.config.num_labels)
+        unused = self._unused_parameters()
+        for weight in unused:
+            weight.requires_grad_(False)
         self._interrupt.install(self.args.world_size)
         try:
             result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._interrupt.remove()
+            for weight in unused:
+                weight.requires_grad_(True)
         if self._interrupt.requested:
             path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise TrainingInterrupted(
@@ -170,7 +185,7 @@ class DefenseTrainer(Trainer):
             terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
             loss = torch.stack(list(terms.values())).sum()
         if model.training and labels is not None:
-            self._note(terms, scores_of(outputs).detach(), labels)
+            self._note(loss, terms, scores_of(outputs).detach(), labels)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -203,9 +218,35 @@ class DefenseTrainer(Trainer):
         own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
         return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
 
+    def check_loss(self) -> None:
+        """Raise :class:`NonFiniteLossError` if the loss was not finite in any step so far."""
+        step = int(self._first_bad_step)
+        if step < 0:
+            return
+        try:
+            kept = f"the last good checkpoint is {last_checkpoint(self.args.output_dir)}"
+        except ValueError:
+            kept = "no checkpoint had been saved"
+        stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {step} (stage '{stage}'); {kept}. Lower the learning rate, prefer bf16 to "
+            "fp16, and look for images or weights with NaN"
+        )
+
+    def _unused_parameters(self) -> list[torch.nn.Parameter]:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.train_dataset is None:
+            return []
+        samples = some_samples(self.train_dataset, 2)
+        batch = self.data_collator([samples[index] for index in range(len(samples))])
+        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
+        with self.compute_loss_context_manager():
+            return unused_parameters(self.model, inputs)
+
     @torch.no_grad()
-    def _note(self, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+    def _note(self, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
         # Kept on the device: no waiting for the accelerator until something is logged.
+        bad = ~torch.isfinite(loss.detach()) & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
         for name, value in terms.items():
             self._running[name].append(value.detach().float())
         if labels.ndim == 1:
@@ -234,6 +275,10 @@ class DefenseTrainer(Trainer):
         return model is None and not sharded and isinstance(self.model, PreTrainedModel)
 
 
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
 class _Constant:
     # A class, not a lambda: schedulers save its attributes, and a resumed run finds the same factor.
     def __init__(self, factor: float) -> None:
@@ -241,32 +286,6 @@ class _Constant:
 
     def __call__(self, _: int) -> float:
         return self.factor
-
-
-def load_weights(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
-    """Copy the weights of a saved model of the same class into ``model``, all of them.
-
-    Raises:
-        RuntimeError: a weight is missing, left over, or of another shape.
-    """
-    saved = type(model).from_pretrained(path, dtype=model.dtype)
-    model.load_state_dict(saved.state_dict(), strict=True)
-
-
-def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
-    """Newest checkpoint in ``output_dir`` that was written to its end.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = [
-        path
-        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / TRAINER_STATE).is_file()
-    ]
-    if not found:
-        raise ValueError(f"no complete checkpoint in {output_dir} to resume from; start without resuming")
-    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2])))
 
 
 def some_samples(dataset: Any, count: int) -> Any:

@@ -13,8 +13,9 @@ from transformers import PreTrainedConfig, ResNetConfig, Trainer, TrainerCallbac
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
 from calor_hf.training.calor_trainer import AccuracyLostError
+from calor_hf.training.checkpoints import last_checkpoint
 from calor_hf.training.interrupt import TrainingInterrupted
-from calor_hf.training.trainer import DefenseTrainer, last_checkpoint
+from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
 
 CLASSES = 6
 STEPS = 8  # of an epoch: 128 images in batches of 16
@@ -291,6 +292,40 @@ def test_the_head_can_have_its_own_learning_rate(tmp_path: Path) -> None:
         assert group["lr"] == pytest.approx(group["initial_lr"] / 10)  # the adapt stage
     counted = sum(len(group["params"]) for group in run.optimizer.param_groups)
     assert counted == len(list(run.model.parameters()))
+
+
+def test_only_the_head_can_be_adapted(tmp_path: Path) -> None:
+    trainer(tmp_path, adapt_only_head=True, weight_decay=0.1).train()
+    first = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1").state_dict()
+    last = CALoRForImageClassification.from_pretrained(tmp_path / "checkpoint-48").state_dict()
+    for name, weight in first.items():
+        assert torch.equal(weight, last[name]) == name.startswith("backbone."), name
+
+
+class PoisonAt(TrainerCallback):
+    """A weight becomes NaN, as after a step that was too long."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            next(model.low_rank_head.parameters()).data.fill_(float("nan"))
+
+
+@pytest.mark.parametrize(("step", "stage"), [(3, "fit"), (19, "fit"), (27, "adapt")])
+def test_loss_that_is_not_finite_stops_the_run_with_the_last_good_checkpoint(
+    tmp_path: Path, step: int, stage: str
+) -> None:
+    run = trainer(tmp_path, callbacks=[PoisonAt(step)])
+    kept = f"the last good checkpoint is .*checkpoint-{step // STEPS * STEPS}" if step >= STEPS else "no checkpoint had"
+    with pytest.raises(
+        NonFiniteLossError, match=rf"loss is not finite at step {step + 1} \(stage '{stage}'\); {kept}.*learning rate"
+    ):
+        run.train()
+    for folder in tmp_path.glob("checkpoint-*"):
+        weights = CALoRForImageClassification.from_pretrained(folder).state_dict()
+        assert all(torch.isfinite(weight.float()).all() for weight in weights.values())
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -1,0 +1,59 @@
+"""What is looked at before the first step: labels that the model has no class for, weights that no loss reaches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calor_hf.layers.features import scores_of
+
+
+def check_labels(dataset: Any, num_labels: int) -> None:
+    """Refuse labels outside [0, num_labels), where they can be read without decoding images.
+
+    Args:
+        dataset: Data with an array ``labels``, or a ``datasets.Dataset`` with a column ``labels`` or ``label``; of
+            other data nothing is known before training. Labels below 0 (ignored) and soft ones pass.
+        num_labels: Classes of the model.
+
+    Raises:
+        ValueError: the model has too few classes.
+    """
+    labels = getattr(dataset, "labels", None)
+    columns = getattr(dataset, "column_names", None) or []
+    named = [name for name in ("labels", "label") if name in columns]
+    if labels is None and named and hasattr(dataset, "with_format") and hasattr(dataset, "__len__"):
+        labels = dataset.with_format(None)[named[0]]
+    if labels is None:
+        return
+    values = np.asarray(labels)
+    if values.ndim == 1 and values.dtype.kind in "iu" and values.max(initial=0) >= num_labels:
+        raise ValueError(
+            f"a label of the data is {values.max()}, but the model has {num_labels} classes (0 to {num_labels - 1}); "
+            "pass num_labels= the number of classes of the data"
+        )
+
+
+def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn.Parameter]:
+    """Trainable parameters that the scores do not depend on, e.g. the mask token of DINOv2 or a pooling head of SigLIP.
+
+    One forward and backward pass in evaluation mode; neither weights, nor statistics, nor random state change, and
+    gradients are cleared.
+
+    Args:
+        model: Any image classification model of transformers.
+        inputs: Its inputs for one image or more, on its device; without labels.
+    """
+    devices = [value.device for value in inputs.values() if value.device.type == "cuda"][:1]
+    training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            outputs: Any = model(**inputs)
+            scores_of(outputs).float().sum().backward()
+        return [weight for weight in model.parameters() if weight.requires_grad and weight.grad is None]
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)

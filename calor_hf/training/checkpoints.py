@@ -1,0 +1,35 @@
+"""Checkpoints of the Trainer: the newest that is whole, and reading one into a model."""
+
+import os
+from pathlib import Path
+
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+TRAINER_STATE = "trainer_state.json"
+
+
+def load_weights(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
+    """Copy the weights of a saved model of the same class into ``model``, all of them.
+
+    Raises:
+        RuntimeError: a weight is missing, left over, or of another shape.
+    """
+    saved = type(model).from_pretrained(path, dtype=model.dtype)
+    model.load_state_dict(saved.state_dict(), strict=True)
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
+    """Newest checkpoint in ``output_dir`` that was written to its end.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [
+        path
+        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.name.rpartition("-")[2].isdigit() and (path / TRAINER_STATE).is_file()
+    ]
+    if not found:
+        raise ValueError(f"no complete checkpoint in {output_dir} to resume from; start without resuming")
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2])))
