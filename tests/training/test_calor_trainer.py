@@ -8,33 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset
-from transformers import PreTrainedConfig, ResNetConfig, Trainer, TrainerCallback, TrainingArguments, ViTConfig
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
+from calor_hf import CALoRForImageClassification, CALoRTrainer
 from calor_hf.training.calor_trainer import AccuracyLostError
 from calor_hf.training.checkpoints import last_checkpoint
 from calor_hf.training.interrupt import TrainingInterrupted
 from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
-
-CLASSES = 6
-STEPS = 8  # of an epoch: 128 images in batches of 16
-
-
-class Patterns(Dataset[dict[str, Any]]):
-    """One pattern a class, with noise."""
-
-    def __init__(self, count: int, seed: int, noise: float = 0.5) -> None:
-        patterns = torch.randn(CLASSES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        self.labels = torch.arange(count) % CLASSES
-        generator = torch.Generator().manual_seed(seed)
-        self.images = patterns[self.labels] + noise * torch.randn(count, 3, 32, 32, generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"pixel_values": self.images[index], "labels": int(self.labels[index])}
+from tests.training.small_task import CLASSES, STEPS, Patterns, arguments, assert_same_weights, config, trainer
 
 
 class Stream(IterableDataset[dict[str, Any]]):
@@ -65,49 +47,6 @@ class Watch(TrainerCallback):
         assert self.trainer is not None
         optimizer = self.trainer.optimizer
         self.seen.append((self.trainer.model.stage, optimizer.param_groups[0]["lr"], len(optimizer.state)))
-
-
-def config(kind: str) -> PreTrainedConfig:
-    if kind == "resnet":
-        return ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=CLASSES
-        )
-    return ViTConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
-        num_labels=CLASSES, hidden_dropout_prob=0.1,
-    )  # fmt: skip
-
-
-def arguments(folder: Path, **changes: Any) -> CALoRTrainingArguments:
-    settings: dict[str, Any] = {
-        "output_dir": str(folder),
-        "num_train_epochs": 3,
-        "adapt_epochs": 3,
-        "learning_rate": 1e-2,
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 64,
-        "max_accuracy_drop": 100,
-        "confidence_tolerance": 1e-9,  # never reached: the stage has its full length
-        "save_strategy": "epoch",
-        "logging_steps": STEPS,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return CALoRTrainingArguments(**(settings | changes))
-
-
-def trainer(folder: Path, kind: str = "resnet", callbacks: Any = None, **changes: Any) -> CALoRTrainer:
-    torch.manual_seed(0)
-    model = CALoRForImageClassification.from_config(config(kind), rank=3)
-    return CALoRTrainer(
-        model=model,
-        args=arguments(folder, **changes),
-        train_dataset=Patterns(128, 1),
-        eval_dataset=Patterns(60, 2),
-        callbacks=callbacks,
-    )
 
 
 def test_stage_learning_rate_and_optimiser_follow_the_step(tmp_path: Path) -> None:
@@ -370,10 +309,3 @@ def test_undefended_training_equals_the_plain_trainer(tmp_path: Path) -> None:
         kind(model=model, args=args, train_dataset=Patterns(64, 1)).train()
         models.append(model)
     assert_same_weights(*models)
-
-
-def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
-    left, right = a.state_dict(), b.state_dict()
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert different == []
