@@ -55,11 +55,11 @@ class Stage:
         epochs: Length in epochs, with fraction; used where the length of an epoch is known and ``steps`` is None.
         steps: Length in optimiser steps, or None to follow ``epochs``.
         learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
-        only_head: Only the head learns; needs ``learning_rate``.
+        only_last_layer: Only the last linear layer learns; needs ``learning_rate``.
     """
 
     name: str
     epochs: float
     steps: int | None = None
     learning_rate: float | None = None
-    only_head: bool = False
+    only_last_layer: bool = False

@@ -61,7 +61,11 @@ class CALoR(Defense[CALoRDefenseConfig]):
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
         adapt = Stage(
-            "adapt", epochs=adapt_epochs, steps=args.adapt_steps, learning_rate=rate, only_head=args.adapt_only_head
+            "adapt",
+            epochs=adapt_epochs,
+            steps=args.adapt_steps,
+            learning_rate=rate,
+            only_last_layer=args.adapt_only_last_layer,
         )
         return [fit, adapt]
 

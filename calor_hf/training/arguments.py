@@ -48,11 +48,12 @@ class CALoRTrainingArguments(TrainingArguments):
             "the model shows in use. (With batch statistics it settles some hundredths beside the target.)"
         },
     )
-    adapt_only_head: bool = field(
+    adapt_only_last_layer: bool = field(
         default=False,
         metadata={
-            "help": "Train only the head in the adapt stage. Where there are few images a person, adapting the whole "
-            "model costs accuracy; the features, and what they remember, then stay as the first stage left them."
+            "help": "Train only the head's last linear layer in the adapt stage. Where there are few images a person, "
+            "adapting the whole model costs accuracy; this hardly does, but features and code, and what they remember, "
+            "then stay as the first stage left them."
         },
     )
     ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})

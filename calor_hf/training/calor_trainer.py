@@ -13,7 +13,7 @@ from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
 from calor_hf.training.selection import Selection, select_adapted
-from calor_hf.training.trainer import IS_HEAD, DefenseTrainer
+from calor_hf.training.trainer import IS_LAST_LAYER, DefenseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -87,15 +87,16 @@ class CALoRTrainer(DefenseTrainer):
         """As ``Trainer.create_optimizer``, with groups of the head's own, where it learns at another rate."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        rate = self.args.head_learning_rate
-        if is_new and (rate is not None or self.args.adapt_only_head):
-            head = {id(parameter) for parameter in self.model.low_rank_head.parameters()}
+        if is_new and (self.args.head_learning_rate is not None or self.args.adapt_only_last_layer):
+            rate = self.args.head_learning_rate or self.args.learning_rate
+            head = {id(weight): name for name, weight in self.model.low_rank_head.named_parameters()}
             for group in list(optimizer.param_groups):
-                own = [parameter for parameter in group["params"] if id(parameter) in head]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                if own:
-                    rate = self.args.learning_rate if rate is None else rate
-                    optimizer.add_param_group({**group, "params": own, "lr": rate, IS_HEAD: True})
+                own = [weight for weight in group["params"] if id(weight) in head]
+                group["params"] = [weight for weight in group["params"] if id(weight) not in head]
+                for is_last in (False, True):
+                    part = [weight for weight in own if ("up" in head[id(weight)].split(".")) == is_last]
+                    if part:
+                        optimizer.add_param_group({**group, "params": part, "lr": rate, IS_LAST_LAYER: is_last})
         return optimizer
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +179,7 @@ class CALoRTrainer(DefenseTrainer):
         if not self.args.accept_unadapted:
             raise AccuracyLostError(
                 f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, adapt only the "
-                "head (--adapt-only-head), allow a larger max_accuracy_drop, or take the unadapted model with "
+                "last layer (--adapt-only-last-layer), allow a larger max_accuracy_drop, or take the unadapted model with "
                 "accept_unadapted (--accept-unadapted)"
             )
         logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)

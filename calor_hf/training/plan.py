@@ -15,7 +15,7 @@ class PlannedStage:
     start: int
     stop: int
     learning_rate: float | None
-    only_head: bool = False
+    only_last_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ def make_plan(stages: Sequence[Stage], steps_per_epoch: int | None) -> Plan:
             steps = math.ceil(stage.epochs * steps_per_epoch)
         if steps < 1:
             raise ValueError(f"stage '{stage.name}' must last at least one step, got {stage.epochs:g} epochs")
-        planned.append(PlannedStage(stage.name, start, start + steps, stage.learning_rate, stage.only_head))
+        planned.append(PlannedStage(stage.name, start, start + steps, stage.learning_rate, stage.only_last_layer))
         start += steps
     return Plan(tuple(planned), steps_per_epoch)

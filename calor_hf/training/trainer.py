@@ -25,7 +25,7 @@ from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
 from calor_hf.training.stage_callback import StageCallback
 
-IS_HEAD = "is_head"  # key of the optimiser's groups that hold the head
+IS_LAST_LAYER = "is_last_layer"  # key of the optimiser's groups that hold the last linear layer
 
 
 class DefenseTrainer(Trainer):
@@ -111,7 +111,9 @@ class DefenseTrainer(Trainer):
                 )
             else:
                 factor = stage.learning_rate / self.args.learning_rate
-                learns = [not stage.only_head or group.get(IS_HEAD, False) for group in optimizer.param_groups]
+                learns = [
+                    not stage.only_last_layer or group.get(IS_LAST_LAYER, False) for group in optimizer.param_groups
+                ]
                 parts.append(LambdaLR(optimizer, [_Constant(factor if yes else 0.0) for yes in learns]))
         self.lr_scheduler = SequentialLR(optimizer, parts, [stage.stop for stage in self.plan.stages[:-1]])
         self._created_lr_scheduler = True
