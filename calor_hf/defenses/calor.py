@@ -60,13 +60,7 @@ class CALoR(Defense[CALoRDefenseConfig]):
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
-        adapt = Stage(
-            "adapt",
-            epochs=adapt_epochs,
-            steps=args.adapt_steps,
-            learning_rate=rate,
-            only_last_layer=args.adapt_only_last_layer,
-        )
+        adapt = Stage("adapt", adapt_epochs, args.adapt_steps, rate, only_last_layer=args.adapt_only_last_layer)
         return [fit, adapt]
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:

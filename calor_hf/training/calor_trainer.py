@@ -179,8 +179,8 @@ class CALoRTrainer(DefenseTrainer):
         if not self.args.accept_unadapted:
             raise AccuracyLostError(
                 f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, adapt only the "
-                "last layer (--adapt-only-last-layer), allow a larger max_accuracy_drop, or take the unadapted model with "
-                "accept_unadapted (--accept-unadapted)"
+                "last layer (--adapt-only-last-layer), allow a larger max_accuracy_drop, or take the unadapted model "
+                "with accept_unadapted (--accept-unadapted)"
             )
         logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)
         load_weights(self.model, self._first_stage_folder)

@@ -111,10 +111,8 @@ class DefenseTrainer(Trainer):
                 )
             else:
                 factor = stage.learning_rate / self.args.learning_rate
-                learns = [
-                    not stage.only_last_layer or group.get(IS_LAST_LAYER, False) for group in optimizer.param_groups
-                ]
-                parts.append(LambdaLR(optimizer, [_Constant(factor if yes else 0.0) for yes in learns]))
+                still = [stage.only_last_layer and not group.get(IS_LAST_LAYER) for group in optimizer.param_groups]
+                parts.append(LambdaLR(optimizer, [_Constant(0.0 if stands else factor) for stands in still]))
         self.lr_scheduler = SequentialLR(optimizer, parts, [stage.stop for stage in self.plan.stages[:-1]])
         self._created_lr_scheduler = True
         return self.lr_scheduler
