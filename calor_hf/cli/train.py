@@ -121,7 +121,9 @@ def train(
         model = defended(base, model_args, data, trained, len(splits.label_names))
         trainer = CALoRTrainer(model=model, args=args, **common)
 
-    run_trainer(trainer, run_args)
+    # A run that was stopped right after the undefended phase has nothing of the second one to resume.
+    begun = not measured or any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json"))
+    run_trainer(trainer, replace(run_args, resume=run_args.resume and begun))
     if isinstance(trainer, CALoRTrainer):
         measured |= measure_stages(trainer, data["test"])
     else:

@@ -27,7 +27,8 @@ class RankSuggestion:
     """A rank and why.
 
     Attributes:
-        rank: The smallest one tried that keeps the accuracy.
+        rank: The smallest one tried that keeps the accuracy; of the best low-rank head, where none keeps the full
+            head's.
         curve: (rank, validation accuracy in [0, 1]) of every rank tried, growing.
         full_accuracy: Validation accuracy of an ordinary linear head on the same features.
         budget: Accuracy that the rank may cost, in [0, 1].
@@ -102,7 +103,25 @@ def suggest_rank(
             )
             if curve[-1][1] >= full_accuracy - budget:
                 break
-    return RankSuggestion(curve[-1][0], tuple(curve), full_accuracy, budget)
+    return RankSuggestion(_smallest(curve, full_accuracy, budget), tuple(curve), full_accuracy, budget)
+
+
+def _smallest(curve: Sequence[tuple[int, float]], full_accuracy: float, budget: float) -> int:
+    rank, accuracy = curve[-1]
+    if accuracy >= full_accuracy - budget:
+        return rank
+    # A head of full rank would defend nothing, and the loss is not the rank's but Tanh's.
+    best = max(accuracy for _, accuracy in curve)
+    chosen = next(rank for rank, accuracy in curve if accuracy >= best - budget)
+    logger.warning(
+        "no rank stays within %.1f points of a full head on these features (%.1f %%, at best %.1f %% with a low-rank "
+        "head); rank %d is the smallest within them of the best low-rank head",
+        100 * budget,
+        100 * full_accuracy,
+        100 * best,
+        chosen,
+    )
+    return chosen
 
 
 def _growing(limit: int) -> Iterator[int]:

@@ -1,3 +1,4 @@
+import logging
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from calor_hf import CALoRForImageClassification, suggest_rank
-from calor_hf.training.rank import _growing
+from calor_hf.training.rank import _growing, _smallest
 
 CLASSES, LATENT = 12, 3
 
@@ -47,6 +48,15 @@ def test_the_hidden_rank_is_found() -> None:
     assert found.full_accuracy > 0.9
     assert [rank for rank, _ in found.curve] == [2, 3]
     assert found.curve[0][1] < found.full_accuracy - found.budget <= found.curve[1][1]
+
+
+def test_where_no_rank_keeps_the_accuracy_the_best_low_rank_head_is_the_measure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("calor_hf").propagate = True
+    assert _smallest([(2, 0.3), (4, 0.47), (8, 0.48), (16, 0.479)], full_accuracy=0.52, budget=0.02) == 4
+    assert "no rank stays within 2.0 points of a full head" in caplog.text
+    assert _smallest([(2, 0.3), (4, 0.505)], full_accuracy=0.52, budget=0.02) == 4
 
 
 def test_the_same_seed_gives_the_same_curve_and_leaves_random_state_alone() -> None:
