@@ -104,6 +104,12 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
         (["--model", "nobody/nothing"], "pass a folder that holds config.json"),
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
+        (["--rank", "0"], "rank must be a whole number between 1 and 4"),
+        (["--ca-a", "0"], "a must be a positive finite number, got 0"),
+        (["--ca-b", "inf"], "b must be a positive finite number, got inf"),
+        (["--head", "fc"], "has no module 'fc'; its last linear layers"),
+        (["--dataset", "nobody/nothing"], "pass the path of an image folder or parquet file"),
+        (["--on-bad-image", "hide"], "--on-bad-image must be raise or skip, got hide"),
         (["--activation", "gelu"], "unknown activation 'gelu'"),
         (["--augmentation", "mirror"], "unknown augmentation 'mirror'"),
     ],
@@ -116,9 +122,26 @@ def test_bad_options_are_refused(
 
 
 def test_losing_accuracy_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--rank", "3", "--num-train-epochs", "8", "--max-accuracy-drop", "0", "--adapt-learning-rate", "3"]
+    words = ["--rank", "3", "--num-train-epochs", "8", "--max-accuracy-drop", "0", "--adapt-learning-rate", "0.1"]
     assert main([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 1
     assert "--accept-unadapted" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rank", "3", "--num-train-epochs", "8", "--adapt-learning-rate", "1e9"]
+    assert main([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "the loss is not finite at step" in error
+    assert "the last good checkpoint is" in error
+
+
+def test_svd_of_a_classifier_with_other_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _tiny_resnet(tmp_path)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    words = ["--model", str(folder), "--head-init", "svd", "--output-dir", str(tmp_path / "out")]
+    assert main([*SMALL, *words]) == 2
+    assert "has 2 classes, but the data have 4" in capsys.readouterr().err
 
 
 def test_published_class_names_are_numbers_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
