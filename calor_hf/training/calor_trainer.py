@@ -168,6 +168,14 @@ class CALoRTrainer(DefenseTrainer):
     def _load_result(self, selection: Selection) -> None:
         if selection.best is not None:
             load_weights(self.model, self._checkpoint(selection.best.step))
+            if abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
+                logger.warning(
+                    "the result is not at the target: its training confidence is %.4f, not %.4f; nearer checkpoints "
+                    "lost more accuracy than allowed, or the adapt stage was too short (adapt_epochs, "
+                    "adapt_learning_rate)",
+                    selection.best.confidence,
+                    self.target,
+                )
             return
         reference = selection.reference
         accuracies = ", ".join(f"{100 * c.accuracy:.2f}" for c in selection.candidates) or "none evaluated"

@@ -79,7 +79,7 @@ def test_terms_stage_confidence_and_accuracy_are_logged_by_name(tmp_path: Path) 
     assert all(0 <= entry["confidence"] <= 1 and 0 <= entry["accuracy"] <= 1 for entry in logs)
 
 
-def test_the_result_is_the_chosen_checkpoint(tmp_path: Path) -> None:
+def test_the_result_is_the_chosen_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = trainer(tmp_path, save_total_limit=1)
     run.train()
     best = run.selection().best
@@ -87,6 +87,7 @@ def test_the_result_is_the_chosen_checkpoint(tmp_path: Path) -> None:
     saved = CALoRForImageClassification.from_pretrained(tmp_path / f"checkpoint-{best.step}")
     assert_same_weights(run.model, saved)
     assert run.state.best_global_step == best.step  # so it outlived save_total_limit=1
+    assert f"not at the target: its training confidence is {best.confidence:.4f}, not 0.8825" in caplog.text
 
 
 def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
