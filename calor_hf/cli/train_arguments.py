@@ -105,9 +105,8 @@ _FROM_SCRATCH = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 256,
 }
-
-# For that ResNet on the synthetic faces, with no data of the user's. Accuracy dips first at any rate; below 6e-4 it comes
-# back too slowly, at 2e-3 not. Other data may not bear such a rate: there the usual tenth of the first stage's counts.
+# For that ResNet on the synthetic faces, with no data of the user's. Accuracy dips first at any rate; below 6e-4 it
+# comes back too slowly, at 2e-3 not at all. Real faces did not bear such a rate: there the usual tenth counts.
 _SYNTHETIC = {
     "adapt_learning_rate": 1e-3,
     "max_accuracy_drop": 1.0,  # 3 of the 320 validation images; half a point would be one
