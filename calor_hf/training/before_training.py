@@ -39,8 +39,8 @@ def check_labels(dataset: Any, num_labels: int) -> None:
 def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn.Parameter]:
     """Trainable parameters that the scores do not depend on, e.g. the mask token of DINOv2 or a pooling head of SigLIP.
 
-    One forward and backward pass in evaluation mode; neither weights, nor statistics, nor random state change, and
-    gradients are cleared.
+    One forward pass in evaluation mode, whose graph is read; no gradient is computed (they would take as much memory
+    as the model), and neither weights, nor statistics, nor random state change.
 
     Args:
         model: Any image classification model of transformers.
@@ -52,8 +52,20 @@ def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn
     try:
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             outputs: Any = model(**inputs)
-            scores_of(outputs).float().sum().backward()
-        return [weight for weight in model.parameters() if weight.requires_grad and weight.grad is None]
+            used = _leaves(scores_of(outputs))
     finally:
-        model.zero_grad(set_to_none=True)
         model.train(training)
+    return [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in used]
+
+
+def _leaves(result: Tensor) -> set[int]:
+    found, seen, waiting = set(), set(), [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [function for function, _ in node.next_functions]
+    return found

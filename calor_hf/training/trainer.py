@@ -211,7 +211,8 @@ class DefenseTrainer(Trainer):
         """
         usual, self.compute_metrics = self.compute_metrics, metrics
         try:
-            loader = self.get_eval_dataloader(some_samples(self.train_dataset, self.args.confidence_samples))
+            # Not get_eval_dataloader: with persistent workers that returns the validation split's.
+            loader = self.get_test_dataloader(some_samples(self.train_dataset, self.args.confidence_samples))
             output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
         finally:
             self.compute_metrics = usual
@@ -236,8 +237,9 @@ class DefenseTrainer(Trainer):
     def _unused_parameters(self) -> list[torch.nn.Parameter]:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.train_dataset is None:
             return []
-        samples = some_samples(self.train_dataset, 2)
-        batch = self.data_collator([samples[index] for index in range(len(samples))])
+        samples = some_samples(self.train_dataset, 2 * self.args.world_size)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+            batch = next(iter(self.get_test_dataloader(samples)))
         inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
         with self.compute_loss_context_manager():
             return unused_parameters(self.model, inputs)

@@ -90,6 +90,16 @@ def test_the_result_is_the_chosen_checkpoint(tmp_path: Path, caplog: pytest.LogC
     assert f"not at the target: its training confidence is {best.confidence:.4f}, not 0.8825" in caplog.text
 
 
+def test_training_images_are_measured_also_with_workers_that_stay(tmp_path: Path) -> None:
+    run = trainer(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    run.evaluate()
+    measured = run.measure_training_images()
+    expected = trainer(tmp_path).measure_training_images()
+    for name in ("accuracy", "nll", "confidence"):
+        assert measured[name] == pytest.approx(expected[name])
+    assert measured["nll"] != pytest.approx(run.evaluate()["eval_nll"])
+
+
 def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
     plan: dict[str, Any] = {
         "num_train_epochs": 30,

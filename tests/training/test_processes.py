@@ -23,7 +23,8 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 def run(options: dict[str, Any], processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Train the small task in ``processes`` new processes."""
     launcher = TORCHRUN if processes == 2 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    threads = str(torch.get_num_threads())  # sums are rounded alike
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [sys.executable, *launcher, "-m", "tests.training.small_task", json.dumps(options)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
