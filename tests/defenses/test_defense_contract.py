@@ -38,6 +38,7 @@ def arguments(**changes: Any) -> SimpleNamespace:
         "adapt_steps": None,
         "adapt_learning_rate": None,
         "adapt_start_epoch": None,
+        "adapt_only_last_layer": False,
     }
     return SimpleNamespace(**{**plan, **changes})
 
@@ -146,6 +147,8 @@ def test_calor_adapts_after_the_schedule() -> None:
     fit, adapt = make("calor").stages(arguments())
     assert (fit.epochs, fit.steps, adapt.epochs, adapt.steps) == (20.0, None, 10.0, None)
     assert adapt.learning_rate == pytest.approx(1e-4)  # a tenth of the first
+    assert not adapt.only_last_layer
+    assert make("calor").stages(arguments(adapt_only_last_layer=True))[1].only_last_layer
 
 
 def test_calor_counts_steps_where_it_is_told_to() -> None:
