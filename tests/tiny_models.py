@@ -213,6 +213,8 @@ EVERY: dict[str, tuple[str, dict[str, Any]]] = {
     "ViTForImageClassification": ("ViTConfig", _TRANSFORMER),
     "ViTMSNForImageClassification": ("ViTMSNConfig", _TRANSFORMER),
 }
+# Older versions of transformers lack some.
+EVERY = {name: entry for name, entry in EVERY.items() if all(hasattr(transformers, part) for part in (name, entry[0]))}
 TWO_HEADS = [
     "DeiTForImageClassificationWithTeacher",
     "LevitForImageClassificationWithTeacher",

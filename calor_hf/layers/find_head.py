@@ -7,10 +7,10 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 
-def find_heads(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> list[str]:
+def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> list[str]:
     """Module paths of the layers whose size follows ``num_labels``: the classification heads.
 
     The class is built twice without memory (on the meta device) with two numbers of labels; the modules that own
@@ -89,7 +89,7 @@ def take_out_heads(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
     heads = [model.get_submodule(path) for path in paths]
     widths = [cast("tuple[int, int]", _size(head))[0] for head in heads]
     for index, (path, head) in enumerate(zip(paths, heads, strict=True)):
-        slot = HeadSlot(widths, index, isinstance(head, nn.Conv2d)) if len(paths) > 1 else nn.Identity()
+        slot = HeadSlot(widths, index, isinstance(head, nn.Conv2d)) if len(paths) > 1 else NoHead()
         _set_module(model, path, slot)
     return heads
 
@@ -100,7 +100,16 @@ def put_back_heads(model: nn.Module, paths: Sequence[str], heads: Sequence[nn.Mo
         _set_module(model, path, head)
 
 
-class HeadSlot(nn.Module):
+class NoHead(nn.Identity):
+    """Stands where the classifier was."""
+
+    @property
+    def weight(self) -> Tensor:
+        """No weight: CLIP and SigLIP of transformers before 5.23 start the one they expect here."""
+        return torch.empty(0)
+
+
+class HeadSlot(NoHead):
     """Stands where one of several classifiers was: its input, between zeros for the inputs of the others.
 
     Times the number of classifiers, so that the mean over them, which the model takes, is their inputs side by side.
@@ -117,10 +126,10 @@ class HeadSlot(nn.Module):
         self.padding = (sum(widths[:index]), sum(widths[index + 1 :]))
         self.channels_first = channels_first
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(batch, width) to (batch, all widths); other axes stay."""
-        before_axis = (0, 0) * (x.ndim - 2) if self.channels_first else ()
-        return F.pad(x, (*before_axis, *self.padding)) * self.count
+        before_axis = (0, 0) * (input.ndim - 2) if self.channels_first else ()
+        return F.pad(input, (*before_axis, *self.padding)) * self.count
 
 
 def _size(head: nn.Module) -> tuple[int, int] | None:
@@ -137,7 +146,7 @@ def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _parameter_shapes(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, num_labels: int
+    model_class: type[PreTrainedModel], config: PretrainedConfig, num_labels: int
 ) -> dict[str, torch.Size]:
     config = copy.deepcopy(config)
     config.num_labels = num_labels

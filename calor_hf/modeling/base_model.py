@@ -4,13 +4,13 @@ import copy
 from typing import Any, cast
 
 import transformers
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from calor_hf.layers.find_head import check_heads, find_heads
 from calor_hf.modeling.configuration_calor import CALoRConfig
 
 
-def architecture_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     """Class that a checkpoint was saved from, or the first image classifier of its type.
 
     Raises:
@@ -63,7 +63,7 @@ def config_for(
 
 
 def set_labels(
-    config: PreTrainedConfig,
+    config: PretrainedConfig,
     num_labels: int | None,
     id2label: dict[int, str] | None,
     label2id: dict[str, int] | None,
@@ -85,7 +85,7 @@ def set_labels(
         config.num_labels = num_labels
 
 
-def forget_labels(base_config: PreTrainedConfig) -> None:
+def forget_labels(base_config: PretrainedConfig) -> None:
     """Drop the base's label names: the classes belong to the outer configuration, and names are people."""
     base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
@@ -107,7 +107,7 @@ def refuse_new_head(
         raise ValueError("this is a saved CALoR model: head_init, calibration and head apply to base checkpoints")
 
 
-def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfig, dict[str, Any]]:
     """Configuration of a checkpoint, changed by those of ``hf_kwargs`` that belong to it, and the other ones."""
     for_model = {name: hf_kwargs[name] for name in _FOR_MODEL if name in hf_kwargs}
     for_config = {name: value for name, value in hf_kwargs.items() if name not in for_model}

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from calor_hf.defenses.calor import CALoRDefenseConfig
 
 
-class CALoRConfig(PreTrainedConfig):
+class CALoRConfig(PretrainedConfig):
     """Everything that rebuilds a CALoR model: ``config.json`` alone is enough.
 
     Made by :meth:`CALoRForImageClassification.from_pretrained` and its siblings; written by hand rarely.
@@ -33,7 +33,7 @@ class CALoRConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        base_config: PreTrainedConfig | dict[str, Any] | None = None,
+        base_config: PretrainedConfig | dict[str, Any] | None = None,
         base_class: str | None = None,
         head_paths: Sequence[str] = (),
         rank: int = 1,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from calor_hf.core.outputs import Forward, Progress
@@ -154,10 +154,6 @@ class CALoRForImageClassification(PreTrainedModel):
         as_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if as_dict else result.to_tuple()
 
-    def get_output_embeddings(self) -> nn.Module:
-        """The head."""
-        return self.low_rank_head
-
     @classmethod
     def from_pretrained(
         cls,
@@ -197,7 +193,7 @@ class CALoRForImageClassification(PreTrainedModel):
             ValueError: settings of a new head beside a saved CALoR model, or a head that cannot be found or built.
         """
         config = hf_kwargs.pop("config", None)
-        if not isinstance(config, PreTrainedConfig):
+        if not isinstance(config, PretrainedConfig):
             config, hf_kwargs = read_config(config or source, hf_kwargs)
         if isinstance(config, CALoRConfig):
             asked = {"rank": rank, "activation": activation, "input_norm": input_norm, "bias": bias}
@@ -291,7 +287,7 @@ class CALoRForImageClassification(PreTrainedModel):
         return model
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> "CALoRForImageClassification":
+    def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "CALoRForImageClassification":
         """Random weights, from a :class:`CALoRConfig`, or a base configuration and :meth:`from_base`'s arguments."""
         if isinstance(config, CALoRConfig):
             return cast(CALoRForImageClassification, cls._from_config(config, **kwargs))

@@ -195,7 +195,7 @@ class CALoRTrainer(DefenseTrainer):
 
     def _was_finished(self, checkpoint: str) -> bool:
         state_file = Path(checkpoint) / TRAINER_STATE
-        self.set_initial_training_values(self.args, self.get_train_dataloader())
+        self.planned_values()
         state = json.loads(state_file.read_text(encoding="utf-8"))
         self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
         return self.selection().finished

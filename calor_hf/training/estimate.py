@@ -42,7 +42,7 @@ def estimate_seconds(trainer: DefenseTrainer) -> float:
             model.zero_grad()
             times.append(_now(args.device) - begin)
     per_image = statistics.median(times[WARM_UP:]) / batch_size
-    values = trainer.set_initial_training_values(args, trainer.get_train_dataloader())
+    values = trainer.planned_values()
     epochs, steps = values[0], values[-1]
     trained = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
     evaluated = epochs * len(trainer.eval_dataset) / args.world_size if trainer.eval_dataset is not None else 0

@@ -1,5 +1,6 @@
 """A Trainer whose stages, logs and checkpoints are those of a defence."""
 
+import inspect
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
@@ -49,13 +50,14 @@ class DefenseTrainer(Trainer):
         kwargs: As for ``Trainer``. ``compute_metrics`` defaults to :func:`classification_metrics`.
     """
 
-    loss_is_scaled_for_ga = False  # every loss here is a mean over its batch
+    loss_is_scaled_for_ga = False  # every loss here is a mean over its batch (4.57 reads model_accepts_loss_kwargs)
     lr_scheduler: Any
     compute_metrics: Any
 
     def __init__(self, *args: Any, class_weights: Tensor | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("compute_metrics", classification_metrics)
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
         self.plan: Plan | None = None
         self._interrupt = InterruptCallback()
         self._running: dict[str, list[Tensor]] = defaultdict(list)
@@ -86,10 +88,17 @@ class DefenseTrainer(Trainer):
             values[0] = -(-total // values[1])
         else:  # one endless epoch
             values[1] = total
-            values[5] = total * args.gradient_accumulation_steps
+            if not rest:  # 4.57, which hands over one value more, takes a number here for a sized loader
+                values[5] = total * args.gradient_accumulation_steps
         values[3] = values[3] * total / values[-1]
         values[-1] = total
         return tuple(values)
+
+    def planned_values(self) -> tuple[Any, ...]:
+        """What :meth:`set_initial_training_values` gives for the arguments as they are; :attr:`plan` is set."""
+        rest = inspect.signature(Trainer.set_initial_training_values).parameters.keys() & {"total_train_batch_size"}
+        total = [self.get_total_train_batch_size(self.args)] if rest else []
+        return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The user's schedule over the first stage, then each later stage's own constant learning rate."""

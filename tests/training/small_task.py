@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Dinov2Config, PreTrainedConfig, ResNetConfig, Trainer, TrainerCallback, ViTConfig
+from transformers import Dinov2Config, PretrainedConfig, ResNetConfig, Trainer, TrainerCallback, ViTConfig
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
 
@@ -33,7 +33,7 @@ class Patterns(Dataset[dict[str, Any]]):
         return {"pixel_values": self.images[index], "labels": int(self.labels[index])}
 
 
-def config(kind: str, dropout: float = 0.1) -> PreTrainedConfig:
+def config(kind: str, dropout: float = 0.1) -> PretrainedConfig:
     if kind == "resnet":
         return ResNetConfig(
             embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=CLASSES
