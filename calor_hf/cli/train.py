@@ -31,7 +31,7 @@ from calor_hf.data.loading import Splits, load_splits
 from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, AccuracyLostError, CALoRTrainer
-from calor_hf.training.checkpoints import load_weights
+from calor_hf.training.checkpoints import complete_checkpoints, load_weights
 from calor_hf.training.estimate import estimate_seconds
 from calor_hf.training.interrupt import TrainingInterrupted
 from calor_hf.training.rank import suggest_rank
@@ -122,7 +122,7 @@ def train(
         trainer = CALoRTrainer(model=model, args=args, **common)
 
     # A run that was stopped right after the undefended phase has nothing of the second one to resume.
-    begun = not measured or any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json"))
+    begun = not measured or bool(complete_checkpoints(args.output_dir))
     run_trainer(trainer, replace(run_args, resume=run_args.resume and begun))
     if isinstance(trainer, CALoRTrainer):
         measured |= measure_stages(trainer, data["test"])
@@ -268,7 +268,7 @@ def fine_tune_undefended(
     if run_args.resume and (folder / "config.json").is_file():
         load_weights(base, folder)
     else:
-        run_trainer(trainer, replace(run_args, resume=run_args.resume and any(folder.glob("checkpoint-*"))))
+        run_trainer(trainer, replace(run_args, resume=run_args.resume and bool(complete_checkpoints(folder))))
         trainer.save_model()
     return measure(trainer, test)
 

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
+from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
@@ -89,12 +90,14 @@ class CALoRTrainer(DefenseTrainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and (self.args.head_learning_rate is not None or self.args.adapt_only_last_layer):
             rate = self.args.head_learning_rate or self.args.learning_rate
-            head = {id(weight): name for name, weight in self.model.low_rank_head.named_parameters()}
+            heads = [part for part in self.model.low_rank_head.modules() if isinstance(part, LowRankHead)]
+            head = {id(weight) for part in heads for weight in part.parameters()}
+            last = {id(weight) for part in heads for weight in part.up.parameters()}
             for group in list(optimizer.param_groups):
                 own = [weight for weight in group["params"] if id(weight) in head]
                 group["params"] = [weight for weight in group["params"] if id(weight) not in head]
                 for is_last in (False, True):
-                    part = [weight for weight in own if ("up" in head[id(weight)].split(".")) == is_last]
+                    part = [weight for weight in own if (id(weight) in last) == is_last]
                     if part:
                         optimizer.add_param_group({**group, "params": part, "lr": rate, IS_LAST_LAYER: is_last})
         return optimizer

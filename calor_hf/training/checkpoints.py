@@ -19,17 +19,23 @@ def load_weights(model: PreTrainedModel, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
-def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
-    """Newest checkpoint in ``output_dir`` that was written to its end.
-
-    Raises:
-        ValueError: there is none.
-    """
+def complete_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
+    """Checkpoints in ``output_dir`` that were written to their end, oldest first."""
     found = [
         path
         for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
         if path.name.rpartition("-")[2].isdigit() and (path / TRAINER_STATE).is_file()
     ]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
+    """Newest of :func:`complete_checkpoints`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = complete_checkpoints(output_dir)
     if not found:
         raise ValueError(f"no complete checkpoint in {output_dir} to resume from; start without resuming")
-    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2])))
+    return str(found[-1])

@@ -20,7 +20,7 @@ from calor_hf.defenses._base import Defense
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.layers.features import scores_of
 from calor_hf.training.before_training import check_labels, unused_parameters
-from calor_hf.training.checkpoints import last_checkpoint, load_weights
+from calor_hf.training.checkpoints import complete_checkpoints, last_checkpoint, load_weights
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
@@ -233,10 +233,8 @@ class DefenseTrainer(Trainer):
         step = int(self._first_bad_step)
         if step < 0:
             return
-        try:
-            kept = f"the last good checkpoint is {last_checkpoint(self.args.output_dir)}"
-        except ValueError:
-            kept = "no checkpoint had been saved"
+        found = complete_checkpoints(self.args.output_dir)
+        kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved"
         stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
         raise NonFiniteLossError(
             f"the loss is not finite at step {step} (stage '{stage}'); {kept}. Lower the learning rate, prefer bf16 to "
