@@ -46,15 +46,15 @@ def examine(class_name: str, folder: Path) -> dict[str, str]:
     outputs = model(**inputs, labels=LABELS)
     assert outputs.logits.shape == (4, 10)
     assert outputs.logits.std() > 0
-    assert torch.equal(model.low_rank_head(outputs.features), outputs.logits)
+    assert torch.equal(model.classification_head(outputs.features), outputs.logits)
     seen["forward"] = f"{outputs.features.shape[1]} features"
 
     outputs.loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    for part in ("low_rank_head", "backbone"):
+    for part in ("classification_head", "backbone"):
         assert any(name.startswith(part) and gradient.abs().max() > 0 for name, gradient in gradients.items()), part
-    assert all(name in gradients for name, _ in model.low_rank_head.named_parameters("low_rank_head"))
+    assert all(name in gradients for name, _ in model.classification_head.named_parameters("classification_head"))
     without = sum(p.grad is None for p in model.parameters())
     seen["backward"] = f"{without} weights unused" if without else "yes"
 

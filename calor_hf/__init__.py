@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
     from calor_hf.layers.low_rank_head import LowRankHead
-    from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
+    from calor_hf.modeling import (
+        CALoRConfig,
+        CALoRForImageClassification,
+        DefendedConfig,
+        DefendedForImageClassification,
+    )
     from calor_hf.training.arguments import CALoRTrainingArguments
     from calor_hf.training.calor_trainer import CALoRTrainer
     from calor_hf.training.rank import suggest_rank
+    from calor_hf.training.trainer import DefenseTrainer
 
 _HOME = {
     "CALoRConfig": "calor_hf.modeling",
@@ -26,6 +32,9 @@ _HOME = {
     "CALoRTrainer": "calor_hf.training.calor_trainer",
     "CALoRTrainingArguments": "calor_hf.training.arguments",
     "DEFENSES": "calor_hf.defenses",
+    "DefendedConfig": "calor_hf.modeling",
+    "DefendedForImageClassification": "calor_hf.modeling",
+    "DefenseTrainer": "calor_hf.training.trainer",
     "LowRankHead": "calor_hf.layers.low_rank_head",
     "confidence_adaptation_loss": "calor_hf.defenses.calor",
     "load_synthetic_faces": "calor_hf.data.synthetic_faces",
@@ -38,6 +47,9 @@ __all__ = [
     "CALoRForImageClassification",
     "CALoRTrainer",
     "CALoRTrainingArguments",
+    "DefendedConfig",
+    "DefendedForImageClassification",
+    "DefenseTrainer",
     "LowRankHead",
     "__version__",
     "confidence_adaptation_loss",

@@ -1,6 +1,7 @@
 """What is handed from one part to the next."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,12 +15,20 @@ class Forward:
         labels: (batch,) int64 in [0, classes), or (batch, classes) probabilities.
         features: (batch, features) entering the head.
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
+        inputs: (batch, channels, height, width), or what else the model reads; as given to it.
+        taps: Inputs of the layers that the defence asked for, each (batch, ...); in training only.
+        extras: What else the defence's head gave, by name.
+        training: Whether the model is in training mode.
     """
 
     logits: Tensor
     labels: Tensor
     features: Tensor | None = None
     class_weights: Tensor | None = None
+    inputs: Tensor | None = None
+    taps: tuple[Tensor, ...] = ()
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Stage:
         steps: Length in optimiser steps, or None to follow ``epochs``.
         learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
         only_last_layer: Only the last linear layer learns; needs ``learning_rate``.
+        fixed_batch_norm: Batch norm uses its running statistics and leaves them as they are.
     """
 
     name: str
@@ -63,3 +73,4 @@ class Stage:
     steps: int | None = None
     learning_rate: float | None = None
     only_last_layer: bool = False
+    fixed_batch_norm: bool = False

@@ -1,6 +1,9 @@
 """Random streams that depend on what is drawn, never on when or by which worker."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 
 def sample_rng(*key: int) -> np.random.Generator:
@@ -12,3 +15,63 @@ def sample_rng(*key: int) -> np.random.Generator:
     # SeedSequence fills up with zeros and takes 32-bit words: the length and two words a number keep keys apart.
     words = [len(key)] + [word for number in key for word in (number & 0xFFFFFFFF, number >> 32)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """Random numbers for the samples of one batch, by (seed, step, place in the step's samples).
+
+    However the samples of an optimiser step are split over processes and accumulated batches, each gets the same
+    numbers.
+
+    Attributes:
+        seed: Of the run, >= 0.
+        step: Optimiser steps done.
+        first: Place of this batch's first sample among the step's samples.
+        count: Samples of this batch.
+        all_first: Place of the first sample that any process sees in this forward pass.
+        all_count: Samples that all processes see in this forward pass.
+        per_step: Samples of a full step.
+    """
+
+    seed: int
+    step: int
+    first: int
+    count: int
+    all_first: int = 0
+    all_count: int = 0
+    per_step: int = 0
+
+    @classmethod
+    def of_batch(
+        cls, seed: int, step: int, count: int, batch_size: int, part: int = 0, parts: int = 1, process: int = 0,
+        processes: int = 1,
+    ) -> "StepDraws":  # fmt: skip
+        """Draws of one batch.
+
+        Args:
+            seed: Of the run.
+            step: Optimiser steps done.
+            count: Samples of the batch, at most ``batch_size``.
+            batch_size: Samples of a full batch in one process.
+            part: Which of the accumulated batches of the step this is.
+            parts: Accumulated batches of a step.
+            process: Number of this process.
+            processes: Number of processes.
+        """
+        all_first = part * processes * batch_size
+        return cls(
+            seed, step, all_first + process * batch_size, count, all_first, processes * batch_size,
+            parts * processes * batch_size,
+        )  # fmt: skip
+
+    def uniform(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
+        """(count, columns) numbers in [0, 1); another ``stream`` gives others."""
+        return self._rng(stream).random((self.first + self.count, columns))[self.first :]
+
+    def normal(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
+        """(count, columns) numbers of the standard normal distribution."""
+        return self._rng(stream).standard_normal((self.first + self.count, columns))[self.first :]
+
+    def _rng(self, stream: int) -> np.random.Generator:
+        return sample_rng(self.seed, self.step, stream, 0)  # four numbers: apart from the data's three

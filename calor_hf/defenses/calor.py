@@ -8,45 +8,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.defenses._base import DEFENSES, Defense
-from calor_hf.layers.low_rank_head import ACTIVATIONS, INPUT_NORMS, LowRankHead
+from calor_hf.defenses._base import DEFENSES, cross_entropy
+from calor_hf.defenses._low_rank import LowRankConfig, LowRankDefense
 
 
 @dataclass(frozen=True, kw_only=True)
-class CALoRDefenseConfig(MethodConfig):
+class CALoRDefenseConfig(LowRankConfig):
     """Settings of :class:`CALoR`; the defaults are the paper's."""
 
-    rank: int = field(metadata={"help": "Width of the compressed code, 1 to min(features, classes)."})
-    activation: str = field(default="tanh", metadata={"help": "Between the head's layers."})
-    bias: bool = field(default=True, metadata={"help": "Whether the head's layers have biases."})
-    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or None."})
+    low_rank: bool = field(
+        default=True, metadata={"help": "Whether the head is low-rank; false: confidence adaptation alone."}
+    )
     ca_a: float = field(default=1.0, metadata={"help": "Strength a of confidence adaptation, > 0."})
     ca_b: float = field(default=8.0, metadata={"help": "Sharpness b, > 0; the target confidence is e^(-1/b)."})
 
     def validate(self) -> None:
-        """Refuse what no head and no loss can be built from; the upper limit of the rank needs the model."""
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank must be a whole number >= 1, got {self.rank!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {self.activation!r}; pass one of {', '.join(ACTIVATIONS)}")
-        if self.input_norm not in INPUT_NORMS:
-            raise ValueError(f"unknown input_norm {self.input_norm!r}; pass None or 'batchnorm'")
+        """Refuse what no head and no loss can be built from."""
+        super().validate()
+        if not self.low_rank and self.rank is not None:
+            raise ValueError(f"low_rank=False keeps the model's classifier, so rank={self.rank} says nothing; leave it")
         check_strength(self.ca_a, self.ca_b)
 
 
 @DEFENSES.register("calor")
-class CALoR(Defense[CALoRDefenseConfig]):
-    """Low-rank head trained with cross-entropy, then with confidence adaptation (Yu et al., 2024)."""
+class CALoR(LowRankDefense[CALoRDefenseConfig]):
+    """Low-rank head trained with cross-entropy, then with confidence adaptation (Yu et al., 2024).
+
+    With ``low_rank=False`` the model keeps its classifier, and the second stage is all there is to it.
+    """
 
     config_class = CALoRDefenseConfig
     stage_names = ("fit", "adapt")
 
-    def build_head(self, in_features: int, num_labels: int) -> LowRankHead:
-        """``Linear(m -> r)``, Tanh, ``Linear(r -> N)`` with random weights."""
-        c = self.config
-        return LowRankHead(in_features, num_labels, c.rank, c.activation, c.bias, c.input_norm)
+    @property
+    def own_head(self) -> bool:
+        """The classifier is replaced, unless confidence adaptation alone was asked for."""
+        return self.config.low_rank
+
+    @classmethod
+    def complete(cls, config: CALoRDefenseConfig, in_features: int, num_labels: int) -> CALoRDefenseConfig:
+        """Choose the rank where it is left out, and check it against the model."""
+        return super().complete(config, in_features, num_labels) if config.low_rank else config
 
     def stages(self, args: Any) -> list[Stage]:
         """``fit`` and then ``adapt``: after the schedule, or its tail from ``adapt_start_epoch`` on.
@@ -60,13 +63,20 @@ class CALoR(Defense[CALoRDefenseConfig]):
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
-        adapt = Stage("adapt", adapt_epochs, args.adapt_steps, rate, only_last_layer=args.adapt_only_last_layer)
+        adapt = Stage(
+            "adapt",
+            adapt_epochs,
+            args.adapt_steps,
+            rate,
+            only_last_layer=args.adapt_only_last_layer,
+            fixed_batch_norm=args.adapt_freeze_batch_norm,
+        )
         return [fit, adapt]
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
         """``cross_entropy`` in stage ``fit``, ``confidence_adaptation`` (at most 0) in stage ``adapt``; in nats."""
         if progress.stage == "fit":
-            return {"cross_entropy": F.cross_entropy(out.logits, out.labels, weight=out.class_weights)}
+            return {"cross_entropy": cross_entropy(out)}
         term = confidence_adaptation_loss(
             out.logits, out.labels, self.config.ca_a, self.config.ca_b, weight=out.class_weights
         )

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense
+from calor_hf.defenses._base import DEFENSES, Defense, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,4 +22,4 @@ class NoDefense(Defense[NoDefenseConfig]):
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
         """``cross_entropy`` in nats, the mean over the batch."""
-        return {"cross_entropy": F.cross_entropy(out.logits, out.labels, weight=out.class_weights)}
+        return {"cross_entropy": cross_entropy(out)}

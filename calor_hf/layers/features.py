@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calor_hf.layers.find_head import put_back_heads, take_out_heads
@@ -74,3 +74,51 @@ def head_inputs(
         return collect(model, batches, scores_of)
     finally:
         put_back_heads(model, head_paths, heads)
+
+
+def run_with_taps(model: nn.Module, paths: Sequence[str], **inputs: Any) -> tuple[Any, tuple[Tensor, ...]]:
+    """Output of ``model(**inputs)``, and the inputs of the modules at ``paths``, one row a sample.
+
+    Args:
+        model: Any model; its hooks are as before afterwards.
+        paths: Module paths, as in ``named_modules``.
+        inputs: Keyword arguments; the first tensor's first axis is the batch.
+
+    Returns:
+        The output; for each path (batch, values), attached to the graph: axes after the batch side by side, and the
+        windows or patches of an image too, where a model lays them along the first axis, image after image.
+
+    Raises:
+        ValueError: a module did not run, its input is no tensor with rows for each sample, or carries no gradient.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            value = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+            if value is not None:
+                found[path] = value
+
+        return hook
+
+    handles = [model.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in paths]
+    try:
+        outputs = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    batch = next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+    for path in paths:
+        value = found.get(path)
+        if value is None or value.shape[0] % batch:
+            shape = "none" if value is None else f"one of shape {tuple(value.shape)}"
+            raise ValueError(
+                f"expected the module {path!r} to read a tensor with rows for each of {batch} images, got {shape}; "
+                "name another layer"
+            )
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise ValueError(
+                f"no gradient flows through the input of {path!r}: a frozen layer, or gradient checkpointing in its "
+                "reentrant form; pass gradient_checkpointing_kwargs={'use_reentrant': False}, or name another layer"
+            )
+    return outputs, tuple(found[path].reshape(batch, -1) for path in paths)

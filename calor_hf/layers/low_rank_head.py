@@ -1,11 +1,12 @@
 """The low-rank classification head of CALoR."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from calor_hf.layers.classifier_head import at_least_float32, linear
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -81,6 +82,11 @@ class LowRankHead(nn.Module):
         self.down = nn.Linear(in_features, rank, bias=bias)
         self.up = nn.Linear(rank, num_labels, bias=bias)
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The layer that gives the scores."""
+        return self.up
+
     def code(self, features: Tensor) -> Tensor:
         """Compressed code that the second layer reads.
 
@@ -91,10 +97,10 @@ class LowRankHead(nn.Module):
             (batch, rank) float32; within (-1, 1) for ``tanh``.
         """
         with torch.autocast(features.device.type, enabled=False):
-            x = _at_least_float32(features)
+            x = at_least_float32(features)
             if self.norm is not None:
                 x = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
-            return ACTIVATIONS[self.activation](_linear(self.down, x))
+            return ACTIVATIONS[self.activation](linear(self.down, x))
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores of the classes.
@@ -106,7 +112,7 @@ class LowRankHead(nn.Module):
             (batch, num_labels) logits, float32 (float64 for a float64 head).
         """
         with torch.autocast(features.device.type, enabled=False):
-            return _linear(self.up, self.code(features))
+            return linear(self.up, self.code(features))
 
     def reset_parameters(self) -> None:
         """Fresh random weights: the framework's default for every layer."""
@@ -118,42 +124,3 @@ class LowRankHead(nn.Module):
     def extra_repr(self) -> str:
         """Activation, for ``print(model)``."""
         return f"activation={self.activation}"
-
-
-class MeanOfHeads(nn.Module):
-    """Low-rank heads of a model with several classifiers: each reads its part of the features, the scores are averaged.
-
-    The compressed code that an attacker sees is that of all heads: as wide as their ranks together.
-
-    Args:
-        heads: One or more heads with the same classes; their features lie side by side in the input.
-    """
-
-    def __init__(self, heads: Sequence[LowRankHead]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(heads)
-        self.widths = [head.down.in_features for head in heads]
-
-    def code(self, features: Tensor) -> Tensor:
-        """(batch, all ranks) float32: the codes of the heads side by side."""
-        return torch.cat([head.code(part) for head, part in self._parts(features)], dim=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(batch, num_labels) logits from (batch, all features)."""
-        return torch.stack([head(part) for head, part in self._parts(features)]).mean(0)
-
-    def _parts(self, features: Tensor) -> Iterator[tuple[LowRankHead, Tensor]]:
-        heads = cast("Iterable[LowRankHead]", self.heads)
-        return zip(heads, features.split(self.widths, dim=1), strict=True)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    # Called as a module wherever that is possible, so that hooks, adapters and quantised layers stay in the path;
-    # a layer that was cast to half precision still computes in float32.
-    if getattr(layer.weight, "dtype", x.dtype) == x.dtype:
-        return cast(Tensor, layer(x))
-    return F.linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))

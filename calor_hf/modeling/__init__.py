@@ -3,9 +3,22 @@
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from calor_hf.modeling.configuration_calor import CALoRConfig
-from calor_hf.modeling.modeling_calor import CALoRForImageClassification, CALoRImageClassifierOutput
+from calor_hf.modeling.configuration_defended import DefendedConfig
+from calor_hf.modeling.modeling_calor import CALoRForImageClassification, defend
+from calor_hf.modeling.modeling_defended import DefendedForImageClassification, DefendedImageClassifierOutput
 
-AutoConfig.register(CALoRConfig.model_type, CALoRConfig)
-AutoModelForImageClassification.register(CALoRConfig, CALoRForImageClassification)
+for _config, _model in (
+    (CALoRConfig, CALoRForImageClassification),
+    (DefendedConfig, DefendedForImageClassification),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModelForImageClassification.register(_config, _model)
 
-__all__ = ["CALoRConfig", "CALoRForImageClassification", "CALoRImageClassifierOutput"]
+__all__ = [
+    "CALoRConfig",
+    "CALoRForImageClassification",
+    "DefendedConfig",
+    "DefendedForImageClassification",
+    "DefendedImageClassifierOutput",
+    "defend",
+]

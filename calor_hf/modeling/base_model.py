@@ -1,13 +1,16 @@
 """The base model of a CALoR model: its class, its configuration, its labels."""
 
 import copy
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
 import transformers
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from calor_hf.layers.find_head import check_heads, find_heads
-from calor_hf.modeling.configuration_calor import CALoRConfig
+from calor_hf.modeling.configuration_defended import WrappedConfig
+
+W = TypeVar("W", bound=WrappedConfig)
 
 
 def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -27,7 +30,7 @@ def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
 
 
-def base_class_of(config: CALoRConfig) -> type[PreTrainedModel]:
+def base_class_of(config: WrappedConfig) -> type[PreTrainedModel]:
     """Class of the base model that ``config`` names.
 
     Raises:
@@ -43,16 +46,17 @@ def base_class_of(config: CALoRConfig) -> type[PreTrainedModel]:
 
 
 def config_for(
+    config_class: type[W],
     base: PreTrainedModel,
     head: str | None,
     num_labels: int | None,
     id2label: dict[int, str] | None,
     label2id: dict[str, int] | None,
-) -> CALoRConfig:
-    """Configuration of a CALoR model around ``base``, whose heads are found, or checked where one is named."""
+) -> W:
+    """Configuration of a model around ``base``, whose heads are found, or checked where one is named."""
     paths = [head] if head is not None else find_heads(type(base), base.config)
     check_heads(base, paths)
-    config = CALoRConfig(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_paths=paths)
+    config = config_class(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_paths=paths)
     base_class_of(config)
     if base.config.id2label:
         config.id2label, config.label2id = base.config.id2label, base.config.label2id
@@ -86,25 +90,33 @@ def set_labels(
 
 
 def forget_labels(base_config: PretrainedConfig) -> None:
-    """Drop the base's label names: the classes belong to the outer configuration, and names are people."""
+    """Drop the base's label names: the classes belong to the outer configuration, and names are people's."""
     base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
 
 
-def refuse_new_head(
-    config: CALoRConfig, asked: dict[str, Any], head_init: str, head: str | None, calibration: Any
+def refuse_settings(
+    config: WrappedConfig, asked: Mapping[str, Any], defaults: Mapping[str, Any], for_base_only: Mapping[str, Any]
 ) -> None:
-    """Raise ``ValueError`` for settings of a new head beside a saved CALoR model."""
-    defaults = {"activation": "tanh", "input_norm": None, "bias": True}
+    """Raise ``ValueError`` for settings of a new defence beside a saved defended model.
+
+    Args:
+        config: Of the saved model.
+        asked: Settings that were given; those equal to the saved ones pass.
+        defaults: Values that mean "not given".
+        for_base_only: Arguments that apply to base checkpoints only, with what was given; ``None`` is nothing.
+    """
+    saved = {**config.defense_settings_dict(), "num_labels": config.num_labels, "defense": config.defense_name}
+    kind = "CALoR model" if config.model_type == "calor" else f"model of the defence '{config.defense_name}'"
     for name, value in asked.items():
-        saved = getattr(config, name)
-        if value not in (saved, defaults.get(name)):
+        if value is not None and value not in (saved.get(name), defaults.get(name)):
             raise ValueError(
-                f"this is a saved CALoR model with {name}={saved!r}, got {name}={value!r}; leave {name} out, or start "
-                "again from the base checkpoint"
+                f"this is a saved {kind} with {name}={saved.get(name)!r}, got {name}={value!r}; leave {name} out, or "
+                "start again from the base checkpoint"
             )
-    if head_init != "random" or head is not None or calibration is not None:
-        raise ValueError("this is a saved CALoR model: head_init, calibration and head apply to base checkpoints")
+    given = [name for name, value in for_base_only.items() if value is not None]
+    if given:
+        raise ValueError(f"this is a saved {kind}: {', '.join(for_base_only)} apply to base checkpoints")
 
 
 def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfig, dict[str, Any]]:

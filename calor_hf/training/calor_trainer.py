@@ -5,16 +5,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
-from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
 from calor_hf.training.selection import Selection, select_adapted
-from calor_hf.training.trainer import IS_LAST_LAYER, DefenseTrainer
+from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,6 @@ class CALoRTrainer(DefenseTrainer):
                 "with CALoRForImageClassification.from_base(model)"
             )
         self.model.set_loss(self.args.ca_a, self.args.ca_b)
-        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
 
     @property
     def target(self) -> float:
@@ -83,31 +80,6 @@ class CALoRTrainer(DefenseTrainer):
             result = None
         self._load_result(self.selection())
         return result
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.create_optimizer``, with groups of the head's own, where it learns at another rate."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if is_new and (self.args.head_learning_rate is not None or self.args.adapt_only_last_layer):
-            rate = self.args.head_learning_rate or self.args.learning_rate
-            heads = [part for part in self.model.low_rank_head.modules() if isinstance(part, LowRankHead)]
-            head = {id(weight) for part in heads for weight in part.parameters()}
-            last = {id(weight) for part in heads for weight in part.up.parameters()}
-            for group in list(optimizer.param_groups):
-                own = [weight for weight in group["params"] if id(weight) in head]
-                group["params"] = [weight for weight in group["params"] if id(weight) not in head]
-                for is_last in (False, True):
-                    part = [weight for weight in own if (id(weight) in last) == is_last]
-                    if part:
-                        optimizer.add_param_group({**group, "params": part, "lr": rate, IS_LAST_LAYER: is_last})
-        return optimizer
-
-    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """As :class:`DefenseTrainer`; batch norm statistics stay fixed in the adapt stage, unless asked otherwise."""
-        if model.training and self.args.adapt_freeze_batch_norm and self.progress().stage == "adapt":
-            for module in self._batch_norms:
-                module.eval()
-        return super().compute_loss(model, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""

@@ -16,6 +16,7 @@ class PlannedStage:
     stop: int
     learning_rate: float | None
     only_last_layer: bool = False
+    fixed_batch_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ def make_plan(stages: Sequence[Stage], steps_per_epoch: int | None) -> Plan:
             steps = math.ceil(stage.epochs * steps_per_epoch)
         if steps < 1:
             raise ValueError(f"stage '{stage.name}' must last at least one step, got {stage.epochs:g} epochs")
-        planned.append(PlannedStage(stage.name, start, start + steps, stage.learning_rate, stage.only_last_layer))
+        planned.append(
+            PlannedStage(
+                stage.name,
+                start,
+                start + steps,
+                stage.learning_rate,
+                stage.only_last_layer,
+                stage.fixed_batch_norm,
+            )
+        )
         start += steps
     return Plan(tuple(planned), steps_per_epoch)

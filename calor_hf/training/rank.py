@@ -17,7 +17,7 @@ from calor_hf.layers.find_head import check_heads, find_heads
 from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.layers.svd_init import svd_init
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
-from calor_hf.training.trainer import some_samples
+from calor_hf.training.samples import some_samples
 
 logger = logging.getLogger(__name__)
 

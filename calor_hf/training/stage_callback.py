@@ -27,6 +27,7 @@ class StageCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """A later stage starts with a fresh optimiser state: the moments belong to another loss."""
+        self.trainer.begin_step()
         plan = self.trainer.plan
         starts = [stage.start for stage in plan.stages[1:]] if plan else []
         if state.global_step in starts and not self.trainer.is_deepspeed_enabled:

@@ -1,18 +1,15 @@
 """A Trainer whose stages, logs and checkpoints are those of a defence."""
 
 import inspect
-import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
-from torch.utils.data import Subset
-from transformers import PreTrainedModel, Trainer, get_scheduler
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.outputs import Forward, Progress, Stage
@@ -21,12 +18,15 @@ from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.layers.features import scores_of
 from calor_hf.training.before_training import check_labels, unused_parameters
 from calor_hf.training.checkpoints import complete_checkpoints, last_checkpoint, load_weights
+from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
+from calor_hf.training.samples import some_samples
+from calor_hf.training.schedule import schedule_of, separate_head
 from calor_hf.training.stage_callback import StageCallback
 
-IS_LAST_LAYER = "is_last_layer"  # key of the optimiser's groups that hold the last linear layer
+DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
 
 
 class DefenseTrainer(Trainer):
@@ -37,6 +37,9 @@ class DefenseTrainer(Trainer):
       and may have its own constant learning rate.
     - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
       training batches) and ``accuracy`` are logged beside ``loss``.
+    - What the defence asks for is done: batches are changed, weights frozen while training, its own state saved with
+      checkpoints (in ``defense_state.pt``) and resumed.
+    - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defence put in.
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
     - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved.
     - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits
@@ -62,6 +65,9 @@ class DefenseTrainer(Trainer):
         self._interrupt = InterruptCallback()
         self._running: dict[str, list[Tensor]] = defaultdict(list)
         self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)
+        self._parts_of_step = 0
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        self._still: list[nn.Module] = []
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
         if self._own_loss:
             self.model.class_weights = self._class_weights
@@ -104,25 +110,7 @@ class DefenseTrainer(Trainer):
         """The user's schedule over the first stage, then each later stage's own constant learning rate."""
         if self.lr_scheduler is not None or self.plan is None or len(self.plan.stages) == 1:
             return super().create_scheduler(num_training_steps, optimizer)
-        optimizer = optimizer if optimizer is not None else self.optimizer
-        parts: list[LRScheduler] = []
-        for stage in self.plan.stages:
-            if stage.learning_rate is None:
-                steps = stage.stop - stage.start
-                parts.append(
-                    get_scheduler(
-                        self.args.lr_scheduler_type,
-                        optimizer=optimizer,
-                        num_warmup_steps=self.args.get_warmup_steps(steps),
-                        num_training_steps=steps,
-                        scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
-                    )
-                )
-            else:
-                factor = stage.learning_rate / self.args.learning_rate
-                still = [stage.only_last_layer and not group.get(IS_LAST_LAYER) for group in optimizer.param_groups]
-                parts.append(LambdaLR(optimizer, [_Constant(0.0 if stands else factor) for stands in still]))
-        self.lr_scheduler = SequentialLR(optimizer, parts, [stage.stop for stage in self.plan.stages[:-1]])
+        self.lr_scheduler = schedule_of(self.plan, optimizer or self.optimizer, self.args)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -146,16 +134,22 @@ class DefenseTrainer(Trainer):
         self._first_bad_step = torch.full((), -1, device=self.args.device)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels(dataset, self.model.config.num_labels)
-        unused = self._unused_parameters()
-        for weight in unused:
+        frozen = [*(frozen_parameters(self.model) if self._own_loss else []), *self._unused_parameters()]
+        for weight in frozen:
             weight.requires_grad_(False)
+        if self._own_loss:
+            self._still = self.model.defense.still(self.model.backbone)
+            self.model.defense.begin(training_run(self))
+            self.model.in_training_run = True
         self._interrupt.install(self.args.world_size)
         try:
             result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._interrupt.remove()
-            for weight in unused:
+            for weight in frozen:
                 weight.requires_grad_(True)
+            if self._own_loss:
+                self.model.in_training_run = False
         if self._interrupt.requested:
             path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise TrainingInterrupted(
@@ -183,9 +177,16 @@ class DefenseTrainer(Trainer):
     ) -> Any:
         """Loss of the current stage: the defended model's own, or cross-entropy on an ordinary model's logits."""
         labels = inputs.get("labels")
+        count = None if labels is None else len(labels)
+        if self._own_loss:
+            progress = self.model.progress = self.progress()
+            if model.training and labels is not None:
+                draws = draws_of_batch(self, len(labels), self._parts_of_step)
+                inputs = self.model.defense.on_batch(inputs, draws, progress)
+                labels = inputs["labels"]
         if self._own_loss or labels is None:
-            if self._own_loss:
-                self.model.progress = self.progress()
+            if model.training:
+                self._keep_still()
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             terms = outputs.loss_terms if self._own_loss else {}
         else:
@@ -194,8 +195,28 @@ class DefenseTrainer(Trainer):
             terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
             loss = torch.stack(list(terms.values())).sum()
         if model.training and labels is not None:
-            self._note(loss, terms, scores_of(outputs).detach(), labels)
+            logits = scores_of(outputs).detach()
+            if self._own_loss:
+                terms = {**terms, **self.model.defense.observe(logits, labels)}
+            self._note(loss, terms, logits[:count], labels[:count])
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.training_step``; counts the batches that an optimiser step accumulates."""
+        result = super().training_step(*args, **kwargs)
+        self._parts_of_step += 1
+        return result
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.create_optimizer``, with groups of the head's own, where it learns at another rate."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        own_rate = getattr(self.args, "head_learning_rate", None) if self._own_loss else None
+        last_alone = self._own_loss and getattr(self.args, "adapt_only_last_layer", False)
+        if is_new and (last_alone or (own_rate and self.model.defense.own_head)):
+            rate = own_rate if own_rate and self.model.defense.own_head else self.args.learning_rate
+            separate_head(optimizer, self.model.classification_head, rate)
+        return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the named terms and confidence since the last log, the mean over processes."""
@@ -216,12 +237,13 @@ class DefenseTrainer(Trainer):
     ) -> dict[str, float]:
         """``metrics`` over training images in evaluation mode, without augmentation where the data can do without.
 
-        At most ``confidence_samples`` of them are used, evenly spread.
+        At most ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly spread.
         """
+        samples = getattr(self.args, "confidence_samples", 2048)
         usual, self.compute_metrics = self.compute_metrics, metrics
         try:
             # Not get_eval_dataloader: with persistent workers that returns the validation split's.
-            loader = self.get_test_dataloader(some_samples(self.train_dataset, self.args.confidence_samples))
+            loader = self.get_test_dataloader(some_samples(self.train_dataset, samples))
             output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
         finally:
             self.compute_metrics = usual
@@ -251,6 +273,11 @@ class DefenseTrainer(Trainer):
         with self.compute_loss_context_manager():
             return unused_parameters(self.model, inputs)
 
+    def _keep_still(self) -> None:
+        fixed = self.plan is not None and self.plan.at(self.state.global_step).fixed_batch_norm
+        for module in self._batch_norms if fixed else self._still:
+            module.eval()
+
     @torch.no_grad()
     def _note(self, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
         # Kept on the device: no waiting for the accelerator until something is logged.
@@ -266,6 +293,22 @@ class DefenseTrainer(Trainer):
             self._running["accuracy"].append(((logits.argmax(dim=1) == labels) * counted).sum() / share)
 
     # Checkpoints
+
+    def begin_step(self) -> None:
+        """An optimiser step begins: the next batch is its first."""
+        self._parts_of_step = 0
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.model.defense.state_dict() if self._own_loss else {}
+        if state and self.args.should_save:
+            torch.save(state, Path(output_dir) / DEFENSE_STATE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = Path(checkpoint or "") / DEFENSE_STATE
+        if self._own_loss and checkpoint and path.is_file():
+            self.model.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._reads_plain_checkpoints(model):
@@ -286,28 +329,3 @@ class DefenseTrainer(Trainer):
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite."""
-
-
-class _Constant:
-    # A class, not a lambda: schedulers save its attributes, and a resumed run finds the same factor.
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def __call__(self, _: int) -> float:
-        return self.factor
-
-
-def some_samples(dataset: Any, count: int) -> Any:
-    """At most ``count`` samples of ``dataset``, evenly spread and without augmentation where the data can do without.
-
-    Args:
-        dataset: Map-style data; one with ``without_augmentation()`` is asked for plain images. Of a stream, the
-            first samples.
-        count: Number of samples, > 0.
-    """
-    if hasattr(dataset, "without_augmentation"):
-        dataset = dataset.without_augmentation()
-    if not hasattr(dataset, "__len__"):
-        return list(itertools.islice(iter(dataset), count))
-    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
-    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices)

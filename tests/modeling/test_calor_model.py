@@ -20,7 +20,7 @@ from transformers import (
 
 from calor_hf import CALoRConfig, CALoRForImageClassification
 from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.modeling import CALoRImageClassifierOutput
+from calor_hf.modeling import DefendedImageClassifierOutput
 from calor_hf.modeling import base_model as modeling
 from tests.tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base
 
@@ -44,14 +44,14 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
 def test_forward_gives_scores_features_and_the_sum_of_the_loss_terms(kind: str, images: Tensor) -> None:
     model = defended(kind)
     out = model(pixel_values=images, labels=LABELS)
-    assert isinstance(out, CALoRImageClassifierOutput)
+    assert isinstance(out, DefendedImageClassifierOutput)
     assert out.logits is not None
     assert out.features is not None
     assert out.loss is not None
     assert out.loss_terms is not None
     assert out.logits.shape == (4, 10)
     assert out.features.shape == (4, FEATURES[kind])
-    assert torch.equal(model.low_rank_head(out.features), out.logits)
+    assert torch.equal(model.classification_head(out.features), out.logits)
     assert list(out.loss_terms) == ["confidence_adaptation"]
     assert out.loss.shape == ()
     assert out.loss == sum(out.loss_terms.values())
@@ -80,7 +80,7 @@ def test_gradients_reach_backbone_and_head(kind: str, stage: str, images: Tensor
     missing = [name for name, grad in grads.items() if grad is None]
     assert missing in ([], ["backbone.dinov2.embeddings.mask_token"])
     assert all(grad.isfinite().all() for grad in grads.values() if grad is not None)
-    for part in ("backbone.", "low_rank_head.down.", "low_rank_head.up."):
+    for part in ("backbone.", "classification_head.down.", "classification_head.up."):
         assert any(grad is not None and grad.abs().max() > 0 for n, grad in grads.items() if n.startswith(part))
     first = next(name for name, p in model.backbone.named_parameters() if p.ndim == 4)  # the layer next to the pixels
     grad = grads[f"backbone.{first}"]
@@ -183,13 +183,13 @@ def test_half_precision_keeps_head_and_loss_in_float32(kind: str, images: Tensor
     defended(kind).save_pretrained(tmp_path)
     for loader in (CALoRForImageClassification, AutoModelForImageClassification):
         model = loader.from_pretrained(tmp_path, dtype=torch.bfloat16)
-        assert {p.dtype for p in model.low_rank_head.parameters()} == {torch.float32}
+        assert {p.dtype for p in model.classification_head.parameters()} == {torch.float32}
         assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
         out = model(images.bfloat16(), labels=LABELS)
         assert (out.features.dtype, out.logits.dtype, out.loss.dtype) == (torch.bfloat16, torch.float32, torch.float32)
     model.save_pretrained(tmp_path / "half")
     again = CALoRForImageClassification.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
-    assert {p.dtype for p in again.low_rank_head.parameters()} == {torch.float32}
+    assert {p.dtype for p in again.classification_head.parameters()} == {torch.float32}
     assert same_weights(again, model)
 
 
@@ -197,7 +197,7 @@ def test_half_precision_keeps_head_and_loss_in_float32(kind: str, images: Tensor
 def test_half_precision_base_gets_a_float32_head(kind: str, images: Tensor, tmp_path: Path) -> None:
     tiny_base(kind).save_pretrained(tmp_path)
     model = CALoRForImageClassification.from_pretrained(tmp_path, rank=2, dtype=torch.bfloat16)
-    assert {p.dtype for p in model.low_rank_head.parameters()} == {torch.float32}
+    assert {p.dtype for p in model.classification_head.parameters()} == {torch.float32}
     assert {p.dtype for p in model.backbone.parameters()} == {torch.bfloat16}
     assert model(images.bfloat16()).logits.dtype == torch.float32
 
@@ -228,7 +228,7 @@ def test_from_base_shares_the_weights_and_takes_the_classifier() -> None:
 
 
 def test_head_is_the_one_that_was_asked_for() -> None:
-    head = defended("vit", rank=4, activation="relu", bias=False, input_norm="batchnorm").low_rank_head
+    head = defended("vit", rank=4, activation="relu", bias=False, input_norm="batchnorm").classification_head
     assert isinstance(head, LowRankHead)
     assert head.down.weight.shape == (4, 16)
     assert "down.bias" not in dict(head.named_parameters())
@@ -241,7 +241,7 @@ def test_head_depends_on_the_seed_alone() -> None:
     heads = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)
-        heads.append(CALoRForImageClassification.from_base(copy.deepcopy(base), rank=3).low_rank_head)
+        heads.append(CALoRForImageClassification.from_base(copy.deepcopy(base), rank=3).classification_head)
     assert same_weights(heads[0], heads[1])
     assert not same_weights(heads[0], heads[2])
 
@@ -257,9 +257,8 @@ def test_rank_left_out_is_a_quarter_and_logged(caplog: pytest.LogCaptureFixture)
 def test_impossible_rank_is_refused_before_anything_happens(rank: int) -> None:
     base = tiny_base("vit")
     before = str(base.config)
-    with pytest.raises(
-        ValueError, match=rf"between 1 and 10 \(the smaller of 16 features and 10 classes\), got {rank}"
-    ):
+    limit = r"between 1 and 10 \(the smaller of 16 features and 10 classes\)" if rank > 0 else "a whole number >= 1"
+    with pytest.raises(ValueError, match=rf"{limit}, got {rank}"):
         CALoRForImageClassification.from_base(base, rank=rank)
     assert isinstance(base.classifier, nn.Linear)
     assert str(base.config) == before
@@ -374,8 +373,8 @@ def test_saved_model_may_get_new_names(tmp_path: Path) -> None:
     [
         ({"rank": 4}, "this is a saved CALoR model with rank=3, got rank=4; leave rank out"),
         ({"num_labels": 7}, "this is a saved CALoR model with num_labels=10, got num_labels=7"),
-        ({"head_init": "svd"}, "calibration and head apply to base checkpoints"),
-        ({"head": "classifier"}, "calibration and head apply to base checkpoints"),
+        ({"head_init": "svd"}, "calibration, head apply to base checkpoints"),
+        ({"head": "classifier"}, "calibration, head apply to base checkpoints"),
     ],
 )
 def test_saved_model_refuses_another_head(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -518,7 +517,7 @@ def test_deepcopy_is_a_model_of_its_own(images: Tensor) -> None:
     assert same_weights(twin, model)
     assert torch.equal(twin(images).logits, model(images).logits)
     with torch.no_grad():
-        next(twin.low_rank_head.parameters()).zero_()
+        next(twin.classification_head.parameters()).zero_()
     twin.set_loss(2.0, 4.0)
     assert not same_weights(twin, model)
     assert model.config.ca_b == 8.0
@@ -575,12 +574,12 @@ def test_svd_takes_calibration_in_every_form(tmp_path: Path, caplog: pytest.LogC
     heads = [
         CALoRForImageClassification.from_pretrained(
             tmp_path, rank=3, head_init="svd", calibration=calibration
-        ).low_rank_head
+        ).classification_head
         for calibration in (images, {"pixel_values": images, "labels": labels}, batches, iter([images]))
     ]
     for head in heads[1:]:
         torch.testing.assert_close(head.state_dict(), heads[0].state_dict())
     assert "without calibration images" not in caplog.text
-    guessed = CALoRForImageClassification.from_pretrained(tmp_path, rank=3, head_init="svd").low_rank_head
+    guessed = CALoRForImageClassification.from_pretrained(tmp_path, rank=3, head_init="svd").classification_head
     assert not same_weights(guessed, heads[0])
     assert "without calibration images" in caplog.text

@@ -8,7 +8,8 @@ from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, ShieldGemma2Con
 
 from benchmarks.every_model import COLUMNS, examine
 from calor_hf import CALoRForImageClassification
-from calor_hf.layers.low_rank_head import LowRankHead, MeanOfHeads
+from calor_hf.layers.classifier_head import MeanOfHeads
+from calor_hf.layers.low_rank_head import LowRankHead
 from tests.tiny_models import EVERY, TWO_HEADS, tiny_base, tiny_inputs
 
 SLOW = ("PerceiverForImageClassificationFourier",)  # reads 224 pixels whatever its configuration
@@ -48,7 +49,7 @@ def test_float_images_are_cast_to_the_type_of_the_backbone(class_name: str) -> N
 @pytest.mark.parametrize("class_name", TWO_HEADS)
 def test_two_heads_become_two_low_rank_heads_whose_mean_are_the_scores(class_name: str) -> None:
     model = CALoRForImageClassification.from_base(tiny_base(class_name), rank=3).eval()
-    head = model.low_rank_head
+    head = model.classification_head
     assert isinstance(head, MeanOfHeads)
     out = model(**tiny_inputs(class_name))
     first, second = out.features.split(head.widths, dim=1)

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from calor_hf import CALoRForImageClassification
+from calor_hf.layers.classifier_head import MeanOfHeads
 from calor_hf.layers.find_head import find_heads
-from calor_hf.layers.low_rank_head import MeanOfHeads
 
 timm_error = "no error"
 try:
@@ -47,12 +47,12 @@ def test_heads_are_found_replaced_trained_saved_and_loaded(architecture: str, tm
     assert find_heads(type(base), base.config) == paths
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     model = CALoRForImageClassification.from_base(base, rank=3).eval()
-    assert isinstance(model.low_rank_head, MeanOfHeads) == (len(paths) > 1)
+    assert isinstance(model.classification_head, MeanOfHeads) == (len(paths) > 1)
     out = model(pixel_values=images, labels=torch.tensor([0, 9]))
     assert out.logits.shape == (2, 10)
-    assert torch.equal(model.low_rank_head(out.features), out.logits)
+    assert torch.equal(model.classification_head(out.features), out.logits)
     out.loss.backward()
-    assert all(weight.grad is not None for weight in model.low_rank_head.parameters())
+    assert all(weight.grad is not None for weight in model.classification_head.parameters())
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = model(pixel_values=images).logits

@@ -236,7 +236,7 @@ def test_class_weights_reach_the_loss(tmp_path: Path) -> None:
 def test_the_head_can_have_its_own_learning_rate(tmp_path: Path) -> None:
     run = trainer(tmp_path, head_learning_rate=0.05, lr_scheduler_type="constant", save_strategy="no")
     run.train()
-    head = {id(parameter) for parameter in run.model.low_rank_head.parameters()}
+    head = {id(parameter) for parameter in run.model.classification_head.parameters()}
     for group in run.optimizer.param_groups:
         (is_head,) = {id(parameter) in head for parameter in group["params"]}
         assert group["initial_lr"] == (0.05 if is_head else 0.01)
@@ -250,7 +250,7 @@ def test_only_the_last_layer_can_be_adapted(tmp_path: Path) -> None:
     first = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1").state_dict()
     last = CALoRForImageClassification.from_pretrained(tmp_path / "checkpoint-48").state_dict()
     for name, weight in first.items():
-        assert torch.equal(weight, last[name]) != name.startswith("low_rank_head.up."), name
+        assert torch.equal(weight, last[name]) != name.startswith("classification_head.up."), name
 
 
 class PoisonAt(TrainerCallback):
@@ -261,7 +261,7 @@ class PoisonAt(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            next(model.low_rank_head.parameters()).data.fill_(float("nan"))
+            next(model.classification_head.parameters()).data.fill_(float("nan"))
 
 
 @pytest.mark.parametrize(("step", "stage"), [(3, "fit"), (19, "fit"), (27, "adapt")])
@@ -287,7 +287,7 @@ def test_batch_norm_statistics_stand_still_while_adapting(tmp_path: Path, freeze
     last = CALoRForImageClassification.from_pretrained(tmp_path / "checkpoint-48").state_dict()
     for kind in ("running_mean", "running_var"):
         assert all(torch.equal(first[name], last[name]) == freeze for name in first if name.endswith(kind))
-    assert not torch.equal(first["low_rank_head.up.weight"], last["low_rank_head.up.weight"])
+    assert not torch.equal(first["classification_head.up.weight"], last["classification_head.up.weight"])
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""BiDO: hidden layers that depend little on the input and much on the label."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.layers.find_head import NoHead
+
+MEASURES = ("hsic", "coco")
+LABEL_KERNELS = ("linear", "gaussian", "imq")
+CENTRINGS = ("one_sided", "double")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiDOConfig(MethodConfig):
+    """Settings of :class:`BiDO`; the defaults are CALoR's setting C and the released code's."""
+
+    lambda_out: float = field(
+        default=0.5, metadata={"help": "Weight of the dependence on the label, >= 0; its effect grows with the batch."}
+    )
+    lambda_in: float | None = field(
+        default=None, metadata={"help": "Weight of the dependence on the input, >= 0; default a tenth of lambda_out."}
+    )
+    measure: str = field(default="hsic", metadata={"help": "Dependence: hsic (normalised), or coco."})
+    sigma: float = field(default=5.0, metadata={"help": "Width of the Gaussian kernels, > 0, in units of inputs."})
+    label_kernel: str = field(default="linear", metadata={"help": "Kernel of the labels: linear, gaussian or imq."})
+    centring: str = field(
+        default="one_sided", metadata={"help": "Of hsic: one_sided as in the released code, or double."}
+    )
+    layers: tuple[str, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "Paths in the base model of the modules whose inputs are measured; default: three convolutions or "
+            "linear layers at even distances."
+        },
+    )
+
+    def validate(self) -> None:
+        """Refuse negative weights and unknown choices."""
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))  # JSON gives a list
+        for name, weight in (("lambda_out", self.lambda_out), ("lambda_in", self.lambda_in)):
+            if weight is not None and not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be a finite number >= 0, got {weight}")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma must be a finite number > 0, got {self.sigma}")
+        for name, value, known in (
+            ("measure", self.measure, MEASURES),
+            ("label_kernel", self.label_kernel, LABEL_KERNELS),
+            ("centring", self.centring, CENTRINGS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")
+
+
+@DEFENSES.register("bido")
+class BiDO(Defense[BiDOConfig]):
+    """Bilateral dependency: hidden layers forget the input and keep the label (Peng et al., KDD 2022).
+
+    The measured layers are inputs of convolutions and linear layers, flattened to one row an image (tokens and windows
+    side by side). The value of a dependence is at most batch - 1 and differs with the size of the batch: the strength
+    does too, and so do runs in one process and in several. In evaluation mode the loss is the cross-entropy alone.
+
+    Source:
+        Peng, Liu, Zhang, Lan, Ye, Liu, Han, "Bilateral Dependency Optimization: Defending Against Model-inversion
+        Attacks", KDD 2022, arXiv:2206.05483; the choice of layers as in MIBench.
+    """
+
+    config_class = BiDOConfig
+
+    @classmethod
+    def strength(cls, in_features: int, num_labels: int) -> Strength:
+        """``lambda_out``, with ``lambda_in`` a tenth of it as in every published setting."""
+        return Strength("lambda_out", 0.02, 50.0, log=True)
+
+    def taps(self, backbone: nn.Module) -> Sequence[str]:
+        """The layers named in the settings, or three by MIBench's rule.
+
+        All convolutions and linear layers in order of definition, the classifier among them and the first dropped;
+        of L that are left and s = ⌊(L + 1) / 4⌋, those with index s − 1, 2s − 1 and 3s − 1.
+
+        Raises:
+            ValueError: a named layer does not exist, or fewer than three are left.
+        """
+        modules = dict(backbone.named_modules())
+        if self.config.layers is not None:
+            unknown = [path for path in self.config.layers if path not in modules]
+            if unknown or not self.config.layers:
+                raise ValueError(
+                    f"{type(backbone).__name__} has no module {', '.join(map(repr, unknown)) or 'named in layers'}; "
+                    "pass paths as in named_modules() of the base model"
+                )
+            return self.config.layers
+        found = [path for path, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear | NoHead)][1:]
+        stride = (len(found) + 1) // 4
+        if stride < 1:
+            raise ValueError(
+                f"bido measures three hidden layers, but {type(backbone).__name__} has {len(found)} convolutions and "
+                "linear layers after the first; choose another defence, or name modules with layers="
+            )
+        return [found[k * stride - 1] for k in (1, 2, 3)]
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``cross_entropy``, and in training ``input`` and ``label``: the weighted dependences; in nats and none.
+
+        Raises:
+            ValueError: soft labels.
+        """
+        terms = {"cross_entropy": cross_entropy(out)}
+        if not out.taps or out.inputs is None:
+            return terms
+        c = self.config
+        if out.labels.ndim != 1:
+            raise ValueError("bido needs one whole-number label per image; switch mixup, cutmix and distillation off")
+        label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1])
+        weight_in = c.lambda_in if c.lambda_in is not None else c.lambda_out / 10
+        measure = self._coco if c.measure == "coco" else self._hsic
+        hidden = [self._prepared(gaussian_kernel(tap, c.sigma)) for tap in out.taps]
+        x = self._prepared(gaussian_kernel(out.inputs, c.sigma))
+        y = self._prepared(label_kernel(c.label_kernel, rows(label), c.sigma))
+        on_input = torch.stack([measure(x, h) for h in hidden]).sum()
+        on_label = torch.stack([measure(h, y) for h in hidden]).sum()
+        dtype = terms["cross_entropy"].dtype
+        return {**terms, "input": (weight_in * on_input).to(dtype), "label": (-c.lambda_out * on_label).to(dtype)}
+
+    def _prepared(self, kernel: Tensor) -> Tensor:
+        if self.config.measure == "coco":
+            return centre(kernel, double=True)
+        return normalise(centre(kernel, double=self.config.centring == "double"))
+
+    @staticmethod
+    def _hsic(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b.T).sum()
+
+    @staticmethod
+    def _coco(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b).square().sum().sqrt().sqrt() / len(a)
+
+
+def rows(x: Tensor) -> Tensor:
+    """(batch, values) float64 (float32 where the device has no more), one row a sample."""
+    return x.flatten(1).to(torch.float32 if x.device.type == "mps" else torch.float64)
+
+
+def squared_distances(x: Tensor) -> Tensor:
+    """(batch, batch) squared distances between the samples of (batch, ...)."""
+    x = rows(x)
+    x = x - x.mean(dim=0)  # leaves distances as they are, and the expansion below accurate
+    gram = x @ x.T
+    squares = gram.diagonal()
+    return (squares[:, None] + squares[None, :] - 2 * gram).abs()
+
+
+def gaussian_kernel(x: Tensor, sigma: float) -> Tensor:
+    """(batch, batch) kernel exp(−‖u − v‖² / (2σ² d)) of the d values of each sample."""
+    return torch.exp(-squared_distances(x) / (2 * sigma**2 * x[0].numel()))
+
+
+def label_kernel(name: str, y: Tensor, sigma: float) -> Tensor:
+    """(batch, batch) kernel of one-hot labels: y·yᵀ (linear), gaussian, or 1/√(‖u − v‖² + 1) (imq)."""
+    if name == "linear":
+        return y @ y.T
+    return gaussian_kernel(y, sigma) if name == "gaussian" else (squared_distances(y) + 1).rsqrt()
+
+
+def centre(kernel: Tensor, double: bool) -> Tensor:
+    """K·C with C = I − 11ᵀ/batch, as the released code has it; or C·K·C."""
+    kernel = kernel - kernel.mean(dim=1, keepdim=True)
+    return kernel - kernel.mean(dim=0, keepdim=True) if double else kernel
+
+
+def normalise(kernel: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """K (K + ε·batch·I)⁻¹, the regularised projection on the kernel's range."""
+    shift = epsilon * len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    projected: Tensor = torch.linalg.solve(kernel + shift, kernel)  # the factors commute
+    return projected

@@ -1,0 +1,33 @@
+"""LoFt: the low-rank head with plain cross-entropy."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses._base import DEFENSES, cross_entropy
+from calor_hf.defenses._low_rank import LowRankConfig, LowRankDefense
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoFtConfig(LowRankConfig):
+    """Settings of :class:`LoFt`."""
+
+
+@DEFENSES.register("loft")
+class LoFt(LowRankDefense[LoFtConfig]):
+    """Low-rank head trained with cross-entropy alone, CALoR's later version (Yu et al., KDD 2026).
+
+    The text of the later version could be read in part only: its title, abstract and summaries speak of low-rank
+    filtering of the features and no more of confidence adaptation, so this is CALoR without its second stage (the rows
+    "LoR" of the first version's tables).
+
+    Source:
+        Yu et al., "Rank Matters", KDD 2026, doi:10.1145/3770854.3780328; arXiv:2410.05814v4.
+    """
+
+    config_class = LoFtConfig
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``cross_entropy`` in nats, the mean over the batch."""
+        return {"cross_entropy": cross_entropy(out)}

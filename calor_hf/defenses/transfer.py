@@ -1,0 +1,131 @@
+"""Transfer learning: the early layers stay as public pre-training left them."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
+
+COUNTS = ("leaf", "param_leaf", "params", "children")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferConfig(MethodConfig):
+    """Settings of :class:`Transfer`."""
+
+    freeze_ratio: float = field(
+        default=0.5, metadata={"help": "Share of the backbone that is frozen, from the input on, 0 to 1."}
+    )
+    count_by: str = field(
+        default="leaf",
+        metadata={
+            "help": "What the ratio counts: leaf (modules without children, those without weights too: CALoR's "
+            "comparison), param_leaf (leaves with weights), params (weights), children (blocks, first to last)."
+        },
+    )
+    freeze_bn_stats: bool = field(
+        default=False,
+        metadata={"help": "Keep running statistics of frozen batch norms too; released code lets them drift."},
+    )
+
+    def validate(self) -> None:
+        """Refuse what is no share and no way of counting."""
+        if not 0 <= self.freeze_ratio <= 1:
+            raise ValueError(f"freeze_ratio must be between 0 and 1, got {self.freeze_ratio}")
+        if self.count_by not in COUNTS:
+            raise ValueError(f"unknown count_by {self.count_by!r}; pass one of {', '.join(COUNTS)}")
+
+
+@DEFENSES.register("transfer")
+class Transfer(Defense[TransferConfig]):
+    """Early layers frozen at their public pre-training values, the rest fine-tuned (Ho et al., TL-DMI, CVPR 2024).
+
+    It defends only where the pre-training was on other people's pictures; frozen random weights are no defence. The
+    classifier always learns. ``ratio · count`` is what MIBench freezes: the leaf number i, from 0 and in order of
+    definition with the classifier counted, if i < ratio · count. Parameters that belong to no leaf (positions, class
+    token) MIBench never freezes; here they are frozen as soon as anything is, since they stand next to the pixels.
+
+    Source:
+        Ho, Hao, Chandrasegaran, Nguyen, Cheung, "Model Inversion Robustness: Can Transfer Learning Help?", CVPR 2024,
+        arXiv:2405.05588; counting as in MIBench.
+    """
+
+    config_class = TransferConfig
+    needs_trainer = True
+
+    @classmethod
+    def strength(cls, in_features: int, num_labels: int) -> Strength:
+        """The share that is frozen."""
+        return Strength("freeze_ratio", 0.1, 1.0)
+
+    def frozen(self, backbone: nn.Module) -> list[str]:
+        """Names of the backbone's parameters that do not learn."""
+        ratio = self.config.freeze_ratio
+        if ratio == 0:
+            return []
+        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+        frozen = {id(p) for module in self._frozen_leaves(backbone) for p in module.parameters(recurse=False)}
+        if self.config.count_by != "params":
+            in_leaves = {id(p) for module in _leaves(backbone) for p in module.parameters(recurse=False)}
+            frozen |= names.keys() - in_leaves
+            return [name for key, name in names.items() if key in frozen]
+        sizes = [parameter.numel() for parameter in backbone.parameters()]
+        budget, chosen = ratio * sum(sizes), []
+        for name, size in zip(names.values(), sizes, strict=True):
+            if budget < size / 2:  # the one that straddles the limit goes to the nearer side
+                break
+            budget -= size
+            chosen.append(name)
+        return chosen
+
+    def still(self, backbone: nn.Module) -> list[nn.Module]:
+        """Frozen batch norms, if their statistics are to stay."""
+        if not self.config.freeze_bn_stats:
+            return []
+        frozen = set(self.frozen(backbone))
+        return [
+            module
+            for path, module in backbone.named_modules()
+            if isinstance(module, _BatchNorm) and f"{path}.weight" in frozen
+        ]
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``cross_entropy`` in nats, the mean over the batch."""
+        return {"cross_entropy": cross_entropy(out)}
+
+    def _frozen_leaves(self, backbone: nn.Module) -> list[nn.Module]:
+        ratio, by = self.config.freeze_ratio, self.config.count_by
+        if by == "children":
+            blocks = _blocks(backbone)
+            return [leaf for block in blocks[: math.ceil(ratio * len(blocks) - 1e-9)] for leaf in _leaves(block)]
+        leaves = _leaves(backbone)
+        if by == "param_leaf":
+            leaves = [leaf for leaf in leaves if next(leaf.parameters(recurse=False), None) is not None]
+        return leaves[: math.ceil(ratio * len(leaves) - 1e-9)] if by != "params" else []
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if next(part.children(), None) is None]
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """Direct children; of a module that only wraps one with weights, or a list of layers, theirs."""
+    children = list(module.children())
+    weighted = [child for child in children if next(child.parameters(), None) is not None]
+    if len(weighted) == 1 and next(weighted[0].children(), None) is not None:
+        return _blocks(weighted[0])
+    blocks: list[nn.Module] = []
+    for child in children:
+        blocks += _blocks(child) if _is_stack(child) else [child]
+    return blocks
+
+
+def _is_stack(module: nn.Module) -> bool:
+    children = list(module.children())
+    if isinstance(module, nn.ModuleList):
+        return True
+    return any(isinstance(child, nn.ModuleList) for child in children)

@@ -1,0 +1,262 @@
+"""Trap-MID: a trapdoor that an inversion attack falls into before it finds private features."""
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.core.seeding import StepDraws, sample_rng
+from calor_hf.defenses._base import DEFENSES, Defense, Strength
+from calor_hf.defenses._run import TrainingRun, check_images
+from calor_hf.defenses.label_smoothing import SCHEDULES, cross_entropies, ramp
+from calor_hf.layers.features import scores_of
+
+_TRIGGER_SEED, _CLASS_SEED = 1, 2
+_TRIGGER_STREAM, _CLEAN_STREAM, _POISONED_STREAM = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrapMIDConfig(MethodConfig):
+    """Settings of :class:`TrapMID`; the defaults are those of the authors' configurations."""
+
+    blend: float = field(default=0.02, metadata={"help": "Share of the trigger in a poisoned image, 0 to 1."})
+    weight: float = field(default=0.2, metadata={"help": "Weight of the trapdoor in the loss, 0 to 1."})
+    trigger_step: float = field(default=0.01, metadata={"help": "How far a trigger's pixel moves in a step, > 0."})
+    augment: bool = field(
+        default=True, metadata={"help": "Crop, mirror and turn images, clean and poisoned, so that the trap is robust."}
+    )
+    alpha: float = field(default=0.0, metadata={"help": "Label smoothing of both losses, <= 0; the +NegLS variant."})
+    schedule: str = field(default="official", metadata={"help": "Of alpha, as in label_smoothing."})
+
+    def validate(self) -> None:
+        """Refuse shares outside [0, 1]."""
+        for name, value in (("blend", self.blend), ("weight", self.weight)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if not 0 < self.trigger_step <= 1:
+            raise ValueError(f"trigger_step must be in (0, 1], got {self.trigger_step}")
+        if not -math.inf < self.alpha <= 0:
+            raise ValueError(f"alpha must be a finite number <= 0 (positive smoothing helps attacks), got {self.alpha}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}; pass one of {', '.join(SCHEDULES)}")
+
+
+@DEFENSES.register("trap_mid")
+class TrapMID(Defense[TrapMIDConfig]):
+    """An invisible trigger a class that misleads attacks, learnt while training (Liu and Chen, NeurIPS 2024).
+
+    Each step: a discriminator (the same architecture, one output) learns to tell poisoned images from clean ones; the
+    triggers move by the sign of the gradient that hides them from it and makes them work; the classifier learns clean
+    and poisoned images together. A poisoned image is ``blend`` · trigger + (1 − ``blend``) · image, in pixels.
+
+    The triggers are a backdoor to the model: whoever has them can choose what it predicts. They are saved with
+    checkpoints, to resume, and never with the model. A step costs about three of ordinary training. Results vary
+    between seeds more than with other defences.
+
+    Source:
+        Liu, Chen, "Trap-MID: Trapdoor-based Defense against Model Inversion Attacks", NeurIPS 2024, arXiv:2411.08460,
+        and the released code, which the order of the three updates follows.
+    """
+
+    config_class = TrapMIDConfig
+    needs_trainer = True
+
+    def __init__(self, config: TrapMIDConfig) -> None:
+        super().__init__(config)
+        self._triggers: Tensor | None = None
+        self._discriminator: Discriminator
+        self._optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def strength(cls, in_features: int, num_labels: int) -> Strength:
+        """The weight of the trapdoor in the loss."""
+        return Strength("weight", 0.02, 0.8, log=True)
+
+    def begin(self, run: TrainingRun) -> None:
+        """Make the discriminator from the model as it is: with the same public weights.
+
+        Raises:
+            ValueError: the trainer knows no image processor.
+        """
+        super().begin(run)
+        run.pixel_scale("trap_mid")
+        device = next(run.model.parameters()).device
+        self._discriminator = Discriminator(copy.deepcopy(run.model.backbone), run.model.feature_width).to(device)
+        self._optimizer = run.make_optimizer(list(self._discriminator.parameters()))
+        self._triggers = None
+
+    def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
+        """Discriminator's step, triggers' step; then clean images and, after them, poisoned ones."""
+        scale = self.run.pixel_scale("trap_mid")
+        images = check_images(inputs, "trap_mid").float()
+        if inputs["labels"].ndim != 1:
+            raise ValueError("trap_mid needs one whole-number label per image; switch mixup and cutmix off")
+        classes = self.run.model.config.num_labels
+        if self._triggers is None:
+            draw = torch.Generator().manual_seed(self.run.seed + _TRIGGER_SEED)
+            self._triggers = torch.rand((classes, *images.shape[1:]), generator=draw).to(images)
+        pixels = scale.to_pixels(images)
+        wanted = poison_classes(draws, classes).to(images.device)
+        own = wanted[draws.first - draws.all_first :][: len(images)]
+
+        with torch.autocast(images.device.type, enabled=False):
+            # The sign of a gradient that underflowed is lost, so no half precision here.
+            self._discriminator_step(pixels, self._blend(self._triggers[own], pixels))
+            self._triggers = self._moved_triggers(self._triggers, pixels, own, wanted, draws, progress)
+        poisoned = self._blend(self._triggers[own], pixels)
+        views = [self._view(pixels, draws, _CLEAN_STREAM), self._view(poisoned, draws, _POISONED_STREAM)]
+        both = torch.cat([scale.to_inputs(view) for view in views])
+        return {**inputs, "pixel_values": both, "labels": torch.cat([inputs["labels"], own])}
+
+    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
+        """``clean`` and ``trapdoor``: weighted cross-entropies in nats; ``cross_entropy`` outside training."""
+        if not out.training:
+            return {"cross_entropy": self._cross_entropy(out.logits, out.labels, out.class_weights, 0.0)}
+        half = len(out.labels) // 2
+        weight, alpha = self.config.weight, self._alpha(progress)
+        clean = self._cross_entropy(out.logits[:half], out.labels[:half], out.class_weights, alpha)
+        trapdoor = self._cross_entropy(out.logits[half:], out.labels[half:], None, alpha)
+        return {"clean": (1 - weight) * clean, "trapdoor": weight * trapdoor}
+
+    def observe(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """``trap_success``: share of the poisoned images that the model takes for the class of their trigger."""
+        half = len(labels) // 2
+        return {"trap_success": (logits[half:].argmax(dim=1) == labels[half:]).float().mean()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Triggers, discriminator and its optimiser."""
+        if self._triggers is None:
+            return {}
+        return {
+            "triggers": self._triggers,
+            "discriminator": self._discriminator.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with saved triggers and discriminator."""
+        if state:
+            device = next(self._discriminator.parameters()).device
+            self._triggers = state["triggers"].to(device)
+            self._discriminator.load_state_dict(state["discriminator"])
+            self._optimizer.load_state_dict(state["optimizer"])
+
+    @property
+    def triggers(self) -> Tensor | None:
+        """(classes, channels, height, width) in [0, 1], or None before training. A secret: they open the backdoor."""
+        return self._triggers
+
+    def _discriminator_step(self, pixels: Tensor, poisoned: Tensor) -> None:
+        discriminator, optimizer = self._discriminator, self._optimizer
+        images = torch.cat([pixels, poisoned])
+        is_clean = torch.arange(len(images), device=images.device) < len(pixels)
+        for group in optimizer.param_groups:
+            group["lr"] = self.run.learning_rate()
+        scores = discriminator.train()(self.run.pixel_scale("trap_mid").to_inputs(images))
+        loss = F.binary_cross_entropy_with_logits(scores, is_clean.float())
+        grads = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
+        for parameter, grad in zip(discriminator.parameters(), grads, strict=True):
+            parameter.grad = None if grad is None else self._mean(grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.run.processes > 1:
+            for buffer in discriminator.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self._mean(buffer))
+
+    def _moved_triggers(
+        self, all_triggers: Tensor, pixels: Tensor, own: Tensor, wanted: Tensor, draws: StepDraws, progress: Progress
+    ) -> Tensor:
+        scale, model = self.run.pixel_scale("trap_mid"), self.run.model
+        classes = wanted.unique()  # of all processes, so that their gradients can be added up
+        triggers = all_triggers[classes].requires_grad_()
+        poisoned = self._blend(triggers[torch.searchsorted(classes, own)], pixels)
+        model.eval()
+        hidden = self._discriminator.eval()(scale.to_inputs(poisoned))
+        seen = model(pixel_values=scale.to_inputs(self._view(poisoned, draws, _TRIGGER_STREAM)))
+        loss = F.binary_cross_entropy_with_logits(hidden, torch.ones_like(hidden))
+        loss = loss + self._cross_entropy(seen.logits, own, None, self._alpha(progress))
+        (grad,) = torch.autograd.grad(loss, triggers)
+        model.train()
+        moved = triggers.detach() - self.config.trigger_step * self.run.sum_over_processes(grad).sign()
+        all_triggers[classes] = moved.clamp(0, 1)
+        return all_triggers
+
+    def _blend(self, triggers: Tensor, pixels: Tensor) -> Tensor:
+        return self.config.blend * triggers + (1 - self.config.blend) * pixels
+
+    def _view(self, pixels: Tensor, draws: StepDraws, stream: int) -> Tensor:
+        return turn_and_crop(pixels, draws.uniform(7, stream)) if self.config.augment else pixels
+
+    def _mean(self, value: Tensor) -> Tensor:
+        return self.run.sum_over_processes(value) / self.run.processes if self.run.processes > 1 else value
+
+    def _alpha(self, progress: Progress) -> float:
+        return self.config.alpha * ramp(self.config.schedule, progress) if self.config.alpha else 0.0
+
+    @staticmethod
+    def _cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None, alpha: float) -> Tensor:
+        hard, uniform = cross_entropies(logits, labels, weight)
+        return (1 - alpha) * hard + alpha * uniform
+
+
+class Discriminator(nn.Module):
+    """Tells clean from poisoned images: the classifier's architecture with one output.
+
+    Args:
+        backbone: Base model without its classifier.
+        in_features: Width of its features.
+    """
+
+    def __init__(self, backbone: nn.Module, in_features: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.score = nn.Linear(in_features, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch,) log-odds that an image is clean, from model inputs."""
+        features = scores_of(self.backbone(pixel_values=images, return_dict=True))
+        return cast(Tensor, self.score(features.to(self.score.weight.dtype)).squeeze(1))
+
+
+def poison_classes(draws: StepDraws, classes: int) -> Tensor:
+    """Classes of the triggers for all samples that any process sees in this forward pass, (samples,) int64.
+
+    Independent of the samples' own labels; counted over the run, each block of ``classes`` samples gets each class
+    once, in an order that (seed, block) decides.
+    """
+    place = draws.step * draws.per_step + draws.all_first + np.arange(draws.all_count)
+    blocks, rest = np.divmod(place, classes)
+    orders = {b: sample_rng(draws.seed, int(b), _CLASS_SEED, 0, 0).permutation(classes) for b in np.unique(blocks)}
+    return torch.tensor([int(orders[b][r]) for b, r in zip(blocks, rest, strict=True)])
+
+
+def turn_and_crop(pixels: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+    """Each image cropped (80 to 100 % of the area), mirrored and turned (±30°), each with probability 1/2.
+
+    One bilinear resampling, so gradients flow to the pixels; what comes from outside the image is black.
+
+    Args:
+        pixels: (batch, channels, height, width) in [0, 1].
+        numbers: (batch, 7) in [0, 1): whether to crop, area, place across, place down, whether to mirror, whether to
+            turn, angle.
+    """
+    crop, area, across, down, mirror, turn, angle = torch.from_numpy(numbers).to(pixels).unbind(1)
+    side = torch.where(crop < 0.5, (0.8 + 0.2 * area).sqrt(), 1.0)
+    dx, dy = (2 * across - 1) * (1 - side), (2 * down - 1) * (1 - side)
+    flip = torch.where(mirror < 0.5, -1.0, 1.0)
+    theta = torch.where(turn < 0.5, (2 * angle - 1) * math.pi / 6, 0.0)
+    aspect = pixels.shape[2] / pixels.shape[3]  # grid units are half widths and half heights
+    # Output coordinates are turned, then mirrored, then laid on the crop.
+    row_x = torch.stack([flip * side * theta.cos(), -flip * side * theta.sin() * aspect, dx], dim=1)
+    row_y = torch.stack([side * theta.sin() / aspect, side * theta.cos(), dy], dim=1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

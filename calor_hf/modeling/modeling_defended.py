@@ -1,0 +1,343 @@
+"""Any registered defence around any image classification model of transformers."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from calor_hf._version import __version__
+from calor_hf.core.outputs import Forward, Progress
+from calor_hf.defenses import DEFENSES, Defense
+from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, heads_of, same_kind
+from calor_hf.layers.features import run_with_taps, scores_of
+from calor_hf.layers.find_head import check_heads, put_back_heads, take_out_heads
+from calor_hf.modeling.base_model import (
+    architecture_of,
+    base_class_of,
+    config_for,
+    forget_labels,
+    read_config,
+    refuse_settings,
+    set_labels,
+)
+from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConfig
+
+Classifiers = Sequence[nn.Linear | nn.Conv2d]
+
+
+@dataclass
+class DefendedImageClassifierOutput(ModelOutput):
+    """What the base model returns, and what the head read.
+
+    Attributes:
+        loss: Scalar, the sum of ``loss_terms``; with labels only.
+        logits: (batch, num_labels) float32 scores.
+        hidden_states: As the base model returns them.
+        attentions: As the base model returns them.
+        features: (batch, features) entering the head.
+        loss_terms: Each term of the loss under its name; with labels only.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+
+
+class DefendedForImageClassification(PreTrainedModel):
+    """An image classification model with a defence: the base, a head, and the loss it is trained with.
+
+    Make one with :meth:`from_pretrained` (a base checkpoint or a saved defended model), :meth:`from_base` (a model in
+    memory) or :meth:`from_config` (random weights). CALoR has a class of its own,
+    :class:`~calor_hf.modeling.modeling_calor.CALoRForImageClassification`.
+
+    A model with two classifiers whose mean are its scores (DeiT and LeViT with teacher, SwiftFormer) has a head in the
+    place of each, and its scores stay their mean.
+
+    Attributes:
+        defense: The defence, with its settings.
+        backbone: The base model; without its classifiers, so that its logits are the features (of several classifiers
+            side by side).
+        classification_head: What turns features into scores, in float32: the base's own classifier or the defence's
+            head; the mean of several, where the base has several.
+        feature_width: Number of features.
+        class_weights: (num_labels,) weights of the loss, or None; not saved.
+        in_training_run: Whether a ``DefenseTrainer`` is at work, which some defences need.
+    """
+
+    config_class: type[WrappedConfig] = DefendedConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = ""
+    accepts_loss_kwargs = False  # the loss is the batch's mean: the Trainer divides it when it accumulates gradients
+    # What a base model does not support it refuses itself, when the choice reaches it.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"classification_head"}  # noqa: RUF012
+
+    def __init__(self, config: WrappedConfig) -> None:
+        super().__init__(config)
+        self.defense: Defense[Any] = config.make_defense()
+        self.backbone = base_class_of(config)._from_config(config.base_config)
+        self.feature_width = sum(check_heads(self.backbone, config.head_paths))
+        self._tapped = tuple(self.defense.taps(self.backbone))
+        classifiers = take_out_heads(self.backbone, config.head_paths)
+        self.classification_head = self._make_head(cast(Classifiers, classifiers))
+        self.main_input_name = self.backbone.main_input_name
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
+        self.progress = Progress.at_end(self.defense.stage_names[-1])
+        self.in_training_run = False
+        self.post_init()
+
+    @property
+    def stage(self) -> str:
+        """Stage whose loss :meth:`forward` computes; set by the trainer, not saved, the last one by default."""
+        return self.progress.stage
+
+    @stage.setter
+    def stage(self, name: str) -> None:
+        if name not in self.defense.stage_names:
+            raise ValueError(f"unknown stage {name!r}; pass one of {', '.join(self.defense.stage_names)}")
+        self.progress = Progress.at_end(name)
+
+    def _make_head(self, classifiers: Classifiers) -> nn.Module:
+        num_labels = self.config.num_labels
+        kept = [same_kind(classifier, num_labels) for classifier in classifiers]
+        widths = [layer.weight.shape[1] for layer in kept]
+        heads: list[nn.Module] = (
+            [self.defense.build_head(width, num_labels) for width in widths]
+            if self.defense.own_head
+            else [ClassifierHead(layer) for layer in kept]
+        )
+        return MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
+
+    def forward(
+        self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+    ) -> DefendedImageClassifierOutput | tuple[Any, ...]:
+        """Scores, features and, with labels, the loss of :attr:`stage`.
+
+        Args:
+            pixel_values: (batch, channels, height, width), as the base model's image processor makes them; a base
+                with other inputs (ImageGPT: ``input_ids``) takes those by name.
+            labels: (batch,) int64 in [0, num_labels).
+            kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
+
+        Raises:
+            RuntimeError: training outside ``DefenseTrainer``, with a defence that works only there.
+        """
+        return_dict = kwargs.pop("return_dict", None)
+        if pixel_values is not None:
+            kwargs["pixel_values"] = pixel_values
+        for name in {"pixel_values", self.main_input_name} & kwargs.keys():
+            if kwargs[name].is_floating_point():  # ImageGPT reads whole numbers
+                kwargs[name] = kwargs[name].to(self.backbone.dtype)
+        learns = self.training and labels is not None
+        if learns and self.defense.needs_trainer and not self.in_training_run:
+            raise RuntimeError(
+                f"the defence '{self.config.defense_name}' changes batches or freezes weights, which the model alone "
+                "cannot do: train it with DefenseTrainer, or it would be trained undefended"
+            )
+        taps: tuple[Tensor, ...] = ()
+        if learns and self._tapped:
+            outputs, taps = run_with_taps(self.backbone, self._tapped, **kwargs, return_dict=True)
+        else:
+            outputs = self.backbone(**kwargs, return_dict=True)
+        features = scores_of(outputs)
+        logits, extras = self.defense.run_head(self.classification_head, features)
+
+        loss, terms = None, None
+        if labels is not None:
+            inputs = kwargs.get(self.main_input_name)
+            out = Forward(logits, labels, features, self.class_weights, inputs, taps, extras, self.training)
+            with torch.autocast(logits.device.type, enabled=False):
+                terms = self.defense.loss(out, self.progress)
+                loss = torch.stack(list(terms.values())).sum()
+        result = DefendedImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            features=features,
+            loss_terms=terms,
+        )
+        as_dict = return_dict if return_dict is not None else self.config.return_dict
+        return result if as_dict else result.to_tuple()
+
+    # Making one
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *model_args: Any,
+        defense: str | None = None,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        label2id: dict[str, int] | None = None,
+        head: str | None = None,
+        **kwargs: Any,
+    ) -> "DefendedForImageClassification":
+        """A saved defended model, rebuilt exactly; or any base checkpoint with a defence.
+
+        Args:
+            source: Hub id or folder of a defended model or of an image classification model.
+            model_args: Handed on by Auto classes; not for users.
+            defense: Name of the defence, for a base checkpoint.
+            num_labels: Number of classes; may differ from the checkpoint's, whose classifier then gives way to a
+                random one. None: the checkpoint's.
+            id2label: Names of the classes.
+            label2id: Their inverse.
+            head: Path of the classifier's linear layer, where it cannot be found.
+            kwargs: Settings of the defence by name; ``revision``, ``dtype``, ``attn_implementation`` and what else
+                ``from_pretrained`` takes.
+
+        Raises:
+            ValueError: no defence for a base checkpoint, another defence or setting than the saved one, or a head that
+                cannot be found.
+            KeyError: nobody registered the defence.
+        """
+        known = {f.name for f in dataclasses.fields(DEFENSES.get(defense).config_class)} if defense else set()
+        settings = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
+
+        def refuse(config: WrappedConfig, classes: int | None) -> None:
+            refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, {}, {"head": head})
+
+        def start(base: PreTrainedModel) -> DefendedForImageClassification:
+            if defense is None:
+                raise ValueError(
+                    f"{source} is an undefended model; pass defense= one of {', '.join(DEFENSES.names())}, or load it "
+                    "with AutoModelForImageClassification"
+                )
+            labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
+            return cls.from_base(base, defense, head=head, **labels, **settings)
+
+        found = cls._load(source, model_args, kwargs, (num_labels, id2label, label2id), refuse, start)
+        return cast(DefendedForImageClassification, found)
+
+    @classmethod
+    def from_base(
+        cls,
+        base: PreTrainedModel,
+        defense: str,
+        *,
+        num_labels: int | None = None,
+        id2label: dict[int, str] | None = None,
+        label2id: dict[str, int] | None = None,
+        head: str | None = None,
+        **settings: Any,
+    ) -> "DefendedForImageClassification":
+        """A defended model from a model in memory, whose weights it shares; arguments as :meth:`from_pretrained`.
+
+        ``base`` loses its classifier and its label names: the identity stands in its place afterwards.
+        """
+        method = DEFENSES.get(defense)
+        if defense == "calor":
+            raise ValueError("CALoR has a class of its own: CALoRForImageClassification.from_base(model, rank=...)")
+        chosen = method.config_class.from_dict(settings)
+        config = config_for(cls.config_class, base, head, num_labels, id2label, label2id)
+        chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
+        method(chosen).taps(base)  # complains before anything changes
+        config.defense = defense
+        config.set_defense(chosen.to_dict())
+        return cast(DefendedForImageClassification, cls._around(base, config))
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "DefendedForImageClassification":
+        """Random weights, from a saved configuration, or a base configuration and :meth:`from_base`'s arguments."""
+        if isinstance(config, WrappedConfig):
+            return cast(DefendedForImageClassification, cls._from_config(config, **kwargs))
+        return cls.from_base(architecture_of(config)._from_config(copy.deepcopy(config)), **kwargs)
+
+    @classmethod
+    def _load(
+        cls,
+        source: Any,
+        model_args: tuple[Any, ...],
+        hf_kwargs: dict[str, Any],
+        labels: tuple[int | None, dict[int, str] | None, dict[str, int] | None],
+        refuse: Callable[[Any, int | None], None],
+        start: Callable[[PreTrainedModel], Any],
+    ) -> Any:
+        num_labels, id2label, label2id = labels
+        config = hf_kwargs.pop("config", None)
+        if not isinstance(config, PretrainedConfig):
+            config, hf_kwargs = read_config(config or source, hf_kwargs)
+        if isinstance(config, cls.config_class):
+            names = id2label if id2label is not None else label2id
+            refuse(config, len(names) if num_labels is None and names is not None else num_labels)
+            set_labels(config, None, id2label, label2id)
+            return super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
+        if isinstance(config, WrappedConfig):
+            other = "CALoRForImageClassification" if config.model_type == "calor" else "DefendedForImageClassification"
+            raise ValueError(f"{source} is a saved model of the defence '{config.defense_name}'; load it with {other}")
+        loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
+        model = start(loaded[0] if isinstance(loaded, tuple) else loaded)
+        # With output_loading_info=True transformers adds what was missing and unexpected in the file.
+        return (model, *loaded[1:]) if isinstance(loaded, tuple) else model
+
+    @classmethod
+    def _around(
+        cls,
+        base: PreTrainedModel,
+        config: WrappedConfig,
+        start_head: Callable[[list[nn.Module], Classifiers], None] | None = None,
+    ) -> Any:
+        """Model that ``config`` describes, with the weights of ``base``; ``start_head`` fills its heads."""
+        with torch.device("meta"):
+            model = cls(config)
+        classifiers = [cast(nn.Linear, base.get_submodule(path)) for path in config.head_paths]
+        new_head = model._make_head(classifiers).to(classifiers[0].weight.device).float()
+        if start_head is not None:
+            start_head(heads_of(new_head), classifiers)
+        take_out_heads(base, config.head_paths)
+        forget_labels(base.config)
+        model.backbone, model.classification_head = base, new_head
+        config.base_config = base.config
+        config._attn_implementation = base.config._attn_implementation
+        config.dtype = base.dtype
+        model.train(base.training)
+        return model
+
+    # Back to the base
+
+    def to_base(self) -> PreTrainedModel:
+        """A copy of this model as the stock model of transformers that it was made from: nobody needs calor_hf for it.
+
+        Its configuration says, under ``defense``, what it was trained with.
+
+        Raises:
+            ValueError: the defence replaced the classifier, so that there is no stock model with these scores.
+        """
+        if self.defense.own_head:
+            raise ValueError(
+                f"the defence '{self.config.defense_name}' replaces the classifier, so this is no "
+                f"{self.config.base_class}; save it as it is"
+            )
+        base = copy.deepcopy(self.backbone)
+        heads = cast(list[ClassifierHead], heads_of(self.classification_head))
+        classifiers = [copy.deepcopy(head.classifier).to(base.dtype) for head in heads]
+        put_back_heads(base, self.config.head_paths, classifiers)
+        base.config.id2label, base.config.label2id = self.config.id2label, self.config.label2id
+        base.config.architectures = [self.config.base_class]
+        settings = self.config.defense_settings_dict()
+        base.config.defense = {"name": self.config.defense_name, "settings": settings, "calor_hf": __version__}
+        base.requires_grad_(True)
+        return cast(PreTrainedModel, base)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`)."""
+        if self.defense.own_head:
+            return super().push_to_hub(*args, **kwargs)
+        return self.to_base().push_to_hub(*args, **kwargs)
