@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from calor_hf._version import __version__
 
 COMMANDS = {
-    "train": "fine-tune a classifier with CALoR, or undefended as the reference",
-    "list": "show what is registered: defences and their sources",
+    "train": "fine-tune a classifier with CALoR, another defence, or undefended as the reference",
+    "compare": "train several defences, tuned to the same accuracy, and write one table",
+    "sweep": "accuracy against the rank of the low-rank head, and its activation",
+    "list": "show what is registered: defences, their sources and settings",
 }
 
 

@@ -1,4 +1,4 @@
-"""`calor-hf train`: data → base model → CALoR → two stages → saved model, table and curves."""
+"""`calor-hf train`: data → base model → defence → stages → saved model, table and curves."""
 
 import copy
 import logging
@@ -24,11 +24,15 @@ from transformers import (
 )
 
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
-from calor_hf.cli.train_report import EpochLine, Result, show_and_save
+from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
+from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
-from calor_hf.modeling import CALoRConfig, CALoRForImageClassification
+from calor_hf.defenses import DEFENSES
+from calor_hf.defenses._low_rank import LowRankDefense
+from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
+from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, AccuracyLostError, CALoRTrainer
 from calor_hf.training.checkpoints import complete_checkpoints, load_weights
@@ -95,6 +99,7 @@ def train(
             held_out=data_args.held_out,
             on_bad_image=data_args.on_bad_image,
             num_identities=data_args.num_identities,
+            stream="public" if data_args.public_faces else "private",
         )
     base, processor = load_base(model_args, splits)
     data = datasets_for(splits, processor, data_args.augmentation, args.seed)
@@ -119,15 +124,19 @@ def train(
             measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
         trained = model_args.model is not None or model_args.undefended_epochs > 0
         model = defended(base, model_args, data, trained, len(splits.label_names))
-        trainer = CALoRTrainer(model=model, args=args, **common)
+        kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
+        trainer = kind(model=model, args=args, **common)
 
     # A run that was stopped right after the undefended phase has nothing of the second one to resume.
     begun = not measured or bool(complete_checkpoints(args.output_dir))
-    run_trainer(trainer, replace(run_args, resume=run_args.resume and begun))
+    train_seconds = run_trainer(trainer, replace(run_args, resume=run_args.resume and begun))
     if isinstance(trainer, CALoRTrainer):
         measured |= measure_stages(trainer, data["test"])
     else:
-        measured["undefended"] = measure(trainer, data["test"])
+        name = "undefended" if model_args.defense == "none" else model_args.defense
+        measured[name] = measure(trainer, data["test"])
+    with_validation = next(reversed(measured.values()))
+    with_validation["validation_accuracy"] = validation_accuracy(trainer, data["validation"])
     result = Result(
         model=trainer.model,
         measured=measured,
@@ -136,7 +145,9 @@ def train(
         seconds=time.perf_counter() - begin,
         test_images=len(data["test"]),
         seed=args.seed,
-        dataset=data_args.dataset or f"synthetic faces, {data_args.num_identities} identities",
+        dataset=data_args.dataset or synthetic_name(data_args),
+        defense=model_args.defense,
+        train_seconds=train_seconds,
     )
     trainer.save_model(args.output_dir)
     trainer.save_state()
@@ -187,8 +198,11 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
             "that holds config.json, weights and preprocessor_config.json, or check the id and the connection"
         ) from error
-    if isinstance(config, CALoRConfig):
-        raise ValueError(f"{model_args.model} is a CALoR model already; pass the base model it was made from")
+    if isinstance(config, WrappedConfig):
+        raise ValueError(
+            f"{model_args.model} is a model of the defence '{config.defense_name}' already; pass the base model it was "
+            "made from"
+        )
     kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0
     if kept and config.num_labels != len(names):
         raise ValueError(
@@ -217,36 +231,39 @@ def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -
 
 def defended(
     base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool, num_labels: int
-) -> CALoRForImageClassification:
-    """CALoR model from ``base``, whose features are useful if it is ``trained``."""
-    rank = None if model_args.rank == "auto" else int(model_args.rank)
-    if rank is None and trained:
-        suggestion = suggest_rank(
-            base, data["train"], data["validation"], num_labels=num_labels, activation="tanh", head=model_args.head
-        )
-        rank = suggestion.rank
-        curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in suggestion.curve)
-        logger.info(
-            "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
-            rank,
-            curve,
-            100 * suggestion.full_accuracy,
-        )
-    calibration = None
+) -> DefendedForImageClassification:
+    """Defended model from ``base``, whose features are useful if it is ``trained``."""
+    method = DEFENSES.get(model_args.defense)
+    settings = method.config_class.parse(model_args.defense_settings)
+    settings |= {"id2label": base.config.id2label, "head": model_args.head}
+    if issubclass(method, LowRankDefense) and settings.get("low_rank", True):
+        settings |= {"activation": model_args.activation, "input_norm": model_args.input_norm}
+        settings["rank"] = (
+            int(model_args.rank) if model_args.rank != "auto" else find_rank(base, model_args, data, num_labels)
+            if trained else None
+        )  # fmt: skip
     if model_args.head_init == "svd":
         plain = data["train"].without_augmentation()
         step = max(1, len(plain) // 512)
         calibration = [default_collate([plain[i]]) for i in range(0, len(plain), step)]
-    return CALoRForImageClassification.from_base(
-        base,
-        rank=rank,
-        id2label=base.config.id2label,
-        activation=model_args.activation,
-        input_norm=model_args.input_norm,
-        head_init=model_args.head_init,
-        calibration=calibration,
-        head=model_args.head,
+        settings |= {"head_init": "svd", "calibration": calibration}
+    return defend(base, model_args.defense, **settings)
+
+
+def find_rank(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], num_labels: int) -> int:
+    """Rank that the features of ``base`` need, with the curve it was read from in the log."""
+    linear = model_args.activation if model_args.activation in ("tanh", "identity") else "tanh"
+    suggestion = suggest_rank(
+        base, data["train"], data["validation"], num_labels=num_labels, activation=linear, head=model_args.head
     )
+    curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in suggestion.curve)
+    logger.info(
+        "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
+        suggestion.rank,
+        curve,
+        100 * suggestion.full_accuracy,
+    )
+    return suggestion.rank
 
 
 def fine_tune_undefended(
@@ -273,33 +290,17 @@ def fine_tune_undefended(
     return measure(trainer, test)
 
 
-def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
-    """Say how long it will take, and train."""
+def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
+    """Say how long it will take, and train; seconds that it took."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EpochLine(trainer))
     if trainer.is_world_process_zero():
         minutes = estimate_seconds(trainer) / 60
         stages = ", ".join(f"{stage.name} {stage.epochs:g} epochs" for stage in trainer.stages())
         logger.info("about %.1f minutes of training at most (%s)", minutes, stages)
+    begin = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if run_args.resume else None)
-
-
-def measure_stages(trainer: CALoRTrainer, test: ImageDataset) -> dict[str, dict[str, float]]:
-    """Metrics at the end of the first stage and of the result, whose weights the model keeps."""
-    after = measure(trainer, test)
-    kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    load_weights(trainer.model, Path(trainer.args.output_dir) / FIRST_STAGE_FOLDER)
-    before = measure(trainer, test)
-    trainer.model.load_state_dict(kept)
-    return {"before adapting": before, "result": after}
-
-
-def measure(trainer: DefenseTrainer, test: ImageDataset) -> dict[str, float]:
-    """Test metrics, and the confidence of training images under ``train_confidence_correct``."""
-    metrics = trainer.predict(test, metric_key_prefix="test").metrics
-    kept = {name: metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
-    train_metrics = trainer.measure_training_images()
-    return kept | {f"train_{name}": train_metrics[name] for name in ("accuracy", "confidence_correct")}
+    return time.perf_counter() - begin
 
 
 def publish(model: PreTrainedModel, processor: Any, args: CALoRTrainingArguments, label_names: bool) -> None:

@@ -7,6 +7,8 @@ import torch
 from transformers import HfArgumentParser
 
 from calor_hf.data.pictures import ON_BAD_IMAGE
+from calor_hf.defenses import DEFENSES
+from calor_hf.defenses._low_rank import LowRankDefense
 from calor_hf.training.arguments import CALoRTrainingArguments
 
 
@@ -19,7 +21,13 @@ class ModelArguments:
         metadata={"help": "Base model: Hub id or folder. Default: a small ResNet from random weights."},
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of a base model on the Hub."})
-    defense: str = field(default="calor", metadata={"help": "calor, or none for the undefended reference."})
+    defense: str = field(
+        default="calor", metadata={"help": "Name of a defence (calor-hf list), or none for the undefended reference."}
+    )
+    defense_settings: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Settings of the defence as name=value, several with spaces; calor-hf list NAME shows them."},
+    )
     rank: str = field(
         default="auto",
         metadata={
@@ -60,6 +68,13 @@ class DataArguments:
         default=0.1, metadata={"help": "Share of training images cut off for a missing validation or test split."}
     )
     num_identities: int = field(default=64, metadata={"help": "Synthetic faces: number of people."})
+    public_faces: bool = field(
+        default=False,
+        metadata={
+            "help": "Synthetic faces: other people than by default, to pre-train a base model that has not seen"
+            " the private ones."
+        },
+    )
     augmentation: str = field(
         default="auto",
         metadata={"help": "none, flip, crop_colour_flip, or auto: flip up to 112 pixels, the other above."},
@@ -125,7 +140,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments),
         prog="calor-hf train",
-        description="Fine-tune an image classifier in two stages: cross-entropy, then confidence adaptation.",
+        description="Fine-tune an image classifier with a defence; by default CALoR, in two stages: cross-entropy, then"
+        " confidence adaptation.",
     )
     given = {word.partition("=")[0] for word in argv}
     defaults = dict(_DEFAULTS)
@@ -139,15 +155,49 @@ def parse(argv: Sequence[str]) -> Arguments:
     return model, data, run, training
 
 
+def check_defense(model: ModelArguments) -> None:
+    """Refuse an unknown defence, and settings it does not have or take.
+
+    Raises:
+        ValueError: the message says which.
+    """
+    if model.defense not in DEFENSES.names():
+        raise ValueError(f"--defense: {_unknown(model.defense)}")
+    method = DEFENSES.get(model.defense)
+    low_rank = issubclass(method, LowRankDefense)
+    own = method.config_class.parse(model.defense_settings)
+    try:
+        method.config_class.from_dict(own)
+    except TypeError as error:
+        raise ValueError(f"--defense-settings of {model.defense}: {error}") from error
+    if not low_rank and (model.rank != "auto" or model.activation != "tanh" or model.input_norm is not None):
+        raise ValueError(
+            f"--rank, --activation and --input-norm belong to low-rank heads, and {model.defense} has none; leave them"
+        )
+    doubled = [name for name in ("rank", "activation", "input_norm", "ca_a", "ca_b") if name in own]
+    if doubled:
+        flag = "--" + doubled[0].replace("_", "-")
+        raise ValueError(f"--defense-settings {doubled[0]}=...: pass {flag} instead")
+    if model.head_init == "svd" and model.defense != "calor":
+        raise ValueError(f"--head-init svd belongs to --defense calor, got --defense {model.defense}")
+
+
+def _unknown(name: str) -> str:
+    try:
+        DEFENSES.get(name)
+    except KeyError as error:
+        return str(error.args[0])
+    return ""
+
+
 def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
-    if model.defense not in ("calor", "none"):
-        raise ValueError(f"--defense must be calor or none, got {model.defense}")
+    check_defense(model)
     if model.rank != "auto" and not model.rank.isdigit():
         raise ValueError(f"--rank must be a whole number or auto, got {model.rank}")
     if model.undefended_epochs < 0:
         raise ValueError(f"--undefended-epochs must be >= 0, got {model.undefended_epochs:g}")
     if model.undefended_epochs > 0 and model.defense == "none":
-        raise ValueError("--undefended-epochs belongs to --defense calor; with none, use --num-train-epochs")
+        raise ValueError("--undefended-epochs belongs to a defence; with none, use --num-train-epochs")
     if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
         raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
     if data.on_bad_image not in ON_BAD_IMAGE:

@@ -1,15 +1,23 @@
 """What a training run shows: a line an epoch, a table, curves, and a file of numbers."""
 
+import dataclasses
 import json
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from calor_hf._version import __version__
+from calor_hf.cli.train_arguments import DataArguments
+from calor_hf.layers.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig
+from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.plan import Plan
 from calor_hf.training.trainer import DefenseTrainer
 
@@ -29,6 +37,8 @@ class Result:
         test_images: Number of test images.
         seed: Of the run.
         dataset: What it was trained on.
+        defense: Name of the defence.
+        train_seconds: Wall time of its training alone, in this session.
     """
 
     model: PreTrainedModel
@@ -39,6 +49,8 @@ class Result:
     test_images: int
     seed: int
     dataset: str
+    defense: str = "calor"
+    train_seconds: float = 0.0
 
     @property
     def target(self) -> float | None:
@@ -91,9 +103,11 @@ def show_and_save(result: Result, folder: Path) -> None:
     print()
     if result.target is not None:
         print(about_confidence(result.measured["result"]["train_confidence_correct"], result.target))
+    if result.defense == "trap_mid":
+        print(f"The checkpoints in {folder} hold the triggers, which open the model's backdoor: do not publish them.")
     print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
     kind = type(result.model).__name__
-    package = "calor_hf" if isinstance(result.model.config, CALoRConfig) else "transformers"
+    package = "calor_hf" if isinstance(result.model.config, WrappedConfig) else "transformers"
     print(f"Load it: from {package} import {kind}; model = {kind}.from_pretrained({str(folder)!r})")
 
 
@@ -112,12 +126,16 @@ def summary(result: Result) -> dict[str, Any]:
     config = result.model.config
     return {
         "version": __version__,
+        "defense": result.defense,
+        "settings": config.defense_settings_dict() if isinstance(config, WrappedConfig) else {},
+        "head": dataclasses.asdict(rank_audit(result.model)),
+        "train_seconds": result.train_seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
         "dataset": result.dataset,
         "seed": result.seed,
         "test_images": result.test_images,
         "measured": result.measured,
         "target_confidence": result.target,
-        "rank": config.rank if isinstance(config, CALoRConfig) else None,
         "classes": config.num_labels,
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
         "wall_seconds": result.seconds,
@@ -145,12 +163,35 @@ def table(result: Result) -> str:
     numbers = summary(result)
     target = f"; target {result.target:.4f}" if result.target is not None else ""
     lines.append(f"* mean true-class score of correctly classified training images{target}")
-    rank = f"head rank {numbers['rank']} of {numbers['classes']} classes, " if numbers["rank"] else ""
+    rank = f"head rank {numbers['head']['head_rank']} of {numbers['classes']} classes, "
     lines.append(
         f"{rank}{numbers['parameters'] / 1e6:.2f} M parameters, {result.test_images} test images, "
         f"seed {result.seed}, {result.seconds / 60:.1f} minutes"
     )
     return "\n".join(lines)
+
+
+def peak_memory_bytes() -> int:
+    """Most memory the process has taken so far: on the CUDA device if there is one, otherwise of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def synthetic_name(data_args: DataArguments) -> str:
+    """What the embedded data are called."""
+    stream = "public" if data_args.public_faces else "private"
+    return f"synthetic faces, {data_args.num_identities} {stream} identities"
+
+
+def loss_terms(history: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the terms of the loss in a training log."""
+    others = {"loss", "grad_norm", "learning_rate", "confidence", "accuracy", "trap_success", "stage", "epoch", "step"}
+    return list(dict.fromkeys(name for entry in history if "loss" in entry for name in entry if name not in others))
 
 
 def draw_curves(result: Result, path: Path) -> None:
@@ -160,8 +201,8 @@ def draw_curves(result: Result, path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
     for panel, title, names in (
-        (panels[0], "loss terms (nats)", ("cross_entropy", "confidence_adaptation")),
-        (panels[1], "accuracy", ("accuracy", "eval_accuracy")),
+        (panels[0], "loss terms", loss_terms(result.history)),
+        (panels[1], "accuracy", ("accuracy", "eval_accuracy", "trap_success")),
         (panels[2], "mean true-class score", ("confidence", "eval_confidence", "train_confidence_correct")),
     ):
         for name in names:

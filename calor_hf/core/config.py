@@ -1,7 +1,9 @@
 """Frozen settings of a method, readable from and writable to plain dictionaries."""
 
 import dataclasses
-from typing import Any, TypeVar
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args, get_type_hints
 
 C = TypeVar("C", bound="MethodConfig")
 
@@ -31,5 +33,49 @@ class MethodConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            listed = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}{hint}; known: {listed}")
         return cls(**values)
+
+    @classmethod
+    def parse(cls: type[C], words: Sequence[str]) -> dict[str, Any]:
+        """Settings from words ``name=value`` as a user types them, by the types of the fields.
+
+        ``none``, ``true`` and ``false`` are what they say; a tuple's items are separated by commas.
+
+        Raises:
+            ValueError: a word without ``=``, or a value of another type; unknown names are left to :meth:`from_dict`.
+        """
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for word in words:
+            name, equals, text = word.partition("=")
+            if not equals:
+                raise ValueError(f"expected a setting as name=value, got {word!r}")
+            values[name] = _value(name, text, hints[name]) if name in hints else text
+        return values
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not Ellipsis]
+    if get_args(hint) and getattr(hint, "__origin__", None) is tuple:
+        return tuple(text.split(","))
+    for kind in kinds:
+        if getattr(kind, "__origin__", None) is tuple and text.lower() != "none":
+            return tuple(text.split(","))
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(text)
+            except ValueError:
+                pass
+    if str in kinds:
+        return text
+    expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+    raise ValueError(f"{name} must be {expected}, got {text!r}")

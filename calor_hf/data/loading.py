@@ -47,6 +47,7 @@ def load_splits(
     on_bad_image: str = "raise",
     num_identities: int = 64,
     image_size: int = 64,
+    stream: str = "private",
 ) -> Splits:
     """Load a labelled image set; splits it lacks are cut from its training split, class by class.
 
@@ -62,6 +63,7 @@ def load_splits(
         on_bad_image: What to do with files that cannot be decoded: ``"raise"``, or ``"skip"`` them with a warning.
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
+        stream: Synthetic faces only: ``private``, or ``public`` for disjoint people.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path and is none.
@@ -70,7 +72,7 @@ def load_splits(
     """
     if source is None:
         parts: dict[str, Any] = {
-            split: load_synthetic_faces(num_identities, count, image_size, seed, split)
+            split: load_synthetic_faces(num_identities, count, image_size, seed, split, stream)
             for split, count in SYNTHETIC_IMAGES.items()
         }
     else:

@@ -1,0 +1,169 @@
+"""Many training runs, each in a process of its own, one after the other, kept in a folder and resumed."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calor_hf.cli.train_arguments import parse
+from calor_hf.training.checkpoints import complete_checkpoints
+
+OWN_OPTIONS = ("--defense", "--defense-settings", "--rank", "--activation", "--seed", "--output-dir", "--resume",
+               "--overwrite", "--push-to-hub")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        numbers: Its ``metrics.json``, or nothing where it failed.
+        error: What it said when it failed.
+    """
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def result(self) -> dict[str, float]:
+        """Metrics of the model it ended with."""
+        measured: dict[str, dict[str, float]] = self.numbers["measured"]
+        return measured[next(reversed(measured))]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """In [0, 1]; None where it failed."""
+        return None if self.error else self.result["validation_accuracy"]
+
+
+class Runs:
+    """Runs of `calor-hf train` with common options, in sub-folders of ``folder / "runs"``.
+
+    A run that is finished is read, not repeated; one that was stopped goes on from its last checkpoint. A process of
+    its own gives each run its own peak memory, and lets one fail alone.
+
+    Args:
+        folder: Where everything goes.
+        common: Options of ``train`` that all runs share.
+        launcher: Words in front of ``-m calor_hf.cli.train``, such as ``accelerate launch``; empty: this Python.
+        resume: Go on with what is in ``folder``.
+        overwrite: Delete what is in ``folder`` first.
+
+    Raises:
+        ValueError: an option that these runs set themselves, or that ``train`` refuses.
+        FileExistsError: ``folder`` has files, and they are neither to be resumed nor overwritten.
+    """
+
+    def __init__(
+        self, folder: Path, common: Sequence[str], launcher: str = "", resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.folder = folder
+        self.common = list(common)
+        self.command = [*(shlex.split(launcher) or [sys.executable]), "-m", "calor_hf.cli.train"]
+        given = {word.partition("=")[0].replace("_", "-") for word in common}
+        own = sorted(given & set(OWN_OPTIONS))
+        if own:
+            raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
+        parse(self.common)  # complains before any run
+        if resume and overwrite:
+            raise ValueError("--resume goes on with what is in the output folder, --overwrite deletes it; pass one")
+        if overwrite:
+            for name in ("runs", "options.json"):
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif folder.exists() and any(folder.iterdir()) and not resume:
+            raise FileExistsError(
+                f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the runs "
+                "in it, or --overwrite to delete them"
+            )
+        self._keep_options()
+
+    def __call__(self, name: str, options: Sequence[str]) -> Outcome:
+        """Run ``train`` with ``options`` beside the common ones, or read what it gave before.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the run has saved a checkpoint.
+        """
+        folder = self.folder / "runs" / name
+        done = self._finished(folder)
+        print(f"{name}: {'finished before' if done else ' '.join(options)}", flush=True)
+        if done is None:
+            done = self._run(folder, options)
+        if done.error:
+            print(f"  failed: {done.error}", flush=True)
+        else:
+            found = done.result
+            print(
+                f"  validation {100 * found['validation_accuracy']:.2f} %, confidence "
+                f"{found['train_confidence_correct']:.3f}, {done.numbers['train_seconds']:.0f} s",
+                flush=True,
+            )
+        return done
+
+    def _run(self, folder: Path, options: Sequence[str]) -> Outcome:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder.with_suffix(".log")
+        begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
+        words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
+        with log.open("a", encoding="utf-8") as file:
+            process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # the same signal reached it: it saves its checkpoint
+                raise
+        if status == 130:
+            raise KeyboardInterrupt
+        found = self._finished(folder)
+        if status == 0 and found is not None:
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+            return found
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        error = lines[-1] if lines else f"exit status {status}"
+        if status != 1:  # 1 is a training that came to a bad end; anything else is not the defence's fault
+            raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
+        (folder / "failure.json").write_text(json.dumps({"error": error}), encoding="utf-8")
+        return Outcome(error=error)
+
+    @staticmethod
+    def _finished(folder: Path) -> Outcome | None:
+        if (folder / "metrics.json").is_file():
+            return Outcome(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        if (folder / "failure.json").is_file():
+            return Outcome(error=json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"])
+        return None
+
+    def _keep_options(self) -> None:
+        file = self.folder / "options.json"
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            if before != self.common:
+                raise ValueError(
+                    f"the runs in {self.folder} were made with the options {' '.join(before) or '(none)'}, now they "
+                    f"are {' '.join(self.common) or '(none)'}; resume with the same ones, or pass another --output-dir"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self.common), encoding="utf-8")
+
+
+def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, lowest and highest."""
+    return sum(values) / len(values), min(values), max(values)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean of shares, with their range where there are several, in percent."""
+    mean, low, high = mean_and_range(values)
+    return f"{100 * mean:.2f}" + (f" [{100 * low:.2f}, {100 * high:.2f}]" if len(values) > 1 else "")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
