@@ -12,7 +12,7 @@ Your pictures, some defences, three seeds, four GPUs::
 
 The undefended reference is trained first. Each defence's strength (rank, beta, lambda, alpha, frozen share, erased
 area, weight of the trapdoor) is then tuned until its validation accuracy is 2 points below, within 1 point, in at most
-4 trainings; then it is trained on the other seeds. The table says for which defences that succeeded, with test
+5 trainings; then it is trained on the other seeds. The table says for which defences that succeeded, with test
 accuracy, confidence, rank of the head, time and memory. After Ctrl-C: the same command with ``--resume``.
 """
 

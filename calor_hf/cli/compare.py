@@ -62,7 +62,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--tolerance", type=float, default=1.0, help="points from that accuracy that count as reached (default 1)"
     )
-    parser.add_argument("--trials", type=int, default=4, help="most strengths tried for a defence (default 4)")
+    parser.add_argument("--trials", type=int, default=5, help="most strengths tried for a defence (default 5)")
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="NAME.SETTING=VALUE", help="e.g. mid.sample_at_eval=false"
     )

@@ -2,7 +2,8 @@
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,22 +135,12 @@ class DefenseTrainer(Trainer):
         self._first_bad_step = torch.full((), -1, device=self.args.device)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels(dataset, self.model.config.num_labels)
-        frozen = [*(frozen_parameters(self.model) if self._own_loss else []), *self._unused_parameters()]
-        for weight in frozen:
-            weight.requires_grad_(False)
-        if self._own_loss:
-            self._still = self.model.defense.still(self.model.backbone)
-            self.model.defense.begin(training_run(self))
-            self.model.in_training_run = True
         self._interrupt.install(self.args.world_size)
         try:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
+            with self.at_work():
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._interrupt.remove()
-            for weight in frozen:
-                weight.requires_grad_(True)
-            if self._own_loss:
-                self.model.in_training_run = False
         if self._interrupt.requested:
             path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise TrainingInterrupted(
@@ -157,6 +148,24 @@ class DefenseTrainer(Trainer):
                 f"{self.state.max_steps}; checkpoint in {path}"
             )
         return result
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Freeze what does not learn and let the defence begin; free the weights again afterwards."""
+        frozen = [*(frozen_parameters(self.model) if self._own_loss else []), *self._unused_parameters()]
+        for weight in frozen:
+            weight.requires_grad_(False)
+        if self._own_loss:
+            self._still = self.model.defense.still(self.model.backbone)
+            self.model.defense.begin(training_run(self))
+            self.model.in_training_run = True
+        try:
+            yield
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(True)
+            if self._own_loss:
+                self.model.in_training_run = False
 
     def progress(self) -> Progress:
         """Stage of the next step, and how far it has come."""

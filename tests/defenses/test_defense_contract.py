@@ -8,21 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
 
 NAMES = DEFENSES.names()
-REQUIRED = {"rank": 3}  # settings without a default
-CLASSES, FEATURES, BATCH = 6, 8, 5
+CLASSES, FEATURES, BATCH = 6, 8, 6
 
 
 def make(name: str, **settings: Any) -> Defense[Any]:
-    config_class = DEFENSES.get(name).config_class
-    fields = dataclasses.fields(config_class)
-    needed = {field.name: REQUIRED[field.name] for field in fields if field.default is dataclasses.MISSING}
-    return DEFENSES.get(name)(config_class(**{**needed, **settings}))
+    method = DEFENSES.get(name)
+    return method(method.complete(method.config_class(**settings), FEATURES, CLASSES))
 
 
 def stages_of(name: str) -> tuple[str, ...]:
@@ -39,22 +36,47 @@ def arguments(**changes: Any) -> SimpleNamespace:
         "adapt_learning_rate": None,
         "adapt_start_epoch": None,
         "adapt_only_last_layer": False,
+        "adapt_freeze_batch_norm": True,
     }
     return SimpleNamespace(**{**plan, **changes})
 
 
-def forward_pass(defense: Defense[Any], class_weights: Tensor | None = None) -> tuple[Tensor, Forward]:
+def head_of(defense: Defense[Any]) -> nn.Module:
+    return defense.build_head(FEATURES, CLASSES) if defense.own_head else nn.Linear(FEATURES, CLASSES)
+
+
+def forward_pass(
+    defense: Defense[Any], class_weights: Tensor | None = None, training: bool = True
+) -> tuple[Tensor, Forward]:
     features = torch.randn(BATCH, FEATURES)
-    logits = defense.build_head(FEATURES, CLASSES)(features)
+    logits, extras = defense.run_head(head_of(defense), features)
     logits.retain_grad()
-    return logits, Forward(logits, torch.arange(BATCH), features, class_weights)
+    taps = (features.clone().requires_grad_(), features.exp().requires_grad_())
+    images = torch.randn(BATCH, 3, 4, 4)
+    return logits, Forward(logits, torch.arange(BATCH), features, class_weights, images, taps, extras, training)
 
 
 NAMED_STAGES = [(name, stage) for name in NAMES for stage in stages_of(name)]
 
 
-def test_the_registry_holds_this_issue() -> None:
-    assert {"calor", "none"} <= set(NAMES)
+def test_the_registry_holds_the_published_ones() -> None:
+    published = {"calor", "loft", "mid", "bido", "label_smoothing", "transfer", "random_erasing", "trap_mid"}
+    assert published | {"none"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strength_is_a_setting_whose_range_the_defence_takes(name: str) -> None:
+    method = DEFENSES.get(name)
+    strength = method.strength(64, 20)
+    if strength is None:
+        assert name == "none"
+        return
+    values = [strength.at(share) for share in (0, 0.25, 0.5, 0.75, 1)]
+    assert values[0] == pytest.approx(strength.weakest, rel=1e-3)
+    assert values[-1] == pytest.approx(strength.strongest, rel=1e-3)
+    for value, share in zip(values, (0, 0.25, 0.5, 0.75, 1), strict=True):
+        method.complete(method.config_class(**{strength.setting: value}), 64, 20)
+        assert strength.share_of(value) == pytest.approx(share, abs=0.1 if strength.whole else 1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,12 +101,22 @@ def test_config_round_trip(name: str) -> None:
 def test_head_turns_features_into_scores(name: str) -> None:
     defense = make(name)
     torch.manual_seed(3)
-    first = defense.build_head(FEATURES, CLASSES)
+    first: Any = head_of(defense)
     torch.manual_seed(3)
-    second = defense.build_head(FEATURES, CLASSES)
+    second: Any = head_of(defense)
     features = torch.randn(BATCH, FEATURES)
-    assert first(features).shape == (BATCH, CLASSES)
-    assert torch.equal(first(features), second(features))
+    scores = []
+    for head in (first, second):
+        torch.manual_seed(4)
+        scores.append(defense.run_head(head, features)[0])
+    assert scores[0].shape == (BATCH, CLASSES)
+    assert torch.equal(*scores)
+    if defense.own_head:
+        assert any(layer is first.last_layer for layer in first.modules())
+        assert next(iter(first.last_layer.parameters())).shape[0] == CLASSES
+    else:
+        with pytest.raises(NotImplementedError, match="keeps the model's classifier"):
+            defense.build_head(FEATURES, CLASSES)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -107,7 +139,7 @@ def test_terms_are_finite_named_scalars_and_pull_at_the_logits(name: str, stage:
 @pytest.mark.parametrize(("name", "stage"), NAMED_STAGES)
 def test_class_weights_count(name: str, stage: str) -> None:
     defense = make(name)
-    _, out = forward_pass(defense)
+    _, out = forward_pass(defense, training=False)
     plain = sum(defense.loss(out, Progress.at_end(stage)).values())
     equal = dataclasses.replace(out, class_weights=torch.full((CLASSES,), 2.0))
     tilted = dataclasses.replace(out, class_weights=torch.linspace(0.1, 5, CLASSES))

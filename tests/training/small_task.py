@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch.utils.data import Dataset
-from transformers import Dinov2Config, PretrainedConfig, ResNetConfig, Trainer, TrainerCallback, ViTConfig
+from transformers import (
+    AutoModelForImageClassification,
+    Dinov2Config,
+    PretrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+    Trainer,
+    TrainerCallback,
+    ViTConfig,
+)
 
-from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
+from calor_hf import DEFENSES, CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments, DefenseTrainer
+from calor_hf.modeling import defend
 
 CLASSES = 6
 STEPS = 8  # of an epoch: 128 images in batches of 16
@@ -42,6 +53,11 @@ def config(kind: str, dropout: float = 0.1) -> PretrainedConfig:
         return Dinov2Config(
             hidden_size=32, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=1, image_size=32, patch_size=8,
             num_labels=CLASSES,
+        )  # fmt: skip
+    if kind == "swin":
+        return SwinConfig(
+            image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, mlp_ratio=1,
+            num_labels=CLASSES, hidden_dropout_prob=dropout, drop_path_rate=0.0,
         )  # fmt: skip
     return ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8,
@@ -83,6 +99,58 @@ def trainer(
     )
 
 
+DEFENSE_KINDS = ("resnet", "vit", "swin")
+
+
+def image_processor() -> Any:
+    """A processor that says how pixels became inputs."""
+    kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+    return kind(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def defense_trainer(
+    folder: Path,
+    name: str,
+    kind: str,
+    callbacks: Any = None,
+    dropout: float = 0.1,
+    settings: dict[str, Any] | None = None,
+    **changes: Any,
+) -> DefenseTrainer:
+    """Any registered defence on the small task, for one epoch (of each stage)."""
+    torch.manual_seed(0)
+    base = AutoModelForImageClassification.from_config(config(kind, dropout))
+    plan = {"num_train_epochs": 1, "adapt_epochs": 1, "logging_steps": STEPS, **changes}
+    kind_of_trainer = CALoRTrainer if name == "calor" else DefenseTrainer
+    return kind_of_trainer(
+        model=defend(base, name, **(settings or {})),
+        args=arguments(folder, **plan),
+        train_dataset=Patterns(128, 1),
+        eval_dataset=Patterns(60, 2),
+        processing_class=image_processor(),
+        callbacks=callbacks,
+    )
+
+
+def train_every_defense(folder: Path, **changes: Any) -> None:
+    """Train each defence on each kind of base; write weights, and how far processes disagree about them."""
+    apart: dict[str, float] = {}
+    for name in DEFENSES.names():
+        for kind in DEFENSE_KINDS:
+            plan = {"optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant", **changes}
+            plan["save_strategy"] = "no" if name != "calor" else "epoch"
+            run = defense_trainer(folder / "runs" / f"{name}-{kind}", name, kind, [FixedBatchNorm()], 0.0, **plan)
+            run.train()
+            weights = torch.cat([weight.detach().flatten() for weight in run.model.parameters()])
+            everywhere = run.accelerator.gather(weights.unsqueeze(0))
+            apart[f"{name}-{kind}"] = float((everywhere - everywhere[0]).abs().max())
+            assert len(everywhere) == run.args.world_size
+            if run.is_world_process_zero():
+                run.model.save_pretrained(folder / f"{name}-{kind}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        (folder / "apart.json").write_text(json.dumps(apart))
+
+
 def assert_same_weights(a: torch.nn.Module, b: torch.nn.Module) -> None:
     left, right = a.state_dict(), b.state_dict()
     assert left.keys() == right.keys()
@@ -121,6 +189,9 @@ def stand_still(module: torch.nn.Module, _: Any) -> None:
 def main(options: dict[str, Any]) -> None:
     """Train as ``options`` say: ``folder``, ``kind``, ``kill_at``, ``plain`` and changes of the arguments."""
     folder, kind = Path(options.pop("folder")), options.pop("kind")
+    if kind == "every defence":
+        train_every_defense(folder, **options)
+        return
     kill_at, in_evaluation = options.pop("kill_at", None), options.pop("in_evaluation", False)
     callbacks: list[TrainerCallback] = [FixedBatchNorm()] if options.pop("fixed_batch_norm", False) else []
     if kill_at is not None:
