@@ -31,8 +31,10 @@ def match_strength(
 ) -> list[Trial]:
     """Try strengths until one gives the target accuracy; accuracy is taken to fall with strength.
 
-    The bracket is cut where linear interpolation between its ends says, if both were tried, but not outside its middle
-    two fifths: accuracy often falls off a cliff. A training that fails counts as too strong.
+    As long as all trials are too weak (or all too strong), the next lies halfway to the end of the range, and the one
+    after that at the end. Between a trial that is too weak and one that is too strong, the bracket is cut where linear
+    interpolation says, but not outside its middle two fifths: accuracy often falls off a cliff. A training that fails
+    counts as too strong.
 
     Args:
         strength: The setting and its range.
@@ -62,6 +64,9 @@ def match_strength(
         else:
             high = trial
         left, right = (low.share if low else 0.0), (high.share if high else 1.0)
+        if len(found) == 2 and not (low and high):
+            share = right if low else left
+            continue
         part = 0.5
         if low and high and low.accuracy is not None and high.accuracy is not None and low.accuracy > high.accuracy:
             part = min(0.7, max(0.3, (low.accuracy - target) / (low.accuracy - high.accuracy)))

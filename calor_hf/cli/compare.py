@@ -244,12 +244,13 @@ def table(found: dict[str, Any]) -> str:
     head = ["defence", "strength", "validation accuracy (%)", "matched", "test accuracy (%)", "training confidence",
             "head rank (widths)", "time", "memory"]  # fmt: skip
     seeds = ", ".join(map(str, found["seeds"]))
+    target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]
     notes = (
         f"{found['dataset']}; {found['test_images']} test images; seeds {seeds}, mean [lowest, highest]. Matched: "
-        f"validation accuracy of the tuning seed ({found['seeds'][0]}) within {100 * found['tolerance']:g} points of "
-        f"{100 * found['target_validation_accuracy']:.2f} %; rows that are not matched must not be compared by "
-        "leakage. Training confidence: mean true-class score of correctly classified training images. Time of training "
-        f"and peak memory of the process: times the undefended run's. calor_hf {found['version']}."
+        f"validation accuracy of the tuning seed ({found['seeds'][0]}) within {target:.2f} ± {tolerance:g} %; rows "
+        "that are not matched must not be compared by leakage. Training confidence: mean true-class score of correctly "
+        "classified training images. Time of training and peak memory of the process: times the undefended run's. "
+        f"calor_hf {found['version']}."
     )
     return f"{markdown(head, rows)}\n\n{notes}"
 

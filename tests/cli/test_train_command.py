@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetForImageClassification, pipeline
 
-from calor_hf import CALoRForImageClassification
+from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main, publish, train
 from calor_hf.cli.train_arguments import parse
@@ -32,7 +32,9 @@ def test_default_run_saves_all_that_it_says(tmp_path: Path, capsys: pytest.Captu
     for expected in ("minutes of training at most", "adapt stage begins", "test accuracy", "target 0.8825", "Load it:"):
         assert expected in shown
     numbers = json.loads((folder / "metrics.json").read_text())
-    assert numbers["rank"] == 1
+    assert numbers["settings"]["rank"] == numbers["head"]["head_rank"] == 1
+    assert numbers["peak_memory_bytes"] > 2**20
+    assert 0 <= numbers["measured"]["result"]["validation_accuracy"] <= 1
     assert numbers["test_images"] == 40
     assert list(numbers["measured"]) == ["before adapting", "result"]
     with Image.open(folder / "curves.png") as curves:
@@ -92,11 +94,31 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
     assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
 
 
+def test_another_defence_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--defense", "mid", "--defense-settings", "beta=0.003", "sample_at_eval=false"]
+    assert main([*SMALL, *words, "--output-dir", str(tmp_path)]) == 0
+    assert "DefendedForImageClassification.from_pretrained" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert (numbers["defense"], numbers["settings"]) == ("mid", {"beta": 0.003, "sample_at_eval": False})
+    assert list(numbers["measured"]) == ["mid"]
+    model = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert isinstance(model, DefendedForImageClassification)
+    assert model.config.id2label[0] == "identity_000"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--rank", "many"], "--rank must be a whole number or auto, got many"),
-        (["--defense", "magic"], "--defense must be calor or none"),
+        (["--defense", "magic"], "--defense: unknown defense 'magic'. Known: bido, calor"),
+        (["--defense", "midd"], "Did you mean 'mid'?"),
+        (["--defense", "mid", "--defense-settings", "betta=1"], "has no setting betta (did you mean beta?)"),
+        (["--defense", "mid", "--defense-settings", "beta"], "expected a setting as name=value, got 'beta'"),
+        (["--defense", "mid", "--defense-settings", "beta=much"], "beta must be float, got 'much'"),
+        (["--defense", "mid", "--defense-settings", "beta=-1"], "beta must be a finite number >= 0, got -1.0"),
+        (["--defense", "mid", "--rank", "3"], "belong to low-rank heads, and mid has none"),
+        (["--defense", "loft", "--defense-settings", "rank=3"], "--defense-settings rank=...: pass --rank instead"),
+        (["--defense", "loft", "--head-init", "svd"], "--head-init svd belongs to --defense calor"),
         (["--head-init", "svd"], "pass --model, or --undefended-epochs first"),
         (["--resume", "--overwrite"], "pass one of them"),
         (["--class-weights", "heavy"], "must be none or balanced"),
@@ -104,7 +126,7 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
         (["--model", "nobody/nothing"], "pass a folder that holds config.json"),
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
-        (["--rank", "0"], "rank must be a whole number between 1 and 4"),
+        (["--rank", "0"], "rank must be a whole number >= 1, got 0"),
         (["--ca-a", "0"], "a must be a positive finite number, got 0"),
         (["--ca-b", "inf"], "b must be a positive finite number, got inf"),
         (["--head", "fc"], "has no module 'fc'; its last linear layers"),

@@ -1,0 +1,211 @@
+"""Comparing defences and sweeping over ranks: the bookkeeping with a stand-in for training, and one real run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from calor_hf.cli.compare import main as compare
+from calor_hf.cli.list import main as list_command
+from calor_hf.cli.sweep import main as sweep
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = ["--num-identities", "4", "--num-train-epochs", "1", "--adapt-epochs", "1", "--use-cpu", "--report-to", "none",
+         "--max-accuracy-drop", "100", "--warmup-steps", "0"]  # fmt: skip
+
+# Stands in for `calor-hf train`: writes the metrics of a made-up model, whose accuracy falls with strength and rank.
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+words = sys.argv[1:]
+assert words[:2] == ["-m", "calor_hf.cli.train"], words
+value = lambda name: words[words.index(name) + 1]
+folder, defense, seed = Path(value("--output-dir")), value("--defense"), int(value("--seed"))
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder.parent / "calls", "a") as calls:
+    calls.write(folder.name + (" resumed" if "--resume" in words else "") + "\\n")
+if os.environ.get("STOP_AT") == folder.name and "--resume" not in words:
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    sys.exit(130)  # as train does after Ctrl-C
+if defense == "bido":
+    print("the loss is not finite")
+    sys.exit(1)
+accuracy, rank = 0.99, 10
+if defense == "mid":
+    accuracy -= 0.3 * float(next(w for w in words if w.startswith("beta="))[5:])
+if defense in ("loft", "calor"):
+    rank = int(value("--rank"))
+    accuracy -= 0.1 / rank
+found = {"accuracy": accuracy - 0.001 * seed, "validation_accuracy": accuracy, "confidence": 0.7,
+         "train_confidence_correct": 0.9}
+layers = [{"name": "head", "in_features": 64, "out_features": 10, "rank": rank}]
+(folder / "metrics.json").write_text(json.dumps({
+    "measured": {"first": found, "result": found}, "train_seconds": 2.0 + seed, "peak_memory_bytes": 2**30,
+    "dataset": "made up", "test_images": 100, "classes": 10, "settings": {},
+    "head": {"layers": layers, "head_rank": rank},
+}))
+"""
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> list[str]:
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    return ["--launcher", f"'{sys.executable}' '{script}'"]
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "runs" / "calls").read_text().splitlines()
+
+
+def test_strengths_are_tuned_and_the_table_says_where_that_failed(
+    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--defenses", "mid", "bido", "label_smoothing", "--seeds", "1", "2", "--output-dir", str(out)]
+    assert compare([*words, *launcher, "--settings", "mid.sample_at_eval=false"]) == 0
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["complete"]
+    assert found["target_validation_accuracy"] == pytest.approx(0.97)
+    rows = {row["name"]: row for row in found["defenses"]}
+    assert list(rows) == ["none", "mid", "bido", "label_smoothing"]
+
+    # mid: 0.99 - 0.3 beta is 0.97 ± 0.01 for beta in [0.033, 0.1]: the default, 0.1, is just near enough.
+    mid = rows["mid"]
+    assert mid["matched"]
+    assert mid["validation_accuracy"][0] == pytest.approx(0.99 - 0.3 * mid["value"])
+    assert mid["trials"][-1]["value"] == mid["value"]
+    assert mid["seeds"] == [1, 2]
+    assert mid["test_accuracy"] == pytest.approx([mid["validation_accuracy"][0] - 0.001 * seed for seed in (1, 2)])
+    # bido: every training fails; label smoothing: nothing changes its accuracy, so it is nowhere near.
+    assert rows["bido"]["failed"]
+    assert rows["bido"]["errors"][0] == "the loss is not finite"
+    assert not rows["label_smoothing"]["matched"]
+    assert rows["label_smoothing"]["value"] == min(t["value"] for t in rows["label_smoothing"]["trials"])  # strongest
+
+    table = (out / "comparison.md").read_text()
+    assert (
+        "| none | - | 99.00 [99.00, 99.00] | - | 98.85 [98.80, 98.90] | 0.900 | 10 (64 → 10) | 1.00 | 1.00 |" in table
+    )
+    assert "| bido | failed at 0.5, " in table
+    assert "**no**" in table
+    assert "must not be compared" in table
+    assert table.splitlines()[0] in capsys.readouterr().out
+    with Image.open(out / "comparison.png") as figure:
+        assert figure.width > 1000
+    assert not list(out.rglob("checkpoint-*"))
+
+
+def test_interrupted_comparison_goes_on_where_it_was(
+    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["--defenses", "transfer", "trap_mid", "--trials", "1", "--output-dir", str(out), *launcher]
+    monkeypatch.setenv("STOP_AT", "trap_mid-weight=0.2-seed42")
+    assert compare(words) == 130
+    assert "Go on with the same command and --resume" in capsys.readouterr().err
+    before = calls(out)
+    assert not json.loads((out / "comparison.json").read_text())["complete"]
+    assert compare(words) == 2
+    assert "is not empty; pass another --output-dir, --resume" in capsys.readouterr().err
+    assert compare([*words, "--resume", "--seed-of-nobody", "1"]) == 2  # an option that train does not know
+    capsys.readouterr()
+    assert compare([*words, "--resume", "--learning-rate", "1"]) == 2
+    assert "were made with the options (none), now they are --learning-rate 1" in capsys.readouterr().err
+    assert compare([*words, "--resume"]) == 0
+    assert calls(out)[len(before) :] == ["trap_mid-weight=0.2-seed42 resumed"]
+    assert json.loads((out / "comparison.json").read_text())["complete"]
+    assert compare([*words, "--overwrite"]) == 130  # from the start: it stops again
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--defenses", "midd"], "--defenses: unknown defense 'midd'. Did you mean 'mid'?"),
+        (["--trials", "0"], "--trials must be >= 1"),
+        (["--seed", "3"], "--seed: set for each run by this command"),
+        (["--defense", "mid"], "--defense: set for each run by this command"),
+        (["--settings", "beta=3"], "expected NAME.SETTING=VALUE of a compared defence, got 'beta=3'"),
+        (["--settings", "mid.betta=3"], "has no setting betta (did you mean beta?)"),
+        (["--adapt-epochs", "-1"], "adapt_epochs must be > 0, got -1"),
+        (["--resume", "--overwrite"], "pass one"),
+    ],
+)
+def test_bad_options_are_refused_before_any_run(
+    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert compare(["--output-dir", str(out), *launcher, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (out / "runs").exists()
+
+
+def test_sweep_over_ranks_and_activations(
+    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["--ranks", "4", "2", "--activations", "tanh", "relu", "--output-dir", str(out), *launcher]
+    assert sweep(words) == 0
+    cells = json.loads((out / "sweep.json").read_text())["cells"]
+    assert [(cell["activation"], cell["rank"]) for cell in cells] == [
+        (None, None), ("tanh", 2), ("tanh", 4), ("relu", 2), ("relu", 4),
+    ]  # fmt: skip
+    assert [cell["validation_accuracy"][0] for cell in cells] == pytest.approx([0.99, 0.94, 0.965, 0.94, 0.965])
+    assert "| 2 | relu | 89.80 | 94.00 | 0.900 | 2 |" in (out / "sweep.md").read_text()
+    with Image.open(out / "sweep.png") as figure:
+        assert figure.width > 500
+    made = len(calls(out))
+    assert sweep([*words, "--resume"]) == 0
+    assert len(calls(out)) == made
+    assert sweep(["--ranks", "0"]) == 2
+    assert "--ranks must be whole numbers >= 1, got 0" in capsys.readouterr().err
+
+
+def test_real_comparison(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert compare(["--defenses", "loft", "--trials", "1", "--output-dir", str(out), *SMALL]) == 0
+    rows = json.loads((out / "comparison.json").read_text())["defenses"]
+    assert [row["name"] for row in rows] == ["none", "loft"]
+    assert rows[1]["head"]["head_rank"] == rows[1]["value"] == 2
+    assert all(value > 2**26 for row in rows for value in row["peak_memory_bytes"])
+    assert (out / "runs" / "loft-rank=2-seed42" / "model.safetensors").is_file()
+
+
+def test_ctrl_c_stops_the_run_and_the_comparison(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--defenses", "loft", "--output-dir", str(out), *SMALL, "--num-train-epochs", "400"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "calor_hf.cli.compare", *words],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    log = out / "runs" / "none-seed42.log"
+    try:
+        while process.poll() is None and not (log.is_file() and "loss" in log.read_text()):
+            pass
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    checkpoints: list[Any] = list((out / "runs" / "none-seed42").glob("checkpoint-*"))
+    assert checkpoints
+
+
+def test_list_shows_names_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_command([]) == 0
+    assert "label_smoothing" in capsys.readouterr().out
+    assert list_command(["bido"]) == 0
+    shown = capsys.readouterr().out
+    assert "arXiv:2206.05483" in shown
+    assert "lambda_out = 0.5" in shown
+    assert list_command(["bidoo"]) == 2
+    assert "Did you mean 'bido'?" in capsys.readouterr().err
