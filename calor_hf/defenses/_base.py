@@ -62,13 +62,13 @@ class Defense(ABC, Generic[C]):
         config: The settings, frozen.
         stage_names: Names of the training stages, in order.
         needs_trainer: Whether it works only under ``DefenseTrainer``: it changes batches or freezes weights.
-        own_head: Whether :meth:`build_head` replaces the model's classifier.
-        stochastic: Whether the model's scores are random also in evaluation mode.
+        step_cost: Time of a training step in ordinary ones, roughly; for the estimate before training.
     """
 
     config_class: ClassVar[type[MethodConfig]]
     stage_names: ClassVar[tuple[str, ...]] = ("fit",)
     needs_trainer: ClassVar[bool] = False
+    step_cost: ClassVar[float] = 1.0
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -57,6 +57,11 @@ class CALoR(LowRankDefense[CALoRDefenseConfig]):
         The paper does not say when the loss is switched nor at what learning rate; the defaults (ten more epochs at
         a tenth of the first rate) are ours.
         """
+        if not hasattr(args, "adapt_epochs"):
+            raise ValueError(
+                f"CALoR trains in two stages, and {type(args).__name__} knows nothing of the second; pass "
+                "CALoRTrainingArguments"
+            )
         rate = args.adapt_learning_rate if args.adapt_learning_rate is not None else args.learning_rate / 10
         (fit,) = super().stages(args)
         adapt_epochs = args.adapt_epochs

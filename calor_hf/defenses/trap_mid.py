@@ -68,6 +68,7 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     config_class = TrapMIDConfig
     needs_trainer = True
+    step_cost = 3.0
 
     def __init__(self, config: TrapMIDConfig) -> None:
         super().__init__(config)

@@ -44,6 +44,7 @@ def estimate_seconds(trainer: DefenseTrainer) -> float:
     per_image = statistics.median(times[WARM_UP:]) / batch_size
     values = trainer.planned_values()
     epochs, steps = values[0], values[-1]
+    steps = steps * getattr(getattr(trainer.model, "defense", None), "step_cost", 1.0)
     trained = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
     evaluated = epochs * len(trainer.eval_dataset) / args.world_size if trainer.eval_dataset is not None else 0
     return float(per_image * (trained + evaluated / 3))

@@ -16,7 +16,7 @@ from calor_hf.layers.features import collect, head_inputs
 from calor_hf.layers.find_head import check_heads, find_heads
 from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.layers.svd_init import svd_init
-from calor_hf.modeling.modeling_calor import CALoRForImageClassification
+from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 from calor_hf.training.samples import some_samples
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: i
             labels.append(batch["labels"])
             yield batch
 
-    if isinstance(model, CALoRForImageClassification):
+    if isinstance(model, DefendedForImageClassification):
         features = collect(model, batches(), lambda outputs: outputs.features)
     else:
         paths = [head] if head is not None else find_heads(type(model), model.config)

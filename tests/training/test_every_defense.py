@@ -261,6 +261,13 @@ def test_plain_training_arguments_will_do(tmp_path: Path) -> None:
     assert 0 <= trainer.measure_training_images()["accuracy"] <= 1
 
 
+def test_calor_says_that_it_needs_its_own_arguments(tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False)
+    trainer = DefenseTrainer(model=defend(base("vit"), "calor"), args=arguments, train_dataset=Patterns(16, 1))
+    with pytest.raises(ValueError, match=r"TrainingArguments knows nothing of the second; pass CALoRTrainingArguments"):
+        trainer.train()
+
+
 def test_trap_mid_says_that_it_needs_an_image_processor(tmp_path: Path) -> None:
     trainer = defense_trainer(tmp_path, "trap_mid", "vit")
     trainer.processing_class = None

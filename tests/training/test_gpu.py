@@ -1,12 +1,13 @@
 """Training on a CUDA device; skipped where there is none."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from calor_hf import CALoRForImageClassification
-from tests.training.small_task import STEPS, trainer
+from calor_hf import DEFENSES, CALoRForImageClassification
+from tests.training.small_task import DEFENSE_KINDS, STEPS, defense_trainer, trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,3 +34,15 @@ def test_interrupted_and_resumed_goes_on_in_its_stage(tmp_path: Path) -> None:
     resumed = trainer(tmp_path, "vit", use_cpu=False, max_steps=10, adapt_steps=10)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-15"))
     assert resumed.state.global_step == 20
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", DEFENSE_KINDS)
+@pytest.mark.parametrize("name", DEFENSES.names())
+def test_every_defence_in_half_precision(tmp_path: Path, name: str, kind: str, precision: str) -> None:
+    changes: dict[str, Any] = {"use_cpu": False, "num_train_epochs": 2, precision: True}
+    run = defense_trainer(tmp_path, name, kind, **changes)
+    run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert all(torch.isfinite(weight).all() for weight in run.model.parameters())
