@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from calor_hf import (
     DefenseTrainer,
 )
 from calor_hf.modeling import defend
+from calor_hf.training.defense_run import draws_of_batch
 from tests.tiny_models import tiny_base
 from tests.training.small_task import (
     CLASSES,
@@ -88,6 +90,45 @@ def test_what_should_learn_learns_and_nothing_else(name: str, kind: str, tmp_pat
     assert still == set()
     assert any(key.startswith("classification_head.") for key in moved)
     assert bool(frozen) == (name == "transfer")
+
+
+TERMS = {
+    "none": {"cross_entropy"},
+    "calor": {"cross_entropy", "confidence_adaptation"},
+    "loft": {"cross_entropy"},
+    "mid": {"cross_entropy", "kl"},
+    "bido": {"cross_entropy", "input", "label"},
+    "label_smoothing": {"hard", "smooth"},
+    "transfer": {"cross_entropy"},
+    "random_erasing": {"cross_entropy"},
+    "trap_mid": {"clean", "trapdoor", "trap_success"},
+}
+
+
+@pytest.mark.parametrize("kind", DEFENSE_KINDS)
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_are_logged_by_name_and_sum_up_to_the_loss(name: str, kind: str, tmp_path: Path) -> None:
+    trainer = defense_trainer(tmp_path, name, kind, save_strategy="no" if name != "calor" else "epoch")
+    trainer.train()
+    found: set[str] = set()
+    for entry in trainer.state.log_history:
+        if "loss" in entry:
+            terms = {term: entry[term] for term in TERMS[name] & entry.keys()}
+            found |= terms.keys()
+            assert all(value != 0 for value in terms.values()) or name == "trap_mid"
+            total = sum(value for term, value in terms.items() if term != "trap_success")
+            assert total == pytest.approx(entry["loss"], rel=1e-3, abs=1e-4)
+    assert found == TERMS[name]
+
+
+def test_draws_of_a_batch_follow_step_accumulation_and_process() -> None:
+    args = SimpleNamespace(
+        seed=3, per_device_train_batch_size=4, gradient_accumulation_steps=2, process_index=1, world_size=3
+    )
+    trainer: Any = SimpleNamespace(args=args, state=SimpleNamespace(global_step=7))
+    draws = draws_of_batch(trainer, count=2, part=1)
+    assert (draws.seed, draws.step, draws.count) == (3, 7, 2)
+    assert (draws.first, draws.all_first, draws.all_count, draws.per_step) == (16, 12, 12, 24)
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)
