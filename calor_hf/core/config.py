@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C", bound="MethodConfig")
 
@@ -59,12 +59,7 @@ class MethodConfig:
 
 
 def _value(name: str, text: str, hint: Any) -> Any:
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not Ellipsis]
-    if get_args(hint) and getattr(hint, "__origin__", None) is tuple:
-        return tuple(text.split(","))
-    for kind in kinds:
-        if getattr(kind, "__origin__", None) is tuple and text.lower() != "none":
-            return tuple(text.split(","))
+    kinds = [hint] if get_origin(hint) is tuple or not get_args(hint) else list(get_args(hint))
     if type(None) in kinds and text.lower() == "none":
         return None
     if bool in kinds and text.lower() in ("true", "false"):
@@ -75,6 +70,8 @@ def _value(name: str, text: str, hint: Any) -> Any:
                 return number(text)
             except ValueError:
                 pass
+    if any(get_origin(kind) is tuple for kind in kinds):
+        return tuple(text.split(","))
     if str in kinds:
         return text
     expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)

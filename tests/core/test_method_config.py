@@ -31,7 +31,9 @@ def test_missing_keys_take_the_defaults() -> None:
 
 
 def test_unknown_keys_are_named_beside_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="Settings has no setting stepz, strenght; known: name, steps, strength"):
+    with pytest.raises(
+        ValueError, match=r"no setting stepz, strenght \(did you mean steps\?\); known: name, steps, str"
+    ):
         Settings.from_dict({"strenght": 1.0, "stepz": 2})
 
 
@@ -47,3 +49,49 @@ def test_values_are_checked_however_they_come() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings(strength=1.0).steps = 4  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryKind(MethodConfig):
+    number: float = 1.0
+    count: int | None = 3
+    switch: bool = False
+    mixed: str | float = "mean"
+    paths: tuple[str, ...] | None = None
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("number=1e-3", 0.001),
+        ("number=2", 2.0),
+        ("count=7", 7),
+        ("count=none", None),
+        ("switch=true", True),
+        ("switch=False", False),
+        ("mixed=0.5", 0.5),
+        ("mixed=noise", "noise"),
+        ("paths=a.b,c", ("a.b", "c")),
+        ("paths=none", None),
+    ],
+)
+def test_words_become_values_of_the_field(word: str, value: object) -> None:
+    name = word.partition("=")[0]
+    parsed = EveryKind.parse([word])
+    assert parsed == {name: value}
+    assert type(parsed[name]) is type(value)
+    assert getattr(EveryKind.from_dict(parsed), name) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("number=much", "number must be float, got 'much'"),
+        ("count=1.5", "count must be int or none, got '1.5'"),
+        ("switch=maybe", "switch must be bool, got 'maybe'"),
+        ("number", "expected a setting as name=value, got 'number'"),
+    ],
+)
+def test_words_of_another_kind_are_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EveryKind.parse([word])
