@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from calor_hf._version import __version__
 from calor_hf.cli.train_arguments import DataArguments
 from calor_hf.layers.rank_audit import rank_audit
-from calor_hf.modeling import CALoRConfig
+from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
 from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.plan import Plan
 from calor_hf.training.trainer import DefenseTrainer
@@ -108,7 +108,10 @@ def show_and_save(result: Result, folder: Path) -> None:
     print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
     kind = type(result.model).__name__
     package = "calor_hf" if isinstance(result.model.config, WrappedConfig) else "transformers"
+    config = result.model.config
     print(f"Load it: from {package} import {kind}; model = {kind}.from_pretrained({str(folder)!r})")
+    if isinstance(result.model, DefendedForImageClassification) and not result.model.defense.own_head:
+        print(f"model.to_base() gives a stock {config.base_class} for people without calor_hf; pushing uploads that.")
 
 
 def about_confidence(reached: float, target: float) -> str:
