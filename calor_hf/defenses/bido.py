@@ -141,7 +141,10 @@ class BiDO(Defense[BiDOConfig]):
 
     @staticmethod
     def _coco(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b).square().sum().sqrt().sqrt() / len(a)
+        square = (a @ b).square().sum()
+        # The root has no gradient at 0, where one side says nothing (a batch of one class, a dead layer).
+        says_something = square > 1e-20
+        return torch.where(says_something, torch.where(says_something, square, 1.0).sqrt().sqrt(), 0.0) / len(a)
 
 
 def rows(x: Tensor) -> Tensor:

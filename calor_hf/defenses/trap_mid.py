@@ -146,7 +146,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         """Go on with saved triggers and discriminator."""
         if state:
             device = next(self._discriminator.parameters()).device
-            self._triggers = state["triggers"].to(device)
+            self._triggers = state["triggers"].to(device, copy=True)
             self._discriminator.load_state_dict(state["discriminator"])
             self._optimizer.load_state_dict(state["optimizer"])
 
