@@ -30,8 +30,8 @@ def test_example_of_contributing_is_found_trained_saved_and_tested(tmp_path: Pat
     (tmp_path / "with_example.py").write_text(PLUGIN)
     path = f"{REPOSITORY}{os.pathsep}{tmp_path}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "with_example", "-p", "no:cacheprovider", "-vv", "-k", "confidence_penalty",
-         str(tmp_path / "test_confidence_penalty.py"), *contracts],
+        [sys.executable, "-m", "pytest", "-p", "with_example", "-p", "no:cacheprovider", "-vv",
+         "-k", "confidence_penalty", str(tmp_path / "test_confidence_penalty.py"), *contracts],
         cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
