@@ -119,7 +119,7 @@ class BiDO(Defense[BiDOConfig]):
         c = self.config
         if out.labels.ndim != 1:
             raise ValueError("bido needs one whole-number label per image; switch mixup, cutmix and distillation off")
-        label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1])
+        label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1]) * (out.labels >= 0).unsqueeze(1)
         weight_in = c.lambda_in if c.lambda_in is not None else c.lambda_out / 10
         measure = self._coco if c.measure == "coco" else self._hsic
         hidden = [self._prepared(gaussian_kernel(tap, c.sigma)) for tap in out.taps]

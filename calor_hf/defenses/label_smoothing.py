@@ -68,7 +68,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, weight: Tensor | None = None
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) int64, below 0 for samples that do not count; or (batch, classes) probabilities.
+        labels: (batch,) int64, −100 for samples that do not count; or (batch, classes) probabilities.
         weight: (classes,) weights, or None.
     """
     logits = logits.float() if logits.dtype != torch.float64 else logits
@@ -79,7 +79,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, weight: Tensor | None = None
     each = -weighted.mean(dim=-1)
     if labels.ndim == 2:
         return hard, each.mean()
-    counted = labels >= 0
+    counted = labels != -100
     share = counted.to(log_p.dtype) if weight is None else weight[labels.clamp_min(0)] * counted
     return hard, torch.where(counted, each, 0.0).sum() / share.sum().clamp_min(torch.finfo(log_p.dtype).tiny)
 

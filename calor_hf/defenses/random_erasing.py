@@ -108,7 +108,7 @@ def squares(
     Args:
         numbers: (samples, 4) in [0, 1): whether, how large, where from the top, where from the left.
         size: Height and width of the images in pixels.
-        min_area: Smallest share of the image's area.
+        min_area: Smallest share of the image's area, before the side is rounded to whole pixels.
         max_area: Largest share; a square that would not fit is as large as the image's shorter side.
         probability: Share of the samples that get one; others get a square of side 0.
 

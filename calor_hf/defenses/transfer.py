@@ -24,7 +24,8 @@ class TransferConfig(MethodConfig):
         default="leaf",
         metadata={
             "help": "What the ratio counts: leaf (modules without children, those without weights too: CALoR's "
-            "comparison), param_leaf (leaves with weights), params (weights), children (blocks, first to last)."
+            "comparison), param_leaf (leaves with weights), params (weights), children (blocks: the largest part taken "
+            "apart until none holds more than half of the weights)."
         },
     )
     freeze_bn_stats: bool = field(
@@ -47,7 +48,8 @@ class Transfer(Defense[TransferConfig]):
     It defends only where the pre-training was on other people's pictures; frozen random weights are no defence. The
     classifier always learns. ``ratio · count`` is what MIBench freezes: the leaf number i, from 0 and in order of
     definition with the classifier counted, if i < ratio · count. Parameters that belong to no leaf (positions, class
-    token) MIBench never freezes; here they are frozen as soon as anything is, since they stand next to the pixels.
+    token, layer scales) MIBench never freezes; here they go with the first leaf of the module that owns them, so that
+    what stands next to the pixels is frozen as soon as anything is.
 
     Source:
         Ho, Hao, Chandrasegaran, Nguyen, Cheung, "Model Inversion Robustness: Can Transfer Learning Help?", CVPR 2024,
@@ -67,15 +69,18 @@ class Transfer(Defense[TransferConfig]):
         ratio = self.config.freeze_ratio
         if ratio == 0:
             return []
-        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-        frozen = {id(p) for module in self._frozen_leaves(backbone) for p in module.parameters(recurse=False)}
         if self.config.count_by != "params":
-            in_leaves = {id(p) for module in _leaves(backbone) for p in module.parameters(recurse=False)}
-            frozen |= names.keys() - in_leaves
-            return [name for key, name in names.items() if key in frozen]
+            leaves = {id(leaf) for leaf in self._frozen_leaves(backbone)}
+            return [
+                f"{path}.{name}" if path else name
+                for path, module in backbone.named_modules()
+                if id(next(iter(_leaves(module)))) in leaves
+                for name, _ in module.named_parameters(recurse=False)
+            ]
+        names = [name for name, _ in backbone.named_parameters()]
         sizes = [parameter.numel() for parameter in backbone.parameters()]
         budget, chosen = ratio * sum(sizes), []
-        for name, size in zip(names.values(), sizes, strict=True):
+        for name, size in zip(names, sizes, strict=True):
             if budget < size / 2:  # the one that straddles the limit goes to the nearer side
                 break
             budget -= size
@@ -113,19 +118,15 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """Direct children; of a module that only wraps one with weights, or a list of layers, theirs."""
-    children = list(module.children())
-    weighted = [child for child in children if next(child.parameters(), None) is not None]
-    if len(weighted) == 1 and next(weighted[0].children(), None) is not None:
-        return _blocks(weighted[0])
-    blocks: list[nn.Module] = []
-    for child in children:
-        blocks += _blocks(child) if _is_stack(child) else [child]
-    return blocks
+    """Parts in order of definition, none with more than half of the weights unless it is a leaf."""
 
+    def size(part: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
 
-def _is_stack(module: nn.Module) -> bool:
-    children = list(module.children())
-    if isinstance(module, nn.ModuleList):
-        return True
-    return any(isinstance(child, nn.ModuleList) for child in children)
+    blocks, half = [module], size(module) / 2
+    while True:
+        largest = max(range(len(blocks)), key=lambda i: size(blocks[i]))
+        children = [child for child in blocks[largest].children() if size(child) > 0]
+        if size(blocks[largest]) <= half or not children:
+            return blocks
+        blocks[largest : largest + 1] = children

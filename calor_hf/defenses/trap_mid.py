@@ -58,7 +58,7 @@ class TrapMID(Defense[TrapMIDConfig]):
     and poisoned images together. A poisoned image is ``blend`` · trigger + (1 − ``blend``) · image, in pixels.
 
     The triggers are a backdoor to the model: whoever has them can choose what it predicts. They are saved with
-    checkpoints, to resume, and never with the model. A step costs about three of ordinary training. Results vary
+    checkpoints, to resume, and never with the model. A step costs five to six of ordinary training. Results vary
     between seeds more than with other defences.
 
     Source:
@@ -68,7 +68,7 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     config_class = TrapMIDConfig
     needs_trainer = True
-    step_cost = 3.0
+    step_cost = 5.5
 
     def __init__(self, config: TrapMIDConfig) -> None:
         super().__init__(config)
@@ -243,7 +243,8 @@ def poison_classes(draws: StepDraws, classes: int) -> Tensor:
 def turn_and_crop(pixels: Tensor, numbers: NDArray[np.float64]) -> Tensor:
     """Each image cropped (80 to 100 % of the area), mirrored and turned (±30°), each with probability 1/2.
 
-    One bilinear resampling, so gradients flow to the pixels; what comes from outside the image is black.
+    One bilinear resampling, so gradients flow to the pixels. What comes from outside the image is black; what a turn
+    brings in from outside the crop is not, other than where three resamplings follow one another.
 
     Args:
         pixels: (batch, channels, height, width) in [0, 1].

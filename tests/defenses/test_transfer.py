@@ -12,7 +12,7 @@ from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.transfer import COUNTS, Transfer, TransferConfig
 from calor_hf.layers.find_head import NoHead
 from calor_hf.modeling import DefendedForImageClassification
-from tests.tiny_models import KINDS, tiny_base
+from tests.tiny_models import EVERY, KINDS, tiny_base
 
 
 class Net(nn.Module):
@@ -77,8 +77,8 @@ def backbone_of(kind: str) -> Any:
         ("params", 0.5, ["scale", *STEM, "body.0.weight"]),
         # 0.36 · 25 = 9: after 7 there are 2 left, less than half of 6.
         ("params", 0.36, ["scale", *STEM]),
-        # Blocks: stem, body, classifier; i < 1.5 are two, i < 0.9 is one.
-        ("children", 0.5, ["scale", *STEM, *BODY]),
+        # Blocks: stem and, as body has 18 of 25 weights, its two layers of 9; i < 1.5 are two, i < 0.9 is one.
+        ("children", 0.5, ["scale", *STEM, "body.0.weight", "body.0.bias"]),
         ("children", 0.3, ["scale", *STEM]),
     ],
 )
@@ -105,9 +105,10 @@ def test_nothing_and_everything(by: str) -> None:
         # 1192 + 1184 + 160 + 3520 = 6056 weights. Half are 3028: 492 are left after the shortcut, and a convolution of
         # 1152 comes.
         ("params", 0.5, ["embedder", "first", "shortcut"]),
-        # Blocks: embedder, two stages, pooling. i < 2; i < 2.4.
-        ("children", 0.5, ["embedder", "first"]),
-        ("children", 0.6, ["embedder", "first", "shortcut", "second"]),
+        # Blocks: embedder, first stage and, as the second has more than half of the weights, its three parts: shortcut,
+        # two layers. i < 2; i < 2.5.
+        ("children", 0.4, ["embedder", "first"]),
+        ("children", 0.5, ["embedder", "first", "shortcut"]),
     ],
 )
 def test_names_of_a_resnet(by: str, ratio: float, parts: list[str]) -> None:
@@ -199,6 +200,22 @@ def test_leaves_are_those_of_the_published_rule(kind: str) -> None:
             for name, _ in leaf.named_parameters()
         }
         assert set(frozen(backbone, ratio, "leaf")) & own == expected
+
+
+@pytest.mark.parametrize("by", ["leaf", "param_leaf", "children"])
+@pytest.mark.parametrize("kind", ["convnext", "beit", "swinv2"])
+def test_deep_layers_learn_while_early_ones_are_frozen(kind: str, by: str) -> None:
+    # Layer scales and logit scales belong to no leaf either, but stand nowhere near the pixels.
+    last_block = {"convnext": r"\.stages\.1\.", "beit": r"\.layers?\.1\.", "swinv2": r"\.layers\.1\."}[kind]
+    deep = [name for name in frozen(backbone_of(kind), 0.1, by) if re.search(last_block, name)]
+    assert deep == []
+
+
+@pytest.mark.parametrize("class_name", EVERY)
+def test_half_of_the_blocks_are_not_the_whole_model(class_name: str) -> None:
+    backbone = backbone_of(class_name)
+    weights = [name for name, _ in backbone.named_parameters()]
+    assert 0 < len(frozen(backbone, 0.5, "children")) < len(weights)
 
 
 def test_frozen_batch_norms_stand_still_only_if_asked_to() -> None:

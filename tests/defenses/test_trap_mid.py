@@ -499,7 +499,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(kind: str) -> None:
     assert not torch.equal(one_batch(forgetful, 3)["pixel_values"], expected[1]["pixel_values"])
 
 
-def test_the_state_of_a_step_ago_is_no_longer_changed() -> None:
+def test_a_loaded_state_is_not_changed_by_going_on() -> None:
     model = started()
     one_batch(model, 0)
     state = copy.deepcopy(model.defense.state_dict())
