@@ -59,6 +59,7 @@ def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[
     trainer.processing_class = SimpleNamespace(do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     total_steps = trainer.planned_values()[-1]
     trainer._first_bad_step = torch.full((), -1)
+    trainer.current_gradient_accumulation_steps = 1
     stack.enter_context(trainer.at_work())
     trainer.create_optimizer_and_scheduler(total_steps)
     inputs = next(iter(trainer.get_train_dataloader()))

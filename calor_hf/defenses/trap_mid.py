@@ -58,7 +58,7 @@ class TrapMID(Defense[TrapMIDConfig]):
     and poisoned images together. A poisoned image is ``blend`` · trigger + (1 − ``blend``) · image, in pixels.
 
     The triggers are a backdoor to the model: whoever has them can choose what it predicts. They are saved with
-    checkpoints, to resume, and never with the model. A step costs five to six of ordinary training. Results vary
+    checkpoints, to resume, and never with the model. A step costs about six of ordinary training. Results vary
     between seeds more than with other defences.
 
     Source:
@@ -68,7 +68,7 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     config_class = TrapMIDConfig
     needs_trainer = True
-    step_cost = 5.5
+    step_cost = 6.0
 
     def __init__(self, config: TrapMIDConfig) -> None:
         super().__init__(config)
