@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
 from calor_hf.layers.find_head import NoHead
 
+_MEASURED = (nn.Conv2d, nn.Linear, Conv1D, NoHead)  # Conv1D: the linear layer of GPT; NoHead: where the classifier was
 MEASURES = ("hsic", "coco")
 LABEL_KERNELS = ("linear", "gaussian", "imq")
 CENTRINGS = ("one_sided", "double")
@@ -98,7 +100,7 @@ class BiDO(Defense[BiDOConfig]):
                     "pass paths as in named_modules() of the base model"
                 )
             return self.config.layers
-        found = [path for path, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear | NoHead)][1:]
+        found = [path for path, module in modules.items() if isinstance(module, _MEASURED)][1:]
         stride = (len(found) + 1) // 4
         if stride < 1:
             raise ValueError(

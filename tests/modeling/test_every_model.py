@@ -7,8 +7,9 @@ import torch
 from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, ShieldGemma2Config
 
 from benchmarks.every_model import COLUMNS, examine
-from calor_hf import CALoRForImageClassification
+from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.layers.classifier_head import MeanOfHeads
+from calor_hf.layers.features import scores_of
 from calor_hf.layers.low_rank_head import LowRankHead
 from tests.tiny_models import EVERY, TWO_HEADS, tiny_base, tiny_inputs
 
@@ -23,6 +24,7 @@ def test_none_is_forgotten() -> None:
     names = {kind.__name__ for entry in known for kind in (entry if isinstance(entry, tuple) else (entry,))}
     left_out = {
         "CALoRForImageClassification",
+        "DefendedForImageClassification",
         "DinatForImageClassification",
         "ShieldGemma2ForImageClassification",
         "TimmWrapperForImageClassification",
@@ -91,3 +93,18 @@ def test_shieldgemma2_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"no classifier head found in ShieldGemma2.*words of a language model"):
         CALoRForImageClassification.from_config(config)
+
+
+@pytest.mark.parametrize("class_name", ALL)
+def test_kept_classifier_gives_the_bases_scores_and_hidden_layers_can_be_measured(class_name: str) -> None:
+    base, inputs = tiny_base(class_name), tiny_inputs(class_name)
+    with torch.no_grad():
+        expected = scores_of(base(**inputs))
+        model = DefendedForImageClassification.from_base(base, "bido").eval()
+        torch.testing.assert_close(model(**inputs).logits, expected.float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores_of(model.to_base().eval()(**inputs)), expected, atol=1e-5, rtol=1e-5)
+    out = model.train()(**inputs, labels=torch.arange(4))
+    assert set(out.loss_terms) == {"cross_entropy", "input", "label"}
+    assert all(term.isfinite() for term in out.loss_terms.values())
+    out.loss.backward()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
