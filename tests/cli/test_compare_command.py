@@ -125,9 +125,25 @@ def test_interrupted_comparison_goes_on_where_it_was(
     assert compare([*words, "--overwrite"]) == 130  # from the start: it stops again
 
 
+def test_tuning_on_several_seeds(tmp_path: Path, launcher: list[str]) -> None:
+    out = tmp_path / "out"
+    words = ["--defenses", "mid", "--seeds", "1", "2", "3", "--tuning-seeds", "2", "--output-dir", str(out), *launcher]
+    assert compare([*words, "--accuracy-drop", "0.5", "--tolerance", "0.2"]) == 0
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["tuning_seeds"] == [1, 2]
+    row = found["defenses"][1]
+    # 0.985 ± 0.002: the default 0.1 gives 0.96, so a second value is tried; both on two seeds, the chosen one on three.
+    assert len(row["trials"]) >= 2
+    assert row["seeds"] == [1, 2, 3]
+    made = [name for name in calls(out) if name.startswith("mid")]
+    assert len(made) == 2 * len(row["trials"]) + 1
+    assert "(tuned on seed 1, 2)" in (out / "comparison.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--tuning-seeds", "2"], "--tuning-seeds must be between 1 and the 1 of --seeds"),
         (["--defenses", "midd"], "--defenses: unknown defense 'midd'. Did you mean 'mid'?"),
         (["--trials", "0"], "--trials must be >= 1"),
         (["--seed", "3"], "--seed: set for each run by this command"),
