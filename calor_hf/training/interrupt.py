@@ -1,14 +1,10 @@
 """Ctrl-C that saves: finish the step, write a checkpoint, stop."""
 
-import logging
-import signal
-import threading
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-logger = logging.getLogger(__name__)
+from calor_hf.core.stop_request import StopRequest
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -23,21 +19,21 @@ class InterruptCallback(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
+        self._stop = StopRequest("saving after this step")
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._stop.requested
 
     def install(self, world_size: int) -> None:
         """Take over the signals."""
-        self.requested = False
-        if world_size == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+        self._stop = StopRequest("saving after this step", active=world_size == 1)
+        self._stop.__enter__()
 
     def remove(self) -> None:
         """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        self._stop.__exit__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop, if asked to."""
@@ -51,9 +47,3 @@ class InterruptCallback(TrainerCallback):
         """The epoch did not end: no evaluation and no second checkpoint."""
         if self.requested:
             control.should_log = control.should_evaluate = control.should_save = False
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        logger.warning("%s: saving after this step; once more stops at once", signal.Signals(number).name)

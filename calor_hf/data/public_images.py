@@ -1,0 +1,53 @@
+"""Public images, as the priors are trained on them: plain tensors, without labels."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.data.pictures import to_rgb
+
+
+class PublicImages(Dataset[Tensor]):
+    """Images of a ``datasets.Dataset`` as (3, size, size) tensors in [0, 1].
+
+    The largest middle square (or ``crop`` pixels of it) is resized with an antialiased filter.
+
+    Args:
+        images: Data with an image column.
+        image_size: Side of the result in pixels.
+        crop: Side of the middle square that is kept, in pixels of the original; None: as much as there is.
+        image_column: Column with the images.
+        keep_bytes: Ready images are kept in memory up to this size.
+    """
+
+    def __init__(
+        self, images: Any, image_size: int, crop: int | None = None, image_column: str = "image",
+        keep_bytes: int = 2**30,
+    ) -> None:  # fmt: skip
+        self.images, self.image_size, self.crop, self.image_column = images, image_size, crop, image_column
+        self._kept: dict[int, Tensor] = {}
+        self._room = keep_bytes // (3 * image_size**2)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        found = self._kept.get(index)
+        if found is None:
+            found = self._read(index)
+            if len(self._kept) < self._room:
+                self._kept[index] = found
+        return found.float() / 255
+
+    def _read(self, index: int) -> Tensor:
+        image = to_rgb(self.images[index][self.image_column])
+        side = min(*image.size, self.crop or max(image.size))
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        box = (left, top, left + side, top + side)
+        size = (self.image_size, self.image_size)
+        image = image.resize(size, Image.Resampling.BICUBIC, box=box)
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

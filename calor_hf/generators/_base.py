@@ -1,0 +1,167 @@
+"""What every generator promises: latents in, images out, saved and shared like a model."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from calor_hf._version import __version__
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.registry import Registry
+
+C = TypeVar("C", bound=MethodConfig)
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):  # type: ignore[misc]
+    """Images from latents; :meth:`save_pretrained`, :meth:`from_pretrained` and ``push_to_hub`` as a model has them.
+
+    Attributes:
+        config: The settings, frozen.
+        name: Under which it is registered.
+        latent_dim: Width of the latents.
+        image_size: Side of the images in pixels.
+        num_classes: Classes that it was told apart; None: it knows of no classes.
+        has_realism: Whether :meth:`realism` can be asked.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+    name: ClassVar[str]
+    has_realism: bool = False
+    latent_dim: int
+    image_size: int
+    num_classes: int | None = None
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, image_size, image_size) in [0, 1] from (batch, latent_dim); ``labels`` (batch,) where it has classes.
+
+        In evaluation mode an image depends on its own row alone.
+        """
+
+    def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
+        """How real images look to the network that the generator was trained against; higher is more real.
+
+        Args:
+            images: (batch, 3, image_size, image_size) in [0, 1].
+            labels: (batch,), where it has classes.
+            group: That many neighbours are judged together, where the judgement depends on company.
+
+        Returns:
+            (batch,) in the unit of the training loss.
+
+        Raises:
+            ValueError: there is no such network (``has_realism`` is False).
+        """
+        raise ValueError(f"the generator '{self.name}' has no network that judges realism")
+
+    def sample_latents(self, count: int, rng: np.random.Generator) -> Tensor:
+        """(count, latent_dim) latents as the generator was trained on: standard normal; on the CPU in float64."""
+        return torch.from_numpy(rng.standard_normal((count, self.latent_dim)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next((weight.dtype for weight in self.parameters()), torch.float32)
+
+    # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
+        save_file(weights, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        (save_directory / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":
+        return load_generator(model_id, **{k: options[k] for k in ("revision", "cache_dir", "token") if k in options})
+
+
+def load_generator(source: str, **options: Any) -> "Generator[Any]":
+    """A saved generator, of whatever kind, in evaluation mode.
+
+    Args:
+        source: Folder, Hub id, or ``renderer`` for the drawn faces' own renderer.
+        options: ``revision``, ``cache_dir`` and ``token``, for the Hub.
+
+    Raises:
+        ValueError: ``source`` holds no generator of this library, or one of an unknown kind.
+    """
+    names = GENERATORS.names()
+    if source in names and not Path(source).exists():
+        kind = GENERATORS.get(source)
+        made = kind(kind.config_class())
+        if any(True for _ in made.parameters()):
+            raise ValueError(f"the generator '{source}' has to be trained (calor-hf prior); pass the folder of one")
+        return made.eval()
+
+    def file(name: str) -> Path:
+        folder = Path(source)
+        return folder / name if folder.is_dir() else Path(hf_hub_download(source, name, **options))
+
+    try:
+        saved = json.loads(file(CONFIG_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer") from error
+    if not isinstance(saved, dict) or "generator" not in saved:
+        raise ValueError(f"{source} is no generator of calor_hf: its config.json names none; train one with calor-hf prior")
+    if saved["generator"] not in names:
+        raise ValueError(f"{source} is a generator '{saved['generator']}', known: {', '.join(names)}; update calor_hf")
+    kind = GENERATORS.get(saved["generator"])
+    generator = kind(kind.config_class.from_dict(saved["settings"]))
+    generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
+    return generator.eval()
+
+
+class _Named(Registry[Generator[Any]]):
+    def register(self, name: str) -> Any:
+        """Class decorator: make a class available under ``name``, and tell it."""
+        enter = super().register(name)
+
+        def decorate(cls: type[Generator[Any]]) -> type[Generator[Any]]:
+            cls.name = name
+            return enter(cls)
+
+        return decorate
+
+
+GENERATORS: Registry[Generator[Any]] = _Named("generator", "calor_hf.generators")
+
+
+def up_channels(image_size: int, width: int, most: int, first: int) -> list[int]:
+    """Channels from a ``first`` pixel wide map up to ``image_size``, halving at each doubling of the side.
+
+    Args:
+        image_size: Side in pixels, ``first`` times a power of two.
+        width: Channels at the end.
+        most: Doublings at most between the last and the first; larger images repeat the last.
+        first: Side of the first map in pixels.
+
+    Returns:
+        One number a map, from the smallest map on.
+    """
+    doublings = (image_size // first).bit_length() - 1
+    return [width * 2 ** max(0, min(doublings, most) - i) for i in range(doublings + 1)]
+
+
+def check_side(image_size: int, least: int = 16) -> None:
+    """Raise ``ValueError`` for a side that is no power of two from ``least`` on."""
+    if image_size < least or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be a power of two, at least {least}, got {image_size}")

@@ -1,0 +1,161 @@
+"""The class-conditional GAN of PLG: residual blocks, conditional batch norm, a projection discriminator."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.generators._base import GENERATORS, Generator, check_side, up_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalConfig(MethodConfig):
+    """Settings of :class:`Conditional`."""
+
+    num_classes: int = field(default=1000, metadata={"help": "Classes of the target."})
+    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
+    latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
+    width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
+
+    def validate(self) -> None:
+        """Refuse sides that the blocks do not reach."""
+        check_side(self.image_size)
+        if min(self.num_classes, self.latent_dim, self.width) < 1:
+            raise ValueError(
+                "num_classes, latent_dim and width must be >= 1, got "
+                f"{self.num_classes}, {self.latent_dim} and {self.width}"
+            )
+
+
+@GENERATORS.register("conditional")
+class Conditional(Generator[ConditionalConfig]):
+    """Images of a wanted class, from pseudo-labelled public images.
+
+    The authors' network ends in a tanh and is trained against images in [0, 1] as it is, so that the lower half of its
+    range lies idle; ours ends in (tanh + 1) / 2, which keeps images in [0, 1] at every border.
+
+    Source:
+        Yuan et al., "Pseudo Label-Guided Model Inversion Attack via Conditional GAN", AAAI 2023, arXiv:2302.09814;
+        LetheSec/PLG-MI-Attack.
+    """
+
+    config_class = ConditionalConfig
+    has_realism = True
+
+    def __init__(self, config: ConditionalConfig) -> None:
+        super().__init__(config)
+        self.latent_dim, self.image_size, self.num_classes = config.latent_dim, config.image_size, config.num_classes
+        channels = up_channels(config.image_size, config.width, most=4, first=4)
+        self.stem = nn.Linear(config.latent_dim, channels[0] * 16)
+        pairs = zip(channels, channels[1:], strict=False)
+        self.blocks = nn.ModuleList([_UpBlock(a, b, config.num_classes) for a, b in pairs])
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.last = nn.Conv2d(channels[-1], 3, 1)
+        _start(self)
+        self.critic = ProjectionCritic(config.image_size, config.num_classes, config.width)
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, size, size) in (0, 1) from (batch, latent_dim) and labels (batch,).
+
+        Raises:
+            ValueError: no labels.
+        """
+        if labels is None:
+            raise ValueError("the generator 'conditional' draws images of a class; pass labels")
+        x = self.stem(latents)
+        x = x.view(len(x), -1, 4, 4)
+        for block in self.blocks:
+            x = block(x, labels)
+        return (torch.tanh(self.last(F.relu(self.norm(x)))) + 1) / 2
+
+    def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
+        """(batch,) values of the discriminator for images of ``labels``."""
+        value: Tensor = self.critic(images, labels)
+        return value
+
+
+class _ConditionalNorm(nn.Module):
+    """Batch norm whose scale and shift belong to the class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.scale = nn.Embedding(num_classes, channels)
+        self.shift = nn.Embedding(num_classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = (table(labels)[:, :, None, None] for table in (self.scale, self.shift))
+        return self.norm(x) * scale + shift
+
+
+class _UpBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm1 = _ConditionalNorm(inputs, num_classes)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _ConditionalNorm(outputs, num_classes)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = self.conv1(_double(F.relu(self.norm1(x, labels))))
+        h = self.conv2(F.relu(self.norm2(h, labels)))
+        return h + self.shortcut(_double(x))
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ProjectionCritic(nn.Module):
+    """(batch,) values of images (batch, 3, side, side) for their labels (batch,); spectral norm on every layer."""
+
+    def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        channels = up_channels(image_size // 2, width, most=4, first=2)[::-1]
+        self.first = _DownBlock(3, channels[0], first=True)
+        self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.linear = nn.Linear(channels[-1], 1)
+        self.embedding = nn.Embedding(num_classes, channels[-1])
+        _start(self)
+        nn.init.xavier_uniform_(self.embedding.weight)
+        for layer in list(self.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
+                spectral_norm(layer)
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Values, unbounded; positive for what looks real and like its label."""
+        h = F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
+        value: Tensor = self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)
+        return value
+
+
+class _DownBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, first: bool = False) -> None:
+        super().__init__()
+        hidden = outputs if first else inputs
+        self.conv1 = nn.Conv2d(inputs, hidden, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden, outputs, 3, padding=1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.is_first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_first:
+            return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+        h = self.conv2(F.relu(self.conv1(F.relu(x))))
+        return F.avg_pool2d(h, 2) + F.avg_pool2d(self.shortcut(x), 2)
+
+
+def _start(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            gain = math.sqrt(2) if name.endswith(("conv1", "conv2")) else 1.0
+            nn.init.xavier_uniform_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

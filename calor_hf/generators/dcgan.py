@@ -1,0 +1,142 @@
+"""The 64-pixel DCGAN of the GMI line of attacks, with the discriminators of GMI and of KED."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.generators._base import GENERATORS, Generator, check_side, up_channels
+
+CRITICS = ("none", "gmi", "ked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCGANConfig(MethodConfig):
+    """Settings of :class:`DCGAN`."""
+
+    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
+    latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
+    width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
+    critic: str = field(default="gmi", metadata={"help": "Discriminator beside it: gmi, ked or none."})
+    num_classes: int = field(default=0, metadata={"help": "Classes that a ked discriminator tells apart."})
+
+    def validate(self) -> None:
+        """Refuse sides that the strides do not divide, and a labelling critic without labels."""
+        check_side(self.image_size)
+        if self.latent_dim < 1 or self.width < 1:
+            raise ValueError(f"latent_dim and width must be >= 1, got {self.latent_dim} and {self.width}")
+        if self.critic not in CRITICS:
+            raise ValueError(f"unknown critic {self.critic!r}; pass one of {', '.join(CRITICS)}")
+        if (self.critic == "ked") != (self.num_classes > 0):
+            raise ValueError(f"num_classes belongs to critic ked, got critic {self.critic} and {self.num_classes}")
+
+
+@GENERATORS.register("dcgan")
+class DCGAN(Generator[DCGANConfig]):
+    """Five-by-five transposed convolutions from 4 pixels up, ending in a sigmoid.
+
+    At 64 pixels it is the authors' network; other sides take as many maps as they need.
+
+    Source:
+        Zhang et al., "The Secret Revealer", CVPR 2020, arXiv:1911.07135; AI-secure/GMI-Attack.
+    """
+
+    config_class = DCGANConfig
+
+    def __init__(self, config: DCGANConfig) -> None:
+        super().__init__(config)
+        self.latent_dim, self.image_size = config.latent_dim, config.image_size
+        channels = up_channels(config.image_size // 2, config.width, most=3, first=4)
+        first = channels[0] * 16
+        self.stem = nn.Sequential(nn.Linear(config.latent_dim, first, bias=False), nn.BatchNorm1d(first), nn.ReLU())
+        self.blocks = nn.Sequential(*[_up(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.last = nn.ConvTranspose2d(channels[-1], 3, 5, stride=2, padding=2, output_padding=1)
+        self.critic: nn.Module | None = None
+        if config.critic == "gmi":
+            self.critic = GMICritic(config.image_size, config.width)
+        elif config.critic == "ked":
+            self.critic = KEDCritic(config.image_size, config.num_classes, config.width)
+
+    @property
+    def has_realism(self) -> bool:  # type: ignore[override]
+        """Whether it has a discriminator."""
+        return self.critic is not None
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, size, size) in (0, 1) from (batch, latent_dim)."""
+        x = self.stem(latents)
+        x = self.blocks(x.view(len(x), -1, 4, 4))
+        return torch.sigmoid(self.last(x))
+
+    def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
+        """(batch,) the Wasserstein critic's value (gmi), or log-probability of being real (ked)."""
+        if isinstance(self.critic, KEDCritic):
+            evidence = self.critic(images, group)[1].logsumexp(dim=1)
+            return evidence - F.softplus(evidence)
+        if self.critic is None:
+            return super().realism(images, labels, group)
+        value: Tensor = self.critic(images)
+        return value
+
+
+def _up(inputs: int, outputs: int) -> nn.Sequential:
+    up = nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2, output_padding=1, bias=False)
+    return nn.Sequential(up, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _down(inputs: int, outputs: int, kernel: int = 5) -> nn.Sequential:
+    down = nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
+    return nn.Sequential(down, nn.InstanceNorm2d(outputs, affine=True), nn.LeakyReLU(0.2))
+
+
+class GMICritic(nn.Module):
+    """(batch,) Wasserstein critic values of (batch, 3, side, side) images in [0, 1]."""
+
+    def __init__(self, image_size: int = 64, width: int = 64) -> None:
+        super().__init__()
+        channels = up_channels(image_size // 2, width, most=3, first=4)[::-1]
+        stem = nn.Sequential(nn.Conv2d(3, channels[0], 5, stride=2, padding=2), nn.LeakyReLU(0.2))
+        downs = [_down(a, b) for a, b in zip(channels, channels[1:], strict=False)]
+        self.layers = nn.Sequential(stem, *downs, nn.Conv2d(channels[-1], 1, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Values, unbounded; real images are meant to have the higher ones."""
+        value: Tensor = self.layers(images)
+        return value.flatten()
+
+
+class KEDCritic(nn.Module):
+    """The discriminator of KED: features, and logits of the target's classes; "fake" is the absence of evidence.
+
+    With Z = Σ exp(logit), an image is real with probability Z / (Z + 1).
+
+    Source:
+        Chen et al., "Knowledge-Enriched Distributional Model Inversion Attacks", ICCV 2021, arXiv:2010.04092;
+        SCccc21/Knowledge-Enriched-DMI.
+    """
+
+    KERNELS, KERNEL_DIM = 64, 50
+
+    def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        channels = [3] + [width * min(2**i, 4) for i in range((image_size // 8).bit_length() - 1)]
+        downs = [_down(a, b) for a, b in zip(channels, channels[1:], strict=False)]
+        self.layers = nn.Sequential(*downs, _down(channels[-1], 4 * width, kernel=3))
+        features = 4 * width * 16
+        self.kernels = nn.Parameter(torch.randn(features, self.KERNELS * self.KERNEL_DIM))
+        self.classifier = nn.Linear(features + self.KERNELS, num_classes)
+
+    def forward(self, images: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features (batch, 16 · 4 · width) and logits (batch, classes).
+
+        Args:
+            images: (batch, 3, side, side) in [0, 1].
+            group: That many neighbours are compared with one another by the minibatch discrimination; None: all.
+        """
+        features: Tensor = self.layers(images).flatten(1)
+        matrices = (features @ self.kernels).view(-1, group or len(images), self.KERNELS, self.KERNEL_DIM)
+        distances = (matrices.unsqueeze(1) - matrices.unsqueeze(2)).abs().sum(-1)  # (groups, group, group, kernels)
+        company = (torch.exp(-distances).sum(1) - 1).reshape(len(images), self.KERNELS)
+        return features, self.classifier(torch.cat([features, company], dim=1))

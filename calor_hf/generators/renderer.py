@@ -1,0 +1,47 @@
+"""The renderer of the drawn faces as a generator: the strongest prior there can be for them."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.data.face_renderer import IDENTITY_NAMES, NUISANCE_NAMES, render_faces
+from calor_hf.generators._base import GENERATORS, Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class RendererConfig(MethodConfig):
+    """Settings of :class:`Renderer`."""
+
+    image_size: int = field(default=64, metadata={"help": "Side of the images in pixels, >= 16."})
+
+    def validate(self) -> None:
+        """Refuse images too small for a face."""
+        if self.image_size < 16:
+            raise ValueError(f"image_size must be >= 16, got {self.image_size}")
+
+
+@GENERATORS.register("renderer")
+class Renderer(Generator[RendererConfig]):
+    """An oracle: the very program that drew the synthetic faces, with no weights to train.
+
+    An attacker never has it; what it rebuilds bounds from above what any prior could. 24 of its 37 latents are the
+    person, so a rebuilt image has a true identity to be compared with.
+    """
+
+    config_class = RendererConfig
+
+    def __init__(self, config: RendererConfig) -> None:
+        super().__init__(config)
+        self.latent_dim = len(IDENTITY_NAMES) + len(NUISANCE_NAMES)
+        self.image_size = config.image_size
+
+    def numbers(self, latents: Tensor) -> Tensor:
+        """(batch, 37) identity, then nuisance numbers in (-1, 1): uniform for standard normal latents."""
+        return (latents / math.sqrt(2)).erf()
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, size, size) drawn faces from (batch, 37) latents."""
+        identity, nuisance = self.numbers(latents).split([len(IDENTITY_NAMES), len(NUISANCE_NAMES)], dim=1)
+        return render_faces(identity, nuisance, self.image_size)

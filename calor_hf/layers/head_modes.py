@@ -1,0 +1,53 @@
+"""Looking through a head differently: past its Tanh, or with noise that each image owns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class _PastSaturation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, squash: Callable[[Tensor], Tensor], slope: float) -> Tensor:
+        ctx.slope = slope
+        return squash(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient * ctx.slope, None, None
+
+
+class StraightThrough(TorchFunctionMode):
+    """Tanh and sigmoid computed under this mode keep their values, but have their slope at zero everywhere.
+
+    So a head that saturates hides nothing from a gradient.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tanh, Tensor.tanh, F.tanh):
+            return _PastSaturation.apply(args[0], torch.tanh, 1.0)
+        if func in (torch.sigmoid, Tensor.sigmoid, F.sigmoid):
+            return _PastSaturation.apply(args[0], torch.sigmoid, 0.25)
+        return func(*args, **kwargs)
+
+
+class OwnNoise(TorchFunctionMode):
+    """``torch.randn_like`` under this mode gives numbers from ``draw``: of a stochastic head, noise of our choosing.
+
+    Args:
+        draw: (rows, columns) standard normal numbers for a tensor of that shape.
+    """
+
+    def __init__(self, draw: Callable[[int, int], Tensor]) -> None:
+        super().__init__()
+        self._draw = draw
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.randn_like:
+            like: Tensor = args[0]
+            return self._draw(len(like), like[0].numel()).reshape(like.shape).to(like)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,66 @@
+"""Random crops, turns, flips and colours of images, with gradients, from numbers that are handed in."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RandomView:
+    """A random view of each image: crop and resize, colour jitter, flip, rotation.
+
+    One draw an image, as kornia's augmentations do it; the geometry is one bilinear resampling instead of three.
+
+    Attributes:
+        scale: Smallest and largest share of the area that a crop keeps; its shape is the image's.
+        brightness: Largest change, as a share.
+        contrast: Largest change, as a share.
+        jitter_probability: That brightness and contrast change at all.
+        flip_probability: That left and right are swapped.
+        degrees: Largest rotation to either side.
+    """
+
+    NUMBERS: ClassVar[int] = 8  # uniform numbers that one view takes
+
+    scale: tuple[float, float] = (0.8, 1.0)
+    brightness: float = 0.2
+    contrast: float = 0.2
+    jitter_probability: float = 1.0
+    flip_probability: float = 0.5
+    degrees: float = 5.0
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """Views of images.
+
+        Args:
+            images: (batch, channels, height, width) in [0, 1].
+            numbers: (batch, 8) uniform in [0, 1); the same numbers give the same view.
+
+        Returns:
+            (batch, channels, height, width) in [0, 1]; black where a turn looks past the edge.
+        """
+        area, left, top, turn, flip, bright, contrast, jitter = numbers.to(images.dtype).unbind(1)
+        low, high = self.scale
+        side = (low + (high - low) * area).sqrt()
+        angle = math.radians(self.degrees) * (2 * turn - 1)
+        mirror = torch.where(flip < self.flip_probability, -1.0, 1.0).to(images.dtype)
+        # Output to input coordinates, in [-1, 1]: the crop's centre plus the turned, mirrored, shrunken grid.
+        cos, sin = side * angle.cos(), side * angle.sin()
+        x, y = (1 - side) * (2 * left - 1), (1 - side) * (2 * top - 1)
+        rows = torch.stack([torch.stack([mirror * cos, -sin, x], 1), torch.stack([mirror * sin, cos, y], 1)], 1)
+        grid = F.affine_grid(rows, list(images.shape), align_corners=False)
+        views = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return self._colour(views, bright, contrast, jitter)
+
+    def _colour(self, images: Tensor, bright: Tensor, contrast: Tensor, jitter: Tensor) -> Tensor:
+        on = (jitter < self.jitter_probability).to(images.dtype)
+        brightness = (1 + on * self.brightness * (2 * bright - 1)).view(-1, 1, 1, 1)
+        factor = (1 + on * self.contrast * (2 * contrast - 1)).view(-1, 1, 1, 1)
+        images = (images * brightness).clamp(0, 1)
+        grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        mean = grey.mean(dim=(2, 3), keepdim=True)
+        return (mean + factor * (images - mean)).clamp(0, 1)

@@ -1,0 +1,303 @@
+"""Training a prior: one loop for all of them, on `accelerate`, that can be stopped and goes on where it stood."""
+
+import io
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from calor_hf._version import __version__
+from calor_hf.core.files import write_whole
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.stop_request import StopRequest
+from calor_hf.core.target import Target
+from calor_hf.generators import Generator
+from calor_hf.layers.frozen import frozen
+from calor_hf.layers.picture_grid import picture_grid
+from calor_hf.priors._base import Prior, TrainDraws
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+RECORD = "training.json"
+OWN_FILES = (CHECKPOINT, RECORD, "samples", "config.json", "model.safetensors")
+
+
+def train_prior(
+    prior: Prior[Any],
+    images: Dataset[Tensor],
+    output_dir: str | Path,
+    *,
+    target: Target | None = None,
+    seed: int = 0,
+    save_steps: int = 500,
+    num_workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+) -> Generator[Any]:
+    """Train a generator on public images and save it, with sample grids and a record, in ``output_dir``.
+
+    Under ``accelerate launch`` the batch is shared by the processes; batch norm sees each process's share alone.
+
+    Args:
+        prior: What to train, and how.
+        images: Public images, (3, side, side) each, in [0, 1].
+        output_dir: Folder of the generator, the samples, and the checkpoint that :paramref:`resume` reads.
+        target: The model under attack, for the priors that ask it; its weights stay as they are.
+        seed: Of weights and draws; a run that was stopped and resumed gives the same result.
+        save_steps: Updates of the generator between checkpoints, each with a grid of samples.
+        num_workers: Processes that load images.
+        resume: Go on from the checkpoint in ``output_dir``, if there is one.
+        overwrite: Delete an earlier prior in ``output_dir`` first.
+        device: Where to train; None: what `accelerate` chooses.
+
+    Returns:
+        The generator in evaluation mode; in every process.
+
+    Raises:
+        ValueError: no target for a prior that asks one, too few or non-square images, a batch that the processes
+            cannot share, or a checkpoint of other settings.
+        FileExistsError: ``output_dir`` holds files, and they are neither to be resumed nor overwritten.
+        FloatingPointError: a loss is not finite; the last checkpoint is kept.
+        KeyboardInterrupt: stopped on request, after a checkpoint.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
+    folder = Path(output_dir)
+    side = _check(prior, images, target, accelerator.num_processes)
+    if accelerator.is_main_process:
+        _prepare(folder, resume, overwrite)
+    accelerator.wait_for_everyone()
+
+    torch.manual_seed(seed)
+    generator = prior.build(side, target).to(accelerator.device)
+    if target is not None:
+        target.module.to(accelerator.device)
+    data = prior.data(images, target)
+    count = prior.config.batch_size * prior.batches_per_update
+    if len(data) < count:  # type: ignore[arg-type]
+        raise ValueError(
+            f"expected at least {count} training images for a batch, got {len(data)}; lower batch_size, or pass more"  # type: ignore[arg-type]
+        )
+    state = _State(prior, generator, seed, folder)
+    if resume:
+        state.load(accelerator.device)
+    batches = _EndlessBatches(
+        len(data),  # type: ignore[arg-type]
+        count,
+        seed,
+        state.step * prior.config.critic_steps,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    loader = iter(DataLoader(data, batch_sampler=batches, num_workers=num_workers))
+    bar = tqdm(
+        total=prior.config.steps, initial=state.step, desc="prior", unit="step", disable=not accelerator.is_main_process
+    )
+    modules = [target.module] if target is not None else []
+    begin = time.perf_counter()
+    with frozen(*modules), StopRequest("saving after this step", active=accelerator.num_processes == 1) as stop, bar:
+        while state.step < prior.config.steps:
+            losses = _update(prior, generator, target, state, loader, accelerator, seed)
+            bar.update()
+            due = state.step % save_steps == 0 or state.step == prior.config.steps or stop.requested
+            if due or state.step % 20 == 0:
+                state.note(losses, bar)
+            if due:
+                state.seconds, begin = state.seconds + time.perf_counter() - begin, time.perf_counter()
+                _mean_over_processes([b for b in generator.buffers() if b.is_floating_point()], accelerator)
+                if accelerator.is_main_process:
+                    state.save()
+            if stop.requested:
+                raise KeyboardInterrupt(f"stopped at step {state.step}; go on with resume")
+    generator.eval()
+    if accelerator.is_main_process:
+        generator.save_pretrained(folder)
+        state.write_record()
+    accelerator.wait_for_everyone()
+    return generator
+
+
+def _update(
+    prior: Prior[Any], generator: Any, target: Target | None, state: "_State", loader: Any, accelerator: Any, seed: int
+) -> dict[str, Tensor]:
+    generator.train()
+    draws = TrainDraws(
+        seed,
+        state.step,
+        prior.config.batch_size // accelerator.num_processes,
+        next(generator.parameters()).detach(),
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    critic = list(generator.critic.parameters())
+    losses: dict[str, Tensor] = {}
+    for _ in range(prior.config.critic_steps):
+        images, labels = next(loader)
+        real = images.to(draws.like), labels.to(draws.like.device)
+        terms = prior.critic_loss(generator, target, real, draws)
+        _descend(terms, state.critic_optimizer, critic, accelerator)
+        losses = {f"critic_{name}": value.detach() for name, value in terms.items()}
+    for weight in critic:
+        weight.requires_grad_(False)
+    terms = prior.generator_loss(generator, target, real, draws)
+    _descend(terms, state.optimizer, state.weights, accelerator)
+    for weight in critic:
+        weight.requires_grad_(True)
+    state.step += 1
+    return losses | {name: value.detach() for name, value in terms.items()}
+
+
+def _descend(terms: dict[str, Tensor], optimizer: Any, weights: list[nn.Parameter], accelerator: Any) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    # Averaged by hand: DistributedDataParallel does not follow the gradient penalty's gradient of a gradient.
+    _mean_over_processes([weight.grad for weight in weights if weight.grad is not None], accelerator)
+    optimizer.step()
+
+
+@torch.no_grad()
+def _mean_over_processes(values: list[Tensor], accelerator: Any) -> None:
+    if accelerator.num_processes == 1 or not values:
+        return
+    flat = accelerator.reduce(torch.cat([value.flatten() for value in values]), "mean")
+    for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
+        value.copy_(part.view_as(value))
+
+
+class _State:
+    """Networks, optimisers and history; what a checkpoint holds."""
+
+    def __init__(self, prior: Prior[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
+        config = prior.config
+        critic = {id(weight) for weight in generator.critic.parameters()}  # type: ignore[union-attr]
+        self.generator, self.folder = generator, folder
+        self.weights = [weight for weight in generator.parameters() if id(weight) not in critic]
+        options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+        self.optimizer = torch.optim.Adam(self.weights, **options)
+        self.critic_optimizer = torch.optim.Adam(generator.critic.parameters(), **options)  # type: ignore[union-attr]
+        self.step, self.seconds = 0, 0.0
+        self.history: list[dict[str, float]] = []
+        # Training may be prolonged, but not turned into another one.
+        kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
+        self.settings = {"prior": type(prior).__name__, "seed": seed, "image_size": generator.image_size, **kept}
+        self.steps = config.steps
+        rng = sample_rng(seed, 1, 1, 1, 1, 1, 1, 1)
+        self._latents = generator.sample_latents(64, rng).to(next(generator.parameters()).detach())
+        classes = generator.num_classes
+        self._labels = None if classes is None else torch.arange(64, device=self._latents.device) // 8 % classes
+
+    def note(self, losses: dict[str, Tensor], bar: Any) -> None:
+        """Keep and show the losses; complain about one that is not finite."""
+        values = {name: float(value) for name, value in losses.items()}
+        bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+        if bad:
+            raise FloatingPointError(
+                f"the loss {bad[0]} is not finite at step {self.step}; the checkpoint before it is kept in "
+                f"{self.folder}: lower lr, or check that the images are in [0, 1]"
+            )
+        self.history.append({"step": self.step, **values})
+        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+
+    def save(self) -> None:
+        """Write checkpoint, record and a grid of samples."""
+        content = {
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "settings": self.settings,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_whole(self.folder / CHECKPOINT, buffer.getvalue())
+        self.write_record()
+        with torch.no_grad():
+            images = self.generator.eval()(self._latents, self._labels)
+        write_whole(self.folder / "samples" / f"{self.step:06d}.png", picture_grid(images, 8))
+
+    def write_record(self) -> None:
+        """Write settings and losses as JSON."""
+        record = {
+            "calor_hf_version": __version__,
+            **self.settings,
+            "steps": self.steps,
+            "steps_done": self.step,
+            "seconds": round(self.seconds, 1),
+            "history": self.history,
+        }
+        write_whole(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+
+    def load(self, device: torch.device) -> None:
+        """Take up the checkpoint in the folder, if there is one."""
+        file = self.folder / CHECKPOINT
+        if not file.is_file():
+            return
+        content = torch.load(file, map_location=device, weights_only=True)
+        other = sorted(k for k, v in self.settings.items() if content["settings"].get(k) != v)
+        if other:
+            was, now = ({k: s.get(k) for k in other} for s in (content["settings"], self.settings))
+            raise ValueError(f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same")
+        self.generator.load_state_dict(content["generator"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.critic_optimizer.load_state_dict(content["critic_optimizer"])
+        self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
+        logger.info("going on from step %d of %d", self.step, self.steps)
+
+
+class _EndlessBatches(Sampler[list[int]]):
+    """This process's share of batch after batch, epoch after epoch, each epoch shuffled by (seed, epoch)."""
+
+    def __init__(self, count: int, batch_size: int, seed: int, first: int, process: int, processes: int) -> None:
+        self.count, self.batch_size, self.seed, self.first = count, batch_size, seed, first
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch = self.count // self.batch_size
+        share = self.batch_size // self.processes
+        batch = self.first
+        while True:
+            epoch, start = divmod(batch, per_epoch)
+            order = sample_rng(self.seed, epoch, 0, 0, 0, 0, 0, 0, 0).permutation(self.count)
+            for place in range(start, per_epoch):
+                begin = place * self.batch_size + self.process * share
+                yield order[begin : begin + share].tolist()
+            batch = (epoch + 1) * per_epoch
+
+
+def _check(prior: Prior[Any], images: Any, target: Target | None, processes: int) -> int:
+    if prior.needs_target and target is None:
+        raise ValueError(f"the prior {type(prior).__name__} asks the model under attack for labels; pass target=")
+    if prior.config.batch_size % processes:
+        raise ValueError(f"batch_size {prior.config.batch_size} cannot be shared by {processes} processes evenly")
+    if len(images) == 0:
+        raise ValueError("no public images to train on")
+    shape = tuple(images[0].shape)
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(f"expected square images of shape (3, side, side), got {shape}")
+    return int(shape[1])
+
+
+def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
+    if overwrite:
+        for name in OWN_FILES:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif not resume and folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"the output folder {folder} is not empty; pass another one, resume to go on with the prior in it, or "
+            "overwrite to delete that"
+        )
+    folder.mkdir(parents=True, exist_ok=True)

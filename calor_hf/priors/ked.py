@@ -1,0 +1,79 @@
+"""The prior of KED: a semi-supervised GAN whose discriminator learns the target's labels of public images."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.core.target import Target
+from calor_hf.generators.dcgan import DCGAN, DCGANConfig
+from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+
+
+@dataclass(frozen=True, kw_only=True)
+class KEDPriorConfig(PriorConfig):
+    """Settings of :class:`KEDPrior`."""
+
+    steps: int = field(default=10_000, metadata={"help": "Updates of the generator."})
+    latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
+    entropy: float = field(default=1e-4, metadata={"help": "Weight of the summed entropy of labels of fakes."})
+
+
+@PRIORS.register("ked")
+class KEDPrior(Prior[KEDPriorConfig]):
+    """Faces as the target knows them: it labels the public images, the discriminator learns the labels.
+
+    The authors train 120 epochs; 10 000 generator updates are MIBench's length.
+
+    Source:
+        Chen et al., ICCV 2021, arXiv:2010.04092; SCccc21/Knowledge-Enriched-DMI.
+    """
+
+    config_class = KEDPriorConfig
+    needs_target = True
+    batches_per_update = 2  # the labelled images and the unlabelled ones
+
+    def build(self, image_size: int, target: Target | None) -> DCGAN:
+        """DCGAN with KED's discriminator, for the target's classes."""
+        if target is None:
+            raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
+        return DCGAN(
+            DCGANConfig(
+                image_size=image_size,
+                latent_dim=self.config.latent_dim,
+                width=self.config.width,
+                critic="ked",
+                num_classes=target.num_classes,
+            )
+        )
+
+    def critic_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``labels``: cross-entropy to the target's soft labels; ``realness``: real images are some class, fakes none."""
+        if target is None:
+            raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
+        labelled, unlabelled = real[0].chunk(2)
+        with torch.no_grad():
+            soft = target(labelled).float().softmax(dim=1)
+            fake = generator(draws.normal(generator.latent_dim))
+        on_labelled = generator.critic(labelled)[1]
+        on_real = generator.critic(unlabelled)[1].logsumexp(dim=1)
+        on_fake = generator.critic(fake)[1].logsumexp(dim=1)
+        realness = F.softplus(on_real).mean() - on_real.mean() + F.softplus(on_fake).mean()
+        return {"labels": F.cross_entropy(on_labelled, soft), "realness": 0.5 * realness}
+
+    def generator_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``features``: the fakes' mean features are the real ones'; ``entropy``: each fake is somebody."""
+        unlabelled = real[0].chunk(2)[1]
+        fake = generator(draws.normal(generator.latent_dim))
+        with torch.no_grad():
+            on_real = generator.critic(unlabelled)[0]
+        on_fake, logits = generator.critic(fake)
+        distance = (on_fake.mean(dim=0) - on_real.mean(dim=0)).abs().mean()
+        entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum()
+        return {"features": distance, "entropy": self.config.entropy * entropy}

@@ -1,0 +1,124 @@
+"""The prior of PLG: a conditional GAN on the public images that the target is surest of, guided by the target."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from calor_hf.core.target import Target
+from calor_hf.generators.conditional import Conditional, ConditionalConfig
+from calor_hf.layers.identity_losses import max_margin
+from calor_hf.layers.random_views import RandomView
+from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLGPriorConfig(PriorConfig):
+    """Settings of :class:`PLGPrior`."""
+
+    beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
+    beta2: float = field(default=0.9, metadata={"help": "Second moment's decay."})
+    latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
+    top: int = field(default=30, metadata={"help": "Public images that each class is given."})
+    guidance: float = field(default=0.2, metadata={"help": "Weight of the target's max-margin loss."})
+
+    def validate(self) -> None:
+        """Refuse a class without images."""
+        super().validate()
+        if self.top < 1:
+            raise ValueError(f"top must be >= 1, got {self.top}")
+
+
+@PRIORS.register("plg")
+class PLGPrior(Prior[PLGPriorConfig]):
+    """Faces by class: every class gets the public images that the target takes for it most surely.
+
+    An image may serve several classes, and images that the target is unsure of are taken all the same.
+
+    Source:
+        Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack.
+    """
+
+    config_class = PLGPriorConfig
+    needs_target = True
+    view = RandomView(jitter_probability=0.5)
+
+    def build(self, image_size: int, target: Target | None) -> Conditional:
+        """Conditional generator for the target's classes."""
+        if target is None:
+            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
+        config = self.config
+        return Conditional(
+            ConditionalConfig(
+                num_classes=target.num_classes,
+                image_size=image_size,
+                latent_dim=config.latent_dim,
+                width=config.width,
+            )
+        )
+
+    def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
+        """``top`` images a class, by the target's probability."""
+        if target is None:
+            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
+        return PseudoLabelled(images, top_images(images, target, self.config.top))
+
+    def critic_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``real`` and ``fake``: hinge loss; real images are dithered by one of 256 steps."""
+        images, labels = real
+        dither = draws.uniform(images[0].numel()).view_as(images) / 256
+        wanted = draws.labels(generator.num_classes)
+        with torch.no_grad():
+            fake = generator(draws.normal(generator.latent_dim), wanted)
+        on_real = generator.critic(images + dither, labels)
+        on_fake = generator.critic(fake, wanted)
+        return {"real": F.relu(1 - on_real).mean(), "fake": F.relu(1 + on_fake).mean()}
+
+    def generator_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``adversarial`` −E[D(fake)], and ``guidance``: the target's margin on a random view of the fake."""
+        if target is None:
+            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
+        wanted = draws.labels(generator.num_classes)
+        fake = generator(draws.normal(generator.latent_dim), wanted)
+        adversarial = -generator.critic(fake, wanted).mean()
+        logits = target(self.view(fake, draws.uniform(RandomView.NUMBERS)))
+        return {"adversarial": adversarial, "guidance": self.config.guidance * max_margin(logits, wanted).mean()}
+
+
+class PseudoLabelled(Dataset[tuple[Tensor, int]]):
+    """Images chosen for classes: item i is image ``chosen[i // top, i % top]`` with its class as label."""
+
+    def __init__(self, images: Dataset[Tensor], chosen: Tensor) -> None:
+        self.images, self.chosen = images, chosen
+
+    def __len__(self) -> int:
+        return self.chosen.numel()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        label, place = divmod(index, self.chosen.shape[1])
+        return self.images[int(self.chosen[label, place])], label
+
+
+@torch.no_grad()
+def top_images(images: Dataset[Tensor], target: Target, top: int, batch_size: int = 256) -> Tensor:
+    """(classes, top) indices of the images that the target gives each class the highest probability for.
+
+    The target looks in evaluation mode, whatever mode it was in.
+
+    Raises:
+        ValueError: fewer than ``top`` images.
+    """
+    count = len(images)  # type: ignore[arg-type]
+    if count < top:
+        raise ValueError(f"expected at least {top} public images for each class to choose from, got {count}")
+    target.module.eval()
+    batches = DataLoader(images, batch_size=batch_size)
+    scores = torch.cat([target(batch.to(target.device, target.dtype)).float().softmax(dim=1).cpu() for batch in batches])
+    return scores.topk(top, dim=0).indices.T.contiguous()
