@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "modeling": {"core", "layers", "defenses"},
     "training": {"core", "layers", "defenses", "modeling", "hub"},
     "data": {"core"},
-    "generators": {"core", "layers"},
+    "generators": {"core", "layers", "data"},  # the renderer of the drawn faces is a generator too
+    "priors": {"core", "layers", "generators"},
     "attacks": {"core", "layers", "generators"},
     "metrics": {"core", "layers"},
     "audit": {"core", "layers", "generators", "attacks", "metrics"},

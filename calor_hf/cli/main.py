@@ -11,7 +11,9 @@ COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defence, or undefended as the reference",
     "compare": "train several defences, tuned to the same accuracy, and write one table",
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
-    "list": "show what is registered: defences, their sources and settings",
+    "prior": "train the generator of an attack on public images",
+    "audit": "attack a model, and keep the images that are rebuilt from it",
+    "list": "show what is registered: defences, attacks, generators, priors; their sources and settings",
 }
 
 

@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from calor_hf.cli._common import log_to_terminal
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
@@ -86,7 +87,7 @@ def train(
 ) -> Result:
     """Everything the command does, for use from Python; arguments as :func:`~calor_hf.cli.train_arguments.parse`."""
     begin = time.perf_counter()
-    _log_to_terminal(args)
+    log_to_terminal(args.process_index == 0)
     push, args.push_to_hub = args.push_to_hub, False  # the finished model is pushed, once
     prepare_folder(Path(args.output_dir), run_args, args)
     set_seed(args.seed)
@@ -317,15 +318,6 @@ def publish(model: PreTrainedModel, processor: Any, args: CALoRTrainingArguments
         processor.push_to_hub(name, **options)
     finally:
         config.id2label, config.label2id = names
-
-
-def _log_to_terminal(args: CALoRTrainingArguments) -> None:
-    ours = logging.getLogger("calor_hf")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    ours.handlers, ours.propagate = [handler], False
-    ours.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -98,6 +98,25 @@ def load_splits(
     return Splits(parts["train"], parts["validation"], parts["test"], names)
 
 
+def load_images(source: str, image_column: str | None = None) -> "Dataset":
+    """Images without labels, in a column ``image``: the training split where there are several.
+
+    Args:
+        source: As for :func:`load_splits`.
+        image_column: Column with the images; None: the one that holds images.
+
+    Raises:
+        FileNotFoundError: ``source`` looks like a path and is none.
+        ValueError: no image column, or unreadable images.
+    """
+    parts = dict(_load(source, None))
+    images = parts.get("train", next(iter(parts.values())))
+    column = image_column or _image_column(images)
+    images = images.select_columns([column])
+    images = images if column == "image" else images.rename_column(column, "image")
+    return without_bad_images(images, "image", "raise")
+
+
 _SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
 
 

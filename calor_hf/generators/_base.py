@@ -21,7 +21,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):  # type: ignore[misc]
+class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     """Images from latents; :meth:`save_pretrained`, :meth:`from_pretrained` and ``push_to_hub`` as a model has them.
 
     Attributes:
@@ -46,7 +46,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):  # type: ignore[misc
 
     @abstractmethod
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, 3, image_size, image_size) in [0, 1] from (batch, latent_dim); ``labels`` (batch,) where it has classes.
+        """(batch, 3, side, side) in [0, 1] from (batch, latent_dim), and labels (batch,) where it has classes.
 
         In evaluation mode an image depends on its own row alone.
         """
@@ -94,11 +94,12 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):  # type: ignore[misc
         return load_generator(model_id, **{k: options[k] for k in ("revision", "cache_dir", "token") if k in options})
 
 
-def load_generator(source: str, **options: Any) -> "Generator[Any]":
+def load_generator(source: str, image_size: int | None = None, **options: Any) -> "Generator[Any]":
     """A saved generator, of whatever kind, in evaluation mode.
 
     Args:
         source: Folder, Hub id, or ``renderer`` for the drawn faces' own renderer.
+        image_size: Side of the images, of a generator that needs no training; a trained one has its own.
         options: ``revision``, ``cache_dir`` and ``token``, for the Hub.
 
     Raises:
@@ -107,7 +108,7 @@ def load_generator(source: str, **options: Any) -> "Generator[Any]":
     names = GENERATORS.names()
     if source in names and not Path(source).exists():
         kind = GENERATORS.get(source)
-        made = kind(kind.config_class())
+        made = kind(kind.config_class(**({} if image_size is None else {"image_size": image_size})))
         if any(True for _ in made.parameters()):
             raise ValueError(f"the generator '{source}' has to be trained (calor-hf prior); pass the folder of one")
         return made.eval()
@@ -119,9 +120,13 @@ def load_generator(source: str, **options: Any) -> "Generator[Any]":
     try:
         saved = json.loads(file(CONFIG_FILE).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer") from error
+        raise ValueError(
+            f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
+        ) from error
     if not isinstance(saved, dict) or "generator" not in saved:
-        raise ValueError(f"{source} is no generator of calor_hf: its config.json names none; train one with calor-hf prior")
+        raise ValueError(
+            f"{source} is no generator of calor_hf: its config.json names none; train one with calor-hf prior"
+        )
     if saved["generator"] not in names:
         raise ValueError(f"{source} is a generator '{saved['generator']}', known: {', '.join(names)}; update calor_hf")
     kind = GENERATORS.get(saved["generator"])

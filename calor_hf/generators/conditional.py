@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class Conditional(Generator[ConditionalConfig]):
         self.latent_dim, self.image_size, self.num_classes = config.latent_dim, config.image_size, config.num_classes
         channels = up_channels(config.image_size, config.width, most=4, first=4)
         self.stem = nn.Linear(config.latent_dim, channels[0] * 16)
-        pairs = zip(channels, channels[1:], strict=False)
+        pairs = pairwise(channels)
         self.blocks = nn.ModuleList([_UpBlock(a, b, config.num_classes) for a, b in pairs])
         self.norm = nn.BatchNorm2d(channels[-1])
         self.last = nn.Conv2d(channels[-1], 3, 1)
@@ -70,7 +71,8 @@ class Conditional(Generator[ConditionalConfig]):
         x = x.view(len(x), -1, 4, 4)
         for block in self.blocks:
             x = block(x, labels)
-        return (torch.tanh(self.last(F.relu(self.norm(x)))) + 1) / 2
+        images: Tensor = (torch.tanh(self.last(F.relu(self.norm(x)))) + 1) / 2
+        return images
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) values of the discriminator for images of ``labels``."""
@@ -91,7 +93,8 @@ class _ConditionalNorm(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         scale, shift = (table(labels)[:, :, None, None] for table in (self.scale, self.shift))
-        return self.norm(x) * scale + shift
+        y: Tensor = self.norm(x) * scale + shift
+        return y
 
 
 class _UpBlock(nn.Module):
@@ -105,8 +108,8 @@ class _UpBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         h = self.conv1(_double(F.relu(self.norm1(x, labels))))
-        h = self.conv2(F.relu(self.norm2(h, labels)))
-        return h + self.shortcut(_double(x))
+        shortcut: Tensor = self.shortcut(_double(x))
+        return shortcut + self.conv2(F.relu(self.norm2(h, labels)))
 
 
 def _double(x: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class ProjectionCritic(nn.Module):
         super().__init__()
         channels = up_channels(image_size // 2, width, most=4, first=2)[::-1]
         self.first = _DownBlock(3, channels[0], first=True)
-        self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in pairwise(channels)])
         self.linear = nn.Linear(channels[-1], 1)
         self.embedding = nn.Embedding(num_classes, channels[-1])
         _start(self)
@@ -147,7 +150,8 @@ class _DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_first:
-            return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+            shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
+            return F.avg_pool2d(self.conv2(F.relu(self.conv1(x))), 2) + shortcut
         h = self.conv2(F.relu(self.conv1(F.relu(x))))
         return F.avg_pool2d(h, 2) + F.avg_pool2d(self.shortcut(x), 2)
 

@@ -1,6 +1,7 @@
 """The 64-pixel DCGAN of the GMI line of attacks, with the discriminators of GMI and of KED."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class DCGAN(Generator[DCGANConfig]):
         channels = up_channels(config.image_size // 2, config.width, most=3, first=4)
         first = channels[0] * 16
         self.stem = nn.Sequential(nn.Linear(config.latent_dim, first, bias=False), nn.BatchNorm1d(first), nn.ReLU())
-        self.blocks = nn.Sequential(*[_up(a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(channels)])
         self.last = nn.ConvTranspose2d(channels[-1], 3, 5, stride=2, padding=2, output_padding=1)
         self.critic: nn.Module | None = None
         if config.critic == "gmi":
@@ -68,12 +69,13 @@ class DCGAN(Generator[DCGANConfig]):
         """(batch, 3, size, size) in (0, 1) from (batch, latent_dim)."""
         x = self.stem(latents)
         x = self.blocks(x.view(len(x), -1, 4, 4))
-        return torch.sigmoid(self.last(x))
+        images: Tensor = torch.sigmoid(self.last(x))
+        return images
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) the Wasserstein critic's value (gmi), or log-probability of being real (ked)."""
         if isinstance(self.critic, KEDCritic):
-            evidence = self.critic(images, group)[1].logsumexp(dim=1)
+            evidence: Tensor = self.critic(images, group)[1].logsumexp(dim=1)
             return evidence - F.softplus(evidence)
         if self.critic is None:
             return super().realism(images, labels, group)
@@ -98,7 +100,7 @@ class GMICritic(nn.Module):
         super().__init__()
         channels = up_channels(image_size // 2, width, most=3, first=4)[::-1]
         stem = nn.Sequential(nn.Conv2d(3, channels[0], 5, stride=2, padding=2), nn.LeakyReLU(0.2))
-        downs = [_down(a, b) for a, b in zip(channels, channels[1:], strict=False)]
+        downs = [_down(a, b) for a, b in pairwise(channels)]
         self.layers = nn.Sequential(stem, *downs, nn.Conv2d(channels[-1], 1, 4))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class KEDCritic(nn.Module):
     def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
         super().__init__()
         channels = [3] + [width * min(2**i, 4) for i in range((image_size // 8).bit_length() - 1)]
-        downs = [_down(a, b) for a, b in zip(channels, channels[1:], strict=False)]
+        downs = [_down(a, b) for a, b in pairwise(channels)]
         self.layers = nn.Sequential(*downs, _down(channels[-1], 4 * width, kernel=3))
         features = 4 * width * 16
         self.kernels = nn.Parameter(torch.randn(features, self.KERNELS * self.KERNEL_DIM))

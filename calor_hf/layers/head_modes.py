@@ -16,8 +16,11 @@ class _PastSaturation(torch.autograd.Function):
         return squash(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient * ctx.slope, None, None
+
+
+_past_saturation: Any = _PastSaturation.apply
 
 
 class StraightThrough(TorchFunctionMode):
@@ -29,9 +32,9 @@ class StraightThrough(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (torch.tanh, Tensor.tanh, F.tanh):
-            return _PastSaturation.apply(args[0], torch.tanh, 1.0)
+            return _past_saturation(args[0], torch.tanh, 1.0)
         if func in (torch.sigmoid, Tensor.sigmoid, F.sigmoid):
-            return _PastSaturation.apply(args[0], torch.sigmoid, 0.25)
+            return _past_saturation(args[0], torch.sigmoid, 0.25)
         return func(*args, **kwargs)
 
 

@@ -1,6 +1,5 @@
 """An image classifier of transformers, defended or not, as a target of attacks."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -120,7 +119,7 @@ def _resize_goal(processor: Any) -> int | tuple[int, int] | None:
         return None
     if isinstance(size, int):
         return (size, size)
-    short = size["shortest_edge"] if "shortest_edge" in size else None
+    short: int | None = size.get("shortest_edge")
     if short is None:
         return _size_of(size)
     share = getattr(processor, "crop_pct", None)  # ConvNeXT and its kin: below 384 pixels, resize more, then crop
@@ -138,9 +137,8 @@ def _size_of(size: Any) -> tuple[int, int] | None:
         return (int(size[0]), int(size[-1]))
     if "height" in size and "width" in size:
         return (int(size["height"]), int(size["width"]))
-    if "shortest_edge" in size:
-        return (int(size["shortest_edge"]),) * 2
-    return None
+    short = size.get("shortest_edge")
+    return None if short is None else (int(short), int(short))
 
 
 def target_of(source: "Target | PreTrainedModel | str", device: torch.device | str = "cpu") -> Target:

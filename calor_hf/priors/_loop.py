@@ -160,7 +160,7 @@ def _update(
 
 def _descend(terms: dict[str, Tensor], optimizer: Any, weights: list[nn.Parameter], accelerator: Any) -> None:
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(list(terms.values())).sum().backward()
     # Averaged by hand: DistributedDataParallel does not follow the gradient penalty's gradient of a gradient.
     _mean_over_processes([weight.grad for weight in weights if weight.grad is not None], accelerator)
     optimizer.step()
@@ -249,7 +249,9 @@ class _State:
         other = sorted(k for k, v in self.settings.items() if content["settings"].get(k) != v)
         if other:
             was, now = ({k: s.get(k) for k in other} for s in (content["settings"], self.settings))
-            raise ValueError(f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same")
+            raise ValueError(
+                f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same"
+            )
         self.generator.load_state_dict(content["generator"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.critic_optimizer.load_state_dict(content["critic_optimizer"])

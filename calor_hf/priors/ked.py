@@ -52,7 +52,7 @@ class KEDPrior(Prior[KEDPriorConfig]):
     def critic_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
-        """``labels``: cross-entropy to the target's soft labels; ``realness``: real images are some class, fakes none."""
+        """``labels``: cross-entropy to the target's soft labels; ``realness``: real images are a class, fakes none."""
         if target is None:
             raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
         labelled, unlabelled = real[0].chunk(2)

@@ -120,5 +120,7 @@ def top_images(images: Dataset[Tensor], target: Target, top: int, batch_size: in
         raise ValueError(f"expected at least {top} public images for each class to choose from, got {count}")
     target.module.eval()
     batches = DataLoader(images, batch_size=batch_size)
-    scores = torch.cat([target(batch.to(target.device, target.dtype)).float().softmax(dim=1).cpu() for batch in batches])
+    scores = torch.cat(
+        [target(batch.to(target.device, target.dtype)).float().softmax(dim=1).cpu() for batch in batches]
+    )
     return scores.topk(top, dim=0).indices.T.contiguous()

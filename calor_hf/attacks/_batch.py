@@ -1,0 +1,106 @@
+"""The images that a white-box attack works on at once, and the target as it looks at them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from calor_hf.core.seeding import RowDraws
+from calor_hf.core.target import Target
+from calor_hf.layers.head_modes import OwnNoise, StraightThrough
+
+
+@dataclass
+class Batch:
+    """Images of some classes, ``group`` of each side by side, with a stream of random numbers for every image.
+
+    Attributes:
+        labels: (rows,) int64, on the device.
+        group: Rows of each class.
+        seed: Of the run.
+        like: Device and precision of the numbers.
+        stage: Part of the attack; another one gives other numbers.
+    """
+
+    labels: Tensor
+    group: int
+    seed: int
+    like: Tensor
+    stage: int = 0
+    _streams: dict[tuple[int, int, bool], RowDraws] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, classes: Sequence[int], group: int, seed: int, like: Tensor, stage: int = 0) -> "Batch":
+        """``group`` rows of each class."""
+        labels = like.new_tensor(list(classes)).long().repeat_interleave(group)
+        return cls(labels, group, seed, like, stage)
+
+    def normal(self, columns: int, stream: int = 0) -> Tensor:
+        """(rows, columns) standard normal numbers by (class, restart); every call gives the next ones."""
+        return self._draw(columns, stream, normal=True)
+
+    def uniform(self, columns: int, stream: int = 0) -> Tensor:
+        """(rows, columns) numbers in [0, 1) by (class, restart); every call gives the next ones."""
+        return self._draw(columns, stream, normal=False)
+
+    @property
+    def row_keys(self) -> list[tuple[int, int]]:
+        """(class, restart) of each row."""
+        return [(label, index % self.group) for index, label in enumerate(self.labels.tolist())]
+
+    def _draw(self, columns: int, stream: int, normal: bool) -> Tensor:
+        key = (columns, stream, normal)
+        if key not in self._streams:
+            number = 100 * self.stage + 2 * stream + normal
+            self._streams[key] = RowDraws(self.seed, number, self.row_keys, columns, normal, self.like)
+        return self._streams[key].next()
+
+
+NOISE = 9
+"""Stream of the noise that a stochastic target adds."""
+
+
+class AttackedTarget(Target):
+    """A target as a white-box attack looks at it: counted, past its Tanh if wished, its noise drawn by row.
+
+    Attributes:
+        passes: Images looked at so far.
+        gradients: Of these, with a gradient.
+        logits: The latest ones, detached.
+        batch: Rows that are being looked at.
+    """
+
+    def __init__(self, target: Target, straight_through: bool = False) -> None:
+        self._target, self._straight_through = target, straight_through
+        self.module, self.num_classes = target.module, target.num_classes
+        self.image_size, self.resizes, self.stochastic = target.image_size, target.resizes, target.stochastic
+        self.head: Callable[[Tensor], Tensor] = self._head
+        self.passes = self.gradients = 0
+        self.logits: Tensor | None = None
+        self.batch: Batch | None = None
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, features) entering the head."""
+        self.passes += len(images)
+        self.gradients += len(images) if images.requires_grad else 0
+        return self._target.features(images)
+
+    def _head(self, features: Tensor) -> Tensor:
+        with ExitStack() as modes:
+            if self._straight_through:
+                modes.enter_context(StraightThrough())
+            if self.stochastic:
+                modes.enter_context(OwnNoise(self._noise))
+            logits = self._target.head(features)
+        self.logits = logits.detach()
+        return logits
+
+    def _noise(self, rows: int, columns: int) -> Tensor:
+        if self.batch is None or rows != len(self.batch.labels):
+            expected = 0 if self.batch is None else len(self.batch.labels)
+            raise RuntimeError(
+                f"expected a pass over the {expected} rows of the batch, got {rows}: a stochastic target's noise is "
+                "drawn by row"
+            )
+        return self.batch.normal(columns, NOISE)

@@ -1,0 +1,47 @@
+"""PLG: the max-margin loss of two random views, through a conditional generator."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._base import ATTACKS
+from calor_hf.attacks._batch import Batch
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.core.target import Target
+from calor_hf.layers.random_views import RandomView
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLGConfig(GradientAttackConfig):
+    """Settings of :class:`PLG`."""
+
+    steps: int = field(default=600, metadata={"help": "Optimisation steps."})
+    lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
+    objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    views: int = field(default=2, metadata={"help": "Random views a step, summed; 0: the image as it is."})
+
+
+@ATTACKS.register("plg")
+class PLG(GradientAttack[PLGConfig]):
+    """Adam on the latents of a generator that knows the class; the loss does not saturate as probabilities do.
+
+    Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
+    target.
+
+    Source:
+        Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack `reconstruct.py`.
+    """
+
+    config_class = PLGConfig
+    view = RandomView()
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """Sum of the losses of the views."""
+        if self.config.views == 0:
+            return super().identity(target, images, batch)
+        losses = []
+        for _ in range(self.config.views):
+            seen = self.view(images, batch.uniform(RandomView.NUMBERS))
+            losses.append(self.identity_loss(target(seen), batch.labels))
+        return torch.stack(losses).sum(dim=0)

@@ -1,0 +1,79 @@
+"""Reconstructions as safetensors files."""
+
+import errno
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from calor_hf.core.files import write_whole
+from calor_hf.core.reconstruction import Cost, Reconstruction
+
+_TENSORS = ("images", "labels", "latents", "scores")
+
+
+def save_reconstruction(found: Reconstruction, path: Path) -> None:
+    """Write reconstructions; the file is whole or not there.
+
+    Raises:
+        OSError: the disk is full, or not to be written to; the message says what is kept.
+    """
+    tensors = {name: getattr(found, name).contiguous() for name in _TENSORS}
+    content = save(tensors, metadata={"cost": json.dumps(asdict(found.cost))})
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        raise OSError(
+            error.errno,
+            f"cannot write {len(content) / 2**20:.1f} MiB of reconstructions to {path}: {what}; the classes finished "
+            "before are kept there: make room and resume",
+        ) from error
+
+
+def load_reconstruction(path: str | Path) -> Reconstruction:
+    """Read what :func:`save_reconstruction` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    with safe_open(path, "pt") as file:
+        missing = sorted(set(_TENSORS) - set(file.keys()))
+        if missing:
+            raise ValueError(f"{path} holds no reconstructions: {', '.join(missing)} missing")
+        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        cost = Cost(**json.loads((file.metadata() or {}).get("cost", "{}")))
+    return Reconstruction(**tensors, cost=cost)
+
+
+class ChunkStore:
+    """Finished chunks of one attack in a folder, each a file; found again after a crash.
+
+    Args:
+        folder: Of the chunks.
+        result: File of a finished run, which counts as a chunk.
+    """
+
+    def __init__(self, folder: Path, result: Path) -> None:
+        self.folder, self.result = folder, result
+
+    def add(self, found: Reconstruction) -> None:
+        """Keep a finished chunk under the name of its first class."""
+        save_reconstruction(found, self.folder / f"{int(found.labels[0]):06d}.safetensors")
+
+    def read(self, labels: set[int], images_per_class: int) -> list[Reconstruction]:
+        """Chunks with all images of their classes, cut down to ``labels``."""
+        found = []
+        for path in [self.result] * self.result.is_file() + sorted(self.folder.glob("*.safetensors")):
+            chunk = load_reconstruction(path)
+            classes, counts = chunk.labels.unique(return_counts=True)
+            whole = [c for c, n in zip(classes.tolist(), counts.tolist(), strict=True) if n == images_per_class]
+            kept = torch.isin(chunk.labels, torch.tensor([c for c in whole if c in labels], dtype=torch.int64))
+            if kept.any():
+                images, classes, latents, scores = (getattr(chunk, name)[kept] for name in _TENSORS)
+                found.append(Reconstruction(images, classes, latents, scores, chunk.cost))
+        return found

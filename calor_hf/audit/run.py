@@ -1,0 +1,213 @@
+"""One attack against one target: shared by processes, kept chunk by chunk, taken up where it stopped."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from calor_hf._version import __version__
+from calor_hf.attacks import Attack
+from calor_hf.attacks._base import CHUNK_SIZE, check_labels
+from calor_hf.audit._store import ChunkStore, load_reconstruction, save_reconstruction
+from calor_hf.core.files import write_whole
+from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.target import Target
+from calor_hf.generators import Generator
+from calor_hf.layers.picture_grid import picture_grid
+
+logger = logging.getLogger(__name__)
+
+RESULT, RECORD, GRID, CHUNKS = "reconstructions.safetensors", "attack.json", "grid.png", "chunks"
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """What was run: enough to run it again.
+
+    Attributes:
+        attack: Name of the attack.
+        settings: Its settings.
+        generator: Name and settings of the prior.
+        target: What the target was called.
+        labels: Classes attacked.
+        images_per_class: Reconstructions of each.
+        seed: Of every draw.
+        version: Of this library.
+    """
+
+    attack: str
+    settings: dict[str, Any]
+    generator: dict[str, Any]
+    target: str
+    labels: list[int]
+    images_per_class: int
+    seed: int
+    version: str = __version__
+
+
+def run_attack(
+    attack: Attack[Any],
+    target: Target,
+    generator: Generator[Any],
+    labels: Sequence[int],
+    output_dir: str | Path,
+    *,
+    name: str,
+    target_name: str = "",
+    images_per_class: int = 5,
+    seed: int = 0,
+    chunk_size: int = CHUNK_SIZE,
+    public_images: Dataset[Tensor] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Reconstruction:
+    """Run an attack and keep what it rebuilds in ``output_dir``.
+
+    Under ``accelerate launch`` every process attacks a share of the classes. Each finished chunk is a file, so that
+    whatever stops the run costs the chunks in work and no more; ``resume`` goes on with the classes that are missing.
+
+    Args:
+        attack: What to run.
+        target: The model under attack, on this process's device.
+        generator: The prior, on the same device.
+        labels: Classes to attack.
+        output_dir: Folder for ``reconstructions.safetensors``, ``grid.png`` (a row a class) and ``attack.json``
+            (settings, cost, the target's confidence).
+        name: Name of the attack, for the record.
+        target_name: Name of the target, for the record.
+        images_per_class: Reconstructions of each class.
+        seed: Of every draw; the result does not depend on processes and chunks.
+        chunk_size: Images at a time.
+        public_images: For attacks that learn about the target first; None: samples of the generator.
+        resume: Go on with the run in ``output_dir``, if there is one.
+        overwrite: Delete an earlier run in ``output_dir`` first.
+
+    Returns:
+        Reconstructions of all classes, in every process.
+
+    Raises:
+        ValueError: classes out of range, parts that do not fit, or a run of other settings to resume.
+        FileExistsError: ``output_dir`` holds a run that is neither to be resumed nor overwritten.
+        OSError: the disk is full; finished chunks are kept.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    folder, labels = Path(output_dir), check_labels(labels, target.num_classes)
+    record = AttackRecord(
+        name,
+        attack.config.to_dict(),
+        {"generator": generator.name, **generator.config.to_dict()},
+        target_name,
+        labels,
+        images_per_class,
+        seed,
+    )
+    if state.is_local_main_process:
+        _prepare(folder, record, resume, overwrite)
+    state.wait_for_everyone()
+    store = ChunkStore(folder / CHUNKS, folder / RESULT)
+    begin = time.perf_counter()
+    before = store.read(set(labels), images_per_class)
+    done = set(gather_object([label for part in before for label in part.labels.unique().tolist()]))
+    rest = [label for label in labels if label not in done]
+    mine = rest[state.process_index :: state.num_processes]
+    if done and state.is_main_process:
+        logger.info("%d of %d classes were finished before", len(done), len(labels))
+    if rest:
+        attack.prepare(target, generator, public_images, folder, seed)
+    fresh: list[Reconstruction] = []
+    if mine:
+        bar = _Progress(name, len(mine), state.is_main_process)
+        with bar:
+            fresh.append(
+                attack.run(
+                    target,
+                    generator,
+                    mine,
+                    images_per_class=images_per_class,
+                    seed=seed,
+                    chunk_size=chunk_size,
+                    on_chunk=store.add,
+                    watch=bar,
+                )
+            )
+    # Nodes may not share a disk: what each process has goes to all of them.
+    everything: list[Reconstruction] = gather_object(before + fresh)
+    result = Reconstruction.join(everything)
+    if state.is_local_main_process:
+        _finish(folder, record, result, time.perf_counter() - begin)
+    state.wait_for_everyone()
+    return result
+
+
+def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) -> None:
+    if overwrite:
+        for own in (RESULT, RECORD, GRID, CHUNKS, "students"):
+            path = folder / own
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    file = folder / RECORD
+    now = asdict(record)
+    if file.is_file():
+        if not resume:
+            raise FileExistsError(
+                f"{folder} holds an attack already; pass another output folder, resume to go on with it, or overwrite "
+                "to delete it"
+            )
+        before = json.loads(file.read_text(encoding="utf-8"))
+        # More classes may be asked for, not fewer: what is finished stays. Everything else belongs to what is there.
+        now["labels"] = record.labels if set(before["labels"]) - set(record.labels) else before["labels"]
+        other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]
+        if other:
+            was, wanted = ({k: r.get(k) for k in other} for r in (before, now))
+            raise ValueError(f"the attack in {folder} was begun with {was}, now it is {wanted}; resume with the same")
+    elif (folder / CHUNKS).exists():
+        raise FileExistsError(f"{folder / CHUNKS} holds chunks of an unknown attack; pass another output folder")
+    write_whole(file, (json.dumps(asdict(record), indent=1) + "\n").encode())
+
+
+def _finish(folder: Path, record: AttackRecord, result: Reconstruction, seconds: float) -> None:
+    save_reconstruction(result, folder / RESULT)
+    write_whole(folder / GRID, picture_grid(result.images, record.images_per_class))
+    summary = {
+        **asdict(record),
+        "cost": {**asdict(result.cost), "wall_seconds": seconds},
+        "target_confidence": float(result.scores.double().mean()),
+        "images": len(result.labels),
+    }
+    write_whole(folder / RECORD, (json.dumps(summary, indent=1) + "\n").encode())
+    shutil.rmtree(folder / CHUNKS, ignore_errors=True)
+
+
+class _Progress:
+    """A bar in classes, with the share of images that the target, and nobody else, takes for their class."""
+
+    def __init__(self, name: str, classes: int, shown: bool) -> None:
+        self._bar = tqdm(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)
+        self._finished = 0
+
+    def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
+        self._bar.n = self._finished + len(labels) * step / steps
+        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {100 * success:.0f} %")
+        if step == steps:
+            self._finished += len(labels)
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} classes [{elapsed}<{remaining}{postfix}]"
+
+__all__ = ["AttackRecord", "load_reconstruction", "run_attack"]

@@ -1,0 +1,94 @@
+"""`calor-hf prior`: train the generator of an attack on public images."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
+from calor_hf.layers.hf_target import HFTarget
+from calor_hf.priors import PRIORS, train_prior
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; 1 when a loss is not finite; 2 for options or data that are refused; 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    try:
+        _run(options)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}: the same command with --resume goes on", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        print(f"calor-hf prior: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"calor-hf prior: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calor-hf prior",
+        description="Train the generator that an attack paints with, on public images. Use it under accelerate launch"
+        " for several devices.",
+    )
+    add = parser.add_argument
+    add("--prior", default="gmi", help="gmi (serves any target), or ked or plg (for one target); default: gmi")
+    add("--dataset", help="public images: folder, parquet file or Hub id; default: drawn people, none of the private")
+    add("--crop", type=int, help="side of the middle square that is kept, in pixels of the original; default: all")
+    add("--image-size", type=int, default=64, help="side in pixels, a power of two; default: 64")
+    add("--target", help="model under attack, folder or Hub id: for ked and plg")
+    add("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="settings (calor-hf list PRIOR shows them)")
+    add("--output-dir", default="outputs/prior", help="folder of the generator; default: outputs/prior")
+    add("--seed", type=int, default=0, help="of weights and draws; default: 0")
+    add("--save-steps", type=int, default=500, help="steps between checkpoints and sample grids; default: 500")
+    add("--num-workers", type=int, default=0, help="processes that load images; default: 0")
+    add("--push-to-hub", metavar="ID", help="push the finished generator to this model on the Hub")
+    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    add("--overwrite", action="store_true", help="delete an earlier prior in the output folder first")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.prior not in PRIORS.names():
+        raise ValueError(f"--prior must be one of {', '.join(PRIORS.names())}, got {options.prior}")
+    if options.save_steps < 1 or options.seed < 0:
+        raise ValueError(f"--save-steps must be >= 1 and --seed >= 0, got {options.save_steps} and {options.seed}")
+    if options.resume and options.overwrite:
+        raise ValueError("--resume goes on with the output folder's prior, --overwrite deletes it; pass one of them")
+    kind = PRIORS.get(options.prior)
+    if kind.needs_target and options.target is None:
+        raise ValueError(f"--prior {options.prior} asks the model under attack for labels; pass --target")
+    prior = kind(kind.config_class.from_dict(settings_of(kind.config_class, options.settings, "--settings")))
+    state = PartialState()
+    log_to_terminal(state.is_main_process)
+    with state.main_process_first():
+        images = load_public_images(options.dataset, options.image_size, options.crop)
+    target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
+    folder = Path(options.output_dir)
+    generator = train_prior(
+        prior,
+        images,
+        folder,
+        target=target,
+        seed=options.seed,
+        save_steps=options.save_steps,
+        num_workers=options.num_workers,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    if state.is_main_process:
+        print(f"saved the generator in {folder}, samples in {folder / 'samples'}")
+        if options.push_to_hub:
+            generator.push_to_hub(options.push_to_hub)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
