@@ -108,8 +108,9 @@ class _UpBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         h = self.conv1(_double(F.relu(self.norm1(x, labels))))
-        shortcut: Tensor = self.shortcut(_double(x))
-        return shortcut + self.conv2(F.relu(self.norm2(h, labels)))
+        y: Tensor = self.shortcut(_double(x))
+        y = y + self.conv2(F.relu(self.norm2(h, labels)))
+        return y
 
 
 def _double(x: Tensor) -> Tensor:
