@@ -101,6 +101,11 @@ def run_attack(
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
+    if min(images_per_class, chunk_size) < 1 or seed < 0:
+        raise ValueError(
+            "images_per_class and chunk_size must be >= 1 and seed >= 0, got "
+            f"{images_per_class}, {chunk_size} and {seed}"
+        )
     state = PartialState()
     folder, labels = Path(output_dir), check_labels(labels, target.num_classes)
     record = AttackRecord(

@@ -119,7 +119,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
 
     try:
         saved = json.loads(file(CONFIG_FILE).read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # what is no name of a repository is a ValueError
         raise ValueError(
             f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
         ) from error

@@ -108,9 +108,9 @@ class _UpBlock(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         h = self.conv1(_double(F.relu(self.norm1(x, labels))))
-        y: Tensor = self.shortcut(_double(x))
-        y = y + self.conv2(F.relu(self.norm2(h, labels)))
-        return y
+        shortcut: Tensor = self.shortcut(_double(x))
+        change: Tensor = self.conv2(F.relu(self.norm2(h, labels)))
+        return shortcut + change
 
 
 def _double(x: Tensor) -> Tensor:

@@ -1,0 +1,186 @@
+"""What holds for every attack with every generator."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calor_hf.attacks import ATTACKS
+from calor_hf.attacks._batch import AttackedTarget
+from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.generators import GENERATORS
+from tests.attacks.tiny_world import CLASSES, PRIORS, SIDE, VARIANTS, ready, tiny_generator, tiny_target
+
+PAIRS = [(variant, prior) for variant in VARIANTS for prior in PRIORS]
+LABELS = [4, 0, 2]
+
+
+def test_every_name_is_tried() -> None:
+    assert {name for name, _ in VARIANTS.values()} == set(ATTACKS.names())
+    assert {name for name, _ in PRIORS.values()} == set(GENERATORS.names())
+
+
+@pytest.mark.parametrize(("variant", "prior"), PAIRS)
+def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior: str, tmp_path: Path) -> None:
+    target, generator = tiny_target(), tiny_generator(prior)
+    attack = ready(variant, target, generator, tmp_path)
+    options: dict[str, Any] = {"images_per_class": 3, "seed": 1}
+    one = attack.run(target, generator, LABELS, chunk_size=1, **options)
+    check_shape(one, 3)
+    for chunk_size in (7, 1000):
+        again = attack.run(target, generator, LABELS, chunk_size=chunk_size, **options)
+        assert_same(again, one)
+    alone = attack.run(target, generator, [2], **options)
+    assert torch.allclose(alone.images, one.images[one.labels == 2], atol=1e-8)
+    other = attack.run(target, generator, LABELS, images_per_class=3, seed=2)
+    assert not torch.allclose(other.images, one.images, atol=1e-3)
+
+
+def check_shape(found: Reconstruction, per_class: int) -> None:
+    """Classes in ascending order, images in [0, 1], scores that are the target's."""
+    assert found.images.shape == (len(LABELS) * per_class, 3, SIDE, SIDE)
+    assert found.labels.tolist() == [label for label in sorted(LABELS) for _ in range(per_class)]
+    assert found.images.min() >= 0
+    assert found.images.max() <= 1
+    own = tiny_target()(found.images.double()).softmax(1)
+    assert torch.allclose(found.scores, own[range(len(own)), found.labels])
+    assert found.cost.seconds > 0
+
+
+def assert_same(a: Reconstruction, b: Reconstruction) -> None:
+    for name in ("images", "labels", "latents", "scores"):
+        assert torch.allclose(getattr(a, name), getattr(b, name), rtol=0, atol=1e-8), name
+    assert a.cost.target_passes == b.cost.target_passes
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_objective_falls_and_the_target_agrees_more(variant: str, tmp_path: Path) -> None:
+    target, generator = tiny_target(), tiny_generator("renderer")
+    sharpen(target)
+    faster = {"lr": 0.1} if VARIANTS[variant][0] in ("ked", "lomma") else {}
+    attack = ready(variant, target, generator, tmp_path, steps=80, **faster)
+    start = ready(variant, target, generator, tmp_path, steps=1).run(target, generator, LABELS)
+    end = attack.run(target, generator, LABELS)
+    assert end.scores.mean() > start.scores.mean() + 0.02
+
+
+def sharpen(target: Any) -> None:
+    """Scores that differ visibly from image to image."""
+    with torch.no_grad():
+        target.head.classifier.weight *= 20
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_target_and_generator_are_left_as_they_were(variant: str, tmp_path: Path) -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan of ked")
+    attack = ready(variant, target, generator, tmp_path)
+    target.module.train()
+    list(generator.children())[1].train()
+    next(target.module.parameters()).requires_grad_(False)
+    networks = (target.module, generator)
+    before = [state_of(module) for module in networks]
+    attack.run(target, generator, [1], images_per_class=2)
+    after = [state_of(module) for module in networks]
+    for old, new in zip(before, after, strict=True):
+        assert old[1:] == new[1:]
+        assert all(torch.equal(old[0][name], new[0][name]) for name in old[0])
+    assert all(weight.grad is None for module in networks for weight in module.parameters())
+
+
+def state_of(module: nn.Module) -> tuple[dict[str, Tensor], list[bool], list[bool]]:
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    return weights, [part.training for part in module.modules()], [w.requires_grad for w in module.parameters()]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_other_network_runs(variant: str, tmp_path: Path) -> None:
+    """A judge, or anything else that lies about, is never asked."""
+    target, generator = tiny_target(), tiny_generator("dcgan")
+    attack = ready(variant, target, generator, tmp_path)
+    head: Any = target.head
+    known = {id(part) for module in (target.module, generator, head) for part in module.modules()}
+    strangers: list[str] = []
+
+    def note(module: nn.Module, _: Any) -> None:
+        if id(module) not in known and type(module).__name__ not in ("NoHead", "HeadSlot"):
+            strangers.append(type(module).__name__)
+
+    judge = nn.Linear(3, 3)
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        attack.run(target, generator, [1], images_per_class=2)
+        judge(torch.zeros(3))
+    finally:
+        handle.remove()
+    assert strangers == ["Linear"]  # the judge, asked by this test alone
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stochastic_target_is_drawn_by_image_and_step(variant: str, tmp_path: Path) -> None:
+    target = tiny_target("mid", beta=1.0, sample_at_eval=True)
+    assert target.stochastic
+    generator = tiny_generator("dcgan")
+    attack = ready(variant, target, generator, tmp_path)
+    images = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
+    assert not torch.equal(target(images), target(images))
+    one = attack.run(target, generator, LABELS, chunk_size=1)
+    assert torch.allclose(attack.run(target, generator, LABELS).images, one.images, atol=1e-8)
+    assert not torch.allclose(attack.run(target, generator, LABELS, seed=1).images, one.images, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("objective", ["ce", "poincare", "max_margin", "logit"])
+@pytest.mark.parametrize("gradient", ["plain", "straight_through"])
+def test_every_objective_and_gradient(variant: str, objective: str, gradient: str, tmp_path: Path) -> None:
+    target, generator = tiny_target("calor", rank=3), tiny_generator("dcgan")
+    runs = []
+    for choice in ({}, {"objective": objective, "gradient": gradient}):
+        attack = ready(variant, target, generator, tmp_path, **choice, steps=5)
+        runs.append(attack.run(target, generator, [1], images_per_class=2))
+    assert runs[1].images.isfinite().all()
+    default = ready(variant, target, generator, tmp_path).config
+    if (objective, gradient) != (default.objective, default.gradient):
+        assert not torch.equal(runs[0].latents, runs[1].latents)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cost_is_what_was_spent(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan")
+    attack = ready(variant, target, generator, tmp_path)
+    made: list[int] = []
+    seen: list[int] = []
+    generator.register_forward_hook(lambda _m, inputs, _o: made.append(len(inputs[0])))
+    features = AttackedTarget.features
+
+    def count(self: AttackedTarget, images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return features(self, images)
+
+    monkeypatch.setattr(AttackedTarget, "features", count)
+    found = attack.run(target, generator, [0, 3], images_per_class=2)
+    assert found.cost.generator_passes == sum(made) - 2  # two images are tried first
+    assert found.cost.target_passes == sum(seen)
+    assert 0 < found.cost.target_gradients < found.cost.target_passes
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_settings_presets_and_budgets(name: str) -> None:
+    kind = ATTACKS.get(name)
+    config = kind.configure()
+    assert kind.config_class.from_dict(config.to_dict()) == config
+    steps = kind(config).config.steps
+    assert kind(kind.configure(budget="demo")).config.steps == round(0.05 * steps)
+    assert kind(kind.configure(budget=0.5)).config.steps == steps // 2
+    assert kind(kind.configure(budget="demo", steps=7)).config.steps == 7
+    calor = kind.configure(preset="calor")
+    assert (calor != config) == bool(kind.presets)
+    for wrong in ({"preset": "calour"}, {"budget": "papr"}, {"budget": 0}, {"budget": -1}, {"stepps": 3}, {"steps": -1},
+                  {"objective": "cee"}, {"gradient": "none"}, {"keep": "first"}, {"restarts": 0}):  # fmt: skip
+        with pytest.raises(ValueError, match=r"stepps|cal|budget|steps|objective|gradient|keep|restarts"):
+            kind.configure(**wrong)
+
+
+def test_classes_of_the_target() -> None:
+    assert tiny_target().num_classes == CLASSES

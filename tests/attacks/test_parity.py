@@ -1,0 +1,135 @@
+"""The inner loops against independent, literal ones: same generator, target and starts, no augmentation, float64."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.attacks import ATTACKS
+from calor_hf.attacks.plg import PLG
+from calor_hf.core.seeding import sample_rng
+from tests.attacks.tiny_world import tiny_generator, tiny_target
+
+LABELS, EACH, STEPS = [0, 3], 3, 20
+
+
+def critic(generator: Any) -> Any:
+    return generator.critic
+
+
+def starts(latent_dim: int) -> Tensor:
+    """What the attacks start from: a stream for every (class, restart)."""
+    rows = [sample_rng(0, 2, label, restart).standard_normal(latent_dim) for label in LABELS for restart in range(EACH)]
+    return torch.stack([torch.from_numpy(row) for row in rows])
+
+
+def test_gmi_follows_heavy_ball_descent() -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan")
+    kind = ATTACKS.get("gmi")
+    config = kind.configure(preset="calor", steps=STEPS, reference_batch=6)
+    found = kind(config).run(target, generator, LABELS, images_per_class=EACH)
+
+    y = torch.tensor(LABELS).repeat_interleave(EACH)
+    z = starts(generator.latent_dim)
+    velocity = torch.zeros_like(z)
+    for _ in range(STEPS):
+        z.requires_grad_(True)
+        image = generator(z)
+        mean_loss = -critic(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
+        (gradient,) = torch.autograd.grad(mean_loss, z)
+        velocity = 0.9 * velocity + gradient
+        z = z.detach() - 0.02 * velocity
+    assert (found.latents - z).abs().max() < 1e-8
+    assert (found.latents - starts(generator.latent_dim)).abs().max() > 1e-3
+
+
+def test_gmi_by_default_is_the_authors_update() -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan")
+    kind = ATTACKS.get("gmi")
+    found = kind(kind.configure(steps=STEPS, reference_batch=6)).run(target, generator, LABELS, images_per_class=EACH)
+
+    y = torch.tensor(LABELS).repeat_interleave(EACH)
+    z = starts(generator.latent_dim)
+    v = torch.zeros_like(z)
+    for _ in range(STEPS):
+        z.requires_grad_(True)
+        image = generator(z)
+        loss = -critic(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
+        (gradient,) = torch.autograd.grad(loss, z)
+        before = v.clone()
+        v = 0.9 * v - 0.02 * gradient
+        z = z.detach() + (-0.9 * before + 1.9 * v)
+        z = z.clamp(-1, 1)
+    assert (found.latents - z).abs().max() < 1e-8
+    assert found.latents.abs().max() == 1
+
+
+def test_plg_follows_adam_on_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, generator = tiny_target(), tiny_generator("conditional")
+    monkeypatch.setattr(PLG, "view", lambda _, images, numbers: images)
+    kind = ATTACKS.get("plg")
+    found = kind(kind.configure(steps=STEPS)).run(target, generator, LABELS, images_per_class=EACH)
+
+    y = torch.tensor(LABELS).repeat_interleave(EACH)
+    z = starts(generator.latent_dim)
+    m, s = torch.zeros_like(z), torch.zeros_like(z)
+    for t in range(1, STEPS + 1):
+        gradient = torch.zeros_like(z)
+        for row in range(len(z)):  # one image at a time: nothing is shared
+            one = z[row : row + 1].clone().requires_grad_(True)
+            total: Any = 0
+            for _ in range(2):
+                logits = target.module(generator(one, y[row : row + 1])).logits[0]
+                others = torch.cat([logits[: y[row]], logits[y[row] + 1 :]])
+                total = total - logits[y[row]] + others.max()
+            (gradient[row],) = torch.autograd.grad(total, one)
+        m = 0.9 * m + 0.1 * gradient
+        s = 0.999 * s + 0.001 * gradient**2
+        z = z - 0.1 * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8)
+    assert (found.latents - z).abs().max() < 1e-8
+
+
+def test_ked_follows_adam_on_mean_and_variance() -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan of ked")
+    kind = ATTACKS.get("ked")
+    found = kind(kind.configure(steps=STEPS)).run(target, generator, [3], images_per_class=2)
+
+    dim = generator.latent_dim
+    # Noise: blocks of 32 draws from the class's stream; the two final images have streams of their own.
+    noise = torch.from_numpy(sample_rng(0, 1, 3, 0, 0, 0).standard_normal((32, dim)))
+    mean, log_variance = torch.zeros(dim, dtype=torch.float64), torch.ones(dim, dtype=torch.float64)
+    parts = torch.stack([mean, log_variance])
+    m, s = torch.zeros_like(parts), torch.zeros_like(parts)
+    for t in range(1, STEPS + 1):
+        parts.requires_grad_(True)
+        image = generator((parts[0] + (0.5 * parts[1]).exp() * noise[t - 1])[None])
+        evidence = critic(generator)(image)[1].exp().sum().log()
+        loss = F.softplus(evidence) - evidence + 100 * F.cross_entropy(target.module(image).logits, torch.tensor([3]))
+        (gradient,) = torch.autograd.grad(loss, parts)
+        parts = parts.detach()
+        m = 0.9 * m + 0.1 * gradient
+        s = 0.999 * s + 0.001 * gradient**2
+        parts = parts - 0.02 * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8)
+    last = [torch.from_numpy(sample_rng(0, 101, 3, i, 0, 0).standard_normal((32, dim)))[0] for i in range(2)]
+    expected = torch.stack([parts[0] + (0.5 * parts[1]).exp() * e for e in last])
+    assert (found.latents - expected).abs().max() < 1e-8
+
+
+def test_lomma_objective_by_hand() -> None:
+    """100 · (mean over target and student of −logit, plus the mean squared distance of features), no prior here."""
+    from calor_hf.attacks._batch import Batch
+    from calor_hf.attacks.lomma import LOMMA, LOMMAConfig
+
+    target, student = tiny_target(), tiny_target("calor", rank=2)
+    attack = LOMMA(LOMMAConfig(students=("one",), feature_weight=0.5))
+    mean = torch.full((16,), 0.25, dtype=torch.float64)
+    attack._students, attack._mean, attack._std = [student], mean, torch.zeros(16, dtype=torch.float64)
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
+    got = attack.identity_weight * attack.identity(target, images, batch)
+    for row, label in enumerate((1, 4)):
+        logit = (target(images)[row, label] + student(images)[row, label]) / 2
+        distance = ((target.features(images)[row] - 0.25) ** 2).sum() / 16
+        assert got[row].item() == pytest.approx(100 * (-logit.item() + 0.5 * distance.item()), rel=1e-9)

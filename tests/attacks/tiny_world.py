@@ -1,0 +1,76 @@
+"""A target, generators of every kind and attacks with a tiny budget: 16 pixels, five classes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.attacks import ATTACKS, Attack
+from calor_hf.generators import GENERATORS, Generator
+from calor_hf.layers.hf_target import HFTarget
+from calor_hf.modeling import defend
+from tests.tiny_models import tiny_base
+
+SIDE, CLASSES, STEPS = 16, 5, 20
+
+PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "renderer": ("renderer", {}),
+    "dcgan": ("dcgan", {"width": 4}),
+    "dcgan without critic": ("dcgan", {"width": 4, "critic": "none"}),
+    "dcgan of ked": ("dcgan", {"width": 4, "critic": "ked", "num_classes": CLASSES}),
+    "conditional": ("conditional", {"width": 4, "num_classes": CLASSES}),
+}
+# Settings that an attack cannot do without here, and variants worth a contract of their own.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ATTACKS.names()}
+VARIANTS["lomma"] = ("lomma", {"students": ()})
+VARIANTS["lomma on gmi"] = ("lomma", {"students": (), "base": "gmi", "feature_noise": True})
+VARIANTS["gmi, best of two starts"] = ("gmi", {"restarts": 2, "keep": "best", "nesterov": False, "clip": None})
+VARIANTS["ked, three draws"] = ("ked", {"draws": 3, "start_mean": "random", "clip": 1.0})
+VARIANTS["plg, chosen starts"] = ("plg", {"initial_candidates": 40, "keep": "best"})
+
+
+def tiny_target(defense: str | None = None, dtype: torch.dtype = torch.float64, **settings: Any) -> HFTarget:
+    """A random ResNet of five classes, defended or not."""
+    torch.manual_seed(3)
+    base = tiny_base("resnet", CLASSES)
+    model = base if defense is None else defend(base, defense, **settings)
+    return HFTarget(model.to(dtype), image_size=SIDE)
+
+
+def tiny_generator(kind: str, dtype: torch.dtype = torch.float64) -> Generator[Any]:
+    """A random generator of 16 pixels; ``kind`` is a key of :data:`PRIORS`."""
+    torch.manual_seed(4)
+    name, settings = PRIORS[kind]
+    registered: Any = GENERATORS.get(name)
+    made: Generator[Any] = registered(registered.config_class(image_size=SIDE, **settings)).to(dtype).eval()
+    with torch.no_grad():  # as a trained one, not all grey
+        for module in made.modules():
+            if isinstance(module, torch.nn.ConvTranspose2d):
+                module.weight *= 2
+    return made
+
+
+def tiny_attack(variant: str, **settings: Any) -> Attack[Any]:
+    """An attack of twenty steps; ``variant`` is a key of :data:`VARIANTS`."""
+    name, own = VARIANTS[variant]
+    kind = ATTACKS.get(name)
+    return kind(kind.configure(**{"steps": STEPS, **own, **settings}))
+
+
+def ready(variant: str, target: HFTarget, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:
+    """The attack, prepared for the target."""
+    made = tiny_attack(variant, **settings)
+    made.prepare(target, generator, Pictures(), folder, 0)
+    return made
+
+
+class Pictures(Dataset[Tensor]):
+    """Twelve random public images."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(index))

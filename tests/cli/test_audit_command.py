@@ -1,0 +1,84 @@
+"""`calor-hf audit` as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from calor_hf.cli.audit import main, parse_classes
+from calor_hf.cli.main import main as calor_hf
+from tests.attacks.tiny_world import CLASSES, tiny_generator
+from tests.tiny_models import tiny_base
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A saved tiny ViT; its image size stands in its configuration."""
+    folder = tmp_path_factory.mktemp("target")
+    torch.manual_seed(0)
+    tiny_base("vit", CLASSES).save_pretrained(folder)
+    return str(folder)
+
+
+def test_default_attacks_with_a_demo_budget(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["audit", "--target", target, "--budget", "0.01", "--classes", "0-1,3", "--output-dir", str(tmp_path)]
+    assert calor_hf([*words, "--images-per-class", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "no measure of leakage" in shown
+    for name, steps in (("gmi", 15), ("plg", 6)):
+        assert name in shown
+        record = json.loads((tmp_path / name / "attack.json").read_text())
+        assert record["settings"]["steps"] == steps
+        assert record["labels"] == [0, 1, 3]
+        assert record["images"] == 6
+    assert calor_hf([*words, "--images-per-class", "2"]) == 2
+    assert "holds an attack already" in capsys.readouterr().err
+    assert calor_hf([*words, "--images-per-class", "2", "--resume"]) == 0
+
+
+def test_a_trained_prior_and_settings(target: str, tmp_path: Path) -> None:
+    tiny_generator("conditional", torch.float32).save_pretrained(tmp_path / "prior")
+    options = ["--target", target, "--generator", str(tmp_path / "prior"), "--attacks", "plg", "--classes", "2"]
+    settings = ["--settings", "steps=3", "objective=poincare", "gradient=straight_through", "--preset", "calor"]
+    assert main([*options, *settings, "--output-dir", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
+    assert record["settings"]["objective"] == "poincare"
+    assert record["generator"]["num_classes"] == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--attacks", "gmii"], "Did you mean 'gmi'?"),
+        (["--classes", "0-9"], "classes 0 to 4"),
+        (["--classes", "x"], "expected classes as 0-99"),
+        (["--budget", "paperr"], "budget must be paper"),
+        (["--preset", "mine"], "unknown preset"),
+        (["--settings", "stepps=3"], "did you mean steps?"),
+        (["--settings", "steps"], "name=value"),
+        (["--settings", "steps=x"], "steps must be int"),
+        (["--settings", "objective=cee"], "unknown objective"),
+        (["--generator", "nowhere/at/all"], "no generator at"),
+        (["--generator", "dcgan"], "has to be trained"),
+        (["--resume", "--overwrite"], "pass one"),
+        (["--images-per-class", "0"], "images_per_class"),
+        (["--target", "./nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_are_refused(
+    words: list[str], message: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--target", target, "--output-dir", str(tmp_path / "out"), *words]
+    assert main(options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_as_typed() -> None:
+    assert parse_classes("0-2,5", 10) == [0, 1, 2, 5]
+    assert parse_classes(None, 3) == [0, 1, 2]
+    assert parse_classes(None, 530) == list(range(100))
+    for wrong in ("3-1", "a", "", "1-", "-3"):
+        with pytest.raises(ValueError, match="expected classes"):
+            parse_classes(wrong, 10)
