@@ -4,7 +4,7 @@ import importlib
 import sys
 
 SHORT = ("imports", "training")
-LONG = ("defenses", "default_accuracy", "svd_start", "every_model")
+LONG = ("attacks", "defenses", "default_accuracy", "svd_start", "every_model")
 
 
 def main() -> None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from calor_hf._version import __version__
 from calor_hf.core.config import MethodConfig
+from calor_hf.core.files import write_whole
 from calor_hf.core.registry import Registry
 
 C = TypeVar("C", bound=MethodConfig)
@@ -86,8 +87,8 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
-        save_file(weights, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        (save_directory / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+        write_whole(save_directory / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":

@@ -121,9 +121,6 @@ def train_prior(
             if stop.requested:
                 raise KeyboardInterrupt(f"stopped at step {state.step}; go on with resume")
     generator.eval()
-    if accelerator.is_main_process:
-        generator.save_pretrained(folder)
-        state.write_record()
     accelerator.wait_for_everyone()
     return generator
 
@@ -210,7 +207,7 @@ class _State:
         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
 
     def save(self) -> None:
-        """Write checkpoint, record and a grid of samples."""
+        """Write checkpoint, generator (usable before the end), record and a grid of samples."""
         content = {
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -223,6 +220,7 @@ class _State:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_whole(self.folder / CHECKPOINT, buffer.getvalue())
+        self.generator.save_pretrained(self.folder)
         self.write_record()
         with torch.no_grad():
             images = self.generator.eval()(self._latents, self._labels)

@@ -1,0 +1,359 @@
+"""Undefended against CALoR under attack, on real faces: prints numbers, keeps pictures out of the repository.
+
+The target is a frozen public face network (MobileFaceNet, 128 numbers) with a head trained on private people; the prior
+a GAN of public people; the judge another MobileFaceNet, trained on other data, that nobody else here looks at. A
+reconstruction counts as a success if the judge finds it nearer to the mean of its person's private pictures than to
+that of any other person.
+
+    calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 --settings width=32 steps=3000 \
+        --output-dir outputs/prior_lfw
+    python -m benchmarks.real_faces_audit --data DATA --prior outputs/prior_lfw --output-dir outputs/real
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import load_dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments, DefenseTrainer, __version__
+from calor_hf.attacks import ATTACKS
+from calor_hf.audit import run_attack
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import Target
+from calor_hf.generators import load_generator
+
+BLOCKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+A = ("mobilefacenet_casia_112x96.ckpt", (6, 6, 22, 6), [0.5 * 255 / 255] * 3, [128 / 255] * 3)
+B = ("mobilefacenet_ms1m_112x112.pt", (14, 14, 22, 6), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def conv(inputs: int, outputs: int, kernel: int | tuple[int, int], *rest: nn.Module, stride: int = 1, groups: int = 1,
+         pad: int = 0, bias: bool = False) -> list[nn.Module]:  # fmt: skip
+    """A convolution with batch norm, and what follows them."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, pad, groups=groups, bias=bias)
+    return [layer, nn.BatchNorm2d(outputs), *rest]
+
+
+class Block(nn.Module):
+    """Inverted residual; ``flat``: layers in one sequence (network A), else in groups (B)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, flat: bool) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        if flat:
+            self.conv = nn.Sequential(
+                *conv(inputs, hidden, 1, nn.PReLU(hidden)),
+                *conv(hidden, hidden, 3, nn.PReLU(hidden), stride=stride, groups=hidden, pad=1),
+                *conv(hidden, outputs, 1),
+            )
+        else:
+            self.conv = nn.Sequential(
+                nn.Sequential(*conv(inputs, hidden, 1, nn.ReLU6())),
+                nn.Sequential(*conv(hidden, hidden, 3, nn.ReLU6(), stride=stride, groups=hidden, pad=1)),
+                *conv(hidden, outputs, 1),
+            )
+        self.same = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual where the shapes allow it."""
+        y: Tensor = self.conv(x)
+        return x + y if self.same else y
+
+
+class Named(nn.Module):
+    """Modules by name, run one after the other."""
+
+    def __init__(self, **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In order of definition."""
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def named(layers: list[nn.Module], *names: str) -> Named:
+    """``layers`` under ``names``."""
+    return Named(**dict(zip(names, layers, strict=True)))
+
+
+def residuals(flat: bool) -> nn.Sequential:
+    """The 15 blocks."""
+    found, width = [], 64
+    for expansion, channels, repeats, stride in BLOCKS:
+        for index in range(repeats):
+            found.append(Block(width, channels, stride if index == 0 else 1, expansion, flat))
+            width = channels
+    return nn.Sequential(*found)
+
+
+def network_a() -> nn.Module:
+    """MobileFaceNet as trained on CASIA-WebFace: 112 x 96 pixels."""
+    return Named(
+        conv1=named(conv(3, 64, 3, nn.PReLU(64), stride=2, pad=1), "conv", "bn", "prelu"),
+        dw_conv1=named(conv(64, 64, 3, nn.PReLU(64), groups=64, pad=1), "conv", "bn", "prelu"),
+        blocks=residuals(flat=True),
+        conv2=named(conv(128, 512, 1, nn.PReLU(512)), "conv", "bn", "prelu"),
+        linear7=named(conv(512, 512, (7, 6), groups=512), "conv", "bn"),
+        linear1=named(conv(512, 128, 1), "conv", "bn"),
+        flat=nn.Flatten(),
+    )
+
+
+def network_b() -> nn.Module:
+    """MobileFaceNet as trained on MS-Celeb-1M: 112 x 112 pixels."""
+    first = conv(64, 64, 3, nn.ReLU6(), groups=64, pad=1)
+    depthwise = named([*first, nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6()],
+                      "depthwise", "bn1", "relu1", "pointwise", "bn2", "relu2")  # fmt: skip
+    return Named(
+        conv1=nn.Sequential(*conv(3, 64, 3, nn.ReLU6(), stride=2, pad=1)),
+        dw_conv=depthwise,
+        features=residuals(flat=False),
+        conv2=nn.Sequential(*conv(128, 512, 1, nn.ReLU6())),
+        gdconv=named(conv(512, 512, 7, groups=512), "depthwise", "bn"),
+        conv3=nn.Conv2d(128 * 4, 128, 1),
+        bn=nn.BatchNorm2d(128),
+        flat=nn.Flatten(),
+    )
+
+
+class Embedding(nn.Module):
+    """(batch, 128) embeddings of unit length times 8, from (batch, 3, side, side) faces in [0, 1], for any side."""
+
+    def __init__(self, data: Path, which: str) -> None:
+        super().__init__()
+        file, self.border, mean, std = A if which == "A" else B
+        self.net = network_a() if which == "A" else network_b()
+        saved = torch.load(data / "evaluators" / file, map_location="cpu", weights_only=True)
+        self.net.load_state_dict(saved["net_state_dict"] if which == "A" else saved)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Resized to 84 pixels, borders repeated."""
+        x = F.interpolate(images, (84, 84), mode="bicubic", antialias=True, align_corners=False)
+        x = F.pad(x.clamp(0, 1), self.border, mode="replicate")
+        return 8 * F.normalize(self.net((x - self.mean) / self.std))
+
+
+class HeadConfig(PretrainedConfig):
+    """Of :class:`HeadOnly`."""
+
+    model_type = "cached-embedding"
+
+
+class HeadOnly(PreTrainedModel):
+    """A classifier of embeddings that were computed once: what a frozen body leaves to be trained."""
+
+    config_class = HeadConfig
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(128, config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        pass
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
+        """Scores, and cross-entropy with labels."""
+        logits = self.classifier(pixel_values)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+class Cached(Dataset[dict[str, Any]]):
+    """Embeddings with labels."""
+
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
+        self.features, self.labels = features, labels.numpy()
+        self.tensor_labels = labels
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"pixel_values": self.features[index], "labels": self.tensor_labels[index]}
+
+
+class FaceTarget(Target):
+    """Frozen embedding and trained head."""
+
+    def __init__(self, body: Embedding, head: nn.Module, num_classes: int) -> None:
+        self.module = nn.ModuleDict({"body": body, "head": head}).eval()
+        self.head, self.num_classes, self.image_size = head, num_classes, (64, 64)
+        self._body = body
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 128) embeddings."""
+        return self._body(images)  # type: ignore[no-any-return]
+
+
+def pictures(file: Path) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and labels of a parquet file."""
+    data = load_dataset("parquet", data_files=str(file))["train"]
+    images = torch.stack([torch.from_numpy(np.array(row.convert("RGB"))) for row in data["image"]])
+    return images.permute(0, 3, 1, 2).float() / 255, torch.tensor(data["label"])
+
+
+@torch.no_grad()
+def embed(net: nn.Module, images: Tensor) -> Tensor:
+    """Embeddings, batch by batch."""
+    return torch.cat([net(batch) for batch in images.split(128)])
+
+
+def train_head(train: Cached, validation: Cached, rank: int | None, seed: int) -> tuple[nn.Module, dict[str, float]]:
+    """Head trained by the library's trainer: undefended, or CALoR of ``rank``; and its numbers."""
+    torch.manual_seed(seed)
+    base = HeadOnly(HeadConfig(num_labels=int(train.labels.max()) + 1))
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict[str, Any] = {
+            "output_dir": folder, "num_train_epochs": 40, "learning_rate": 5e-3, "per_device_train_batch_size": 64,
+            "per_device_eval_batch_size": 512, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "seed": seed,
+            "eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "no", "weight_decay": 0.01,
+            "dataloader_pin_memory": False, "warmup_steps": 0.05, "lr_scheduler_type": "cosine",
+        }  # fmt: skip
+        trainer: Any
+        if rank is None:
+            trainer = DefenseTrainer(base, TrainingArguments(**options), train_dataset=train, eval_dataset=validation)
+        else:
+            args = CALoRTrainingArguments(
+                **options, adapt_epochs=20, adapt_learning_rate=1e-3, max_accuracy_drop=2.0, confidence_tolerance=0.02
+            )
+            model = CALoRForImageClassification.from_base(base, rank=rank, head_init="random")
+            trainer = CALoRTrainer(model, args, train_dataset=train, eval_dataset=validation)
+        trainer.train()
+        trained = trainer.model.eval()
+    head = trained.classifier if rank is None else trained.classification_head
+    return head, {"parameters": float(sum(p.numel() for p in head.parameters()))}
+
+
+def accuracy(head: nn.Module, data: Cached) -> tuple[float, float]:
+    """Accuracy, and mean probability of the true class."""
+    with torch.no_grad():
+        p = head(data.features).softmax(1)
+    rows = torch.arange(len(p))
+    return float((p.argmax(1) == data.tensor_labels).double().mean()), float(p[rows, data.tensor_labels].mean())
+
+
+def interval(hits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean, over people."""
+    means = np.array([hits[labels == label].double().mean() for label in labels.unique()])
+    draws = means[np.random.default_rng(0).integers(0, len(means), (10_000, len(means)))].mean(1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def judged(images: Tensor, labels: Tensor, judge: nn.Module, means: Tensor) -> dict[str, Any]:
+    """Success by the judge: nearest person's mean; share of images, of people with one success, top five."""
+    scores = F.normalize(embed(judge, images)) @ means.T
+    hits = scores.argmax(1) == labels
+    top5 = (scores.topk(5, dim=1).indices == labels[:, None]).any(1)
+    people = labels.unique()
+    rows = torch.arange(len(labels))
+    return {
+        "top1": float(hits.double().mean()),
+        "top1_interval": interval(hits, labels),
+        "top5": float(top5.double().mean()),
+        "people_with_a_success": float(torch.stack([hits[labels == p].any() for p in people]).double().mean()),
+        "cosine_to_own_mean": float(scores[rows, labels].mean()),
+    }
+
+
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gmi, ce": ("gmi", {}),
+    "plg, ce": ("plg", {"objective": "ce"}),
+    "plg, ce, straight_through": ("plg", {"objective": "ce", "gradient": "straight_through"}),
+    "plg, poincare": ("plg", {"objective": "poincare"}),
+    "plg, max_margin": ("plg", {}),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the heads, attack them, print and save the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--prior", required=True)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=20)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", nargs="*", default=list(RUNS))
+    options = parser.parse_args(argv)
+    body, judge = Embedding(options.data, "A"), Embedding(options.data, "B")
+    private, labels = pictures(options.data / "bolly100_64" / "train.parquet")
+    test_images, test_labels = pictures(options.data / "bolly100_64" / "test.parquet")
+    file = options.output_dir / "embeddings.safetensors"
+    if not file.is_file():
+        inputs = {"train": private, "mirrored": private.flip(3), "test": test_images}
+        made = {name: embed(body, images) for name, images in inputs.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({**made, "judge": embed(judge, private)}, file)
+    cached = load_file(file)
+    features, mirrored = cached["train"], cached["mirrored"]
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        held[members[sample_rng(options.seed, int(label)).permutation(len(members))[: max(1, len(members) // 10)]]] = (
+            True
+        )
+    train = Cached(torch.cat([features[~held], mirrored[~held]]), labels[~held].repeat(2))
+    validation, test = Cached(features[held], labels[held]), Cached(cached["test"], test_labels)
+    of_judge = F.normalize(cached["judge"])
+    means = F.normalize(torch.stack([of_judge[labels == c].mean(0) for c in range(int(labels.max()) + 1)]))
+    prior = load_generator(options.prior)
+    report: dict[str, Any] = {
+        "version": __version__,
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+    }
+    report["judge on test pictures"] = judged(test_images, test_labels, judge, means)
+    chosen = list(range(options.people))
+    wanted = torch.tensor(chosen).repeat_interleave(options.images)
+    for name, rank in (("undefended", None), (f"calor, rank {options.rank}", options.rank)):
+        head, entry = train_head(train, validation, rank, options.seed)
+        found: dict[str, Any] = {**entry}
+        found["test_accuracy"], _ = accuracy(head, test)
+        _, found["train_confidence"] = accuracy(head, Cached(features[~held], labels[~held]))
+        print(name, found, flush=True)
+        target = FaceTarget(body, head, len(means))
+        with torch.no_grad():
+            latents = prior.sample_latents(len(wanted), sample_rng(options.seed, 77)).float()
+            found["samples of the prior"] = judged(prior(latents), wanted, judge, means)
+        for run in options.runs:
+            attack, settings = RUNS[run]
+            kind = ATTACKS.get(attack)
+            config = kind.configure(steps=options.steps, **settings)
+            folder = options.output_dir / name.replace(", ", "-").replace(" ", "") / run.replace(", ", "-")
+            result = run_attack(
+                kind(config), target, prior, chosen, folder, name=attack, target_name=name,
+                images_per_class=options.images, seed=options.seed, chunk_size=40, resume=True,
+            )  # fmt: skip
+            found[run] = judged(result.images, result.labels, judge, means)
+            found[run]["target_confidence"] = float(result.scores.mean())
+            found[run]["seconds"] = round(result.cost.seconds)
+            print(f"  {run:28} {found[run]}", flush=True)
+        report[name] = found
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    (options.output_dir / "numbers.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

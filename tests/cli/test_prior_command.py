@@ -1,0 +1,246 @@
+"""`calor-hf prior`: real runs on a few small pictures, and what is refused."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from calor_hf.cli import _common
+from calor_hf.cli._common import load_public_images, settings_of
+from calor_hf.cli.main import main as calor_hf
+from calor_hf.core.config import MethodConfig
+from calor_hf.data.public_images import PublicImages
+from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.generators import Generator, load_generator
+from tests.tiny_models import tiny_base
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = ["steps=3", "critic_steps=1", "batch_size=4", "width=4", "latent_dim=4"]
+SMALL = ["prior", "--image-size", "16", "--save-steps", "1", "--settings", *TINY]
+
+
+@pytest.fixture(autouse=True)
+def _logger() -> Iterator[None]:
+    """The command takes over the library's messages; other tests want them back."""
+    ours = logging.getLogger("calor_hf")
+    handlers, propagate, level = ours.handlers, ours.propagate, ours.level
+    yield
+    ours.handlers, ours.propagate = handlers, propagate
+    ours.setLevel(level)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> str:
+    """A folder of twelve random pictures."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    """A folder with a model of three classes."""
+    tiny_base("vit", 3).save_pretrained(tmp_path / "target")
+    return str(tmp_path / "target")
+
+
+def steps_in(folder: Path) -> int:
+    return int(torch.load(folder / "checkpoint.pt", weights_only=True)["step"])
+
+
+def assert_same_generator(a: Path, b: Path) -> None:
+    left, right = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("name", ["gmi", "ked", "plg"])
+def test_a_prior_is_trained_on_a_folder_of_pictures(
+    name: str, faces: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = [*SMALL, *(["top=3"] if name == "plg" else []), "--target", target, "--dataset", faces, "--seed", "4"]
+    assert calor_hf([*words, "--prior", name, "--output-dir", str(out)]) == 0
+    assert f"saved the generator in {out}, samples in {out / 'samples'}" in capsys.readouterr().out
+    record = json.loads((out / "training.json").read_text())
+    assert (record["seed"], record["steps_done"], record["width"], record["batch_size"]) == (4, 3, 4, 4)
+    assert len(list((out / "samples").glob("*.png"))) == 3
+    generator = load_generator(str(out))
+    assert generator.image_size == 16
+    assert generator.num_classes == (3 if name == "plg" else None)
+
+
+def test_no_folder_means_drawn_people_none_of_the_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_common, "PUBLIC_PEOPLE", 3)
+    monkeypatch.setattr(_common, "PUBLIC_PICTURES", 2)
+    found = load_public_images(None, 16)
+    public, private = (load_synthetic_faces(3, 2, 16, stream=stream) for stream in ("public", "private"))
+    assert len(found) == 6
+    for index in range(6):
+        pixels = (found[index] * 255).byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(pixels, np.asarray(public[index]["image"]))
+        assert not np.array_equal(pixels, np.asarray(private[index]["image"]))
+
+
+def test_crop_keeps_the_middle_of_the_original(faces: str) -> None:
+    found = load_public_images(faces, 16, crop=16)[0]
+    with Image.open(Path(faces) / "00.png") as image:  # 24 x 20: four off left and right, two off above and below
+        middle = np.asarray(image.crop((4, 2, 20, 18)))
+    assert np.array_equal((found * 255).byte().permute(1, 2, 0).numpy(), middle)
+
+
+def test_settings_say_which_option_they_came_from() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Wanting(MethodConfig):
+        needed: int
+
+    assert settings_of(Wanting, ["needed=3"], "--settings") == {"needed": 3}
+    with pytest.raises(ValueError, match=r"--settings: .*needed"):
+        settings_of(Wanting, [], "--settings")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prior", "gmmi"], "--prior must be one of gmi, ked, plg, got gmmi"),
+        (["--prior", "ked"], "--prior ked asks the model under attack for labels; pass --target"),
+        (["--prior", "plg"], "--prior plg asks the model under attack for labels; pass --target"),
+        (["--save-steps", "0"], "--save-steps must be >= 1"),
+        (["--seed", "-1"], "--seed >= 0, got 1 and -1"),
+        (["--resume", "--overwrite"], "pass one of them"),
+        (["--settings", "lrr=1"], "has no setting lrr (did you mean lr?)"),
+        (["--settings", "lr"], "expected a setting as name=value, got 'lr'"),
+        (["--settings", "lr=fast"], "lr must be float, got 'fast'"),
+        (["--settings", "lr=0"], "lr must be > 0, got 0"),
+        (["--settings", *TINY, "lr=nan"], "lr must be"),
+        (["--settings", *TINY, "latent_dim=0"], "latent_dim"),
+        (["--settings", "batch_size=13"], "expected at least 13 training images for a batch, got 12; lower batch_size"),
+        (["--dataset", "./nowhere"], "no folder or file ./nowhere; pass an image folder"),
+        (["--dataset", "nobody/nothing"], "pass the path of an image folder"),
+        (["--image-size", "24"], "image_size must be a power of two, at least 16, got 24"),
+        (["--image-size", "8"], "image_size must be a power of two, at least 16, got 8"),
+        (["--image-size", "0"], "--image-size"),
+        (["--crop", "0"], "--crop"),
+        (["--crop", "-5"], "--crop"),
+        (["--num-workers", "-1"], "num_workers"),
+    ],
+)
+def test_what_is_refused(
+    words: list[str], message: str, faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calor_hf([*SMALL, "--dataset", faces, "--output-dir", str(tmp_path / "out"), *words]) == 2
+    shown = capsys.readouterr().err
+    assert "calor-hf prior: " in shown
+    assert message in shown
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_a_target_that_is_nowhere_is_refused(faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--dataset", faces, "--prior", "ked", "--target", str(tmp_path / "nowhere")]
+    assert calor_hf([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert calor_hf([*SMALL, "--dataset", str(tmp_path / "empty"), "--output-dir", str(tmp_path / "out")]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_a_used_folder_is_refused_unless_overwriting(
+    faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = [*SMALL, "--dataset", faces, "--output-dir", str(out)]
+    assert calor_hf(words) == 0
+    (out / "thesis.tex").write_text("mine")
+    assert calor_hf(words) == 2
+    shown = capsys.readouterr().err
+    assert "is not empty" in shown
+    assert "overwrite" in shown
+    assert calor_hf([*words, "--seed", "1", "--resume"]) == 2
+    assert "'seed': 0" in capsys.readouterr().err
+    assert calor_hf([*words, "--seed", "1", "--overwrite"]) == 0
+    assert json.loads((out / "training.json").read_text())["seed"] == 1
+    assert (out / "thesis.tex").read_text() == "mine"
+
+
+def test_a_loss_that_is_not_finite_ends_with_one(
+    faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "lr=1e30", "--dataset", faces, "--output-dir", str(tmp_path / "out")]
+    assert calor_hf(words) == 1
+    shown = capsys.readouterr().err
+    assert "is not finite at step" in shown
+    assert "lower lr" in shown
+
+
+def test_ctrl_c_saves_and_resume_goes_on(
+    faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "--dataset", faces, "--output-dir"]
+    assert calor_hf([*words, str(tmp_path / "whole")]) == 0
+    read, reads, out = PublicImages._read, [0], tmp_path / "halves"
+
+    def interrupted(self: PublicImages, index: int) -> Any:
+        reads[0] += 1
+        if reads[0] == 7:  # of the second batch of four
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(self, index)
+
+    pushed: list[Any] = []
+    monkeypatch.setattr(PublicImages, "_read", interrupted)
+    monkeypatch.setattr(Generator, "push_to_hub", lambda *words: pushed.append(words))
+    assert calor_hf([*words, str(out), "--push-to-hub", "me/prior"]) == 130
+    assert "stopped at step 2" in (shown := capsys.readouterr().err)
+    assert "the same command with --resume goes on" in shown
+    assert steps_in(out) == 2
+    assert pushed == []  # nothing unfinished
+    assert calor_hf([*words, str(out), "--push-to-hub", "me/prior", "--resume"]) == 0
+    assert [names[1:] for names in pushed] == [("me/prior",)]
+    assert_same_generator(tmp_path / "whole", out)
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--dataset", faces, "--output-dir", str(out), "--num-workers", "1"]
+    long = [*SMALL, "steps=1000000", "critic_steps=20"]  # more batches in a step than the workers have ready
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "calor_hf.cli.prior", *long[1:], *words], env=environment, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as run:  # fmt: skip
+        limit = time.monotonic() + 120
+        while not list(out.glob("samples/000002.png")) and run.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, errors[-3000:]
+    assert "the same command with --resume goes on" in errors
+    assert f"stopped at step {steps_in(out)};" in errors
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        calor_hf(["prior", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--prior", "--dataset", "--target", "--settings", "--resume", "--overwrite", "--push-to-hub"):
+        assert option in shown
