@@ -17,7 +17,7 @@ from calor_hf.attacks import ATTACKS
 from calor_hf.generators import GENERATORS
 from calor_hf.layers.hf_target import HFTarget
 
-CLASSES, EACH, STEPS, PAIRS = 20, 5, 10, 7
+CLASSES, EACH, STEPS, PAIRS = 20, 5, 40, 5
 
 
 def timed(work: Callable[[], None]) -> Callable[[], float]:

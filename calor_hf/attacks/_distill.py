@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
@@ -29,6 +30,8 @@ from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import HFTarget
 
 logger = logging.getLogger(__name__)
+
+RECORD = "distillation.json"
 
 # Width, depth and last width of Tan and Le's compound scaling.
 EFFICIENTNETS = {
@@ -92,14 +95,12 @@ def students_of(
     Raises:
         ValueError: a name that is none of these.
     """
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = process_state()
     students: list[Target] = []
     for index, name in enumerate(names):
         place = folder / str(index)
         with state.local_main_process_first():
-            if not (place / "config.json").is_file():
+            if not (place / RECORD).is_file():
                 if not state.is_local_main_process:
                     raise FileNotFoundError(f"the student in {place} was not saved by the first process")
                 with torch.random.fork_rng(devices=[]):
@@ -141,7 +142,7 @@ def _train(
     view = HFTarget(student, image_size=teacher.image_size[0])
     optimizer = torch.optim.SGD(student.parameters(), lr=plan.lr, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5)
-    file, first = folder / "checkpoint.pt", 0
+    file, first, divergence = folder / "checkpoint.pt", 0, math.nan
     settings = {"student": name, **asdict(plan)}
     if file.is_file():
         saved = torch.load(file, map_location=device, weights_only=True)
@@ -149,9 +150,8 @@ def _train(
             student.load_state_dict(saved["student"])
             optimizer.load_state_dict(saved["optimizer"])
             schedule.load_state_dict(saved["schedule"])
-            first = saved["epoch"]
+            first, divergence = saved["epoch"], saved["divergence"]
     count = len(images)  # type: ignore[arg-type]
-    loss = torch.zeros(())
     for epoch in tqdm(
         range(first, plan.epochs), initial=first, total=plan.epochs, desc=f"student {name}", unit="epoch"
     ):
@@ -159,28 +159,32 @@ def _train(
         # A last batch of one image has no batch statistics.
         loader = DataLoader(Subset(images, order), batch_size=plan.batch_size, drop_last=count % plan.batch_size == 1)
         student.train()
-        for batch in loader:
-            x = batch.to(device, teacher.dtype)
-            with torch.no_grad(), frozen(teacher.module):
-                soft = teacher(x).float().softmax(dim=1)
-            loss = F.kl_div(view(x.to(student.dtype)).float().log_softmax(dim=1), soft, reduction="batchmean")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(sample_rng(plan.seed, epoch, 0, 0, 1).integers(2**62)))  # for dropout
+            for batch in loader:
+                x = batch.to(device, teacher.dtype)
+                with torch.no_grad(), frozen(teacher.module):
+                    soft = teacher(x).float().softmax(dim=1)
+                loss = F.kl_div(view(x.to(student.dtype)).float().log_softmax(dim=1), soft, reduction="batchmean")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
         schedule.step()
+        divergence = float(loss.detach())
+        if not math.isfinite(divergence):
+            raise FloatingPointError(f"the student {name} diverged in epoch {epoch + 1}; lower student_lr")
         content = {
             "student": student.state_dict(),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "epoch": epoch + 1,
+            "divergence": divergence,
             "settings": settings,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_whole(file, buffer.getvalue())
-    if not math.isfinite(float(loss)):
-        raise FloatingPointError(f"the student {name} diverged; lower student_lr")
-    logger.info("student %s: divergence %.3f nats from the target", name, float(loss))
-    write_whole(folder / "distillation.json", json.dumps({**settings, "divergence": float(loss)}).encode())
+    logger.info("student %s: divergence %.3f nats from the target", name, divergence)
     student.eval().save_pretrained(folder)
+    write_whole(folder / RECORD, json.dumps({**settings, "divergence": divergence}).encode())  # last: all is there
     file.unlink()

@@ -18,6 +18,7 @@ from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.audit._store import ChunkStore, load_reconstruction, save_reconstruction
 from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
@@ -98,7 +99,6 @@ def run_attack(
         FileExistsError: ``output_dir`` holds a run that is neither to be resumed nor overwritten.
         OSError: the disk is full; finished chunks are kept.
     """
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
     if min(images_per_class, chunk_size) < 1 or seed < 0:
@@ -106,7 +106,7 @@ def run_attack(
             "images_per_class and chunk_size must be >= 1 and seed >= 0, got "
             f"{images_per_class}, {chunk_size} and {seed}"
         )
-    state = PartialState()
+    state = process_state()
     folder, labels = Path(output_dir), check_labels(labels, target.num_classes)
     record = AttackRecord(
         name,
@@ -150,7 +150,8 @@ def run_attack(
     everything: list[Reconstruction] = gather_object(before + fresh)
     result = Reconstruction.join(everything)
     if state.is_local_main_process:
-        _finish(folder, record, result, time.perf_counter() - begin)
+        spent = {"processes": state.num_processes, "wall_seconds": time.perf_counter() - begin}
+        _finish(folder, record, result, spent)
     state.wait_for_everyone()
     return result
 
@@ -180,12 +181,12 @@ def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) 
     write_whole(file, (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
-def _finish(folder: Path, record: AttackRecord, result: Reconstruction, seconds: float) -> None:
+def _finish(folder: Path, record: AttackRecord, result: Reconstruction, spent: dict[str, Any]) -> None:
     save_reconstruction(result, folder / RESULT)
     write_whole(folder / GRID, picture_grid(result.images, record.images_per_class))
     summary = {
         **asdict(record),
-        "cost": {**asdict(result.cost), "wall_seconds": seconds},
+        "cost": {**asdict(result.cost), **spent},
         "target_confidence": float(result.scores.double().mean()),
         "images": len(result.labels),
     }

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.audit import run_attack
 from calor_hf.cli._common import load_public_images, log_to_terminal
+from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.generators import load_generator
 from calor_hf.layers.hf_target import HFTarget
@@ -73,7 +72,7 @@ def _run(options: argparse.Namespace) -> None:
             "--resume goes on with the output folder's attacks, --overwrite deletes them; pass one of them"
         )
     attacks = {name: configured(name, options.preset, options.budget, options.settings) for name in options.attacks}
-    state = PartialState()
+    state = process_state()
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(options.target)
     target.module.to(state.device)

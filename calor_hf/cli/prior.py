@@ -5,9 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import PartialState
-
 from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
+from calor_hf.core.processes import process_state
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.priors import PRIORS, train_prior
 
@@ -63,11 +62,13 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"--save-steps must be >= 1 and --seed >= 0, got {options.save_steps} and {options.seed}")
     if options.resume and options.overwrite:
         raise ValueError("--resume goes on with the output folder's prior, --overwrite deletes it; pass one of them")
+    if options.image_size < 1 or (options.crop is not None and options.crop < 1):
+        raise ValueError(f"--image-size and --crop must be >= 1, got {options.image_size} and {options.crop}")
     kind = PRIORS.get(options.prior)
     if kind.needs_target and options.target is None:
         raise ValueError(f"--prior {options.prior} asks the model under attack for labels; pass --target")
     prior = kind(kind.config_class.from_dict(settings_of(kind.config_class, options.settings, "--settings")))
-    state = PartialState()
+    state = process_state()
     log_to_terminal(state.is_main_process)
     with state.main_process_first():
         images = load_public_images(options.dataset, options.image_size, options.crop)

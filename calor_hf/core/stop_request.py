@@ -9,6 +9,11 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
+def leave_interrupts_to_parent(_: int = 0) -> None:
+    """For `worker_init_fn` of a DataLoader: Ctrl-C in a terminal reaches every process, and the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class StopRequest:
     """Inside a ``with`` block, the first SIGINT or SIGTERM sets :attr:`requested`; the second stops at once.
 

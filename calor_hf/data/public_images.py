@@ -22,12 +22,17 @@ class PublicImages(Dataset[Tensor]):
         crop: Side of the middle square that is kept, in pixels of the original; None: as much as there is.
         image_column: Column with the images.
         keep_bytes: Ready images are kept in memory up to this size.
+
+    Raises:
+        ValueError: a size or crop of no pixels.
     """
 
     def __init__(
         self, images: Any, image_size: int, crop: int | None = None, image_column: str = "image",
         keep_bytes: int = 2**30,
     ) -> None:  # fmt: skip
+        if image_size < 1 or (crop is not None and crop < 1):
+            raise ValueError(f"image_size and crop must be at least one pixel, got {image_size} and {crop}")
         self.images, self.image_size, self.crop, self.image_column = images, image_size, crop, image_column
         self._kept: dict[int, Tensor] = {}
         self._room = keep_bytes // (3 * image_size**2)

@@ -1,5 +1,6 @@
 """What every prior promises: a generator, and two losses of named terms."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
@@ -30,8 +31,10 @@ class PriorConfig(MethodConfig):
     def validate(self) -> None:
         """Refuse what is not positive."""
         for name in ("steps", "critic_steps", "batch_size", "lr", "width"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # nor NaN
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if math.isinf(self.lr):
+            raise ValueError("lr must be finite, got inf")
 
 
 C = TypeVar("C", bound=PriorConfig)

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,9 @@ from tqdm import tqdm
 
 from calor_hf._version import __version__
 from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.stop_request import StopRequest
+from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
 from calor_hf.layers.frozen import frozen
@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 RECORD = "training.json"
-OWN_FILES = (CHECKPOINT, RECORD, "samples", "config.json", "model.safetensors")
+SAMPLES = "samples"
+OWN_FILES = (CHECKPOINT, RECORD, "config.json", "model.safetensors")
 
 
 def train_prior(
@@ -72,12 +73,11 @@ def train_prior(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=device is not None and torch.device(device).type == "cpu")
+    accelerator = Accelerator(cpu=process_state(device).device.type == "cpu")
     folder = Path(output_dir)
     side = _check(prior, images, target, accelerator.num_processes)
-    if accelerator.is_main_process:
-        _prepare(folder, resume, overwrite)
-    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not overwrite:
+        _refuse_used(folder, resume)
 
     torch.manual_seed(seed)
     generator = prior.build(side, target).to(accelerator.device)
@@ -89,6 +89,11 @@ def train_prior(
         raise ValueError(
             f"expected at least {count} training images for a batch, got {len(data)}; lower batch_size, or pass more"  # type: ignore[arg-type]
         )
+    if accelerator.is_main_process:
+        if overwrite:
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
     state = _State(prior, generator, seed, folder)
     if resume:
         state.load(accelerator.device)
@@ -100,7 +105,9 @@ def train_prior(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    loader = iter(DataLoader(data, batch_sampler=batches, num_workers=num_workers))
+    loader = iter(
+        DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
+    )
     bar = tqdm(
         total=prior.config.steps, initial=state.step, desc="prior", unit="step", disable=not accelerator.is_main_process
     )
@@ -187,7 +194,13 @@ class _State:
         self.history: list[dict[str, float]] = []
         # Training may be prolonged, but not turned into another one.
         kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
-        self.settings = {"prior": type(prior).__name__, "seed": seed, "image_size": generator.image_size, **kept}
+        self.settings = {
+            "prior": type(prior).__name__,
+            "seed": seed,
+            "image_size": generator.image_size,
+            "generator": generator.config.to_dict(),
+            **kept,
+        }
         self.steps = config.steps
         rng = sample_rng(seed, 1, 1, 1, 1, 1, 1, 1)
         self._latents = generator.sample_latents(64, rng).to(next(generator.parameters()).detach())
@@ -207,7 +220,7 @@ class _State:
         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
 
     def save(self) -> None:
-        """Write checkpoint, generator (usable before the end), record and a grid of samples."""
+        """Write generator (usable before the end), record, a grid of samples, and the checkpoint when all is there."""
         content = {
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -219,12 +232,12 @@ class _State:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        write_whole(self.folder / CHECKPOINT, buffer.getvalue())
         self.generator.save_pretrained(self.folder)
         self.write_record()
         with torch.no_grad():
             images = self.generator.eval()(self._latents, self._labels)
-        write_whole(self.folder / "samples" / f"{self.step:06d}.png", picture_grid(images, 8))
+        write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", picture_grid(images, 8))
+        write_whole(self.folder / CHECKPOINT, buffer.getvalue())
 
     def write_record(self) -> None:
         """Write settings and losses as JSON."""
@@ -290,14 +303,19 @@ def _check(prior: Prior[Any], images: Any, target: Target | None, processes: int
     return int(shape[1])
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
-    if overwrite:
-        for name in OWN_FILES:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif not resume and folder.exists() and any(folder.iterdir()):
+def _refuse_used(folder: Path, resume: bool) -> None:
+    if resume and (folder / CHECKPOINT).is_file():
+        return
+    others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.exists() else []
+    begun = resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES} and (folder / RECORD).is_file()
+    if others and not begun:  # `begun`: stopped in its first save
         raise FileExistsError(
             f"the output folder {folder} is not empty; pass another one, resume to go on with the prior in it, or "
             "overwrite to delete that"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Delete an earlier prior, and nothing else."""
+    for path in [*(folder / name for name in OWN_FILES), *(folder / SAMPLES).glob("[0-9]" * 6 + ".png")]:
+        path.unlink(missing_ok=True)

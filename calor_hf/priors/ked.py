@@ -75,5 +75,6 @@ class KEDPrior(Prior[KEDPriorConfig]):
             on_real = generator.critic(unlabelled)[0]
         on_fake, logits = generator.critic(fake)
         distance = (on_fake.mean(dim=0) - on_real.mean(dim=0)).abs().mean()
-        entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum()
-        return {"features": distance, "entropy": self.config.entropy * entropy}
+        entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        # A sum over the whole batch, of which this process may hold a share.
+        return {"features": distance, "entropy": self.config.entropy * self.config.batch_size * entropy}

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from calor_hf.core.target import Target
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
+from calor_hf.layers.frozen import frozen
 from calor_hf.layers.identity_losses import max_margin
 from calor_hf.layers.random_views import RandomView
 from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
@@ -118,9 +119,9 @@ def top_images(images: Dataset[Tensor], target: Target, top: int, batch_size: in
     count = len(images)  # type: ignore[arg-type]
     if count < top:
         raise ValueError(f"expected at least {top} public images for each class to choose from, got {count}")
-    target.module.eval()
     batches = DataLoader(images, batch_size=batch_size)
-    scores = torch.cat(
-        [target(batch.to(target.device, target.dtype)).float().softmax(dim=1).cpu() for batch in batches]
-    )
+    with frozen(target.module):
+        scores = torch.cat(
+            [target(batch.to(target.device, target.dtype)).float().softmax(dim=1).cpu() for batch in batches]
+        )
     return scores.topk(top, dim=0).indices.T.contiguous()

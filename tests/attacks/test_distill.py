@@ -264,7 +264,7 @@ def test_an_efficientnet_answers() -> None:
 def test_a_diverged_student_is_refused_each_time(student: str, tmp_path: Path) -> None:
     plan = StudentPlan(2, 1e30, 8, 0)
     for _ in range(2):
-        with pytest.raises(FloatingPointError, match="diverged; lower student_lr"):
+        with pytest.raises(FloatingPointError, match="diverged in epoch 1; lower student_lr"):
             trained(student, tmp_path / "students", plan=plan)
     trained(student, tmp_path / "students")  # a lower rate begins anew
 

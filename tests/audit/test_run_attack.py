@@ -87,6 +87,8 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     both = load_reconstruction(tmp_path / "two" / "attack" / "reconstructions.safetensors")
     assert_same(both, whole)
     assert both.cost.target_passes == whole.cost.target_passes
+    record = json.loads((tmp_path / "two" / "attack" / "attack.json").read_text())
+    assert record["cost"]["processes"] == 2  # not two that did all of it, each for itself
 
 
 def test_a_finished_run_is_read_and_can_be_widened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

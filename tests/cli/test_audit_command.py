@@ -1,6 +1,9 @@
 """`calor-hf audit` as a user types it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from calor_hf.cli.audit import main, parse_classes
 from calor_hf.cli.main import main as calor_hf
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,20 @@ def test_a_trained_prior_and_settings(target: str, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
     assert record["settings"]["objective"] == "poincare"
     assert record["generator"]["num_classes"] == CLASSES
+
+
+def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module"]
+    words = ["--target", target, "--attacks", "plg", "--budget", "0.01", "--classes", "0-2", "--output-dir", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "calor_hf.cli.audit", *map(str, words)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("no measure of leakage") == 1
+    record = json.loads((tmp_path / "plg" / "attack.json").read_text())
+    assert (record["cost"]["processes"], record["images"]) == (2, 15)
 
 
 @pytest.mark.parametrize(

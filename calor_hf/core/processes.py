@@ -1,0 +1,28 @@
+"""The processes of a run, as `accelerate launch` or `torchrun` started them, with or without an accelerator."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+def process_state(device: str | torch.device | None = None) -> "PartialState":
+    """This process's place among those of the run.
+
+    ``PartialState()`` alone takes every process on a machine without an accelerator for the only one, whatever
+    launched it; then each would do all of the work and write to the same files.
+
+    Args:
+        device: Where the work is to be done; None: an accelerator if there is one.
+
+    Returns:
+        `accelerate`'s state; of several calls in a process the first one decides about the device.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    wanted = None if device is None else torch.device(device).type
+    cpu = wanted == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=cpu)
