@@ -57,8 +57,8 @@ def main() -> None:
                 image = generator(z)
                 loss = -generator.critic(image).mean() + 100 * F.cross_entropy(target(image), y)
                 loss.backward()
-                gradient, z.grad = z.grad, None
-                before, v = v, 0.9 * v - 0.02 * gradient
+                assert z.grad is not None
+                before, v = v, 0.9 * v - 0.02 * z.grad
                 z = (z.detach() - 0.9 * before + 1.9 * v).clamp(-1, 1).requires_grad_(True)
                 loss.item()  # their scripts print it
         for module in (target.module, generator):

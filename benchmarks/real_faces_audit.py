@@ -12,8 +12,8 @@ that of any other person.
 
 import argparse
 import json
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,14 @@ import torch.nn.functional as F
 from datasets import load_dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments, DefenseTrainer, __version__
+from benchmarks.judge import interval
+from calor_hf import LowRankHead, __version__
 from calor_hf.attacks import ATTACKS
 from calor_hf.audit import run_attack
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
+from calor_hf.defenses.calor import confidence_adaptation_loss
 from calor_hf.generators import load_generator
 
 BLOCKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -141,8 +140,7 @@ class Embedding(nn.Module):
         self.net = network_a() if which == "A" else network_b()
         saved = torch.load(data / "evaluators" / file, map_location="cpu", weights_only=True)
         self.net.load_state_dict(saved["net_state_dict"] if which == "A" else saved)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.mean, self.std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -152,44 +150,12 @@ class Embedding(nn.Module):
         return 8 * F.normalize(self.net((x - self.mean) / self.std))
 
 
-class HeadConfig(PretrainedConfig):
-    """Of :class:`HeadOnly`."""
+@dataclass
+class Cached:
+    """Embeddings (n, 128) with labels (n,): what a frozen body leaves to be trained on."""
 
-    model_type = "cached-embedding"
-
-
-class HeadOnly(PreTrainedModel):
-    """A classifier of embeddings that were computed once: what a frozen body leaves to be trained."""
-
-    config_class = HeadConfig
-
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__(config)
-        self.classifier = nn.Linear(128, config.num_labels)
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        pass
-
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
-        """Scores, and cross-entropy with labels."""
-        logits = self.classifier(pixel_values)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
-
-
-class Cached(Dataset[dict[str, Any]]):
-    """Embeddings with labels."""
-
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
-        self.features, self.labels = features, labels.numpy()
-        self.tensor_labels = labels
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"pixel_values": self.features[index], "labels": self.tensor_labels[index]}
+    features: Tensor
+    labels: Tensor
 
 
 class FaceTarget(Target):
@@ -218,30 +184,25 @@ def embed(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([net(batch) for batch in images.split(128)])
 
 
-def train_head(train: Cached, validation: Cached, rank: int | None, seed: int) -> tuple[nn.Module, dict[str, float]]:
-    """Head trained by the library's trainer: undefended, or CALoR of ``rank``; and its numbers."""
+def train_head(train: Cached, classes: int, rank: int | None, seed: int) -> nn.Module:
+    """Head over the embeddings: a linear one by cross-entropy, or CALoR's of ``rank`` in its two stages."""
     torch.manual_seed(seed)
-    base = HeadOnly(HeadConfig(num_labels=int(train.labels.max()) + 1))
-    with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {
-            "output_dir": folder, "num_train_epochs": 40, "learning_rate": 5e-3, "per_device_train_batch_size": 64,
-            "per_device_eval_batch_size": 512, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "seed": seed,
-            "eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "no", "weight_decay": 0.01,
-            "dataloader_pin_memory": False, "warmup_steps": 0.05, "lr_scheduler_type": "cosine",
-        }  # fmt: skip
-        trainer: Any
-        if rank is None:
-            trainer = DefenseTrainer(base, TrainingArguments(**options), train_dataset=train, eval_dataset=validation)
-        else:
-            args = CALoRTrainingArguments(
-                **options, adapt_epochs=20, adapt_learning_rate=1e-3, max_accuracy_drop=2.0, confidence_tolerance=0.02
-            )
-            model = CALoRForImageClassification.from_base(base, rank=rank, head_init="random")
-            trainer = CALoRTrainer(model, args, train_dataset=train, eval_dataset=validation)
-        trainer.train()
-        trained = trainer.model.eval()
-    head = trained.classifier if rank is None else trained.classification_head
-    return head, {"parameters": float(sum(p.numel() for p in head.parameters()))}
+    stages: list[tuple[Any, int, float]] = [(F.cross_entropy, 40, 5e-3)]
+    if rank is None:
+        head: nn.Module = nn.Linear(train.features.shape[1], classes)
+    else:
+        head = LowRankHead(train.features.shape[1], classes, rank)
+        stages.append((confidence_adaptation_loss, 20, 5e-4))
+    for loss, epochs, rate in stages:
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(train.labels)).split(64):
+                optimizer.zero_grad()
+                loss(head(train.features[rows]), train.labels[rows]).backward()
+                optimizer.step()
+            schedule.step()
+    return head.eval()
 
 
 def accuracy(head: nn.Module, data: Cached) -> tuple[float, float]:
@@ -249,15 +210,7 @@ def accuracy(head: nn.Module, data: Cached) -> tuple[float, float]:
     with torch.no_grad():
         p = head(data.features).softmax(1)
     rows = torch.arange(len(p))
-    return float((p.argmax(1) == data.tensor_labels).double().mean()), float(p[rows, data.tensor_labels].mean())
-
-
-def interval(hits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, over people."""
-    means = np.array([hits[labels == label].double().mean() for label in labels.unique()])
-    draws = means[np.random.default_rng(0).integers(0, len(means), (10_000, len(means)))].mean(1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    return float((p.argmax(1) == data.labels).double().mean()), float(p[rows, data.labels].mean())
 
 
 def judged(images: Tensor, labels: Tensor, judge: nn.Module, means: Tensor) -> dict[str, Any]:
@@ -309,14 +262,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_file({**made, "judge": embed(judge, private)}, file)
     cached = load_file(file)
     features, mirrored = cached["train"], cached["mirrored"]
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)
-        held[members[sample_rng(options.seed, int(label)).permutation(len(members))[: max(1, len(members) // 10)]]] = (
-            True
-        )
-    train = Cached(torch.cat([features[~held], mirrored[~held]]), labels[~held].repeat(2))
-    validation, test = Cached(features[held], labels[held]), Cached(cached["test"], test_labels)
+    train = Cached(torch.cat([features, mirrored]), labels.repeat(2))
+    test = Cached(cached["test"], test_labels)
     of_judge = F.normalize(cached["judge"])
     means = F.normalize(torch.stack([of_judge[labels == c].mean(0) for c in range(int(labels.max()) + 1)]))
     prior = load_generator(options.prior)
@@ -328,10 +275,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = list(range(options.people))
     wanted = torch.tensor(chosen).repeat_interleave(options.images)
     for name, rank in (("undefended", None), (f"calor, rank {options.rank}", options.rank)):
-        head, entry = train_head(train, validation, rank, options.seed)
-        found: dict[str, Any] = {**entry}
-        found["test_accuracy"], _ = accuracy(head, test)
-        _, found["train_confidence"] = accuracy(head, Cached(features[~held], labels[~held]))
+        head = train_head(train, len(means), rank, options.seed)
+        found: dict[str, Any] = {"test_accuracy": accuracy(head, test)[0]}
+        found["training_accuracy"], found["training_confidence"] = accuracy(head, train)
         print(name, found, flush=True)
         target = FaceTarget(body, head, len(means))
         with torch.no_grad():
