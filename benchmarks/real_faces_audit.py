@@ -132,7 +132,7 @@ def network_b() -> nn.Module:
 
 
 class Embedding(nn.Module):
-    """(batch, 128) embeddings of unit length times 8, from (batch, 3, side, side) faces in [0, 1], for any side."""
+    """(batch, 128) embeddings of length 2, from (batch, 3, side, side) faces in [0, 1], for any side."""
 
     def __init__(self, data: Path, which: str) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Embedding(nn.Module):
         """Resized to 84 pixels, borders repeated."""
         x = F.interpolate(images, (84, 84), mode="bicubic", antialias=True, align_corners=False)
         x = F.pad(x.clamp(0, 1), self.border, mode="replicate")
-        return 8 * F.normalize(self.net((x - self.mean) / self.std))
+        return 2 * F.normalize(self.net((x - self.mean) / self.std))
 
 
 @dataclass
@@ -187,17 +187,17 @@ def embed(net: nn.Module, images: Tensor) -> Tensor:
 def train_head(train: Cached, classes: int, rank: int | None, seed: int) -> nn.Module:
     """Head over the embeddings: a linear one by cross-entropy, or CALoR's of ``rank`` in its two stages."""
     torch.manual_seed(seed)
-    stages: list[tuple[Any, int, float]] = [(F.cross_entropy, 40, 5e-3)]
+    stages: list[tuple[Any, int, float]] = [(F.cross_entropy, 30, 5e-3)]
     if rank is None:
         head: nn.Module = nn.Linear(train.features.shape[1], classes)
     else:
         head = LowRankHead(train.features.shape[1], classes, rank)
-        stages.append((confidence_adaptation_loss, 20, 5e-4))
+        stages.append((confidence_adaptation_loss, 10, 5e-4))
     for loss, epochs, rate in stages:
-        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.5)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         for _ in range(epochs):
-            for rows in torch.randperm(len(train.labels)).split(64):
+            for rows in torch.randperm(len(train.labels)).split(256):
                 optimizer.zero_grad()
                 loss(head(train.features[rows]), train.labels[rows]).backward()
                 optimizer.step()
