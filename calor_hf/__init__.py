@@ -11,9 +11,13 @@ from calor_hf import modeling as _modeling  # noqa: F401  (registers the Auto cl
 from calor_hf._version import __version__
 
 if TYPE_CHECKING:
+    from calor_hf.attacks import ATTACKS
+    from calor_hf.audit import run_attack
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
+    from calor_hf.generators import GENERATORS, load_generator
+    from calor_hf.layers.hf_target import HFTarget
     from calor_hf.layers.low_rank_head import LowRankHead
     from calor_hf.modeling import (
         CALoRConfig,
@@ -21,12 +25,14 @@ if TYPE_CHECKING:
         DefendedConfig,
         DefendedForImageClassification,
     )
+    from calor_hf.priors import PRIORS, train_prior
     from calor_hf.training.arguments import CALoRTrainingArguments
     from calor_hf.training.calor_trainer import CALoRTrainer
     from calor_hf.training.rank import suggest_rank
     from calor_hf.training.trainer import DefenseTrainer
 
 _HOME = {
+    "ATTACKS": "calor_hf.attacks",
     "CALoRConfig": "calor_hf.modeling",
     "CALoRForImageClassification": "calor_hf.modeling",
     "CALoRTrainer": "calor_hf.training.calor_trainer",
@@ -35,14 +41,23 @@ _HOME = {
     "DefendedConfig": "calor_hf.modeling",
     "DefendedForImageClassification": "calor_hf.modeling",
     "DefenseTrainer": "calor_hf.training.trainer",
+    "GENERATORS": "calor_hf.generators",
+    "HFTarget": "calor_hf.layers.hf_target",
     "LowRankHead": "calor_hf.layers.low_rank_head",
+    "PRIORS": "calor_hf.priors",
     "confidence_adaptation_loss": "calor_hf.defenses.calor",
+    "load_generator": "calor_hf.generators",
     "load_synthetic_faces": "calor_hf.data.synthetic_faces",
+    "run_attack": "calor_hf.audit",
     "suggest_rank": "calor_hf.training.rank",
+    "train_prior": "calor_hf.priors",
 }
 
 __all__ = [
+    "ATTACKS",
     "DEFENSES",
+    "GENERATORS",
+    "PRIORS",
     "CALoRConfig",
     "CALoRForImageClassification",
     "CALoRTrainer",
@@ -50,11 +65,15 @@ __all__ = [
     "DefendedConfig",
     "DefendedForImageClassification",
     "DefenseTrainer",
+    "HFTarget",
     "LowRankHead",
     "__version__",
     "confidence_adaptation_loss",
+    "load_generator",
     "load_synthetic_faces",
+    "run_attack",
     "suggest_rank",
+    "train_prior",
 ]
 
 

@@ -17,6 +17,7 @@ from calor_hf.attacks.ked import KED, KEDConfig
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
+from calor_hf.layers.frozen import frozen
 
 FEATURE_IMAGES = 5000
 
@@ -111,8 +112,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         count = len(images)  # type: ignore[arg-type]
         chosen = sample_rng(seed, FEATURE_IMAGES).permutation(count)[:FEATURE_IMAGES]
         batches = DataLoader(Subset(images, chosen.tolist()), batch_size=256)
-        with torch.no_grad():
-            target.module.eval()
+        with torch.no_grad(), frozen(target.module):
             features = torch.cat([target.features(x.to(target.device, target.dtype)).float().cpu() for x in batches])
         self._mean = features.mean(dim=0).to(target.device)
         self._std = features.std(dim=0).to(target.device)
