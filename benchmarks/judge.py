@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.audit import load_reconstruction
+from calor_hf.auditing import load_reconstruction
 from calor_hf.layers.hf_target import HFTarget
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.judge import interval
 from calor_hf import LowRankHead, __version__
 from calor_hf.attacks import ATTACKS
-from calor_hf.audit import run_attack
+from calor_hf.auditing import run_attack
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.defenses.calor import confidence_adaptation_loss

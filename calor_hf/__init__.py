@@ -12,7 +12,7 @@ from calor_hf._version import __version__
 
 if TYPE_CHECKING:
     from calor_hf.attacks import ATTACKS
-    from calor_hf.audit import run_attack
+    from calor_hf.auditing import run_attack
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
@@ -48,7 +48,7 @@ _HOME = {
     "confidence_adaptation_loss": "calor_hf.defenses.calor",
     "load_generator": "calor_hf.generators",
     "load_synthetic_faces": "calor_hf.data.synthetic_faces",
-    "run_attack": "calor_hf.audit",
+    "run_attack": "calor_hf.auditing",
     "suggest_rank": "calor_hf.training.rank",
     "train_prior": "calor_hf.priors",
 }

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "priors": {"core", "layers", "generators"},
     "attacks": {"core", "layers", "generators"},
     "metrics": {"core", "layers"},
-    "audit": {"core", "layers", "generators", "attacks", "metrics"},
+    "auditing": {"core", "layers", "generators", "attacks", "metrics"},
     "hub": {"core"},
     "robustness": {"core", "layers"},
 }
@@ -103,7 +103,7 @@ def relative(file: Path) -> str:
         ("core", "import calor_hf.layers.features", ["calor_hf.layers.features"]),
         ("defenses", "from calor_hf.attacks import ATTACKS", ["calor_hf.attacks.ATTACKS"]),
         ("defenses", "from calor_hf import attacks", ["calor_hf.attacks"]),
-        ("training", "def f():\n    from calor_hf.audit.run import audit", ["calor_hf.audit.run.audit"]),
+        ("training", "def f():\n    from calor_hf.auditing.run import audit", ["calor_hf.auditing.run.audit"]),
         ("layers", "if TYPE_CHECKING:\n    from calor_hf.modeling import x", ["calor_hf.modeling.x"]),
         ("data", "importlib.import_module('calor_hf.hub.card')", ["calor_hf.hub.card"]),
         ("hub", "from calor_hf import LowRankHead", ["calor_hf.LowRankHead"]),

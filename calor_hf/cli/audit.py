@@ -8,7 +8,7 @@ from typing import Any
 
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.audit import run_attack
+from calor_hf.auditing import run_attack
 from calor_hf.cli._common import load_public_images, log_to_terminal
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction

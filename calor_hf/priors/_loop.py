@@ -307,7 +307,9 @@ def _refuse_used(folder: Path, resume: bool) -> None:
     if resume and (folder / CHECKPOINT).is_file():
         return
     others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.exists() else []
-    begun = resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES, "README.md"} and (folder / RECORD).is_file()
+    begun = (
+        resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES, "README.md"} and (folder / RECORD).is_file()
+    )
     if others and not begun:  # `begun`: stopped in its first save
         raise FileExistsError(
             f"the output folder {folder} is not empty; pass another one, resume to go on with the prior in it, or "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from calor_hf.cli.audit import main, parse_classes
 from calor_hf.cli.main import main as calor_hf
@@ -50,6 +51,23 @@ def test_a_trained_prior_and_settings(target: str, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
     assert record["settings"]["objective"] == "poincare"
     assert record["generator"]["num_classes"] == CLASSES
+
+
+def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) -> None:
+    pictures, torch_seed = tmp_path / "public", torch.Generator().manual_seed(0)
+    pictures.mkdir()
+    for index in range(6):
+        pixels = torch.randint(0, 256, (20, 20, 3), generator=torch_seed, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(pictures / f"{index}.png")
+    torch.manual_seed(1)
+    tiny_base("resnet", 7).save_pretrained(tmp_path / "student")
+    options = ["--target", target, "--attacks", "lomma", "--classes", "1", "--public-dataset", str(pictures)]
+    students = ["--settings", f"students={tmp_path / 'student'}", "student_epochs=2", "student_batch=3", "steps=2"]
+    assert main([*options, *students, "--output-dir", str(tmp_path / "out")]) == 0
+    kept = tmp_path / "out" / "lomma" / "students" / "0"
+    assert json.loads((kept / "distillation.json").read_text())["epochs"] == 2
+    assert json.loads((kept / "config.json").read_text())["architectures"] == ["ResNetForImageClassification"]
+    assert json.loads((tmp_path / "out" / "lomma" / "attack.json").read_text())["images"] == 5
 
 
 def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from calor_hf import __version__
 from calor_hf.attacks import GradientAttack
-from calor_hf.audit import load_reconstruction
+from calor_hf.auditing import load_reconstruction
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from tests.attacks.tiny_world import SIDE
-from tests.audit.small_audit import LABELS, small_audit
+from tests.auditing.small_audit import LABELS, small_audit
 
 REPOSITORY = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -27,8 +27,9 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 def in_process(options: dict[str, Any], processes: int = 1) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     environment["ACCELERATE_USE_CPU"] = "true"
+    launcher = TORCHRUN if processes == 2 else []
     return subprocess.run(
-        [sys.executable, *(TORCHRUN if processes == 2 else []), "-m", "tests.audit.small_audit", json.dumps(options)],
+        [sys.executable, *launcher, "-m", "tests.auditing.small_audit", json.dumps(options)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
@@ -142,7 +143,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
 
 def test_half_a_chunk_is_not_taken(tmp_path: Path) -> None:
     """A chunk with fewer images a class than asked for, as of another run, is not mixed in."""
-    from calor_hf.audit._store import ChunkStore, save_reconstruction
+    from calor_hf.auditing._store import ChunkStore, save_reconstruction
 
     store = ChunkStore(tmp_path / "chunks", tmp_path / "none")
     images, latents = torch.rand(3, 3, 4, 4), torch.rand(3, 2)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.audit._store import ChunkStore, load_reconstruction, save_reconstruction
+from calor_hf.auditing._store import ChunkStore, load_reconstruction, save_reconstruction
 from calor_hf.core.files import write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction

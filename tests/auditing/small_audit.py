@@ -1,4 +1,4 @@
-"""One attack on a saved target, to be run in processes of its own: ``python -m tests.audit.small_audit OPTIONS``."""
+"""One attack on a saved target, to be run in processes of its own: ``python -m tests.auditing.small_audit OPTIONS``."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from calor_hf.audit import run_attack
+from calor_hf.auditing import run_attack
 from calor_hf.core.reconstruction import Reconstruction
 from tests.attacks.tiny_world import ready, tiny_generator, tiny_target
 
@@ -30,7 +30,7 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     kill_after = options.pop("kill_after", None)
     if kill_after is not None:
-        from calor_hf.audit import _store
+        from calor_hf.auditing import _store
 
         keep = _store.ChunkStore.add
         kept: list[Reconstruction] = []
