@@ -12,13 +12,14 @@ from calor_hf._version import __version__
 
 if TYPE_CHECKING:
     from calor_hf.attacks import ATTACKS
-    from calor_hf.auditing import run_attack
+    from calor_hf.auditing import LeakageReport, PrivatePictures, audit, run_attack
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
     from calor_hf.generators import GENERATORS, load_generator
     from calor_hf.layers.hf_target import HFTarget
     from calor_hf.layers.low_rank_head import LowRankHead
+    from calor_hf.metrics import METRICS
     from calor_hf.modeling import (
         CALoRConfig,
         CALoRForImageClassification,
@@ -43,8 +44,12 @@ _HOME = {
     "DefenseTrainer": "calor_hf.training.trainer",
     "GENERATORS": "calor_hf.generators",
     "HFTarget": "calor_hf.layers.hf_target",
+    "LeakageReport": "calor_hf.auditing",
     "LowRankHead": "calor_hf.layers.low_rank_head",
+    "METRICS": "calor_hf.metrics",
     "PRIORS": "calor_hf.priors",
+    "PrivatePictures": "calor_hf.auditing",
+    "audit": "calor_hf.auditing",
     "confidence_adaptation_loss": "calor_hf.defenses.calor",
     "load_generator": "calor_hf.generators",
     "load_synthetic_faces": "calor_hf.data.synthetic_faces",
@@ -57,6 +62,7 @@ __all__ = [
     "ATTACKS",
     "DEFENSES",
     "GENERATORS",
+    "METRICS",
     "PRIORS",
     "CALoRConfig",
     "CALoRForImageClassification",
@@ -66,8 +72,11 @@ __all__ = [
     "DefendedForImageClassification",
     "DefenseTrainer",
     "HFTarget",
+    "LeakageReport",
     "LowRankHead",
+    "PrivatePictures",
     "__version__",
+    "audit",
     "confidence_adaptation_loss",
     "load_generator",
     "load_synthetic_faces",

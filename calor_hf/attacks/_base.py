@@ -76,7 +76,7 @@ class Attack(ABC, Generic[C]):
         """Settings by preset and budget; ``settings`` overrule both.
 
         Args:
-            preset: ``original`` or ``calor``.
+            preset: ``original``, ``calor``, or one of the attack's own.
             budget: ``paper``, ``demo`` (a twentieth), or a factor > 0.
             settings: By name.
 
@@ -84,7 +84,8 @@ class Attack(ABC, Generic[C]):
             ValueError: unknown preset, budget or setting.
         """
         if preset != "original" and preset not in ("calor", *cls.presets):
-            raise ValueError(f"unknown preset {preset!r}; pass original or calor")
+            known = ", ".join(dict.fromkeys(["original", "calor", *cls.presets]))
+            raise ValueError(f"unknown preset {preset!r}; pass one of {known}")
         try:
             factor = BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)
         except ValueError:

@@ -1,6 +1,7 @@
 """PLG: the max-margin loss of two random views, through a conditional generator."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,11 +30,22 @@ class PLG(GradientAttack[PLGConfig]):
     Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
     target.
 
+    Preset ``adaptive`` is ours, not the authors': it goes around a low-rank head's Tanh, with a loss that does not
+    flatten out, from starts that the target likes, at a rate that stays where the prior has images.
+
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack `reconstruct.py`.
     """
 
     config_class = PLGConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "adaptive": {
+            "objective": "poincare",
+            "gradient": "straight_through",
+            "initial_candidates": 500,
+            "lr": 0.03,
+        }
+    }
     view = RandomView()
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:

@@ -1,6 +1,17 @@
-"""Running attacks against a model, and keeping what they rebuild."""
+"""Audits: attacks run, kept, judged and reported."""
 
-from calor_hf.auditing._store import load_reconstruction, save_reconstruction
-from calor_hf.auditing.run import AttackRecord, run_attack
+from calor_hf.auditing.audit import audit
+from calor_hf.auditing.plan import plan_attacks
+from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.report import LeakageReport
+from calor_hf.auditing.run import AttackRecord, load_reconstruction, run_attack
 
-__all__ = ["AttackRecord", "load_reconstruction", "run_attack", "save_reconstruction"]
+__all__ = [
+    "AttackRecord",
+    "LeakageReport",
+    "PrivatePictures",
+    "audit",
+    "load_reconstruction",
+    "plan_attacks",
+    "run_attack",
+]

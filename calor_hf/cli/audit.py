@@ -1,4 +1,4 @@
-"""`calor-hf audit`: attack a model, and keep what is rebuilt."""
+"""`calor-hf audit`: attack a model, judge what is rebuilt, and report it."""
 
 import argparse
 import sys
@@ -6,14 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calor_hf.attacks import ATTACKS
+import torch
+
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.auditing import run_attack
+from calor_hf.auditing import audit, run_attack
+from calor_hf.auditing.plan import DEFAULT_ATTACKS, PlannedAttack, plan_attacks
+from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.verdict import verdict
 from calor_hf.cli._common import load_public_images, log_to_terminal
+from calor_hf.cli.report import write_pages
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.data.face_renderer import IDENTITY_NAMES
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.public_images import labelled_pixels
+from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.generators import load_generator
 from calor_hf.layers.hf_target import HFTarget
+from calor_hf.metrics import METRICS
+
+# For the drawn faces: what two cores do in a few minutes.
+EMBEDDED_PEOPLE, EMBEDDED_BUDGET = 16, 0.25
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,27 +54,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="calor-hf audit",
-        description="Attack an image classifier and keep the images that are rebuilt from it. Use it under accelerate"
-        " launch to share the classes between devices and nodes.",
+        description="Attack an image classifier, let other networks judge what is rebuilt, and write a report. Use it"
+        " under accelerate launch to share the classes between devices and nodes. For a model of the drawn faces"
+        " nothing but --target is needed.",
     )
     add = parser.add_argument
     add("--target", required=True, help="model under attack, defended or not: folder or Hub id")
-    add("--attacks", nargs="+", default=["gmi", "plg"], help="names (calor-hf list); default: gmi plg")
+    add("--dataset", help="pictures that it was trained on, as for calor-hf train; default: the drawn faces")
+    add("--judge", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
+        " judge): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip
+    add("--second-judge", help="another judge; success is then also counted where both agree")
+    add("--embedding", help="network for verification: folder or Hub id, or package.module:function that returns an"
+        " nn.Module of images in [0, 1] to features")  # fmt: skip
+    add("--extractor", help="network for image quality (Frechet distance, PRDC); as --embedding")
+    add("--attacks", nargs="+", default=list(DEFAULT_ATTACKS), metavar="ATTACK",
+        help="such as gmi, plg@calor (a preset), plg:objective=ce,steps=300 (settings); calor-hf list shows names;"
+        f" default: {' '.join(DEFAULT_ATTACKS)}")  # fmt: skip
     add("--generator", default="renderer", help="what they paint with: folder or Hub id of a trained prior, or"
         " renderer, the very program that drew the synthetic faces; default: renderer")  # fmt: skip
-    add("--classes", default=None, help="classes to attack, such as 0-99 or 3,7,9; default: the first 100")
+    add("--classes", help="classes to attack, such as 0-99 or 3,7,9; default: the first 100 (drawn faces:"
+        f" {EMBEDDED_PEOPLE})")  # fmt: skip
     add("--images-per-class", type=int, default=5, help="reconstructions of each class; default: 5")
     add("--preset", default="original", help="original, or calor: as the paper's tables were made; default: original")
-    add("--budget", default="paper", help="paper, demo (a twentieth), or a factor; default: paper")
+    add("--budget", help="paper, demo (a twentieth), or a factor of the published effort; default: paper (drawn faces:"
+        f" {EMBEDDED_BUDGET:g})")  # fmt: skip
     add(
         "--settings", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the attacks (calor-hf list ATTACK)"
     )
+    add("--metrics", nargs="+", metavar="NAME", help=f"of {', '.join(METRICS.names())}; default: all that the networks"
+        " allow, but those that train something")  # fmt: skip
     add("--public-dataset", help="public images, for attacks that need some (lomma): folder, parquet file or Hub id;"
         " default: samples of the generator")  # fmt: skip
+    add("--include-private-images", action="store_true", help="show private pictures on the page, beside what was"
+        " rebuilt; without it they stay out")  # fmt: skip
+    add("--anonymize-labels", action="store_true", help="numbers in the place of class names, which are people's")
+    add("--reconstructions-only", action="store_true", help="only attack: no judge, no private pictures, no report")
     add("--chunk-size", type=int, default=CHUNK_SIZE, help=f"images attacked at a time; default: {CHUNK_SIZE}")
     add("--seed", type=int, default=0, help="of every draw; default: 0")
-    add("--output-dir", default="outputs/audit", help="a sub-folder for each attack; default: outputs/audit")
-    add("--resume", action="store_true", help="go on with the classes that are missing")
+    add("--output-dir", default="outputs/audit", help="report, page and a sub-folder an attack; default: outputs/audit")
+    add("--resume", action="store_true", help="go on with what is missing")
     add("--overwrite", action="store_true", help="delete earlier results of these attacks first")
     return parser
 
@@ -71,54 +102,134 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(
             "--resume goes on with the output folder's attacks, --overwrite deletes them; pass one of them"
         )
-    attacks = {name: configured(name, options.preset, options.budget, options.settings) for name in options.attacks}
+    for name in options.metrics or ():
+        try:
+            METRICS.get(name)
+        except KeyError as error:
+            raise ValueError(f"--metrics: {error.args[0]}") from error
+    plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)  # refused before work
     state = process_state()
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(options.target)
     target.module.to(state.device)
-    labels = check_labels(parse_classes(options.classes, target.num_classes), target.num_classes)
+    embedded = options.dataset is None and not options.reconstructions_only and _is_embedded(target)
+    if options.dataset is None and not embedded and not options.reconstructions_only:
+        raise ValueError(
+            "the target's classes are not the drawn faces, so the private pictures are not known; pass --dataset and "
+            "--judge, or --reconstructions-only"
+        )
+    if options.judge is None and not embedded and not options.reconstructions_only:
+        raise ValueError(
+            "no judge: train one with calor-hf train --role judge --model ANOTHER_ARCHITECTURE --dataset "
+            f"{options.dataset}, and pass it as --judge; or pass --reconstructions-only"
+        )
+    budget = options.budget or (EMBEDDED_BUDGET if embedded else "paper")
+    plans = plan_attacks(options.attacks, options.preset, budget, options.settings)
+    count = min(EMBEDDED_PEOPLE if embedded else 100, target.num_classes)
+    labels = check_labels(parse_classes(options.classes, count), target.num_classes)
     generator = load_generator(options.generator, image_size=target.image_size[0]).to(state.device)
     public = (
         load_public_images(options.public_dataset, target.image_size[0]) if options.public_dataset is not None else None
     )
-    rows = []
-    for name, attack in attacks.items():
-        found = run_attack(
-            attack,
-            target,
-            generator,
-            labels,
-            Path(options.output_dir) / name,
-            name=name,
-            target_name=str(options.target),
-            images_per_class=options.images_per_class,
-            seed=options.seed,
-            chunk_size=options.chunk_size,
-            public_images=public,
-            resume=options.resume,
-            overwrite=options.overwrite,
-        )
-        rows.append(_row(name, found))
+    common: dict[str, Any] = {
+        "images_per_class": options.images_per_class,
+        "seed": options.seed,
+        "chunk_size": options.chunk_size,
+        "public_images": public,
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+        "target_name": str(options.target),
+    }
+    folder = Path(options.output_dir)
+    if options.reconstructions_only:
+        _attack_only(plans, target, generator, labels, folder, common, state.is_main_process)
+        return
+    with state.main_process_first():
+        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+        private = private_pictures(splits, target, labels, options.dataset)
+        judge = options.judge or _embedded_judge(folder / "judge", target)
+    report = audit(
+        target,
+        plans,
+        generator,
+        judge,
+        private,
+        output_dir=folder,
+        second_judge=options.second_judge,
+        embedding=options.embedding,
+        extractor=options.extractor,
+        classes=labels,
+        budget=budget,
+        metrics=options.metrics,
+        anonymize_labels=options.anonymize_labels,
+        **common,
+    )
     if state.is_main_process:
-        print(_table(rows))
-        print(f"\nreconstructions and picture grids: {options.output_dir}")
-        print("target confidence is the attacked model's own view, which every attack drives up: no measure of leakage")
+        pages = write_pages(report, folder, private if options.include_private_images else None, judge)
+        print("\n" + "\n".join(verdict(report)))
+        print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
 
 
-def configured(name: str, preset: str, budget: str, words: list[str]) -> Any:
-    """Attack by name with its settings.
+def _is_embedded(target: HFTarget) -> bool:
+    names = getattr(target.module.config, "id2label", {})
+    return bool(names) and all(name == f"identity_{int(index):03d}" for index, name in names.items())
+
+
+def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], source: str | None) -> PrivatePictures:
+    """Training pictures of the attacked people and test pictures of all, at the target's size.
 
     Raises:
-        ValueError: unknown attack, preset, budget or setting.
+        ValueError: the data have other classes than the target.
     """
-    try:
-        kind = ATTACKS.get(name)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
-    try:
-        return kind(kind.configure(preset, budget, **kind.config_class.parse(words)))
-    except TypeError as error:
-        raise ValueError(f"--settings of {name}: {error}") from error
+    config: Any = target.module.config
+    names = [config.id2label[index] for index in range(target.num_classes)]
+    if len(splits.label_names) != target.num_classes:
+        raise ValueError(
+            f"the data have {len(splits.label_names)} classes, the target {target.num_classes}; pass the data it was "
+            "trained on"
+        )
+    if set(names) == set(splits.label_names) and names != splits.label_names:
+        raise ValueError("the target has the same class names in another order; pass the data it was trained on")
+    side = target.image_size[0]
+    images, of_whom = labelled_pixels(splits.train, side, labels)
+    held_images, held_labels = labelled_pixels(splits.test, side)
+    drawn = source is None
+    return PrivatePictures(
+        source or "synthetic faces",
+        images,
+        of_whom,
+        held_images,
+        held_labels,
+        tuple(splits.label_names),
+        sample_identities(target.num_classes) if drawn else None,
+        tuple(IDENTITY_NAMES) if drawn else (),
+    )
+
+
+def _embedded_judge(folder: Path, target: HFTarget) -> str:
+    from calor_hf.cli.train import train
+    from calor_hf.cli.train_arguments import parse
+
+    if not (folder / "metrics.json").is_file():
+        print(f"training a judge, once; it is kept in {folder}")
+        words = ["--role", "judge", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
+        train(*parse([*words, "--resume" if folder.exists() else "--overwrite"]))
+        torch.manual_seed(0)
+    return str(folder)
+
+
+def _attack_only(
+    plans: Sequence[PlannedAttack], target: HFTarget, generator: Any, labels: Sequence[int], folder: Path,
+    common: dict[str, Any], main: bool,
+) -> None:  # fmt: skip
+    rows = []
+    for plan in plans:
+        found = run_attack(plan.attack, target, generator, labels, folder / plan.name, name=plan.kind, **common)
+        rows.append(_row(plan.name, found))
+    if main:
+        print(_table(rows))
+        print(f"\nreconstructions and picture grids: {folder}")
+        print("target confidence is the attacked model's own view, which every attack drives up: no measure of leakage")
 
 
 def parse_classes(text: str | None, num_classes: int) -> list[int]:

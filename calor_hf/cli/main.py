@@ -12,7 +12,8 @@ COMMANDS = {
     "compare": "train several defences, tuned to the same accuracy, and write one table",
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
     "prior": "train the generator of an attack on public images",
-    "audit": "attack a model, and keep the images that are rebuilt from it",
+    "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
+    "report": "show the report of an audit again, or compare two",
     "list": "show what is registered: defences, attacks, generators, priors; their sources and settings",
 }
 

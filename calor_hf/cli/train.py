@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForImageClassification,
     PreTrainedModel,
     PrinterCallback,
+    RegNetConfig,
+    RegNetForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
     set_seed,
@@ -45,6 +47,13 @@ from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
 logger = logging.getLogger("calor_hf.train")
 
 UNDEFENDED_FOLDER = "undefended"
+JUDGE_NETWORK: dict[str, Any] = {
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 256],
+    "depths": [1, 1, 2, 1],
+    "groups_width": 16,
+    "layer_type": "x",
+}
 OWN_FILES = (
     "checkpoint-*",
     FIRST_STAGE_FOLDER,
@@ -187,6 +196,8 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         # PIL, with or without torchvision: the same images on every machine.
         kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
         processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        if model_args.role == "judge":
+            return RegNetForImageClassification(RegNetConfig(**JUDGE_NETWORK, **labels)), processor
         config = ResNetConfig(
             embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
         )

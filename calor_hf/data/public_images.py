@@ -1,5 +1,6 @@
 """Public images, as the priors are trained on them: plain tensors, without labels."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,31 @@ class PublicImages(Dataset[Tensor]):
         return found.float() / 255
 
     def _read(self, index: int) -> Tensor:
-        image = to_rgb(self.images[index][self.image_column])
-        side = min(*image.size, self.crop or max(image.size))
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-        size = (self.image_size, self.image_size)
-        image = image.resize(size, Image.Resampling.BICUBIC, box=box)
-        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+        return square_pixels(self.images[index][self.image_column], self.image_size, self.crop)
+
+
+def square_pixels(picture: Image.Image, size: int, crop: int | None = None) -> Tensor:
+    """(3, size, size) bytes of a picture's largest middle square, or of ``crop`` pixels of it."""
+    image = to_rgb(picture)
+    side = min(*image.size, crop or max(image.size))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def labelled_pixels(images: Any, size: int, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Pictures of some classes as one tensor.
+
+    Args:
+        images: A ``datasets.Dataset`` with columns ``image`` and ``label``.
+        size: Side in pixels.
+        classes: Which; None: all.
+
+    Returns:
+        (m, 3, size, size) bytes and (m,) int64 labels.
+    """
+    labels = np.asarray(images["label"])
+    rows = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, list(classes)))
+    pixels = [square_pixels(images[int(row)]["image"], size) for row in rows]
+    empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
+    return torch.stack(pixels) if pixels else empty, torch.from_numpy(labels[rows]).long()

@@ -84,6 +84,10 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
 
     # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
 
+    def identity(self, latents: Tensor) -> Tensor | None:
+        """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
+        return None
+
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}

@@ -41,6 +41,10 @@ class Renderer(Generator[RendererConfig]):
         """(batch, 37) identity, then nuisance numbers in (-1, 1): uniform for standard normal latents."""
         return (latents / math.sqrt(2)).erf()
 
+    def identity(self, latents: Tensor) -> Tensor:
+        """(n, 24) identity numbers in (-1, 1)."""
+        return self.numbers(latents)[:, : len(IDENTITY_NAMES)]
+
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) drawn faces from (batch, 37) latents."""
         identity, nuisance = self.numbers(latents).split([len(IDENTITY_NAMES), len(NUISANCE_NAMES)], dim=1)

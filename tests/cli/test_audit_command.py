@@ -16,6 +16,7 @@ from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
 REPOSITORY = Path(__file__).parents[2]
+ONLY = "--reconstructions-only"
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,22 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_default_attacks_with_a_demo_budget(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["audit", "--target", target, "--budget", "0.01", "--classes", "0-1,3", "--output-dir", str(tmp_path)]
+def test_attacks_without_a_judge(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "audit",
+        "--target",
+        target,
+        ONLY,
+        "--attacks",
+        "gmi",
+        "plg",
+        "--budget",
+        "0.01",
+        "--classes",
+        "0-1,3",
+        "--output-dir",
+        str(tmp_path),
+    ]
     assert calor_hf([*words, "--images-per-class", "2"]) == 0
     shown = capsys.readouterr().out
     assert "no measure of leakage" in shown
@@ -45,7 +60,7 @@ def test_default_attacks_with_a_demo_budget(target: str, tmp_path: Path, capsys:
 
 def test_a_trained_prior_and_settings(target: str, tmp_path: Path) -> None:
     tiny_generator("conditional", torch.float32).save_pretrained(tmp_path / "prior")
-    options = ["--target", target, "--generator", str(tmp_path / "prior"), "--attacks", "plg", "--classes", "2"]
+    options = ["--target", target, "--generator", str(tmp_path / "prior"), "--attacks", "plg", "--classes", "2", ONLY]
     settings = ["--settings", "steps=3", "objective=poincare", "gradient=straight_through", "--preset", "calor"]
     assert main([*options, *settings, "--output-dir", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
@@ -61,7 +76,7 @@ def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) ->
         Image.fromarray(pixels).save(pictures / f"{index}.png")
     torch.manual_seed(1)
     tiny_base("resnet", 7).save_pretrained(tmp_path / "student")
-    options = ["--target", target, "--attacks", "lomma", "--classes", "1", "--public-dataset", str(pictures)]
+    options = ["--target", target, "--attacks", "lomma", "--classes", "1", ONLY, "--public-dataset", str(pictures)]
     students = ["--settings", f"students={tmp_path / 'student'}", "student_epochs=2", "student_batch=3", "steps=2"]
     assert main([*options, *students, "--output-dir", str(tmp_path / "out")]) == 0
     kept = tmp_path / "out" / "lomma" / "students" / "0"
@@ -73,7 +88,19 @@ def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) ->
 def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module"]
-    words = ["--target", target, "--attacks", "plg", "--budget", "0.01", "--classes", "0-2", "--output-dir", tmp_path]
+    words = [
+        "--target",
+        target,
+        ONLY,
+        "--attacks",
+        "plg",
+        "--budget",
+        "0.01",
+        "--classes",
+        "0-2",
+        "--output-dir",
+        tmp_path,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "calor_hf.cli.audit", *map(str, words)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
@@ -106,7 +133,7 @@ def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
 def test_bad_options_are_refused(
     words: list[str], message: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--target", target, "--output-dir", str(tmp_path / "out"), *words]
+    options = ["--target", target, ONLY, "--output-dir", str(tmp_path / "out"), *words]
     assert main(options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,72 @@
+"""Pictures for the report page: reconstructions, and private pictures only where asked for."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from calor_hf.core.reconstruction import Reconstruction
+
+SIDE = 96
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures by attack and class, as text that a page shows without a request.
+
+    Attributes:
+        rebuilt: Attack → class → reconstructions.
+        nearest: The same shape: the nearest private picture of each; empty, where private pictures stay out.
+        private: Class → a private picture; empty, where they stay out.
+    """
+
+    rebuilt: dict[str, dict[int, list[str]]]
+    nearest: dict[str, dict[int, list[str]]]
+    private: dict[int, str]
+
+
+def gallery_of(
+    found: dict[str, Reconstruction],
+    private_images: Tensor | None = None,
+    private_labels: Tensor | None = None,
+    nearest: dict[str, Tensor] | None = None,
+) -> Gallery:
+    """Pictures of the report.
+
+    Args:
+        found: Reconstructions by attack.
+        private_images: (m, 3, height, width) bytes; None: private pictures stay out.
+        private_labels: (m,) whose they are.
+        nearest: Attack → (n,) index of the private picture nearest to each reconstruction.
+    """
+    rebuilt = {
+        name: {
+            int(label): [data_uri(image) for image in one.images[one.labels == label]] for label in one.labels.unique()
+        }
+        for name, one in found.items()
+    }
+    if private_images is None or private_labels is None:
+        return Gallery(rebuilt, {}, {})
+    near = {
+        name: {
+            int(label): [data_uri(private_images[int(i)]) for i in nearest[name][one.labels == label]]
+            for label in one.labels.unique()
+        }
+        for name, one in found.items()
+        if nearest is not None and name in nearest
+    }
+    firsts = {int(label): data_uri(private_images[private_labels == label][0]) for label in private_labels.unique()}
+    return Gallery(rebuilt, near, firsts)
+
+
+def data_uri(image: Tensor) -> str:
+    """A PNG of (3, height, width), bytes or in [0, 1], at most :data:`SIDE` pixels wide, as a ``data:`` address."""
+    pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,104 @@
+"""Networks that judge: what each one sees in reconstructions and private pictures."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from calor_hf.core.target import Target
+from calor_hf.layers.frozen import frozen
+from calor_hf.layers.hf_target import HFTarget
+from calor_hf.metrics import View
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that looks at pictures in [0, 1] of any size.
+
+    Attributes:
+        name: As the report prints it.
+        module: The network itself.
+        features: (batch, 3, height, width) in [0, 1] → (batch, d).
+        head: (batch, d) features → (batch, classes) logits; None: it classifies nobody.
+    """
+
+    name: str
+    module: nn.Module
+    features: Callable[[Tensor], Tensor]
+    head: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def of_target(cls, target: Target, name: str) -> "Network":
+        """A classifier of the private people."""
+        return cls(name, target.module, target.features, target.head)
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(n, d) features and (n, classes) logits of (n, 3, height, width) images in [0, 1] or bytes, on the CPU."""
+        device = next((weight.device for weight in self.module.parameters()), torch.device("cpu"))
+        dtype = next((weight.dtype for weight in self.module.parameters()), torch.float32)
+        features, logits = [], []
+        with frozen(self.module):
+            for batch in images.split(BATCH):
+                x = batch.to(device)
+                seen = self.features((x.float() / 255 if x.dtype == torch.uint8 else x).to(dtype))
+                features.append(seen.flatten(1).float().cpu())
+                if self.head is not None:
+                    logits.append(self.head(seen).float().cpu())
+        return torch.cat(features), torch.cat(logits) if logits else None
+
+    def view(self, images: Tensor, private: "SeenPictures") -> View:
+        """Reconstructions beside the private pictures, which were looked at before."""
+        features, logits = self.look(images)
+        return View(
+            self.name,
+            features,
+            private.train[0],
+            logits,
+            private.train[1],
+            private.held[0] if private.held else None,
+            private.held[1] if private.held else None,
+        )
+
+
+@dataclass(frozen=True)
+class SeenPictures:
+    """Private pictures as one network sees them: (features, logits) of the training and of the held-out ones."""
+
+    train: tuple[Tensor, Tensor | None]
+    held: tuple[Tensor, Tensor | None] | None
+
+
+def load_network(source: "str | Network | Target | nn.Module", name: str = "") -> Network:
+    """A network from what a user passes.
+
+    Args:
+        source: Folder or Hub id of an image classifier of transformers; ``module:function``, where the function takes
+            nothing and returns an ``nn.Module`` that turns images in [0, 1] into features; or one of these in memory.
+        name: As the report prints it; default: what was passed.
+
+    Raises:
+        ValueError: no such function, or it returns something else.
+        OSError: no such model.
+    """
+    if isinstance(source, Network):
+        return source
+    if isinstance(source, Target):
+        return Network.of_target(source, name or type(source.module).__name__)
+    if isinstance(source, nn.Module):
+        return Network(name or type(source).__name__, source.eval(), source)
+    place, colon, function = source.partition(":")
+    if not colon:
+        target = HFTarget.from_pretrained(source)
+        return Network.of_target(target, name or f"{type(target.module).__name__} ({source})")
+    try:
+        made = getattr(importlib.import_module(place), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"expected a network as package.module:function, got {source!r} ({error})") from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{source} returned {type(made).__name__}, not an nn.Module of images in [0, 1] to features")
+    return Network(name or source, made.eval(), made)

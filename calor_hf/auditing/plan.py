@@ -1,0 +1,77 @@
+"""Which attacks an audit runs, as a user writes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calor_hf.attacks import ATTACKS, Attack
+
+DEFAULT_ATTACKS = ("gmi", "plg", "plg@adaptive")
+ADAPTIVE_CHOICES = {"gradient": "straight_through", "objective": "poincare"}
+
+
+@dataclass(frozen=True)
+class PlannedAttack:
+    """One attack of an audit.
+
+    Attributes:
+        name: As the tables print it, and the name of its folder.
+        kind: Registered name.
+        attack: Ready to run.
+    """
+
+    name: str
+    kind: str
+    attack: Attack[Any]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it goes around a defence: past its Tanh, or with a loss that does not flatten out."""
+        settings = self.attack.config.to_dict()
+        return any(settings.get(name) == value for name, value in ADAPTIVE_CHOICES.items())
+
+
+def plan_attacks(
+    words: Sequence[str | PlannedAttack] | None = None,
+    preset: str = "original",
+    budget: str | float = "paper",
+    settings: Sequence[str] = (),
+) -> list[PlannedAttack]:
+    """Attacks from words such as ``gmi``, ``plg@calor`` (a preset) or ``plg:objective=ce,steps=300`` (settings).
+
+    Args:
+        words: One an attack, or attacks that are planned already; None: :data:`DEFAULT_ATTACKS`.
+        preset: Of the attacks whose word names none.
+        budget: ``paper``, ``demo``, or a factor.
+        settings: Words ``name=value`` for all of them; those of a word itself come later and win.
+
+    Raises:
+        ValueError: unknown attack, preset, budget or setting, or the same attack twice.
+    """
+    planned = [
+        word if isinstance(word, PlannedAttack) else _planned(word, preset, budget, settings)
+        for word in (DEFAULT_ATTACKS if words is None else words)
+    ]
+    if not planned:
+        raise ValueError("no attacks to run; pass at least one (calor-hf list)")
+    names = [one.name for one in planned]
+    if len(set(names)) < len(names):
+        raise ValueError(f"every attack once, got {', '.join(names)}; give one of them other settings")
+    return planned
+
+
+def _planned(word: str, preset: str, budget: str | float, settings: Sequence[str]) -> PlannedAttack:
+    head, _, own = word.partition(":")
+    kind_name, at, own_preset = head.partition("@")
+    try:
+        kind = ATTACKS.get(kind_name)
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    words = [*settings, *(part for part in own.split(",") if part)]
+    try:
+        values = kind.config_class.parse(words)
+        attack = kind(kind.configure(own_preset if at else preset, budget, **values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"attack {word}: {error}") from error
+    name = "-".join([head.replace("@", "-"), *own.replace("=", "-").split(",")]) if own else head.replace("@", "-")
+    return PlannedAttack(name, kind_name, attack)

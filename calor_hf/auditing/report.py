@@ -1,0 +1,216 @@
+"""The leakage report: every number of an audit with what is needed to believe it, as a versioned file."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calor_hf._version import __version__
+from calor_hf.core.files import write_whole
+from calor_hf.metrics import Measure
+
+SCHEMA = 1
+HEADLINE = "attack_accuracy@1"
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack got.
+
+    Attributes:
+        name: Of this attack with its settings, as the tables print it.
+        attack: Registered name.
+        settings: All of them.
+        generator: Name and settings of the prior.
+        cost: Passes, seconds and processes.
+        adaptive: Whether it knows the defence, beyond the model's weights.
+        measures: Its numbers.
+        floors: Numbers of the same kind for pictures that know nothing of the person, by what they are.
+        target_confidence: Mean probability that the target itself gives, which every attack drives up.
+    """
+
+    name: str
+    attack: str
+    settings: dict[str, Any]
+    generator: dict[str, Any]
+    cost: dict[str, float]
+    adaptive: bool
+    measures: list[Measure]
+    floors: dict[str, list[Measure]] = field(default_factory=dict)
+    target_confidence: float = math.nan
+
+    def get(self, name: str) -> Measure | None:
+        """The measure of this name, if there is one."""
+        return next((measure for measure in self.measures if measure.name == name), None)
+
+    def floor(self, name: str) -> float:
+        """Highest of the floors of a measure; NaN where there is none."""
+        values = [m.value for measures in self.floors.values() for m in measures if m.name == name]
+        return max((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """The result of an audit.
+
+    Attributes:
+        target: ``name``, ``model``, ``defense``, ``settings``, ``classes`` and ``parameters`` of the attacked model.
+        data: ``name``, ``people``, ``pictures``, ``held_pictures`` of the private data.
+        networks: Name of each judging network by its role, and the judge's own accuracy on held-out pictures.
+        labels: Classes that were attacked.
+        label_names: Their names; numbers, where they were anonymised.
+        images_per_class: Reconstructions of each.
+        seed: Of every draw.
+        budget: Share of the published effort, 1 for all of it.
+        attacks: Results.
+        utility: Accuracy, likelihood and calibration of the target on held-out pictures.
+        neighbours: Numbers of other threats, marked so.
+        created: Date and time in UTC, ISO 8601.
+        version: Of this library.
+    """
+
+    target: dict[str, Any]
+    data: dict[str, Any]
+    networks: dict[str, Any]
+    labels: list[int]
+    label_names: list[str]
+    images_per_class: int
+    seed: int
+    budget: float
+    attacks: list[AttackResult]
+    utility: list[Measure] = field(default_factory=list)
+    neighbours: list[Measure] = field(default_factory=list)
+    created: str = ""
+    version: str = __version__
+
+    # Reading
+
+    def worst(self, name: str = HEADLINE) -> AttackResult:
+        """The attack that got most, by a measure of which more is leakage.
+
+        Raises:
+            ValueError: no attack has a number of this name.
+        """
+        scored = [(m.value, index) for index, a in enumerate(self.attacks) if (m := a.get(name)) is not None]
+        scored = [(value, index) for value, index in scored if not math.isnan(value)]
+        if not scored:
+            raise ValueError(f"no attack of this report has a number {name}")
+        return self.attacks[max(scored, key=lambda item: (item[0], -item[1]))[1]]
+
+    # Files
+
+    def to_json(self) -> str:
+        """The report as text; the checksum in it tells later whether somebody changed a number."""
+        content = _plain(dataclasses.asdict(self))
+        whole = {"schema": SCHEMA, "checksum": _checksum(content), **content}
+        return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "LeakageReport":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is cut off, was changed, is of a newer schema, or is something else; the message says
+                which.
+        """
+        try:
+            whole = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"no leakage report: not JSON, or cut off ({error})") from error
+        if not isinstance(whole, dict) or "schema" not in whole or "checksum" not in whole:
+            raise ValueError("no leakage report: the fields schema and checksum are missing")
+        schema, claimed = whole.pop("schema"), whole.pop("checksum")
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise ValueError(
+                f"the report has schema {schema}, this version of calor_hf ({__version__}) reads up to {SCHEMA}; "
+                "install a newer one"
+            )
+        if _checksum(whole) != claimed:
+            raise ValueError("the report was changed after it was written: its checksum does not fit; audit again")
+        try:
+            whole["attacks"] = [_attack(entry) for entry in whole["attacks"]]
+            for name in ("utility", "neighbours"):
+                whole[name] = [_measure(entry) for entry in whole[name]]
+            return cls(**whole)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the report lacks a field or has one too many ({error})") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the report; the file is whole or not there."""
+        write_whole(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LeakageReport":
+        """Read a report.
+
+        Args:
+            path: The file, or the folder of an audit.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: as :meth:`from_json`, with the path.
+        """
+        file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no report at {file}; pass report.json or the folder of an audit")
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    @classmethod
+    def merge(cls, parts: Sequence["LeakageReport"]) -> "LeakageReport":
+        """One report of several audits of the same model, people and seed, with all their attacks.
+
+        Raises:
+            ValueError: nothing to merge, the parts are of different audits, or an attack comes twice with other
+                numbers.
+        """
+        if not parts:
+            raise ValueError("no reports to merge")
+        first = parts[0]
+        for name in ("target", "data", "networks", "labels", "images_per_class", "seed", "budget", "version"):
+            if any(_plain(getattr(part, name)) != _plain(getattr(first, name)) for part in parts):
+                raise ValueError(f"the reports differ in {name}, so their attacks cannot stand in one table")
+        attacks: dict[str, AttackResult] = {}
+        for attack in (attack for part in parts for attack in part.attacks):
+            known = attacks.setdefault(attack.name, attack)
+            if _plain(dataclasses.asdict(known)["measures"]) != _plain(dataclasses.asdict(attack)["measures"]):
+                raise ValueError(f"the attack {attack.name!r} comes twice, with other numbers")
+        return dataclasses.replace(first, attacks=list(attacks.values()))
+
+
+def anonymous(report: LeakageReport) -> LeakageReport:
+    """The same report with numbers in the place of class names, which are people's."""
+    return dataclasses.replace(report, label_names=[f"person {label}" for label in report.labels])
+
+
+def _measure(entry: dict[str, Any]) -> Measure:
+    numbers = {name: math.nan if entry[name] is None else entry[name] for name in ("value", "low", "high", "spread")}
+    people = {int(k): math.nan if v is None else v for k, v in entry["by_identity"].items()}
+    return Measure(**{**entry, **numbers, "by_identity": people})
+
+
+def _attack(entry: dict[str, Any]) -> AttackResult:
+    floors = {name: [_measure(one) for one in measures] for name, measures in entry["floors"].items()}
+    confidence = math.nan if entry["target_confidence"] is None else entry["target_confidence"]
+    measures = [_measure(one) for one in entry["measures"]]
+    return AttackResult(**{**entry, "measures": measures, "floors": floors, "target_confidence": confidence})
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON has: text keys, null for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

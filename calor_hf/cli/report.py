@@ -1,0 +1,96 @@
+"""`calor-hf report`: show an audit's report again, or compare two."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from calor_hf.auditing.gallery import Gallery, gallery_of
+from calor_hf.auditing.html import to_html
+from calor_hf.auditing.markdown import to_markdown
+from calor_hf.auditing.networks import load_network
+from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.report import LeakageReport
+from calor_hf.auditing.report_diff import compare_reports
+from calor_hf.auditing.run import RESULT, load_reconstruction
+from calor_hf.auditing.verdict import limits, verdict
+from calor_hf.core.files import write_whole
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; 2 where there is no report, or one that was changed, cut off or is of a newer version.
+    """
+    parser = argparse.ArgumentParser(prog="calor-hf report", description="Show the report of an audit.")
+    add = parser.add_argument
+    add("reports", nargs="*", metavar="REPORT", help="folder of an audit, or its report.json; several are merged")
+    add("--diff", nargs=2, metavar=("A", "B"), help="compare two reports of the same people, person by person")
+    add("--output-dir", help="write page and Markdown there; default: beside the report")
+    options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    try:
+        if options.diff:
+            print(compare_reports(*(LeakageReport.load(path) for path in options.diff)))
+            return 0
+        if not options.reports:
+            raise ValueError("pass the folder of an audit, or --diff A B")
+        report = LeakageReport.merge([LeakageReport.load(path) for path in options.reports])
+        first = Path(options.reports[0])
+        home = first if first.is_dir() else first.parent
+        pages = write_pages(report, Path(options.output_dir) if options.output_dir else home, pictures_from=home)
+    except (ValueError, OSError) as error:
+        print(f"calor-hf report: {error}", file=sys.stderr)
+        return 2
+    print("\n".join([*verdict(report), "", *(f"- {line}" for line in limits(report))]))
+    print(f"\nreport: {pages[0]}")
+    return 0
+
+
+def write_pages(
+    report: LeakageReport,
+    folder: Path,
+    private: PrivatePictures | None = None,
+    judge: str | None = None,
+    pictures_from: Path | None = None,
+) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md``, with the reconstructions that lie in the audit's folder.
+
+    Args:
+        report: The report.
+        folder: Where to.
+        private: Private pictures to show; None: they stay out.
+        judge: Network that says which private picture is nearest.
+        pictures_from: Folder of the audit; None: ``folder``.
+
+    Returns:
+        Paths of page and Markdown.
+    """
+    page, text = folder / "report.html", folder / "report.md"
+    gallery = _gallery(report, pictures_from or folder, private, judge)
+    write_whole(page, to_html(report, gallery).encode())
+    write_whole(text, to_markdown(report).encode())
+    return page, text
+
+
+def _gallery(report: LeakageReport, folder: Path, private: PrivatePictures | None, judge: str | None) -> Gallery | None:
+    files = {attack.name: folder / attack.name / RESULT for attack in report.attacks}
+    found = {name: load_reconstruction(file) for name, file in files.items() if file.is_file()}
+    if not found:
+        return None
+    if private is None or judge is None:
+        return gallery_of(found)
+    network = load_network(judge)
+    known, _ = network.look(private.images)
+    nearest = {}
+    for name, one in found.items():
+        distances = torch.cdist(network.look(one.images)[0].double(), known.double())
+        others = one.labels[:, None] != private.labels[None, :]
+        nearest[name] = distances.masked_fill(others, torch.inf).argmin(dim=1)
+    return gallery_of(found, private.images, private.labels, nearest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

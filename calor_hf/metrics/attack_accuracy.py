@@ -1,0 +1,57 @@
+"""Attack accuracy: the share of reconstructions that the judge takes for the person they are meant to show."""
+
+from torch import Tensor
+
+from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+
+
+def hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """Whether the label is among the ``k`` highest scores.
+
+    Args:
+        logits: (n, classes), finite.
+        labels: (n,) int64 in [0, classes).
+        k: How many scores count, 1 <= k <= classes.
+
+    Returns:
+        (n,) float64, 0 or 1. A tie is a miss unless all that tie fit among the ``k``.
+
+    Raises:
+        ValueError: wrong shapes, labels out of range, numbers that are not finite, or ``k`` out of range.
+    """
+    check_rows(labels, logits=logits)
+    if not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"expected k between 1 and the {logits.shape[1]} classes, got {k}")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"the judge has {logits.shape[1]} classes, got label {int(labels.max())}; pass a judge of all")
+    own = logits.gather(1, labels[:, None])
+    return ((logits >= own).sum(dim=1) <= k).double()
+
+
+@METRICS.register("attack_accuracy")
+class AttackAccuracy(Metric):
+    """Share of all reconstructions, failed ones too, that the judge recognises; top one and top five.
+
+    And the share of people of whom at least one reconstruction is recognised, which is what a person fears (the GMI
+    paper calls this its top five).
+
+    Source:
+        Zhang et al., CVPR 2020, arXiv:1911.07135.
+    """
+
+    def measure(self, evidence: Evidence) -> list[Measure]:
+        """``attack_accuracy@1``, ``attack_accuracy@5`` (five classes or more), ``people_recognised``."""
+        self.require(evidence)
+        logits, labels = evidence.judge.logits, evidence.labels  # type: ignore[union-attr]
+        if logits is None:
+            raise ValueError("the judge gives no scores of people; pass a classifier trained on the private pictures")
+        first = hits(logits, labels)
+        note = "the judge's first choice is the right person"
+        found = [Measure.of_images("attack_accuracy@1", "share", "leakage", first, labels, note)]
+        if logits.shape[1] >= 5:
+            five, note = hits(logits, labels, 5), "the right person is among the judge's first five"
+            found.append(Measure.of_images("attack_accuracy@5", "share", "leakage", five, labels, note))
+        people = {int(label): float(first[labels == label].max()) for label in labels.unique()}
+        tries = "at least one of all tries at a person"
+        found.append(Measure.of_people("people_recognised", "share", "leakage", people, len(labels), tries))
+        return found

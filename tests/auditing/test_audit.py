@@ -1,0 +1,198 @@
+"""The whole audit on a tiny target: attacks, judges, floors, report; shared, resumed, refused."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calor_hf import METRICS, LeakageReport, PrivatePictures, audit
+from calor_hf.attacks import GradientAttack
+from calor_hf.auditing import plan_attacks
+from calor_hf.auditing.networks import Network, load_network
+from calor_hf.core.target import Target
+from calor_hf.data.face_renderer import IDENTITY_NAMES
+from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.metrics import Evidence, Measure, Metric
+from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
+
+ATTACKS = ["gmi:steps=2", "plg:steps=2,objective=poincare"]
+
+
+def private_pictures(**changes: Any) -> PrivatePictures:
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (CLASSES * 4, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8)
+    labels = torch.arange(CLASSES).repeat_interleave(4)
+    known: dict[str, Any] = {
+        "name": "made up", "images": images, "labels": labels, "held_images": images.flip(3), "held_labels": labels,
+        "label_names": tuple("abcde"), "true_identity": sample_identities(CLASSES),
+        "identity_names": tuple(IDENTITY_NAMES),
+    }  # fmt: skip
+    return PrivatePictures(**{**known, **changes})
+
+
+def judge() -> Network:
+    """Takes the brightest fifth of a picture's rows for its class."""
+
+    def rows(images: Tensor) -> Tensor:
+        return images.float().mean(dim=(1, 3))[:, : CLASSES * 3].view(len(images), CLASSES, 3).mean(dim=2)
+
+    return Network("rows", nn.Linear(1, 1), rows, lambda features: features)
+
+
+def small_audit(folder: Path, **options: Any) -> LeakageReport:
+    known: dict[str, Any] = {
+        "target": tiny_target("calor", rank=2), "attacks": ATTACKS, "generator": tiny_generator("renderer"),
+        "evaluation_model": judge(), "private_data": private_pictures(), "output_dir": folder, "classes": [0, 1, 3],
+        "images_per_class": 2, "target_name": "tiny",
+    }  # fmt: skip
+    return audit(**{**known, **options})
+
+
+def test_the_report_says_everything(tmp_path: Path) -> None:
+    report = small_audit(tmp_path, embedding=nn.Flatten())
+    assert LeakageReport.load(tmp_path).to_json() == report.to_json()
+    assert [attack.name for attack in report.attacks] == ["gmi-steps-2", "plg-steps-2-objective-poincare"]
+    assert [attack.adaptive for attack in report.attacks] == [False, True]
+    assert report.label_names == ["a", "b", "d"]
+    assert report.target["model"] == "CALoRForImageClassification"
+    assert report.target["settings"]["rank"] == 2
+    assert report.data == {"name": "made up", "people": 5, "pictures": 20, "held_pictures": 20}
+    assert report.networks["judge"] == "rows"
+    assert 0 <= report.networks["judge_accuracy"] <= 1
+    for attack in report.attacks:
+        assert set(attack.floors) == {"samples of the prior", "reconstructions of other people"}
+        names = {measure.name for measure in attack.measures}
+        assert "attack_accuracy@1" in names
+        for measure in attack.measures:
+            assert measure.people <= 3
+            assert math.isnan(measure.value) <= bool(measure.note)
+        assert attack.cost["target_passes"] > 0
+        assert (tmp_path / attack.name / "reconstructions.safetensors").is_file()
+
+
+def test_numbers_are_those_of_the_judge(tmp_path: Path) -> None:
+    from calor_hf.auditing import load_reconstruction
+
+    report = small_audit(tmp_path, attacks=ATTACKS[:1], metrics=["attack_accuracy"])
+    found = load_reconstruction(tmp_path / "gmi-steps-2" / "reconstructions.safetensors")
+    rows = found.images.float().mean(dim=(1, 3))[:, :15].view(6, CLASSES, 3).mean(dim=2).argmax(dim=1)
+    measure = report.attacks[0].measures[0]
+    assert measure.value == pytest.approx(float((rows == found.labels).double().mean()))
+    other = {0: 3, 1: 0, 3: 1}
+    wrong = torch.tensor([other[label] for label in found.labels.tolist()])
+    floor = report.attacks[0].floors["reconstructions of other people"][0]
+    assert floor.value == pytest.approx(float((rows == wrong).double().mean()))
+
+
+def test_a_finished_audit_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = small_audit(tmp_path)
+    with pytest.raises(FileExistsError, match="holds an attack already"):
+        small_audit(tmp_path)
+    monkeypatch.setattr(GradientAttack, "attack", None)
+    again = small_audit(tmp_path, resume=True)
+    assert dataclasses.replace(again, created="").to_json() == dataclasses.replace(first, created="").to_json()
+
+
+def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    run, look = GradientAttack.attack, Network.look
+
+    def attacked(self: Any, *words: Any) -> Any:
+        order.append("attack")
+        return run(self, *words)
+
+    def looked(self: Any, images: Tensor) -> Any:
+        order.append("look")
+        return look(self, images)
+
+    monkeypatch.setattr(GradientAttack, "attack", attacked)
+    monkeypatch.setattr(Network, "look", looked)
+    small_audit(tmp_path, metrics=["attack_accuracy"])
+    assert "attack" not in order[order.index("look") :]
+    assert order.count("attack") == 2
+
+
+def test_a_metric_that_fails_costs_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Metric):
+        def measure(self, evidence: Evidence) -> list[Measure]:
+            raise ValueError("the judge is asleep")
+
+    monkeypatch.setitem(METRICS._classes, "broken", Broken)
+    report = small_audit(tmp_path, attacks=ATTACKS[:1], metrics=["broken", "attack_accuracy"])
+    assert [measure.note for measure in report.attacks[0].measures if measure.name == "broken"] == [
+        "the judge is asleep"
+    ]
+    assert report.attacks[0].get("attack_accuracy@1") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"evaluation_model": None}, "needs a judge and the private pictures"),
+        ({"private_data": None}, "needs a judge and the private pictures"),
+        ({"classes": [9]}, "classes 0 to 4"),
+        ({"attacks": ["gmii"]}, "Did you mean 'gmi'"),
+        ({"attacks": ["plg", "plg"]}, "every attack once"),
+        ({"attacks": ["plg:stepps=2"]}, "did you mean steps"),
+        ({"evaluation_model": "nowhere:judge"}, "expected a network as package.module:function"),
+        ({"evaluation_model": "collections:OrderedDict"}, "not an nn.Module"),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_audit(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
+    target = tiny_target()
+    with pytest.raises(ValueError, match="the target cannot judge itself"):
+        small_audit(tmp_path / "out", target=target, evaluation_model=target)
+    assert not (tmp_path / "out").exists()
+
+
+def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
+    few = private_pictures(images=private_pictures().images[:8], labels=private_pictures().labels[:8])
+    with pytest.raises(ValueError, match=r"no private pictures of the classes \[3\]"):
+        small_audit(tmp_path / "out", private_data=few)
+
+
+def test_private_pictures_are_bytes() -> None:
+    with pytest.raises(ValueError, match="as bytes and a label each"):
+        private_pictures(images=torch.rand(20, 3, SIDE, SIDE))
+    with pytest.raises(ValueError, match="and 2 labels"):
+        private_pictures(labels=torch.tensor([0, 1]))
+
+
+def test_networks_look_at_bytes_and_floats_alike() -> None:
+    pictures = private_pictures().images
+    network = load_network(tiny_target(dtype=torch.float32), "judge")
+    features, logits = network.look(pictures)
+    again, scores = network.look(pictures.float() / 255)
+    assert torch.equal(features, again)
+    assert logits is not None
+    assert scores is not None
+    assert torch.equal(logits, scores)
+    target: Target = tiny_target(dtype=torch.float32)
+    torch.testing.assert_close(logits, target(pictures.float() / 255).detach())
+
+
+def test_words_of_attacks() -> None:
+    calor, own = plan_attacks(["gmi@calor", "plg:steps=7"], budget=0.5, settings=["lr=0.5"])
+    assert (calor.name, calor.kind, calor.attack.config.clip, calor.attack.config.steps) == (
+        "gmi-calor",
+        "gmi",
+        None,
+        750,
+    )
+    assert (own.name, own.attack.config.steps, own.attack.config.lr) == ("plg-steps-7", 7, 0.5)
+    default = plan_attacks()
+    assert any(one.adaptive for one in default)
+    with pytest.raises(ValueError, match=r"unknown preset 'mine'; pass one of original, calor, adaptive"):
+        plan_attacks(["plg@mine"])
+    with pytest.raises(ValueError, match="no attacks to run"):
+        plan_attacks([])

@@ -1,0 +1,53 @@
+"""`calor-hf report` as a user types it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from calor_hf.auditing._store import save_reconstruction
+from calor_hf.cli.main import main as calor_hf
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from tests.auditing.small_report import attack, small_report
+
+
+def test_pages_are_made_again_with_the_pictures_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_report().save(tmp_path / "report.json")
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    found = Reconstruction(torch.rand(6, 3, 8, 8), labels, torch.rand(6, 2), torch.rand(6), Cost())
+    (tmp_path / "adaptive").mkdir()
+    save_reconstruction(found, tmp_path / "adaptive" / "reconstructions.safetensors")
+    assert calor_hf(["report", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "83 % of them" in shown
+    assert "No audit proves a model safe" in shown
+    assert (tmp_path / "report.html").read_text().count("<img") == 6
+    assert "| adaptive | attack_accuracy@1 |" in (tmp_path / "report.md").read_text()
+
+
+def test_several_reports_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = small_report()
+    for name, one in zip("ab", whole.attacks, strict=True):
+        dataclasses.replace(whole, attacks=[one]).save(tmp_path / name / "report.json")
+    assert calor_hf(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--output-dir", str(tmp_path / "both")]) == 0
+    assert "strongest of 2 attacks" in capsys.readouterr().out
+    assert (tmp_path / "both" / "report.html").is_file()
+
+
+def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_report().save(tmp_path / "a.json")
+    small_report(attacks=[attack("weak", [1] * 6)]).save(tmp_path / "b.json")
+    assert calor_hf(["report", "--diff", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "B leaks more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "pass the folder of an audit"), (["nowhere"], "no report at"), (["--diff", "nowhere", "b"], "no report at")],
+)
+def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calor_hf(["report", *words]) == 2
+    assert message in capsys.readouterr().err
