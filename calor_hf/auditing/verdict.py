@@ -5,6 +5,8 @@ import math
 from calor_hf.auditing.report import HEADLINE, LeakageReport
 from calor_hf.metrics import Measure
 
+GOOD_JUDGE = 0.9
+
 
 def percent(value: float, digits: int = 0) -> str:
     """A share as a percentage; a dash for NaN."""
@@ -81,6 +83,10 @@ def limits(report: LeakageReport) -> list[str]:
         lines.append(f"{judge} was not tried on held-out pictures, so nobody knows how well it judges.")
     else:
         lines.append(f"{judge} names the right person on {percent(accuracy, 1)} of pictures that are new to it.")
+        if accuracy < GOOD_JUDGE:
+            lines.append(
+                "That is a poor judge: it misses people who are there. Train a better one before you rely on it."
+            )
     if "second_judge" not in report.networks and "embedding" not in report.networks:
         lines.append(
             "One judge alone can be fooled by pictures that look like nobody; a second one (--second-judge) or face "

@@ -10,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from calor_hf import METRICS, LeakageReport
+from calor_hf.auditing.verdict import limits
 from calor_hf.cli.audit import main, parse_classes
 from calor_hf.cli.main import main as calor_hf
+from calor_hf.cli.train import main as train
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
@@ -26,6 +29,39 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     tiny_base("vit", CLASSES).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of four drawn people, hardly trained."""
+    folder = tmp_path_factory.mktemp("drawn") / "model"
+    words = ["--num-identities", "4", "--num-train-epochs", "1", "--defense", "none", "--use-cpu"]
+    assert train([*words, "--report-to", "none", "--output-dir", str(folder)]) == 0
+    return str(folder)
+
+
+def test_drawn_people_need_nothing_but_the_target(
+    drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--target", drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
+    assert main([*words, "--images-per-class", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "training a judge, once" in shown
+    assert "rebuilt 4 pictures of 2 people" in shown
+    report = LeakageReport.load(tmp_path)
+    assert [attack.name for attack in report.attacks] == ["gmi", "plg", "plg-adaptive"]
+    assert "That is a poor judge" in "\n".join(limits(report))  # of four people it learns little
+    assert report.attacks[0].get("identity_error") or "identity_error" not in METRICS.names()
+    assert (tmp_path / "report.html").read_text().count("<img") == 4  # no private pictures
+    judge = (tmp_path / "judge" / "model.safetensors").read_bytes()
+    options = [*words, "--images-per-class", "2", "--resume", "--include-private-images", "--anonymize-labels"]
+    assert main(options) == 0
+    assert "training a judge" not in capsys.readouterr().out
+    assert (tmp_path / "judge" / "model.safetensors").read_bytes() == judge
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img") == 2 + 4 + 4
+    assert "identity_000" not in page
+    assert "person 0" in page
 
 
 def test_attacks_without_a_judge(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +163,7 @@ def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
         (["--generator", "dcgan"], "has to be trained"),
         (["--resume", "--overwrite"], "pass one"),
         (["--images-per-class", "0"], "images_per_class"),
+        (["--metrics", "fidd"], "unknown metric 'fidd'"),
         (["--target", "./nowhere"], "nowhere"),
     ],
 )
@@ -136,6 +173,15 @@ def test_bad_options_are_refused(
     options = ["--target", target, ONLY, "--output-dir", str(tmp_path / "out"), *words]
     assert main(options) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_report_needs_is_asked_for(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--target", target, "--output-dir", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "pass --dataset and --judge, or --reconstructions-only" in capsys.readouterr().err
+    assert main([*words, "--dataset", str(tmp_path)]) == 2
+    assert "train one with calor-hf train --role judge" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification, PreTrainedModel, ResNetForImageClassification, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    RegNetForImageClassification,
+    ResNetForImageClassification,
+    pipeline,
+)
 
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
@@ -106,9 +112,21 @@ def test_another_defence_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert model.config.id2label[0] == "identity_000"
 
 
+def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
+    words = ["--role", "judge", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
+    assert main(words) == 0
+    assert isinstance(AutoModelForImageClassification.from_pretrained(tmp_path), RegNetForImageClassification)
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert numbers["defense"] == "none"
+    assert numbers["seed"] != parse(SMALL)[3].seed
+    assert parse(["--role=judge"])[3].output_dir == "outputs/judge"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--role", "juror"], "--role must be release or judge, got juror"),
+        (["--role", "judge", "--defense", "mid"], "--role judge trains an undefended model, got --defense mid"),
         (["--rank", "many"], "--rank must be a whole number or auto, got many"),
         (["--defense", "magic"], "--defense: unknown defense 'magic'. Known: bido, calor"),
         (["--defense", "midd"], "Did you mean 'mid'?"),
