@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -68,6 +69,10 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         """
         raise ValueError(f"the generator '{self.name}' has no network that judges realism")
 
+    def identity(self, latents: Tensor) -> Tensor | None:
+        """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
+        return None
+
     def sample_latents(self, count: int, rng: np.random.Generator) -> Tensor:
         """(count, latent_dim) latents as the generator was trained on: standard normal; on the CPU in float64."""
         return torch.from_numpy(rng.standard_normal((count, self.latent_dim)))
@@ -83,10 +88,6 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         return next((weight.dtype for weight in self.parameters()), torch.float32)
 
     # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
-
-    def identity(self, latents: Tensor) -> Tensor | None:
-        """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
-        return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
@@ -135,8 +136,13 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
     if saved["generator"] not in names:
         raise ValueError(f"{source} is a generator '{saved['generator']}', known: {', '.join(names)}; update calor_hf")
     kind = GENERATORS.get(saved["generator"])
-    generator = kind(kind.config_class.from_dict(saved["settings"]))
-    generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
+    try:
+        generator = kind(kind.config_class.from_dict(saved["settings"]))
+        generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the generator in {source} is damaged: its settings and weights do not fit ({error}); train it again"
+        ) from error
     return generator.eval()
 
 

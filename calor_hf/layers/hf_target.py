@@ -91,13 +91,15 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
             "reaches an image; attack another architecture"
         )
     if processor is None:
-        size = _size_of(image_size or getattr(model.config, "image_size", None))
+        size = _size_of(image_size or _configured_size(model))
         if size is None:
             raise ValueError(f"the configuration of {name} does not say its image size; pass processor= or image_size=")
         return PixelInput(size, size)
     resize_to = _resize_goal(processor)
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    size = _size_of(crop) or _size_of(resize_to) or _size_of(getattr(model.config, "image_size", None))
+    if crop is None and isinstance(resize_to, int):
+        crop = processor.size["shortest_edge"]  # ConvNeXT and its kin cut what they resized too far
+    size = _size_of(crop) or _size_of(resize_to) or _size_of(_configured_size(model))
     if size is None:
         raise ValueError(f"{type(processor).__name__} does not say the size of its images; pass one that does")
     normalize = bool(getattr(processor, "do_normalize", False))
@@ -111,6 +113,11 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
         offset=-1.0 if getattr(processor, "rescale_offset", False) else 0.0,
         reverse_channels=bool(getattr(processor, "do_flip_channel_order", False)),
     )
+
+
+def _configured_size(model: PreTrainedModel) -> Any:
+    base = getattr(model.config, "base_config", None)  # of a defended model
+    return getattr(model.config, "image_size", None) or getattr(base, "image_size", None)
 
 
 def _resize_goal(processor: Any) -> int | tuple[int, int] | None:

@@ -53,7 +53,7 @@ def poincare_distance(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tenso
     if not 0 < xi < 1:
         raise ValueError(f"xi must be in (0, 1), got {xi}")
     u = logits / logits.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
-    v = F.one_hot(labels, logits.shape[1]) * (1 - xi)
+    v = F.one_hot(labels, logits.shape[1]).to(logits.dtype) * (1 - xi)
     # One dominant logit puts u on the sphere, a perfect match u on v: both would make the gradient infinite.
     room = (1 - u.square().sum(dim=1)).clamp_min(1e-6) * (1 - v.square().sum(dim=1))
     delta = 2 * (u - v).square().sum(dim=1) / room

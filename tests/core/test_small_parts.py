@@ -1,0 +1,109 @@
+"""Draws by row, whole files, stop requests, joined reconstructions, processes."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from calor_hf.core.files import write_whole
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.seeding import RowDraws
+from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
+
+
+def draws(keys: list[tuple[int, ...]], seed: int = 0, stream: int = 3, normal: bool = True) -> list[torch.Tensor]:
+    made = RowDraws(seed, stream, keys, 2, normal, torch.zeros(0, dtype=torch.float64))
+    return [made.next() for _ in range(70)]  # more than are made at once
+
+
+def test_a_row_draws_the_same_whoever_stands_beside_it() -> None:
+    together = draws([(1, 0), (1, 1), (4, 0)])
+    alone = draws([(4, 0)])
+    assert all(torch.equal(row[2:], own) for row, own in zip(together, alone, strict=True))
+    assert len({tuple(row[2].tolist()) for row in together}) == 70
+    for other in (draws([(4, 0)], seed=1), draws([(4, 0)], stream=4), draws([(4, 1)])):
+        assert not torch.equal(other[0], alone[0])
+
+
+def test_uniform_draws_lie_in_their_range() -> None:
+    numbers = torch.cat(draws([(1, 0), (2, 0)], normal=False))
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert abs(float(numbers.mean()) - 0.5) < 4 * (1 / 12 / numbers.numel()) ** 0.5
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "new" / "a.txt"
+    write_whole(file, b"one")
+    assert file.read_bytes() == b"one"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(file, b"two")
+    assert file.read_bytes() == b"one"
+    assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_stops(number: signal.Signals, caplog: pytest.LogCaptureFixture) -> None:
+    before = signal.getsignal(number)
+    stop = StopRequest("saving first")
+    with pytest.raises(KeyboardInterrupt), stop:  # noqa: PT012
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+    with stop:
+        assert not stop.requested
+
+
+def test_an_inactive_request_leaves_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest("never", active=False):
+        assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_helpers_leave_interrupts_to_the_parent() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        leave_interrupts_to_parent(0)
+        os.kill(os.getpid(), signal.SIGINT)  # nothing happens
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def part(labels: list[int], value: float) -> Reconstruction:
+    count = len(labels)
+    filled = torch.full((count, 3, 2, 2), value)
+    return Reconstruction(filled, torch.tensor(labels), filled[:, 0, 0], filled[:, 0, 0, 0], Cost(count, 2, 3, 0.5))
+
+
+def test_parts_join_in_the_order_of_classes() -> None:
+    joined = Reconstruction.join([part([5, 5, 2], 0.1), part([3], 0.2), part([2, 2], 0.9)])
+    assert joined.labels.tolist() == [2, 3, 5, 5]
+    assert joined.scores.tolist() == pytest.approx([0.1, 0.2, 0.1, 0.1])  # of a class that comes twice, the first
+    assert joined.cost == Cost(4, 4, 6, 1.0)  # what was thrown away costs nothing
+    with pytest.raises(ValueError, match="no reconstructions to join"):
+        Reconstruction.join([])
+
+
+def processes(**environment: str) -> str:
+    code = "from calor_hf.core.processes import process_state as s; x = s(); print(x.num_processes, x.device.type)"
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE", "RANK", "WORLD"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**known, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_a_process_alone_is_one() -> None:
+    assert processes(ACCELERATE_USE_CPU="true") == "1 cpu"

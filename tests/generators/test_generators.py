@@ -1,0 +1,123 @@
+"""Every generator: images, latents, files, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from calor_hf.data.face_renderer import IDENTITY_NAMES, render_faces
+from calor_hf.generators import GENERATORS, Generator, load_generator
+from tests.attacks.tiny_world import PRIORS, SIDE, tiny_generator
+
+
+def images_of(generator: Generator[Any], seed: int = 0) -> torch.Tensor:
+    latents = generator.sample_latents(6, np.random.default_rng(seed))
+    with torch.no_grad():
+        return generator(latents, torch.arange(6) % 5)
+
+
+def test_every_generator_is_tried() -> None:
+    assert {name for name, _ in PRIORS.values()} == set(GENERATORS.names())
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_images_lie_in_their_range_and_depend_on_their_own_row(prior: str) -> None:
+    generator = tiny_generator(prior)
+    images = images_of(generator)
+    assert images.shape == (6, 3, SIDE, SIDE)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert images.std(dim=0).max() > 1e-3
+    latents = generator.sample_latents(6, np.random.default_rng(0))
+    torch.testing.assert_close(generator(latents[2:3], torch.tensor([2])), images[2:3])
+    assert torch.equal(images_of(generator), images)
+    assert not torch.equal(images_of(generator, seed=1), images)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_what_is_saved_comes_back(prior: str, tmp_path: Path) -> None:
+    generator = tiny_generator(prior, torch.float32)
+    generator.save_pretrained(tmp_path)
+    read = load_generator(str(tmp_path))
+    assert type(read) is type(generator)
+    assert read.config == generator.config
+    assert not read.training
+    latents = generator.sample_latents(3, np.random.default_rng(0)).float()
+    assert torch.equal(read(latents, torch.tensor([0, 1, 2])), generator(latents, torch.tensor([0, 1, 2])))
+    assert torch.equal(type(generator).from_pretrained(tmp_path)(latents, torch.tensor([0, 1, 2])), read(
+        latents, torch.tensor([0, 1, 2])))  # fmt: skip
+    assert read.has_realism == generator.has_realism
+    if read.has_realism:
+        images = torch.rand(4, 3, SIDE, SIDE)
+        assert read.realism(images, torch.tensor([0, 0, 1, 1]), 2).shape == (4,)
+    else:
+        with pytest.raises(ValueError, match="no network that judges realism"):
+            read.realism(torch.rand(1, 3, SIDE, SIDE))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generator": "stylegan9"}, r"is a generator 'stylegan9', known: conditional, dcgan, renderer; update"),
+        ({"settings": {"image_size": 16, "width": 8}}, "damaged: its settings and weights do not fit"),
+        ({"settings": {"image_size": 17}}, r"damaged: .*power of two"),
+        ({"settings": {"colour": "red"}}, r"damaged: .*no setting colour"),
+        ({"settings": None}, "damaged"),
+    ],
+)
+def test_a_wrong_configuration_is_told(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    tiny_generator("dcgan", torch.float32).save_pretrained(tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_generator(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}"])
+def test_broken_weights_are_told(content: bytes, tmp_path: Path) -> None:
+    tiny_generator("dcgan", torch.float32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load_generator(str(tmp_path))
+
+
+def test_no_generator_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no generator at .*train one with calor-hf prior"):
+        load_generator(str(tmp_path / "nowhere"))
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match=r"its config\.json names none"):
+        load_generator(str(tmp_path))
+    with pytest.raises(ValueError, match="has to be trained"):
+        load_generator("dcgan")
+
+
+def test_the_renderer_draws_as_the_data_do() -> None:
+    generator = load_generator("renderer", image_size=32)
+    latents = generator.sample_latents(4, np.random.default_rng(0))
+    numbers = torch.special.erf(latents / 2**0.5)
+    count = len(IDENTITY_NAMES)
+    torch.testing.assert_close(generator(latents), render_faces(numbers[:, :count], numbers[:, count:], 32))
+    identity = generator.identity(latents)
+    assert identity is not None
+    torch.testing.assert_close(identity, numbers[:, :count])
+    assert tiny_generator("dcgan").identity(latents) is None
+
+
+def test_a_conditional_generator_wants_classes() -> None:
+    generator = tiny_generator("conditional")
+    with torch.no_grad():  # untrained, all classes look alike
+        for module in generator.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.weight += torch.randn_like(module.weight)
+    latents = generator.sample_latents(2, np.random.default_rng(0))
+    one, other = (generator(latents, torch.full((2,), label)) for label in (0, 1))
+    assert not torch.allclose(one, other)
+    with pytest.raises(ValueError, match="labels"):
+        generator(latents)
