@@ -16,7 +16,8 @@ from tests.attacks.tiny_world import PRIORS, SIDE, tiny_generator
 def images_of(generator: Generator[Any], seed: int = 0) -> torch.Tensor:
     latents = generator.sample_latents(6, np.random.default_rng(seed))
     with torch.no_grad():
-        return generator(latents, torch.arange(6) % 5)
+        images: torch.Tensor = generator(latents, torch.arange(6) % 5)
+    return images
 
 
 def test_every_generator_is_tried() -> None:
