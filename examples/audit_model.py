@@ -12,8 +12,8 @@ Your model and your pictures, with a prior trained on public pictures and a judg
 After Ctrl-C: the same command with ``--resume``. All options: ``--help``; the whole story: docs/audit.md.
 
 What happens, in order (`calor_hf/auditing/audit.py` reads like this from top to bottom): every attack rebuilds pictures
-of every person, and sees nothing but the model and the prior; then the judges look at them, and at the private pictures;
-every number gets its floor and its interval; the report is written, and a page from it.
+of every person, and sees nothing but the model and the prior; then the judges look at them, and at the private
+pictures; every number gets its floor and its interval; the report is written, and a page from it.
 """
 
 import sys
