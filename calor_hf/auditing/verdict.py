@@ -87,6 +87,9 @@ def limits(report: LeakageReport) -> list[str]:
             lines.append(
                 "That is a poor judge: it misses people who are there. Train a better one before you rely on it."
             )
+    second = report.networks.get("second_judge_accuracy")
+    if second is not None and second < GOOD_JUDGE:
+        lines.append(f"The second judge names the right person on {percent(second, 1)} of new pictures: a poor one.")
     if "second_judge" not in report.networks and "embedding" not in report.networks:
         lines.append(
             "One judge alone can be fooled by pictures that look like nobody; a second one (--second-judge) or face "

@@ -1,6 +1,19 @@
 """How much leaked: one metric a file, found by name."""
 
+from typing import TYPE_CHECKING, Any
+
 from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, View
 from calor_hf.metrics._statistics import paired_difference
 
-__all__ = ["METRICS", "Evidence", "Measure", "Metric", "View", "paired_difference"]
+if TYPE_CHECKING:
+    from calor_hf.metrics._evaluate import load_metric
+
+__all__ = ["METRICS", "Evidence", "Measure", "Metric", "View", "load_metric", "paired_difference"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "load_metric":
+        raise AttributeError(f"module 'calor_hf.metrics' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from calor_hf.metrics._evaluate import load_metric  # here, as `evaluate` takes seconds to import
+
+    return load_metric

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.registry import Registry
-from calor_hf.metrics._statistics import bootstrap_interval, identity_means, slot_spread
+from calor_hf.metrics._statistics import bootstrap_interval, identity_means, share_interval, slot_spread
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class Measure:
         means = identity_means(values, labels)
         counts = np.array([float((labels == label).sum()) for label in means])
         low, high = bootstrap_interval(np.array(list(means.values())), counts)
+        if unit == "share":
+            low, high = share_interval(low, high, len(means))
         return cls(
             name,
             float(values.double().mean()),
@@ -148,15 +151,18 @@ class Measure:
         """
         known = {label: value for label, value in values.items() if not math.isnan(value)}
         if len(known) < len(values):
-            note = f"{len(values) - len(known)} of {len(values)} people left out: too few images. {note}".strip()
+            note = f"{len(values) - len(known)} of {len(values)} people left out: no number. {note}".strip()
         numbers = np.array(list(known.values()))
         low, high = bootstrap_interval(numbers)
+        if unit == "share":
+            low, high = share_interval(low, high, len(known))
         value = float(numbers.mean()) if known else math.nan
         return cls(name, value, unit, more_is, images, len(known), low, high, math.nan, known, note)
 
     def failed(self, reason: str) -> "Measure":
         """The same measure without a number, and why."""
-        return replace(self, value=math.nan, low=math.nan, high=math.nan, note=reason)
+        nan = math.nan
+        return replace(self, value=nan, low=nan, high=nan, spread=nan, by_identity={}, note=reason)
 
 
 class Metric(ABC):
@@ -166,11 +172,14 @@ class Metric(ABC):
         needs: Attributes of :class:`Evidence` that may not be None.
         by_image: Whether the number is a mean over images, so that reconstructions of *other* people are a floor.
         slow: Whether it trains something, so that an audit runs it only when asked.
+        per_image: Function behind it, ``(predictions, references, **options) -> (n,)``, where :func:`load_metric` is to
+            offer its mean as an ``evaluate.Metric``; None: it is not offered.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("judge",)
     by_image: ClassVar[bool] = True
     slow: ClassVar[bool] = False
+    per_image: ClassVar[Callable[..., Tensor] | None] = None
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Measure]:

@@ -48,6 +48,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def share_interval(low: float, high: float, people: int) -> tuple[float, float]:
+    """The interval of a share of 0 or 1, where resampling knows no doubt: what so few people leave open.
+
+    Args:
+        low: Lower end by resampling.
+        high: Upper end.
+        people: Number of people, all alike.
+
+    Returns:
+        The same, unless all people are at 0 or all at 1: then the exact binomial limit takes the other end.
+
+    Source:
+        Clopper and Pearson, Biometrika 1934.
+    """
+    doubt = ((1 - LEVEL) / 2) ** (1 / max(1, people))
+    if low == high == 0:
+        return 0.0, 1 - doubt
+    return (doubt, 1.0) if low == high == 1 else (low, high)
+
+
 def paired_difference(first: dict[int, float], second: dict[int, float], seed: int = 0) -> tuple[float, float, float]:
     """Mean difference ``second − first`` over the people in both, with its 95 % interval.
 

@@ -22,8 +22,9 @@ def hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     check_rows(labels, logits=logits)
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(f"expected k between 1 and the {logits.shape[1]} classes, got {k}")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"the judge has {logits.shape[1]} classes, got label {int(labels.max())}; pass a judge of all")
+    strange = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(strange):
+        raise ValueError(f"the judge has {logits.shape[1]} classes, got label {int(strange[0])}; pass a judge of all")
     own = logits.gather(1, labels[:, None])
     return ((logits >= own).sum(dim=1) <= k).double()
 
@@ -38,6 +39,8 @@ class AttackAccuracy(Metric):
     Source:
         Zhang et al., CVPR 2020, arXiv:1911.07135.
     """
+
+    per_image = staticmethod(hits)
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``attack_accuracy@1``, ``attack_accuracy@5`` (five classes or more), ``people_recognised``."""

@@ -8,7 +8,7 @@ from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, View, che
 
 
 def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor) -> Tensor:
-    """Squared distance from each reconstruction to the nearest private picture of the same person.
+    """Squared L2 distance from each reconstruction to the nearest private picture of the same person.
 
     Computed in float64 from the differences themselves: ``torch.cdist`` loses the small ones to cancellation.
 
@@ -19,22 +19,25 @@ def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor
         private_labels: (m,) int64.
 
     Returns:
-        (n,) float64, in squared units of the features.
+        (n,) float64 >= 0, in squared units of the features.
 
     Raises:
         ValueError: a person without private pictures, other widths, or features that are not finite.
     """
     check_rows(labels, features=features)
     check_rows(private_labels, private_features=private_features)
-    if features.shape[1:] != private_features.shape[1:]:
-        raise ValueError(f"features are {tuple(features.shape[1:])} and {tuple(private_features.shape[1:])} wide")
+    if features.ndim != 2 or features.shape[1:] != private_features.shape[1:]:
+        raise ValueError(
+            f"expected features (n, d) and private_features (m, d) of one network, got {tuple(features.shape)} and "
+            f"{tuple(private_features.shape)}"
+        )
     found = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         mine, known = labels == label, private_features[private_labels == label].double()
         if len(known) == 0:
             raise ValueError(f"no private picture of class {int(label)}; pass the data that the target was trained on")
-        rows = [(known - one).square().sum(dim=1).min() for one in features[mine].double()]
-        found[mine] = torch.stack(rows)
+        nearest = [(known - one).square().sum(dim=1).min() for one in features[mine].double()]
+        found[mine] = torch.stack(nearest)
     return found
 
 
@@ -54,11 +57,13 @@ class FeatureDistance(Metric):
     """δ_eval in the judge's features; δ_face in unit features of an embedding network, where there is one.
 
     Squared, as every code base has it, though CALoR's text says "l2 distance"; and to the nearest private training
-    picture of the person, not to their mean.
+    picture of the person, not to their mean. A row of zeros points nowhere: as a unit vector it stays zeros.
 
     Source:
         Struppek et al., ICML 2022, arXiv:2201.12179; Yu et al., 2024, arXiv:2410.05814, section 6.
     """
+
+    per_image = staticmethod(nearest_distances)
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``delta_eval``, and ``delta_face`` in [0, 4]."""

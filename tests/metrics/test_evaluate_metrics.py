@@ -1,0 +1,122 @@
+"""Our metrics as those of `evaluate`: the same numbers, from lists, arrays and tensors, without a network."""
+
+import math
+import socket
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from calor_hf.metrics import METRICS, load_metric
+from tests.metrics.small_evidence import of_rows, small_evidence
+
+EVIDENCE = small_evidence()
+OFFERED = [name for name in METRICS.names() if METRICS.get(name).per_image is not None]
+INPUTS = {"list": Tensor.tolist, "array": Tensor.numpy, "tensor": Tensor.clone}
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: Any, **more: Any) -> None:
+        raise AssertionError("a metric asked for the network")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def inputs(name: str, turn: Any = Tensor.clone) -> dict[str, Any]:
+    judge = EVIDENCE.judge
+    assert judge is not None
+    assert judge.logits is not None
+    if name == "attack_accuracy":
+        return {"predictions": turn(judge.logits), "references": turn(EVIDENCE.labels)}
+    return {
+        "predictions": turn(judge.features),
+        "references": turn(EVIDENCE.labels),
+        "private_features": turn(judge.private_features),
+        "private_labels": turn(EVIDENCE.private_labels),
+    }
+
+
+def test_distances_and_accuracy_are_offered() -> None:
+    assert {"attack_accuracy", "feature_distance", "knn_distance"} <= set(OFFERED)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("name", ["attack_accuracy", "feature_distance", "knn_distance"])
+def test_numbers_are_those_of_our_metric(name: str, kind: str, tmp_path: Path) -> None:
+    ours = METRICS.get(name)().measure(EVIDENCE)[0]
+    metric = load_metric(name, cache_dir=str(tmp_path))
+    assert isinstance(metric, evaluate.Metric)
+    found = metric.compute(**inputs(name, INPUTS[kind]))
+    assert found == pytest.approx({name: ours.value, f"{name}_low": ours.low, f"{name}_high": ours.high})
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_a_metric_describes_itself(name: str, tmp_path: Path) -> None:
+    metric = load_metric(name, cache_dir=str(tmp_path))
+    assert metric.name == name
+    assert metric.module_type == "metric"
+    assert set(metric.features) == {"predictions", "references"}
+    assert metric.description
+    assert "Source" not in metric.description
+    assert "arXiv" in metric.citation
+    assert "(n," in metric.inputs_description
+
+
+def test_numbers_by_hand(tmp_path: Path) -> None:
+    metric = load_metric("attack_accuracy", cache_dir=str(tmp_path))
+    logits = [[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]
+    assert metric.compute(predictions=logits, references=[0, 2, 1])["attack_accuracy"] == pytest.approx(1 / 3)
+    assert metric.compute(predictions=logits, references=[0, 2, 1], k=2)["attack_accuracy"] == pytest.approx(2 / 3)
+    alone = metric.compute(predictions=logits[:1], references=[0])
+    assert alone["attack_accuracy"] == 1.0
+    assert math.isnan(alone["attack_accuracy_low"])
+    distance = load_metric("feature_distance", cache_dir=str(tmp_path))
+    given = {"private_features": [[1.0, 1.0], [3.0, 0.0]], "private_labels": np.array([4, 4], dtype=np.int32)}
+    assert distance.compute(predictions=[[0, 0]], references=[4], **given)["feature_distance"] == 2.0
+
+
+def test_batches_add_up(tmp_path: Path) -> None:
+    metric = load_metric("attack_accuracy", cache_dir=str(tmp_path))
+    whole = metric.compute(**inputs("attack_accuracy"))
+    for rows in torch.arange(12).split(5):
+        some = of_rows(EVIDENCE, rows)
+        assert some.judge is not None
+        metric.add_batch(predictions=some.judge.logits, references=some.labels)
+    assert metric.compute() == whole
+
+
+def test_metrics_of_evaluate_combine_with_ours(tmp_path: Path) -> None:
+    both = evaluate.combine(
+        [load_metric(name, cache_dir=str(tmp_path)) for name in ("feature_distance", "knn_distance")]
+    )
+    found = both.compute(**inputs("feature_distance"))
+    assert found["feature_distance"] == found["knn_distance"] > 0
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    metric = load_metric("attack_accuracy", cache_dir=str(tmp_path))
+    whole = metric.compute(**inputs("attack_accuracy"))
+    with pytest.raises(ValueError, match="1 of 2 rows of logits are not finite"):
+        metric.compute(predictions=[[0.0, math.nan], [1.0, 0.0]], references=[0, 1])
+    with pytest.raises(TypeError, match="colour"):
+        metric.compute(**inputs("attack_accuracy"), colour="red")
+    assert metric.compute(**inputs("attack_accuracy")) == whole
+
+
+def test_a_file_may_hold_the_inputs_until_they_are_needed(tmp_path: Path) -> None:
+    metric = load_metric("attack_accuracy", cache_dir=str(tmp_path), keep_in_memory=False)
+    whole = load_metric("attack_accuracy", cache_dir=str(tmp_path)).compute(**inputs("attack_accuracy"))
+    assert metric.compute(**inputs("attack_accuracy")) == whole
+
+
+def test_what_evaluate_cannot_have_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not one number an image.*it can have attack_accuracy, feature_distance"):
+        load_metric("agreement")
+    with pytest.raises(KeyError, match="Did you mean 'attack_accuracy'"):
+        load_metric("atack_accuracy")
