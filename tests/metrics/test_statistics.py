@@ -143,8 +143,8 @@ def test_rows_that_do_not_fit_are_refused(labels: Any, rows: Any, words: str) ->
 
 def test_a_share_of_all_or_nothing_is_not_certain() -> None:
     # Ten people, all recognised: p^10 = 0.025 at p = 0.6915.
-    assert share_interval(1.0, 1.0, 10) == (pytest.approx(0.6915, abs=1e-4), 1.0)
-    assert share_interval(0.0, 0.0, 10) == (0.0, pytest.approx(0.3085, abs=1e-4))
+    assert share_interval(1.0, 1.0, 10) == pytest.approx((0.6915, 1.0), abs=1e-4)
+    assert share_interval(0.0, 0.0, 10) == pytest.approx((0.0, 0.3085), abs=1e-4)
     assert share_interval(0.1, 1.0, 10) == (0.1, 1.0)
     none = Measure.of_images("x", "share", "leakage", torch.zeros(20), torch.arange(10).repeat_interleave(2))
-    assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(0.3085, abs=1e-4))
+    assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.3085), abs=1e-4)
