@@ -175,7 +175,9 @@ def test_settings_presets_and_budgets(name: str) -> None:
     assert kind(kind.configure(budget=0.5)).config.steps == steps // 2
     assert kind(kind.configure(budget="demo", steps=7)).config.steps == 7
     calor = kind.configure(preset="calor")
-    assert (calor != config) == bool(kind.presets)
+    assert (calor != config) == ("calor" in kind.presets)
+    for preset in kind.presets:
+        assert kind.configure(preset=preset) != config
     for wrong in ({"preset": "calour"}, {"budget": "papr"}, {"budget": 0}, {"budget": -1}, {"stepps": 3}, {"steps": -1},
                   {"objective": "cee"}, {"gradient": "none"}, {"keep": "first"}, {"restarts": 0}):  # fmt: skip
         with pytest.raises(ValueError, match=r"stepps|cal|budget|steps|objective|gradient|keep|restarts"):

@@ -59,7 +59,10 @@ def test_what_is_kept(tmp_path: Path) -> None:
         assert grid.size == (2 * (SIDE + 2) - 2, 4 * (SIDE + 2) - 2)  # a row a class
 
 
-@pytest.mark.parametrize("variant", ["gmi", "ked", "plg", "lomma"])
+@pytest.mark.parametrize(
+    "variant",
+    ["gmi", pytest.param("ked", marks=pytest.mark.slow), pytest.param("plg", marks=pytest.mark.slow), "lomma"],
+)
 def test_killed_and_resumed_loses_nothing_finished(
     tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
