@@ -27,6 +27,8 @@ from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import target_of
 from calor_hf.metrics import METRICS, Evidence, Measure, Metric
 from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.membership import membership
+from calor_hf.metrics.utility import utility
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,8 @@ def audit(
             seed=seed,
             budget=_budget(budget),
             attacks=results,
+            utility=judges.utility(),
+            neighbours=judges.neighbours(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         report = anonymous(report) if anonymize_labels else report
@@ -180,6 +184,18 @@ class _Judges:
             if held is not None and held[1] is not None and self.private.held_labels is not None:
                 found[f"{role}_accuracy"] = float(hits(held[1], self.private.held_labels).mean())
         return found
+
+    def utility(self) -> list[Measure]:
+        """What the target is good for, on pictures that it was not trained on."""
+        held, labels = self.pictures["target"].held, self.private.held_labels
+        return [] if held is None or held[1] is None or labels is None else utility(held[1], labels)
+
+    def neighbours(self) -> list[Measure]:
+        """Whether the target gives away who was in its training data."""
+        train, held = self.pictures["target"].train[1], self.pictures["target"].held
+        if train is None or held is None or held[1] is None or self.private.held_labels is None:
+            return []
+        return membership(train, self.private.labels, held[1], self.private.held_labels)
 
     def results(
         self, plans: Sequence[PlannedAttack], found: dict[str, Reconstruction], seed: int

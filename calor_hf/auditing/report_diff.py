@@ -3,7 +3,7 @@
 import math
 
 from calor_hf.auditing.report import HEADLINE, AttackResult, LeakageReport
-from calor_hf.auditing.verdict import percent
+from calor_hf.auditing.verdict import number, percent
 from calor_hf.metrics import Measure, paired_difference
 
 
@@ -34,8 +34,17 @@ def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
     for attack in common:
         other = next(b for b in second.attacks if b.name == attack.name)
         lines += ["", f"{attack.name}: B − A, 95 % interval over people", *_rows(attack, other)]
+    lines += _utilities(first, second)
     lines += ["", f"Worst case: {_worst(first)} in A, {_worst(second)} in B."]
     return "\n".join(lines)
+
+
+def _utilities(first: LeakageReport, second: LeakageReport) -> list[str]:
+    """Both models on held-out pictures: thresholds that were tuned on one mean something else on the other."""
+    others = {measure.name: measure for measure in [*second.utility, *second.neighbours]}
+    pairs = [(a, others[a.name]) for a in [*first.utility, *first.neighbours] if a.name in others]
+    rows = [f"  {a.name:<24} {number(a):>9} {number(b):>9}" for a, b in pairs]
+    return ["", f"{'On held-out pictures':<26} {'A':>9} {'B':>9}", *rows] if rows else []
 
 
 def _rows(first: AttackResult, second: AttackResult) -> list[str]:

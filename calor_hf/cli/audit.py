@@ -36,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 when the target's scores are not finite; 2 for options or data that are refused, or a full disk; 130 after
         Ctrl-C.
     """
-    options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    parser = _parser()
+    options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+    if (options.model is None) == (options.target is None):
+        parser.error("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
+    options.target = options.target or options.model
     try:
         _run(options)
     except KeyboardInterrupt:
@@ -59,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         " nothing but --target is needed.",
     )
     add = parser.add_argument
-    add("--target", required=True, help="model under attack, defended or not: folder or Hub id")
+    add("model", nargs="?", help="model under attack, defended or not: folder or Hub id")
+    add("--target", help="the same")
     add("--dataset", help="pictures that it was trained on, as for calor-hf train; default: the drawn faces")
     add("--judge", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
         " judge): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip

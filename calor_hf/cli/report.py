@@ -14,6 +14,7 @@ from calor_hf.auditing.networks import load_network
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.report import LeakageReport
 from calor_hf.auditing.report_diff import compare_reports
+from calor_hf.auditing.report_seeds import across_seeds
 from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.auditing.verdict import limits, verdict
 from calor_hf.core.files import write_whole
@@ -29,18 +30,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("reports", nargs="*", metavar="REPORT", help="folder of an audit, or its report.json; several are merged")
     add("--diff", nargs=2, metavar=("A", "B"), help="compare two reports of the same people, person by person")
+    add("--seeds", nargs="+", metavar="REPORT", help="mean and range over audits that differ in their seed alone: the"
+        " attack's, or the target's")  # fmt: skip
+    add("--beside", nargs="+", default=[], metavar="REPORT", help="other models on the same data, for the plot of use"
+        " against leakage")  # fmt: skip
     add("--output-dir", help="write page and Markdown there; default: beside the report")
     options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
         if options.diff:
             print(compare_reports(*(LeakageReport.load(path) for path in options.diff)))
             return 0
+        if options.seeds:
+            print(across_seeds([LeakageReport.load(path) for path in options.seeds]))
+            return 0
         if not options.reports:
-            raise ValueError("pass the folder of an audit, or --diff A B")
+            raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C")
         report = LeakageReport.merge([LeakageReport.load(path) for path in options.reports])
         first = Path(options.reports[0])
         home = first if first.is_dir() else first.parent
-        pages = write_pages(report, Path(options.output_dir) if options.output_dir else home, pictures_from=home)
+        others = tuple(LeakageReport.load(path) for path in options.beside)
+        folder = Path(options.output_dir) if options.output_dir else home
+        pages = write_pages(report, folder, pictures_from=home, others=others)
     except (ValueError, OSError) as error:
         print(f"calor-hf report: {error}", file=sys.stderr)
         return 2
@@ -55,6 +65,7 @@ def write_pages(
     private: PrivatePictures | None = None,
     judge: str | None = None,
     pictures_from: Path | None = None,
+    others: tuple[LeakageReport, ...] = (),
 ) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.md``, with the reconstructions that lie in the audit's folder.
 
@@ -64,13 +75,14 @@ def write_pages(
         private: Private pictures to show; None: they stay out.
         judge: Network that says which private picture is nearest.
         pictures_from: Folder of the audit; None: ``folder``.
+        others: Reports of other models, for the plot.
 
     Returns:
         Paths of page and Markdown.
     """
     page, text = folder / "report.html", folder / "report.md"
     gallery = _gallery(report, pictures_from or folder, private, judge)
-    write_whole(page, to_html(report, gallery).encode())
+    write_whole(page, to_html(report, gallery, others).encode())
     write_whole(text, to_markdown(report).encode())
     return page, text
 

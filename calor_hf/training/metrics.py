@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CALIBRATION_BINS = 15
+from calor_hf.core.calibration import calibration_error
 
 
 def classification_metrics(prediction: Any) -> dict[str, float]:
@@ -18,9 +18,6 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the
         top score, in [0, 1]; ``confidence``, the mean probability of the true class; ``confidence_correct``, the
         same over correctly classified samples (NaN if there is none).
-
-    Source:
-        Calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
     log_p, labels = _log_probabilities(prediction)
     true_log_p = log_p[np.arange(len(labels)), labels]
@@ -38,24 +35,6 @@ def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
     """(samples,) probability of the true class, from ``prediction`` as in :func:`classification_metrics`."""
     log_p, labels = _log_probabilities(prediction)
     return np.exp(log_p[np.arange(len(labels)), labels])
-
-
-def calibration_error(
-    top_scores: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS
-) -> float:
-    """Expected calibration error: |accuracy − mean score| of each bin of scores, weighted by its samples.
-
-    Args:
-        top_scores: (samples,) probability of the predicted class.
-        correct: (samples,) whether the prediction is right.
-        bins: Number of equal bins, (0, 1/bins], …
-
-    Returns:
-        In [0, 1].
-    """
-    index = np.clip(np.ceil(top_scores * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(index, weights=correct.astype(np.float64) - top_scores, minlength=bins)
-    return float(np.abs(gaps).sum() / len(top_scores))
 
 
 def _log_probabilities(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

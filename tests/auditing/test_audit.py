@@ -63,6 +63,11 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.data == {"name": "made up", "people": 5, "pictures": 20, "held_pictures": 20}
     assert report.networks["judge"] == "rows"
     assert 0 <= report.networks["judge_accuracy"] <= 1
+    utility = {measure.name: measure for measure in report.utility}
+    assert utility["accuracy"].images == 20  # of all people, not of the attacked ones alone
+    assert 0 <= utility["accepted@0.5"].value <= 1
+    auc, _ = report.neighbours
+    assert (auc.name, auc.images, auc.people) == ("membership_auc", 12, 3)
     for attack in report.attacks:
         assert set(attack.floors) == {"samples of the prior", "reconstructions of other people"}
         names = {measure.name for measure in attack.measures}

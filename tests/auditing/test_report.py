@@ -144,4 +144,5 @@ def test_diff_says_what_the_people_resolve() -> None:
 def test_diff_minds_unequal_accuracy() -> None:
     weaker = small_report(utility=[dataclasses.replace(small_report().utility[0], value=0.8)])
     assert "more than a point apart" in compare_reports(small_report(), weaker)
+    assert "  accuracy                    90.0 %    80.0 %" in compare_reports(small_report(), weaker).splitlines()
     assert "more than a point apart" not in compare_reports(small_report(), small_report())

@@ -43,7 +43,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_drawn_people_need_nothing_but_the_target(
     drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--target", drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
+    words = [drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
     assert main([*words, "--images-per-class", "2"]) == 0
     shown = capsys.readouterr().out
     assert "training a judge, once" in shown
@@ -183,6 +183,13 @@ def test_what_a_report_needs_is_asked_for(target: str, tmp_path: Path, capsys: p
     assert main([*words, "--dataset", str(tmp_path)]) == 2
     assert "train one with calor-hf train --role judge" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["here", "--target", "there"]])
+def test_the_model_is_named_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "pass the model under attack once" in capsys.readouterr().err
 
 
 def test_classes_as_typed() -> None:

@@ -44,6 +44,32 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "B leaks more" in capsys.readouterr().out
 
 
+def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, hits in enumerate(([1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0])):
+        small_report(attacks=[attack("weak", hits)], seed=seed).save(tmp_path / f"{seed}.json")
+    assert calor_hf(["report", "--seeds", *(str(tmp_path / f"{seed}.json") for seed in range(3))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "3 audits (seeds 0, 1, 2), 3 people × 2 images each" in lines[0]
+    # 1/6, 3/6 and 5/6: mean 1/2, standard deviation 1/3.
+    assert next(line.split() for line in lines if "accuracy@1" in line) == [
+        "attack_accuracy@1", "50", "33.33", "16.67", "83.33", "%",
+    ]  # fmt: skip
+    small_report(labels=[0, 1, 3]).save(tmp_path / "other.json")
+    for others, message in (([], "two reports or more"), (["other.json"], "differ in labels")):
+        assert calor_hf(["report", "--seeds", str(tmp_path / "0.json"), *(str(tmp_path / o) for o in others)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
+    small_report().save(tmp_path / "a" / "report.json")
+    small_report(target={**small_report().target, "defense": "somebody else's"}).save(tmp_path / "b.json")
+    assert calor_hf(["report", str(tmp_path / "a"), "--beside", str(tmp_path / "b.json")]) == 0
+    alone = (tmp_path / "a" / "report.html").read_text()
+    assert "weak (somebody else's)" in alone.replace("&#x27;", "'")
+    assert calor_hf(["report", str(tmp_path / "a")]) == 0
+    assert "somebody else" not in (tmp_path / "a" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [([], "pass the folder of an audit"), (["nowhere"], "no report at"), (["--diff", "nowhere", "b"], "no report at")],

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from calor_hf.training.metrics import calibration_error, classification_metrics, true_class_confidence
+from calor_hf.core.calibration import calibration_error
+from calor_hf.training.metrics import classification_metrics, true_class_confidence
 
 
 def test_values_worked_out_by_hand() -> None:

@@ -1,0 +1,27 @@
+"""How far a classifier's scores are from how often it is right."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+
+
+def calibration_error(
+    top_scores: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS
+) -> float:
+    """Expected calibration error: |accuracy − mean score| of each bin of scores, weighted by its samples.
+
+    Args:
+        top_scores: (samples,) probability of the predicted class.
+        correct: (samples,) whether the prediction is right.
+        bins: Number of equal bins, (0, 1/bins], …
+
+    Returns:
+        In [0, 1].
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    index = np.clip(np.ceil(top_scores * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=correct.astype(np.float64) - top_scores, minlength=bins)
+    return float(np.abs(gaps).sum() / len(top_scores))

@@ -1,0 +1,91 @@
+"""Membership inference by the loss: who was in the training data? Another threat, for orientation.
+
+Not a registered metric: it asks the model about pictures that somebody holds already, not about reconstructions.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.metrics._base import Measure, check_rows
+from calor_hf.metrics._statistics import LEVEL, RESAMPLES
+from calor_hf.metrics.verification import threshold_at
+
+ONE_IN = 100  # a picture that was not trained on is taken for one that was, once in so many
+
+
+def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels: Tensor) -> list[Measure]:
+    """How well the loss tells training pictures from other pictures of the same people.
+
+    Args:
+        logits: (m, classes) of training pictures.
+        labels: (m,) int64.
+        held_logits: (h, classes) of pictures that were not trained on; people who are in one set alone are left out.
+        held_labels: (h,) int64.
+
+    Returns:
+        ``membership_auc``, the chance that a training picture has the smaller loss (0.5: no leak), and
+        ``membership_tpr@FPR=1e-2``, the share of training pictures found where one in a hundred others is accused; NaN
+        where there are too few pictures to tell. The interval of the second takes the threshold as known.
+
+    Raises:
+        ValueError: wrong shapes, or numbers that are not finite.
+
+    Source:
+        Yeom et al., "Privacy Risk in Machine Learning", CSF 2018; the rate as in Carlini et al., "Membership Inference
+        Attacks From First Principles", S&P 2022, arXiv:2112.03570.
+    """
+    check_rows(labels, logits=logits)
+    check_rows(held_labels, held_logits=held_logits)
+    people = sorted(set(labels.tolist()) & set(held_labels.tolist()))
+    scores, others = _likelihoods(logits, labels), _likelihoods(held_logits, held_labels)
+    mine = {label: scores[labels == label] for label in people}
+    theirs = {label: others[held_labels == label] for label in people}
+    count = sum(map(len, mine.values()))
+    note = f"{count} training pictures and {sum(map(len, theirs.values()))} others of the same people; the loss decides"
+    auc = Measure("membership_auc", math.nan, "share", "leakage", count, len(people), note=note)
+    tpr = dataclasses.replace(auc, name="membership_tpr@FPR=1e-2")
+    if not people:
+        reason = "no person has both training and held-out pictures"
+        return [auc.failed(reason), tpr.failed(reason)]
+    return [_with_auc(auc, mine, theirs), _with_rate(tpr, mine, theirs)]
+
+
+def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.log_softmax(logits.double(), dim=1).gather(1, labels[:, None]).squeeze(1)
+
+
+def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:
+    # Pairs by person × person, so that resampling people is a product of matrices; a tie counts half.
+    wins = np.array([[float(_wins(a, b)) for b in theirs.values()] for a in mine.values()])
+    own, other = (np.array([len(rows) for rows in side.values()], dtype=np.float64) for side in (mine, theirs))
+    value = float(wins.sum() / (own.sum() * other.sum()))
+    by_person = wins.sum(axis=1) / (own * other.sum())
+    low = high = math.nan
+    if len(own) > 1:
+        rng = np.random.default_rng(0)
+        weights = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), RESAMPLES).astype(np.float64)
+        areas = ((weights @ wins) * weights).sum(axis=1) / ((weights @ own) * (weights @ other))
+        tail = 100 * (1 - LEVEL) / 2
+        low, high = (float(end) for end in np.percentile(areas, [tail, 100 - tail]))
+    people = dict(zip(mine, map(float, by_person), strict=True))
+    return dataclasses.replace(empty, value=value, low=low, high=high, by_identity=people)
+
+
+def _wins(first: Tensor, second: Tensor) -> Tensor:
+    difference = first[:, None] - second[None, :]
+    return (difference > 0).double().sum() + 0.5 * (difference == 0).double().sum()
+
+
+def _with_rate(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:
+    threshold = threshold_at(torch.cat(list(theirs.values())), ONE_IN)
+    if math.isnan(threshold):
+        return empty.failed(f"it takes {ONE_IN} pictures that were not trained on: {empty.note}")
+    labels = torch.cat([torch.full((len(rows),), label) for label, rows in mine.items()])
+    found = (torch.cat(list(mine.values())) > threshold).double()
+    measure = Measure.of_images(empty.name, empty.unit, empty.more_is, found, labels, empty.note)
+    return dataclasses.replace(measure, spread=math.nan)

@@ -1,0 +1,64 @@
+"""What the model is good for: accuracy, likelihood, calibration, and what a threshold on its scores does.
+
+Not a registered metric: it is about the model on pictures that are new to it, not about reconstructions.
+"""
+
+import dataclasses
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.core.calibration import CALIBRATION_BINS, calibration_error
+from calor_hf.metrics._base import Measure, check_rows
+from calor_hf.metrics.attack_accuracy import hits
+
+THRESHOLDS = (0.5, 0.8, 0.85, 0.9, 0.95, 0.99)
+
+
+def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
+    """Numbers of a model on held-out pictures, with intervals over people.
+
+    A defence moves the scores (CALoR leads them to e^(−1/b) and below), so a threshold that was tuned on another model
+    accepts another share: ``accepted@t`` is the share of pictures whose highest score exceeds t, ``wrong@t`` how many
+    of those are taken for somebody else.
+
+    Args:
+        logits: (n, classes) of held-out pictures.
+        labels: (n,) int64: who is on them.
+
+    Returns:
+        ``accuracy``, ``nll`` in nats, ``calibration_error`` (15 bins; no interval), ``confidence`` (mean probability of
+        the true class), and for each threshold ``accepted@t`` and ``wrong@t``; the second is NaN where nothing is
+        accepted.
+
+    Raises:
+        ValueError: wrong shapes, labels out of range, or numbers that are not finite.
+    """
+    check_rows(labels, logits=logits)
+    right = hits(logits, labels)
+    log_p = F.log_softmax(logits.double(), dim=1)
+    true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)
+    top = log_p.exp().amax(dim=1)
+
+    def mean(name: str, unit: str, values: Tensor, note: str = "") -> Measure:
+        measure = Measure.of_images(name, unit, "neither", values, labels, note)
+        return dataclasses.replace(measure, spread=math.nan)  # held-out pictures have no slots
+
+    found = [mean("accuracy", "share", right), mean("nll", "nats", -true_log_p)]
+    error = calibration_error(top.numpy(), (log_p.argmax(dim=1) == labels).numpy())
+    note = f"over {CALIBRATION_BINS} bins of the highest score"
+    found.append(Measure("calibration_error", error, "share", "neither", len(labels), len(labels.unique()), note=note))
+    found.append(mean("confidence", "share", true_log_p.exp(), "mean probability of the true person"))
+    for threshold in THRESHOLDS:
+        taken = top > threshold
+        found.append(mean(f"accepted@{threshold}", "share", taken.double(), f"highest score above {threshold}"))
+        found.append(_wrong(f"wrong@{threshold}", 1 - right[taken], labels[taken]))
+    return found
+
+
+def _wrong(name: str, values: Tensor, labels: Tensor) -> Measure:
+    if len(labels) == 0:
+        return Measure(name, math.nan, "share", "neither", 0, 0, note="no score is that high")
+    measure = Measure.of_images(name, "share", "neither", values, labels, "of those, taken for somebody else")
+    return dataclasses.replace(measure, spread=math.nan)
