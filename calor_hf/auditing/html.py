@@ -31,6 +31,7 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple
         attacks=[_attack(attack) for attack in sorted(report.attacks, key=_share, reverse=True)],
         people=_people(report, gallery),
         attack_names=[attack.name for attack in report.attacks],
+        judges={role: network for role, network in report.networks.items() if role != "target"},
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
         number=number,
@@ -45,11 +46,13 @@ def _share(attack: AttackResult) -> float:
 
 
 def _attack(attack: AttackResult) -> dict[str, Any]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for measure in attack.measures:
         floors = {name: next((m for m in ms if m.name == measure.name), None) for name, ms in attack.floors.items()}
         rows.append({"measure": measure, "floors": {k: number(m) if m else "" for k, m in floors.items()}})
-    return {"attack": attack, "rows": rows}
+    # Numbers of one attribute, or one attack of several, are named whole[part].
+    parts = [row for row in rows if "[" in row["measure"].name]
+    return {"attack": attack, "rows": [row for row in rows if row not in parts], "parts": parts}
 
 
 def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:

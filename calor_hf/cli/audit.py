@@ -170,7 +170,8 @@ def _run(options: argparse.Namespace) -> None:
         **common,
     )
     if state.is_main_process:
-        pages = write_pages(report, folder, private if options.include_private_images else None, judge)
+        shown = private if options.include_private_images else None
+        pages = write_pages(report, folder, shown, judge, overwrite=True)
         print("\n" + "\n".join(verdict(report)))
         print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
 

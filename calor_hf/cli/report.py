@@ -19,6 +19,8 @@ from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.auditing.verdict import limits, verdict
 from calor_hf.core.files import write_whole
 
+PRIVATE_PICTURE = 'alt="private picture"'
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -66,6 +68,7 @@ def write_pages(
     judge: str | None = None,
     pictures_from: Path | None = None,
     others: tuple[LeakageReport, ...] = (),
+    overwrite: bool = False,
 ) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.md``, with the reconstructions that lie in the audit's folder.
 
@@ -76,11 +79,20 @@ def write_pages(
         judge: Network that says which private picture is nearest.
         pictures_from: Folder of the audit; None: ``folder``.
         others: Reports of other models, for the plot.
+        overwrite: Replace a page even if it shows private pictures and the new one does not.
 
     Returns:
         Paths of page and Markdown.
+
+    Raises:
+        FileExistsError: a page that shows private pictures would give way to one that does not.
     """
     page, text = folder / "report.html", folder / "report.md"
+    if private is None and not overwrite and page.is_file() and PRIVATE_PICTURE in page.read_text(encoding="utf-8"):
+        raise FileExistsError(
+            f"{page} shows private pictures, and the new page would not; pass another --output-dir, or audit with "
+            "--resume --include-private-images"
+        )
     gallery = _gallery(report, pictures_from or folder, private, judge)
     write_whole(page, to_html(report, gallery, others).encode())
     write_whole(text, to_markdown(report).encode())

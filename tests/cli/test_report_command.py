@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from calor_hf.auditing._store import save_reconstruction
+from calor_hf.auditing.gallery import gallery_of
+from calor_hf.auditing.html import to_html
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from tests.auditing.small_report import attack, small_report
@@ -26,6 +28,19 @@ def test_pages_are_made_again_with_the_pictures_that_are_there(
     assert "No audit proves a model safe" in shown
     assert (tmp_path / "report.html").read_text().count("<img") == 6
     assert "| adaptive | attack_accuracy@1 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_page_with_private_pictures_is_not_replaced_by_one_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_report().save(tmp_path / "report.json")
+    images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    page = to_html(small_report(), gallery_of({}, images, torch.tensor([0]), {}))
+    (tmp_path / "report.html").write_text(page)
+    assert calor_hf(["report", str(tmp_path)]) == 2
+    assert "shows private pictures, and the new page would not" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == page
+    assert calor_hf(["report", str(tmp_path), "--output-dir", str(tmp_path / "other")]) == 0
 
 
 def test_several_reports_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
