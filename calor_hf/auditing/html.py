@@ -112,6 +112,7 @@ def _plot(reports: list[LeakageReport]) -> str:
     if not math.isnan(floor):
         axes.axhline(100 * floor, color="grey", linestyle=":", label="floor")
     axes.set(xlabel="test accuracy of the model (%)", ylabel="people recognised in rebuilt pictures (%)")
+    axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)
     axes.legend(fontsize=8)
     buffer = io.StringIO()

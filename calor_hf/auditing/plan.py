@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calor_hf.attacks import ATTACKS, Attack
+from calor_hf.attacks import Attack
+from calor_hf.attacks._words import attack_of
 
 DEFAULT_ATTACKS = ("gmi", "plg", "plg@adaptive")
 ADAPTIVE_CHOICES = {"gradient": "straight_through", "objective": "poincare"}
@@ -49,7 +50,7 @@ def plan_attacks(
         ValueError: unknown attack, preset, budget or setting, or the same attack twice.
     """
     planned = [
-        word if isinstance(word, PlannedAttack) else _planned(word, preset, budget, settings)
+        word if isinstance(word, PlannedAttack) else PlannedAttack(*attack_of(word, preset, budget, settings))
         for word in (DEFAULT_ATTACKS if words is None else words)
     ]
     if not planned:
@@ -58,20 +59,3 @@ def plan_attacks(
     if len(set(names)) < len(names):
         raise ValueError(f"every attack once, got {', '.join(names)}; give one of them other settings")
     return planned
-
-
-def _planned(word: str, preset: str, budget: str | float, settings: Sequence[str]) -> PlannedAttack:
-    head, _, own = word.partition(":")
-    kind_name, at, own_preset = head.partition("@")
-    try:
-        kind = ATTACKS.get(kind_name)
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
-    words = [*settings, *(part for part in own.split(",") if part)]
-    try:
-        values = kind.config_class.parse(words)
-        attack = kind(kind.configure(own_preset if at else preset, budget, **values))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"attack {word}: {error}") from error
-    name = "-".join([head.replace("@", "-"), *own.replace("=", "-").split(",")]) if own else head.replace("@", "-")
-    return PlannedAttack(name, kind_name, attack)
