@@ -97,6 +97,11 @@ class Attack(ABC, Generic[C]):
         # What the user set himself is not scaled.
         return dataclasses.replace(config, **settings)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the attacks that it is made of; each class's images are then in as many equal blocks. Else none."""
+        return ()
+
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Raise ``ValueError`` where this attack cannot be run on this target with this generator."""
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.auditing.networks import Network, SeenPictures, load_network
+from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.plan import PlannedAttack, plan_attacks
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.report import AttackResult, LeakageReport, anonymous
@@ -202,14 +203,16 @@ class _Judges:
     ) -> list[AttackResult]:
         """Numbers of every attack, with their floors."""
         results = []
-        floor: list[Measure] | None = None
+        known: dict[int, list[Measure]] = {}  # floors by number of tries: with more of them, more hit by chance
         for plan in plans:
             reconstruction = found[plan.name]
-            if floor is None:
+            count = len(reconstruction.labels)
+            if count not in known:
                 latents, images = self.samples(reconstruction.labels, seed)
-                floor = self.measure(self.evidence(images, reconstruction.labels, latents))
+                known[count] = self.measure(self.evidence(images, reconstruction.labels, latents))
             evidence = self.evidence(reconstruction.images, reconstruction.labels, reconstruction.latents)
-            floors = {PRIOR: floor}
+            measures = self.measure(evidence) + of_parts(evidence, plan.attack.parts)
+            floors = {PRIOR: known[count]}
             people = reconstruction.labels.unique()
             if len(people) > 1:
                 other = dict(zip(people.tolist(), people.roll(1).tolist(), strict=True))
@@ -223,9 +226,10 @@ class _Judges:
                     {"generator": self.prior.name, **self.prior.config.to_dict()},
                     dataclasses.asdict(reconstruction.cost),
                     plan.adaptive,
-                    self.measure(evidence),
+                    measures,
                     floors,
                     float(reconstruction.scores.double().mean()),
+                    list(plan.attack.parts),
                 )
             )
         return results

@@ -15,6 +15,7 @@ from calor_hf.metrics import Measure
 
 SCHEMA = 1
 HEADLINE = "attack_accuracy@1"
+PEOPLE = "people_recognised"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class AttackResult:
         measures: Its numbers.
         floors: Numbers of the same kind for pictures that know nothing of the person, by what they are.
         target_confidence: Mean probability that the target itself gives, which every attack drives up.
+        parts: Names of the attacks that it is made of; none for most.
     """
 
     name: str
@@ -42,6 +44,7 @@ class AttackResult:
     measures: list[Measure]
     floors: dict[str, list[Measure]] = field(default_factory=dict)
     target_confidence: float = math.nan
+    parts: list[str] = field(default_factory=list)
 
     def get(self, name: str) -> Measure | None:
         """The measure of this name, if there is one."""
@@ -100,6 +103,11 @@ class LeakageReport:
         if not scored:
             raise ValueError(f"no attack of this report has a number {name}")
         return self.attacks[max(scored, key=lambda item: (item[0], -item[1]))[1]]
+
+    @property
+    def ensemble(self) -> AttackResult | None:
+        """The attack that is made of others, whose people are the worst case; None: there is none."""
+        return next((attack for attack in self.attacks if attack.parts and attack.get(PEOPLE) is not None), None)
 
     # Files
 

@@ -2,7 +2,7 @@
 
 import math
 
-from calor_hf.auditing.report import HEADLINE, AttackResult, LeakageReport
+from calor_hf.auditing.report import HEADLINE, PEOPLE, AttackResult, LeakageReport
 from calor_hf.auditing.verdict import number, percent
 from calor_hf.metrics import Measure, paired_difference
 
@@ -78,6 +78,6 @@ def _name(report: LeakageReport) -> str:
 
 
 def _worst(report: LeakageReport) -> str:
-    worst = report.worst()
-    measure = worst.get(HEADLINE)
+    worst = report.ensemble or report.worst()
+    measure = worst.get(PEOPLE if worst.parts else HEADLINE)
     return f"{percent(measure.value, 1) if measure else '–'} by {worst.name}"

@@ -2,7 +2,7 @@
 
 import math
 
-from calor_hf.auditing.report import HEADLINE, LeakageReport
+from calor_hf.auditing.report import HEADLINE, PEOPLE, AttackResult, LeakageReport
 from calor_hf.metrics import Measure
 
 GOOD_JUDGE = 0.9
@@ -31,6 +31,8 @@ def interval(measure: Measure) -> str:
 
 def verdict(report: LeakageReport) -> list[str]:
     """Sentences for somebody who has not read the code; the first one is the headline."""
+    if report.ensemble is not None:
+        return [*_worst_case(report, report.ensemble), *_agreement(report.ensemble)]
     try:
         worst = report.worst()
     except ValueError:
@@ -45,26 +47,50 @@ def verdict(report: LeakageReport) -> list[str]:
         + (f" (95 % interval {interval(found)})" if interval(found) else "")
         + "."
     ]
-    people = worst.get("people_recognised")
+    people = worst.get(PEOPLE)
     if people is not None:
         lines.append(
             f"{round(people.value * people.people)} of {people.people} people were recognised in at least one of "
             f"{report.images_per_class} tries."
         )
     if not math.isnan(floor):
-        above = not math.isnan(found.low) and found.low > floor
+        lines.append(f"Pictures that know nothing of the person reach {percent(floor, 1)}. {_conclusion(found, floor)}")
+    return lines + _agreement(worst)
+
+
+def _worst_case(report: LeakageReport, ensemble: AttackResult) -> list[str]:
+    """Whom at least one of several attacks gave away, beside what as many tries get by chance."""
+    people, found = ensemble.get(PEOPLE), ensemble.get(HEADLINE)
+    assert people is not None  # as of every ensemble
+    tries = report.images_per_class * len(ensemble.parts)
+    floor = ensemble.floor(PEOPLE)
+    lines = [
+        f"Worst case over {len(ensemble.parts)} attacks: an independent network recognised "
+        f"{round(people.value * people.people)} of {people.people} people in at least one of {tries} rebuilt pictures"
+        + (f" (95 % interval {interval(people)})" if interval(people) else "")
+        + "."
+    ]
+    if not math.isnan(floor):
         lines.append(
-            f"Pictures that know nothing of the person reach {percent(floor, 1)}. "
-            + (
-                "So the model gives its training people away."
-                if above
-                else "So this audit found no more than chance gives; that is no proof of safety."
-            )
+            f"Pictures that know nothing of the person hit {percent(floor, 1)} of the people in as many tries. "
+            + _conclusion(people, floor)
         )
-    both = worst.get("both_judges@1")
-    if both is not None and not math.isnan(both.value):
-        lines.append(f"Two judges of different kinds agree on {percent(both.value)} of the pictures.")
+    if found is not None:
+        lines.append(f"Of all {found.images} rebuilt pictures, {percent(found.value)} were recognised.")
     return lines
+
+
+def _conclusion(found: Measure, floor: float) -> str:
+    if not math.isnan(found.low) and found.low > floor:
+        return "So the model gives its training people away."
+    return "So this audit found no more than chance gives; that is no proof of safety."
+
+
+def _agreement(attack: AttackResult) -> list[str]:
+    both = attack.get("both_judges@1")
+    if both is None or math.isnan(both.value):
+        return []
+    return [f"Two judges of different kinds agree on {percent(both.value)} of the pictures."]
 
 
 def limits(report: LeakageReport) -> list[str]:
@@ -77,6 +103,11 @@ def limits(report: LeakageReport) -> list[str]:
         )
     if not any(attack.adaptive for attack in report.attacks):
         lines.append("No attack that knows the defence was run; such attacks get more out of defended models.")
+    if any(attack.settings.get("fast") for attack in report.attacks):
+        lines.append(
+            "The ensemble stopped at each person as soon as the attacked model agreed (fast): adversarial pictures do "
+            "that, so later attacks may have been spared where they would have told more."
+        )
     accuracy = report.networks.get("judge_accuracy")
     judge = f"The judge ({report.networks.get('judge')})"
     if accuracy is None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from calor_hf.auditing import LeakageReport
 from calor_hf.auditing.markdown import to_markdown
+from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.report import anonymous
 from calor_hf.auditing.report_diff import compare_reports
 from calor_hf.auditing.verdict import limits, verdict
+from calor_hf.metrics import Evidence, Measure, View
 from tests.auditing.small_report import attack, small_report
 
 
@@ -86,6 +89,38 @@ def test_the_worst_attack_makes_the_headline() -> None:
     assert "reach 16.7 %. So the model gives its training people away" in lines[2]
     weak = verdict(small_report(attacks=[attack("weak", [0, 0, 0, 1, 0, 0])]))
     assert "no more than chance gives; that is no proof of safety" in weak[2]
+
+
+def test_the_union_of_attacks_is_the_headline_with_its_own_floor() -> None:
+    floors = {
+        "samples of the prior": [Measure.of_people("people_recognised", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)]
+    }
+    union = attack("auto", [1, 0, 0, 0, 0, 1], parts=["plg", "ppa"], floors=floors, settings={"fast": True})
+    report = small_report(attacks=[attack("weak", [1] * 6), union])
+    assert report.ensemble is report.attacks[1]
+    lines = verdict(report)
+    assert "Worst case over 2 attacks: an independent network recognised 2 of 3 people in at least one of 4" in lines[0]
+    assert "hit 33.3 % of the people in as many tries. So this audit found no more than chance" in lines[1]
+    assert "stopped at each person as soon as the attacked model agreed" in "\n".join(limits(report))
+    assert "66.7 % by auto in A" in compare_reports(report, report)
+    assert small_report().ensemble is None
+
+
+def test_what_each_part_adds() -> None:
+    # Two parts, two tries each, at three people: the first alone hits person 0, both hit 1, nobody 2.
+    labels = torch.arange(3).repeat_interleave(4)
+    hit = torch.tensor([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]).bool()
+    logits = torch.nn.functional.one_hot(torch.where(hit, labels, (labels + 1) % 3), 3).float()
+    view = View("judge", logits, logits[:3], logits)
+    images = torch.zeros(12, 3, 2, 2)
+    evidence = Evidence(images, labels, images[:3], torch.arange(3), judge=view)
+    found = {measure.name: measure for measure in of_parts(evidence, ["a", "b"])}
+    assert found["people_recognised[a]"].by_identity == {0: 1, 1: 1, 2: 0}
+    assert found["people_recognised[b]"].by_identity == {0: 0, 1: 1, 2: 0}
+    assert found["people_added[a]"].by_identity == {0: 1, 1: 0, 2: 0}
+    assert found["people_added[b]"].value == 0
+    assert found["people_added[b]"].images == 6
+    assert of_parts(evidence, []) == []
 
 
 def test_limits_say_what_was_not_done() -> None:

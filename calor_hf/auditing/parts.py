@@ -1,0 +1,29 @@
+"""What each attack adds to an ensemble of attacks."""
+
+from collections.abc import Sequence
+
+from calor_hf.metrics import Evidence, Measure
+from calor_hf.metrics.attack_accuracy import hits
+
+
+def of_parts(evidence: Evidence, parts: Sequence[str]) -> list[Measure]:
+    """Of an attack that is made of others: whom each of them gave away, and whom it alone did.
+
+    Args:
+        evidence: Of all images; each person's are in one block a part, in the order of the parts.
+        parts: Names.
+    """
+    judge, labels = evidence.judge, evidence.labels
+    if not parts or judge is None or judge.logits is None:
+        return []
+    first = hits(judge.logits, labels)
+    blocks = {int(label): first[labels == label].view(len(parts), -1).amax(dim=1).tolist() for label in labels.unique()}
+    found, each = [], len(labels) // len(parts)
+    for index, name in enumerate(parts):
+        own = {label: hit[index] for label, hit in blocks.items()}
+        alone = {label: float(hit[index] == 1 and sum(hit) == 1) for label, hit in blocks.items()}
+        tries = f"at least one of {name}'s tries"
+        found.append(Measure.of_people(f"people_recognised[{name}]", "share", "leakage", own, each, tries))
+        missed = f"by {name}, and by no other part"
+        found.append(Measure.of_people(f"people_added[{name}]", "share", "leakage", alone, each, missed))
+    return found
