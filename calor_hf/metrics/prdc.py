@@ -1,0 +1,112 @@
+"""Precision, recall, density and coverage of one person's reconstructions among their private pictures."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.fid import check_clouds
+
+VARIANTS = ("ppa", "standard")
+UNITS = {
+    "precision": "share",
+    "recall": "share",
+    "density": "real balls a picture lies in, over k",
+    "coverage": "share",
+}
+
+
+def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = "ppa") -> dict[str, float]:
+    """Four shares of overlap of reconstructions (fake) and private pictures (real) of one person.
+
+    A picture's ball reaches to its k-th neighbour in its own set. On the rim counts as inside.
+
+    - ``precision``: share of fakes in the ball of any real (``standard``), or in that of the nearest (``ppa``).
+    - ``recall``: share of reals in the ball of any fake, or in that of the nearest.
+    - ``density``: number of pairs of a fake in a real's ball, over k · fakes (``standard``) or over k · reals.
+    - ``coverage``: share of reals whose ball holds a fake.
+
+    Args:
+        features: (n, d) of reconstructions, n >= 1.
+        private_features: (m, d) of private pictures.
+        k: Neighbours that make a ball, >= 1.
+        variant: ``ppa``, as in the code of PPA and MIBench, or ``standard``, as defined by Naeem et al.
+
+    Returns:
+        Each number by name, all >= 0. A number is NaN where the set whose balls it needs has k pictures or fewer:
+        recall for few fakes, the others for few reals.
+
+    Raises:
+        ValueError: unknown variant, ``k`` < 1, other widths, or features that are not finite.
+
+    Source:
+        Naeem et al., ICML 2020, arXiv:2002.09797; LukasStruppek/Plug-and-Play-Attacks `metrics/prcd.py`.
+    """
+    if variant not in VARIANTS or k < 1:
+        raise ValueError(f"expected variant {' or '.join(VARIANTS)} and k >= 1, got {variant!r} and {k}")
+    check_clouds(features, private_features)
+    fakes, reals = features.double(), private_features.double()
+    found = dict.fromkeys(UNITS, math.nan)
+    if min(len(fakes), len(reals)) == 0:
+        return found
+    between = _distances(fakes, reals)
+    if len(reals) > k:
+        inside = between <= _radii(reals, k)
+        taken = inside.gather(1, between.argmin(dim=1, keepdim=True)) if variant == "ppa" else inside.any(dim=1)
+        found["precision"] = float(taken.double().mean())
+        found["density"] = float(inside.sum()) / (k * (len(reals) if variant == "ppa" else len(fakes)))
+        found["coverage"] = float(inside.any(dim=0).double().mean())
+    if len(fakes) > k:
+        inside = between <= _radii(fakes, k)[:, None]
+        taken = inside.gather(0, between.argmin(dim=0, keepdim=True)) if variant == "ppa" else inside.any(dim=0)
+        found["recall"] = float(taken.double().mean())
+    return found
+
+
+def _distances(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")  # the other one loses small ones
+
+
+def _radii(points: Tensor, k: int) -> Tensor:
+    return _distances(points, points).kthvalue(k + 1, dim=1).values  # the first is the point itself
+
+
+@METRICS.register("prdc")
+class PRDC(Metric):
+    """Precision, recall, density and coverage person by person, averaged over those who have enough pictures.
+
+    PPA's code takes class 0 for "no class" and compares it with everybody's pictures; here it is a person like others.
+
+    Args:
+        k: As :func:`prdc`.
+        variant: ``ppa``, for the published tables, or ``standard``, whose names end in ``_standard``.
+
+    Source:
+        Naeem et al., ICML 2020, arXiv:2002.09797; Struppek et al., ICML 2022, arXiv:2201.12179, for the use by class.
+    """
+
+    needs = ("extractor",)
+
+    def __init__(self, k: int = 3, variant: str = "ppa") -> None:
+        self.k, self.variant = k, variant
+
+    def measure(self, evidence: Evidence) -> list[Measure]:
+        """``precision``, ``recall``, ``density`` and ``coverage``; NaN where nobody has more than k pictures."""
+        self.require(evidence)
+        view, labels, known = evidence.extractor, evidence.labels, evidence.private_labels
+        assert view is not None  # as just required
+        check_rows(labels, features=view.features)
+        check_rows(known, private_features=view.private_features)
+        people = {
+            label: prdc(view.features[labels == label], view.private_features[known == label], self.k, self.variant)
+            for label in labels.unique().tolist()
+        }
+        found = []
+        for name, unit in UNITS.items():
+            values = {label: numbers[name] for label, numbers in people.items()}
+            of = "reconstructions" if name == "recall" else "private pictures"
+            note = f"balls to the {self.k} nearest, of people with more than {self.k} {of}; by {view.name}"
+            title = name if self.variant == "ppa" else f"{name}_{self.variant}"
+            found.append(Measure.of_people(title, unit, "leakage", values, len(labels), note))
+        return found
