@@ -1,0 +1,185 @@
+"""Knowledge extraction: what a network learns about the private people from the reconstructions alone."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.layers.random_views import RandomView
+from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric
+from calor_hf.metrics.image_similarity import check_pictures, resized_like
+
+CROP_AND_FLIP = RandomView(scale=(0.8, 1.0), brightness=0, contrast=0, jitter_probability=0, degrees=0)
+LAST_RATE = 1e-4
+_BATCH = 128
+
+
+def small_resnet(num_classes: int) -> nn.Module:
+    """A ResNet of 14 layers and 0.7 million random weights, from transformers; images in [0, 1] go in as they are."""
+    from transformers import ResNetConfig, ResNetForImageClassification  # here, as it takes seconds to import
+
+    config = ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, 128], depths=[2, 2, 2], layer_type="basic", num_labels=num_classes
+    )
+    student: nn.Module = ResNetForImageClassification(config)
+    return student
+
+
+def train_student(
+    images: Tensor,
+    labels: Tensor,
+    build: Callable[[int], nn.Module] = small_resnet,
+    epochs: int = 75,
+    batch_size: int = 32,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    device: str = "cpu",
+) -> nn.Module:
+    """A classifier of the people in ``images``, trained on nothing else.
+
+    SGD with momentum 0.9 and weight decay 1e-4, its rate falling to 1e-4 along a cosine; random crops of 80 to 100 % of
+    the area, and flips. On a CPU the same seed gives the same student.
+
+    Args:
+        images: (n, 3, height, width) reconstructions in [0, 1], n >= 2.
+        labels: (n,) int64; class i of the student is the i-th of them in ascending order.
+        build: Network for a number of classes: images in [0, 1] to logits, or to an output that has them as ``logits``.
+        epochs: Passes over the images.
+        batch_size: Images of a step, at most; an epoch's batches are of nearly equal size.
+        learning_rate: At the start.
+        seed: Of weights, order, crops and dropout.
+        device: Where it is trained.
+
+    Returns:
+        The student in evaluation mode.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    people = labels.unique()
+    classes = torch.searchsorted(people, labels)
+    steps = math.ceil(len(labels) / batch_size)
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.enable_grad():
+        torch.manual_seed(seed)
+        student = build(len(people)).to(device).train()
+        optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=LAST_RATE)
+        for epoch in range(epochs):
+            rng = sample_rng(seed, epoch)
+            # As even as can be: a last batch of one image would have no batch statistics.
+            for rows in torch.from_numpy(rng.permutation(len(labels))).tensor_split(steps):
+                numbers = torch.from_numpy(rng.random((len(rows), RandomView.NUMBERS)))
+                views = CROP_AND_FLIP(images[rows], numbers)
+                loss = F.cross_entropy(_logits(student, views.to(device)), classes[rows].to(device))
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the student diverged in epoch {epoch + 1}; lower learning_rate")
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()
+    return student.eval()
+
+
+def _logits(student: nn.Module, images: Tensor) -> Tensor:
+    output: Any = student(images)
+    logits: Tensor = getattr(output, "logits", output)
+    return logits.float()
+
+
+@torch.no_grad()
+def recognised(student: nn.Module, pictures: Tensor, classes: Tensor) -> Tensor:
+    """(m,) float64, 1 where the student's first choice for one of (m, 3, height, width) pictures is its class."""
+    device = next(student.parameters()).device
+    choices = [_logits(student, batch.to(device)).argmax(dim=1).cpu() for batch in pictures.split(_BATCH)]
+    return (torch.cat(choices) == classes).double()
+
+
+@METRICS.register("knowledge_extraction")
+class KnowledgeExtraction(Metric):
+    """Accuracy on private pictures of a student that saw reconstructions alone, averaged over several trainings.
+
+    The authors' student is a ResNet-50 with weights of ImageNet at 224 pixels; ours is small and starts from random
+    weights, so that nothing is downloaded, and chooses among the attacked people alone. For the published setting pass
+    ``build``. Private pictures are resized to the size of the reconstructions.
+
+    Args:
+        build: As :func:`train_student`, with the others.
+        epochs: As published.
+        batch_size: As published.
+        learning_rate: As published.
+        runs: Number of trainings.
+        seed: Of the first; the others count on.
+        device: Where it is trained.
+
+    Source:
+        Struppek et al., ICLR 2024, arXiv:2310.06549; LukasStruppek/Plug-and-Play-Attacks `knowledge_extraction`.
+    """
+
+    needs = ()
+    by_image = False
+    slow = True
+
+    def __init__(
+        self,
+        build: Callable[[int], nn.Module] = small_resnet,
+        epochs: int = 75,
+        batch_size: int = 32,
+        learning_rate: float = 0.1,
+        runs: int = 3,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if min(epochs, batch_size - 1, runs) < 1:
+            raise ValueError(
+                f"expected epochs >= 1, batch_size >= 2 and runs >= 1, got {epochs}, {batch_size} and {runs}"
+            )
+        self.build, self.epochs, self.batch_size, self.learning_rate = build, epochs, batch_size, learning_rate
+        self.runs, self.seed, self.device = runs, seed, device
+
+    def measure(self, evidence: Evidence) -> list[Measure]:
+        """``knowledge_extraction`` on the training pictures and, if there are any, ``…_held`` on held-out ones.
+
+        The spread is over trainings. NaN where one person alone was attacked, or no picture shows who was.
+        """
+        images, labels = evidence.images, evidence.labels
+        check_pictures(labels, images=images)
+        people = labels.unique()
+        sets = {"knowledge_extraction": (evidence.private_images, evidence.private_labels)}
+        if evidence.held_images is not None and evidence.held_labels is not None:
+            sets["knowledge_extraction_held"] = (evidence.held_images, evidence.held_labels)
+        for pictures, shown in sets.values():
+            check_pictures(shown, pictures=pictures)
+        students = [] if len(people) < 2 else [self._student(images, labels, run) for run in range(self.runs)]
+
+        found = []
+        for name, (pictures, shown) in sets.items():
+            known = torch.isin(shown, people)
+            none = Measure(name, math.nan, "share", "leakage", len(labels), len(people))
+            if not students:
+                found.append(none.failed("one person alone, whom every student would name"))
+            elif not known.any():
+                found.append(none.failed("no picture of the attacked people to be judged on"))
+            else:
+                fitted, classes = resized_like(pictures[known], images), torch.searchsorted(people, shown[known])
+                right = torch.stack([recognised(student, fitted, classes) for student in students])
+                found.append(self._measure(none, right, shown[known]))
+        return found
+
+    def _student(self, images: Tensor, labels: Tensor, run: int) -> nn.Module:
+        return train_student(
+            images, labels, self.build, self.epochs, self.batch_size, self.learning_rate, self.seed + run, self.device
+        )
+
+    def _measure(self, none: Measure, right: Tensor, shown: Tensor) -> Measure:
+        note = (
+            f"by {self.runs} students, who saw {none.images} reconstructions alone, on {len(shown)} private pictures; "
+            f"chance is 1/{none.people} = {1 / none.people:.3g}"
+        )
+        mean = Measure.of_images(none.name, none.unit, none.more_is, right.mean(dim=0), shown, note)
+        spread = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
+        return dataclasses.replace(mean, images=none.images, spread=spread)
