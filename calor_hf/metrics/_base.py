@@ -56,6 +56,9 @@ class Evidence:
         identity: (n, k) numbers of the person drawn in each reconstruction; synthetic faces alone.
         true_identity: (n, k) numbers of the person that it is meant to show.
         identity_names: k names of these numbers.
+        ask: What the target releases about (n, 3, height, width) images in [0, 1], by name, each a row an image; as
+            :func:`calor_hf.metrics.decoder_inversion.released` does.
+        public_images: (p, 3, height, width) in [0, 1] of nobody in particular, that an attacker could have.
     """
 
     images: Tensor
@@ -72,6 +75,8 @@ class Evidence:
     identity: Tensor | None = None
     true_identity: Tensor | None = None
     identity_names: tuple[str, ...] = ()
+    ask: Callable[[Tensor], dict[str, Tensor]] | None = None
+    public_images: Tensor | None = None
 
 
 @dataclass(frozen=True)

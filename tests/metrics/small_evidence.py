@@ -16,6 +16,7 @@ SIDE, CLASSES, WIDTH = 16, 6, 8
 PEOPLE = (0, 2, 3, 5)  # neither 0..n-1 nor all classes: a metric that counts rows instead of labels fails
 IMAGES, PRIVATE = 3, 6  # of a person
 HELD = 6  # of each of all six classes: 4 people × 30 pictures of others are tries enough to know a rate of 1 %
+PUBLIC = 20  # pictures of nobody
 FAITHFULNESS = (0.9, 0.6, 0.2)  # how much of a person the first, second and third reconstruction show
 NAMES = IDENTITY_NAMES[:5]
 
@@ -47,6 +48,8 @@ def small_evidence(**changes: Any) -> Evidence:
     known["true_identity"] = numbers[labels]
     known["identity"] = (numbers[labels] + 0.2 * torch.randn(len(labels), len(NAMES), generator=rng)).clamp(-1, 1)
     known["identity_names"] = NAMES
+    known["public_images"] = noisy(torch.rand(PUBLIC, 3, SIDE, SIDE, generator=rng), 0.1, rng)
+    known["ask"] = answers
     return Evidence(**{**known, **changes})
 
 
@@ -61,6 +64,13 @@ def small_view(
     head = (faces - 0.5).flatten(1) @ layer
     scores = [-(torch.cdist(some, head) ** 2) for some in seen]
     return View(name, seen[0], seen[1], scores[0], scores[1], seen[2], scores[2])
+
+
+def answers(images: Tensor) -> dict[str, Tensor]:
+    """What a target of random layers says of images."""
+    layer = torch.randn(3 * SIDE * SIDE, WIDTH, generator=torch.Generator().manual_seed(5)) / 8
+    features = (images - 0.5).flatten(1) @ layer
+    return {"logits": features[:, :CLASSES], "code": features[:, :2].tanh(), "features": features}
 
 
 def noisy(images: Tensor, scale: float, rng: torch.Generator) -> Tensor:

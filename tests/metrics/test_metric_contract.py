@@ -46,7 +46,8 @@ def numbers(measure: Measure) -> list[float]:
 
 
 def test_the_registry_holds_the_published_ones() -> None:
-    published = {"attack_accuracy", "feature_distance", "knn_distance", "verification", "agreement"}
+    published = {"attack_accuracy", "feature_distance", "knn_distance", "verification", "agreement", "fid", "kid"}
+    published |= {"prdc", "knowledge_extraction", "decoder_inversion", "identity_error", "image_similarity"}
     assert published <= set(NAMES)
 
 
@@ -153,6 +154,12 @@ def test_a_number_that_is_none_is_told(name: str, need: str) -> None:
     if isinstance(spoilt, View):
         logits = None if spoilt.logits is None else _spoilt(spoilt.logits)
         spoilt = dataclasses.replace(spoilt, features=_spoilt(spoilt.features), logits=logits)
+    elif callable(spoilt):
+        answers = spoilt
+
+        def spoilt(images: Tensor) -> dict[str, Tensor]:
+            return {key: _spoilt(values) for key, values in answers(images).items()}
+
     else:
         spoilt = _spoilt(spoilt)
     with pytest.raises(ValueError, match="finite"):

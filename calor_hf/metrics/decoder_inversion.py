@@ -1,0 +1,278 @@
+"""Decoder inversion: how well a picture can be rebuilt from what the target makes of it."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import Target
+from calor_hf.layers.classifier_head import heads_of
+from calor_hf.layers.frozen import frozen
+from calor_hf.layers.head_modes import OwnNoise
+from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.image_similarity import check_pictures, resized_like
+
+CODES = ("logits", "code", "features")
+_BATCH = 128
+
+
+@torch.no_grad()
+def released(target: Target, images: Tensor) -> dict[str, Tensor]:
+    """What can be had of a target about images, each a row an image, in float32 on the CPU.
+
+    A stochastic target's noise is the same in every call.
+
+    Args:
+        target: The model, which is put back as it was.
+        images: (n, 3, height, width) in [0, 1], n >= 1.
+
+    Returns:
+        ``logits`` (n, classes), ``features`` (n, d) that its head reads, and, where all of its heads are low-rank ones,
+        ``code`` (n, r) that their last layers read.
+    """
+    heads = heads_of(target.head) if isinstance(target.head, nn.Module) else []
+    rng = sample_rng(0)
+
+    def noise(rows: int, columns: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal((rows, columns)))
+
+    found: dict[str, list[Tensor]] = {}
+    with frozen(target.module), OwnNoise(noise):
+        for batch in images.split(_BATCH):
+            features = target.features(batch.to(target.device, target.dtype))
+            said = {"logits": target.head(features), "features": features}
+            if heads and all(hasattr(head, "code") for head in heads):
+                said["code"] = target.head.code(features)  # type: ignore[attr-defined]
+            for name, values in said.items():
+                found.setdefault(name, []).append(values.flatten(1).float().cpu())
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+class Decoder(nn.Module):
+    """Pictures from codes, four pixels up by doublings; before any training it draws the mean picture from all of them.
+
+    Args:
+        codes: (n, width) that it is to be trained on, n >= 2; each number is standardised over them, and one that is
+            the same in all is not looked at.
+        images: (n, 3, height, width) in [0, 1] that belong to them.
+        channels: Of the largest maps; the smaller ones have up to four times as many.
+    """
+
+    code_mean: Tensor
+    code_scale: Tensor
+    mean_logits: Tensor
+
+    def __init__(self, codes: Tensor, images: Tensor, channels: int = 16) -> None:
+        super().__init__()
+        self.size = tuple(images.shape[-2:])
+        doublings = max(0, (max(self.size) - 1).bit_length() - 2)
+        widths = [channels * min(2**level, 4) for level in reversed(range(doublings + 1))]
+        self.first = nn.Linear(codes.shape[1], widths[0] * 16)
+        self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(widths)])
+        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        scale = codes.std(dim=0)
+        # A feature that is dead on public pictures may be alive on private ones, by any number of deviations.
+        scale = torch.where(scale > 1e-6 * scale.max(), scale, math.inf)
+        self.register_buffer("code_mean", codes.mean(dim=0))
+        self.register_buffer("code_scale", scale)
+        self.register_buffer("mean_logits", images.mean(dim=0).logit(eps=1e-3))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(batch, 3, height, width) in (0, 1) from (batch, width)."""
+        x = self.first((codes - self.code_mean) / self.code_scale)
+        x = self.last(self.blocks(x.view(len(x), -1, 4, 4)))
+        x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return (x + self.mean_logits).sigmoid()
+
+
+def _up(inputs: int, outputs: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(nn.Upsample(scale_factor=2), conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def train_decoder(
+    codes: Tensor, images: Tensor, epochs: int = 30, batch_size: int = 32, learning_rate: float = 2e-3, seed: int = 0
+) -> Decoder:
+    """A decoder of least squared error on public pictures.
+
+    Adam, its rate falling to 0 along a cosine. A tenth of the pictures is not trained on: the decoder is that of the
+    epoch that is best on them, the untrained one among them. On a CPU the same seed gives the same decoder.
+
+    Args:
+        codes: (n, width) of the pictures, n >= 3.
+        images: (n, 3, height, width) in [0, 1].
+        epochs: Passes over the pictures.
+        batch_size: Pictures of a step, at most.
+        learning_rate: At the start.
+        seed: Of weights, order, and of the choice of the tenth.
+
+    Returns:
+        The decoder in evaluation mode.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    order = torch.from_numpy(sample_rng(seed, 0).permutation(len(codes)))
+    held, rows = order.split([max(1, len(order) // 10), len(order) - max(1, len(order) // 10)])
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        decoder = Decoder(codes[rows], images[rows])
+        optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        best, state = _mean_error(decoder, codes[held], images[held]), copy.deepcopy(decoder.state_dict())
+        for epoch in range(epochs):
+            decoder.train()
+            drawn = rows[torch.from_numpy(sample_rng(seed, 1, epoch).permutation(len(rows)))]
+            for batch in drawn.tensor_split(math.ceil(len(rows) / batch_size)):
+                loss = F.mse_loss(decoder(codes[batch]), images[batch])
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the decoder diverged in epoch {epoch + 1}; lower learning_rate")
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            schedule.step()
+            error = _mean_error(decoder, codes[held], images[held])
+            if error < best:
+                best, state = error, copy.deepcopy(decoder.state_dict())
+    decoder.load_state_dict(state)
+    return decoder.eval()
+
+
+def _mean_error(decoder: Decoder, codes: Tensor, images: Tensor) -> float:
+    return float(decoding_errors(decoder.eval(), codes, images).mean())
+
+
+@torch.no_grad()
+def decoding_errors(decoder: Decoder, codes: Tensor, images: Tensor) -> Tensor:
+    """(n,) float64 mean squared error of the pixels of each picture."""
+    pairs = zip(codes.split(_BATCH), images.split(_BATCH), strict=True)
+    return torch.cat([(decoder(some).double() - shown.double()).square().mean(dim=(1, 2, 3)) for some, shown in pairs])
+
+
+def decoder_inversion(
+    ask: Callable[[Tensor], dict[str, Tensor]],
+    public_images: Tensor,
+    private_images: Tensor,
+    private_labels: Tensor,
+    codes: Sequence[str] = CODES,
+    epochs: int = 30,
+    seed: int = 0,
+) -> list[Measure]:
+    """Error of private pictures that decoders rebuild, who saw public pictures alone.
+
+    Args:
+        ask: What the target releases about (n, 3, height, width) images, by name: :func:`released` of a target.
+        public_images: (p, 3, height, width) in [0, 1], p >= 3; another size is resized to that of the private ones.
+        private_images: (m, 3, height, width) in [0, 1], best of those that the target was not trained on.
+        private_labels: (m,) int64: who is on them.
+        codes: Names of what is inverted; one that the target does not release is left out.
+        epochs: As :func:`train_decoder`.
+        seed: As :func:`train_decoder`.
+
+    Returns:
+        ``decoder_inversion_floor``, the error of the mean public picture, which knows nothing of the private one; then
+        ``decoder_inversion_logits``, ``…_code`` and ``…_features``. All in squares of pixels in [0, 1].
+
+    Raises:
+        ValueError: pictures not in [0, 1], too few, or answers that are not a finite row a picture.
+        FloatingPointError: a decoder diverged.
+    """
+    public_rows = torch.arange(len(public_images))
+    check_pictures(private_labels, private_images=private_images)
+    if len(public_images) < 3:
+        raise ValueError(f"expected three public pictures or more to learn from, got {len(public_images)}")
+    check_pictures(public_rows, public_images=public_images)
+    public = resized_like(public_images, private_images)
+    learnt, asked = ask(public), ask(private_images)
+    for name in learnt:
+        check_rows(public_rows, **{f"{name} of public images": learnt[name]})
+        check_rows(private_labels, **{f"{name} of private images": asked[name]})
+
+    def measure(name: str, errors: Tensor, more_is: str, note: str) -> Measure:
+        found = Measure.of_images(
+            f"decoder_inversion_{name}", "mean squared error", more_is, errors, private_labels, note
+        )
+        return replace(found, spread=math.nan)  # pictures are no restarts
+
+    mean = public.double().mean(dim=0)
+    floor = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
+    shown = f"{len(private_labels)} private pictures, rebuilt by who saw {len(public)} public ones"
+    found = [measure("floor", floor, "neither", f"the mean public picture in the place of each of {shown}")]
+    for name in codes:
+        if name not in learnt:
+            continue
+        decoder = train_decoder(learnt[name], public, epochs=epochs, seed=seed)
+        errors = decoding_errors(decoder, asked[name], private_images)
+        left = float(errors.mean() / floor.mean()) if floor.mean() > 0 else math.nan
+        note = f"{left:.0%} of the floor; from {learnt[name].shape[1]} numbers a picture; {shown}"
+        found.append(measure(name, errors, "privacy", note))
+    return found
+
+
+@METRICS.register("decoder_inversion")
+class DecoderInversion(Metric):
+    """Error of held-out private pictures of the attacked people, rebuilt from the target's own answers about them.
+
+    It says how much of a picture is in an answer, whoever holds it: in the logits, in the ``code`` of a low-rank head
+    after its Tanh, or in the features before that head. No attack takes part, so the number is the same for all. The
+    least error of any decoder is that of the mean picture given the answer; a trained one comes near it from above.
+
+    The later version of the CALoR paper, "Rank Matters" (arXiv:2410.05814v3), states that an ideal inversion error
+    falls with the rank of the features. Its definition was not at hand: this is another number, with that property.
+
+    Args:
+        codes: As :func:`decoder_inversion`, with the others.
+        epochs: Passes over the public pictures.
+        seed: Of the decoders.
+
+    Source:
+        Dosovitskiy and Brox, CVPR 2016, arXiv:1506.02753, for decoders of a classifier's features.
+    """
+
+    needs = ("ask", "public_images", "held_images", "held_labels")
+    by_image = False
+    slow = True
+
+    def __init__(self, codes: Sequence[str] = CODES, epochs: int = 30, seed: int = 0) -> None:
+        unknown = sorted(set(codes) - set(CODES))
+        if unknown or epochs < 1:
+            raise ValueError(f"expected codes of {', '.join(CODES)} and epochs >= 1, got {', '.join(codes)}; {epochs}")
+        self.codes, self.epochs, self.seed = tuple(codes), epochs, seed
+        self._last: tuple[Evidence, list[Measure]] | None = None
+
+    def measure(self, evidence: Evidence) -> list[Measure]:
+        """``decoder_inversion_floor`` and a number for each code; NaN where no held-out picture shows who was attacked.
+
+        Asked again about the same people and pictures, as an audit does for every attack, it does not train again.
+        """
+        self.require(evidence)
+        if self._last is None or not _same_question(self._last[0], evidence):
+            self._last = evidence, self._measured(evidence)
+        return list(self._last[1])
+
+    def _measured(self, evidence: Evidence) -> list[Measure]:
+        ask, public, held, shown = evidence.ask, evidence.public_images, evidence.held_images, evidence.held_labels
+        assert ask is not None  # as just required, with the others
+        assert public is not None
+        assert held is not None
+        assert shown is not None
+        check_pictures(shown, held_images=held)
+        known = torch.isin(shown, evidence.labels)
+        if not known.any():
+            none = Measure("decoder_inversion_floor", math.nan, "mean squared error", "neither", 0, 0)
+            return [none.failed("no held-out picture of the attacked people")]
+        return decoder_inversion(ask, public, held[known], shown[known], self.codes, self.epochs, self.seed)
+
+
+def _same_question(first: Evidence, second: Evidence) -> bool:
+    pairs = [(getattr(first, name), getattr(second, name)) for name in ("public_images", "held_images", "held_labels")]
+    same = all(old is new or torch.equal(old, new) for old, new in pairs)
+    return same and first.ask == second.ask and torch.equal(first.labels.unique(), second.labels.unique())
