@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import target_of
 from calor_hf.metrics import METRICS, Evidence, Measure, Metric
 from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.decoder_inversion import released
 from calor_hf.metrics.membership import membership
 from calor_hf.metrics.utility import utility
 
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 REPORT = "report.json"
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
 ROLES = ("judge", "second_judge", "embedding", "extractor")
-_FLOOR = 99  # the floor's own draws
+PUBLIC = 1000  # public pictures that a metric may learn from, at most
+_FLOOR, _PUBLIC = 99, 98  # draws of their own
 
 
 def audit(
@@ -83,7 +86,7 @@ def audit(
         seed: Of every draw.
         budget: ``paper``, ``demo``, or a factor of the published effort.
         metrics: Names; None: all that the networks allow, but the slow ones.
-        public_images: For attacks that learn about the target first.
+        public_images: For attacks and metrics that learn about the target first; None: samples of the prior.
         target_name: As the report prints it.
         chunk_size: Images attacked at a time.
         anonymize_labels: Put numbers in the place of class names, which are people's.
@@ -133,7 +136,7 @@ def audit(
 
     text: list[str | None] = [None]
     if state.is_main_process:
-        judges = _Judges(networks, private, prior, chosen_metrics)
+        judges = _Judges(networks, private, prior, chosen_metrics, seen, public_images)
         results = judges.results(plans, found, seed)
         report = LeakageReport(
             target=describe(seen, target_name),
@@ -168,9 +171,12 @@ class _Judges:
     """What every network sees in the private pictures, once; then reconstructions beside it."""
 
     def __init__(
-        self, networks: dict[str, Network], private: PrivatePictures, prior: Generator[Any], metrics: dict[str, Metric]
-    ) -> None:
+        self, networks: dict[str, Network], private: PrivatePictures, prior: Generator[Any], metrics: dict[str, Metric],
+        target: Target, public_images: Dataset[Tensor] | None,
+    ) -> None:  # fmt: skip
         self.networks, self.private, self.prior, self.metrics = networks, private, prior, metrics
+        self.target, self.public_images = target, public_images
+        self.asked: dict[str, Any] = {}
         held = private.held_images
         self.pictures = {
             role: SeenPictures(network.look(private.images), None if held is None else network.look(held))
@@ -204,6 +210,7 @@ class _Judges:
         """Numbers of every attack, with their floors."""
         results = []
         known: dict[int, list[Measure]] = {}  # floors by number of tries: with more of them, more hit by chance
+        self.asked = self.questions(seed)
         for plan in plans:
             reconstruction = found[plan.name]
             count = len(reconstruction.labels)
@@ -234,12 +241,24 @@ class _Judges:
             )
         return results
 
+    def questions(self, seed: int) -> dict[str, Any]:
+        """The target to be asked, and public pictures, where a metric wants to learn from them."""
+        if not any("ask" in metric.needs for metric in self.metrics.values()):
+            return {}
+        if self.public_images is None:
+            people = self.private.labels.unique()
+            _, pictures = self.samples(people[torch.arange(PUBLIC) % len(people)], seed, _PUBLIC)
+        else:
+            rows = sample_rng(seed, _PUBLIC).permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
+            pictures = torch.stack([self.public_images[int(row)] for row in rows])
+        return {"ask": partial(released, self.target), "public_images": pictures}
+
     @torch.no_grad()
-    def samples(self, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def samples(self, labels: Tensor, seed: int, draw: int = _FLOOR) -> tuple[Tensor, Tensor]:
         """Latents and images of the prior as they are drawn, as many as there are reconstructions."""
         device = self.networks["target"].module
         place = next((weight.device for weight in device.parameters()), torch.device("cpu"))
-        rng, latents, images = sample_rng(seed, _FLOOR), [], []
+        rng, latents, images = sample_rng(seed, draw), [], []
         with frozen(self.prior):
             for some in labels.split(256):
                 drawn = self.prior.sample_latents(len(some), rng).to(place)
@@ -265,6 +284,7 @@ class _Judges:
             identity=identity,
             true_identity=None if truth is None or identity is None else truth[labels],
             identity_names=private.identity_names,
+            **self.asked,
             **views,
         )
 

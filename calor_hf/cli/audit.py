@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--metrics", nargs="+", metavar="NAME", help=f"of {', '.join(METRICS.names())}; default: all that the networks"
         " allow, but those that train something")  # fmt: skip
-    add("--public-dataset", help="public images, for attacks that need some (lomma): folder, parquet file or Hub id;"
-        " default: samples of the generator")  # fmt: skip
+    add("--public-dataset", help="public images, for attacks (lomma) and metrics (decoder_inversion) that need some:"
+        " folder, parquet file or Hub id; default: samples of the generator")  # fmt: skip
     add("--include-private-images", action="store_true", help="show private pictures on the page, beside what was"
         " rebuilt; without it they stay out")  # fmt: skip
     add("--anonymize-labels", action="store_true", help="numbers in the place of class names, which are people's")

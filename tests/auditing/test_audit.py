@@ -1,6 +1,7 @@
 """The whole audit on a tiny target: attacks, judges, floors, report; shared, resumed, refused."""
 
 import dataclasses
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from calor_hf.core.target import Target
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
-from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
+from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
 
 ATTACKS = ["gmi:steps=2", "plg:steps=2,objective=poincare"]
 
@@ -132,6 +133,57 @@ def test_a_metric_that_fails_costs_its_own_number(tmp_path: Path, monkeypatch: p
         "the judge is asleep"
     ]
     assert report.attacks[0].get("attack_accuracy@1") is not None
+
+
+def rebuilt(report: LeakageReport) -> dict[str, Measure]:
+    (attack,) = report.attacks
+    return {measure.name.removeprefix("decoder_inversion_"): measure for measure in attack.measures}
+
+
+@pytest.mark.parametrize("defense", [None, "calor"])
+def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) -> None:
+    rank = {} if defense is None else {"rank": 2}
+    report = small_audit(
+        tmp_path, attacks=ATTACKS[:1], metrics=["decoder_inversion"], public_images=Pictures(),
+        target=tiny_target(defense, **rank),
+    )  # fmt: skip
+    found = rebuilt(report)
+    assert list(found) == ["floor", "logits", *(["code"] if defense else []), "features"]
+    mean = torch.stack([Pictures()[row] for row in range(12)]).double().mean(dim=0)
+    held = private_pictures().held_images
+    assert held is not None
+    attacked = held[torch.isin(private_pictures().labels, torch.tensor([0, 1, 3]))]
+    off = (attacked.double() / 255 - mean).square().mean()
+    assert found["floor"].value == pytest.approx(float(off), rel=1e-5)
+    assert (found["floor"].images, found["floor"].people) == (12, 3)
+    assert "from 5 numbers a picture; 12 private pictures, rebuilt by who saw 12 public ones" in found["logits"].note
+    if defense:
+        assert "from 2 numbers a picture" in found["code"].note
+    assert report.attacks[0].floors["reconstructions of other people"] == []
+
+
+def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def watch(target: Target, images: Tensor) -> dict[str, Tensor]:
+        asked.append(len(images))
+        return {"logits": images.mean(dim=(2, 3)).float()}
+
+    module = importlib.import_module("calor_hf.auditing.audit")  # the package's attribute of that name is the function
+    monkeypatch.setattr(module, "PUBLIC", 8)
+    monkeypatch.setattr(module, "released", watch)
+    report = small_audit(tmp_path, metrics=["decoder_inversion", "attack_accuracy"])
+    assert asked == [8, 12]  # once for two attacks and their floor
+    first, second = (attack.get("decoder_inversion_logits") for attack in report.attacks)
+    assert first == second
+    assert first is not None
+    assert math.isfinite(first.value)
+    again = small_audit(tmp_path / "again", metrics=["decoder_inversion"], attacks=ATTACKS[:1])
+    assert again.attacks[0].get("decoder_inversion_logits") == first
+    other = small_audit(tmp_path / "other", metrics=["decoder_inversion"], attacks=ATTACKS[:1], seed=1)
+    assert other.attacks[0].get("decoder_inversion_logits") != first
+    small_audit(tmp_path / "quick", attacks=ATTACKS[:1])
+    assert len(asked) == 6  # not asked by metrics that do not want to
 
 
 @pytest.mark.parametrize(
