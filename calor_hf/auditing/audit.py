@@ -271,7 +271,9 @@ class _Judges:
     def evidence(self, images: Tensor, labels: Tensor, latents: Tensor) -> Evidence:
         """What all networks see in some images."""
         private = self.private
-        views = {role: network.view(images, self.pictures[role]) for role, network in self.networks.items()}
+        views: dict[str, Any] = {
+            role: network.view(images, self.pictures[role]) for role, network in self.networks.items()
+        }
         identity = self.prior.identity(latents)
         truth = private.true_identity
         return Evidence(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from calor_hf.auditing.extractors import SOURCES, StandardExtractor
 from calor_hf.core.target import Target
 from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import HFTarget
@@ -20,7 +21,7 @@ class Network:
     """A network that looks at pictures in [0, 1] of any size.
 
     Attributes:
-        name: As the report prints it.
+        name: As the report prints it; a name in ``extractors.SOURCES`` belongs to the network there.
         module: The network itself.
         features: (batch, 3, height, width) in [0, 1] → (batch, d).
         head: (batch, d) features → (batch, classes) logits; None: it classifies nobody.
@@ -30,6 +31,14 @@ class Network:
     module: nn.Module
     features: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for another network under a name whose numbers are held against published ones."""
+        if self.name in SOURCES and not (isinstance(self.module, StandardExtractor) and self.module.name == self.name):
+            raise ValueError(
+                f"the name '{self.name}' belongs to the network that published tables use; give yours another name, or "
+                f"pass the words {self.name} alone to have that one loaded"
+            )
 
     @classmethod
     def of_target(cls, target: Target, name: str) -> "Network":
@@ -77,18 +86,23 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     """A network from what a user passes.
 
     Args:
-        source: Folder or Hub id of an image classifier of transformers; ``module:function``, where the function takes
+        source: Name in ``extractors.SOURCES``, such as ``inception_fid`` (a folder is ``./inception_fid``);
+            folder or Hub id of an image classifier of transformers; ``module:function``, where the function takes
             nothing and returns an ``nn.Module`` that turns images in [0, 1] into features; or one of these in memory.
         name: As the report prints it; default: what was passed.
 
     Raises:
-        ValueError: no such function, or it returns something else.
+        ValueError: no such function, it returns something else, or a named network is not to be had.
         OSError: no such model.
     """
     if isinstance(source, Network):
         return source
     if isinstance(source, Target):
         return Network.of_target(source, name or type(source.module).__name__)
+    if isinstance(source, str) and source in SOURCES:
+        source = StandardExtractor(source)
+    if isinstance(source, StandardExtractor):
+        name = source.name
     if isinstance(source, nn.Module):
         return Network(name or type(source).__name__, source.eval(), source)
     place, colon, function = source.partition(":")

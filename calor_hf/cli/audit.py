@@ -69,9 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--judge", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
         " judge): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip
     add("--second-judge", help="another judge; success is then also counted where both agree")
-    add("--embedding", help="network for verification: folder or Hub id, or package.module:function that returns an"
-        " nn.Module of images in [0, 1] to features")  # fmt: skip
-    add("--extractor", help="network for image quality (Frechet distance, PRDC); as --embedding")
+    add("--embedding", help="network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub"
+        " id, or package.module:function that returns an nn.Module of images in [0, 1] to features")  # fmt: skip
+    add("--extractor", help="network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as"
+        " --embedding; only the first gives what is called FID")  # fmt: skip
     add("--attacks", nargs="+", default=list(DEFAULT_ATTACKS), metavar="ATTACK",
         help="such as gmi, plg@calor (a preset), plg:objective=ce,steps=300 (settings); calor-hf list shows names;"
         f" default: {' '.join(DEFAULT_ATTACKS)}")  # fmt: skip

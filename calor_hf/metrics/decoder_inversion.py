@@ -136,7 +136,7 @@ def train_decoder(
                 if not loss.isfinite():
                     raise FloatingPointError(f"the decoder diverged in epoch {epoch + 1}; lower learning_rate")
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             schedule.step()
             error = _mean_error(decoder, codes[held], images[held])

@@ -100,8 +100,8 @@ class ImageSimilarity(Metric):
     """SSIM to the nearest private training picture of the person: pixels, not identity.
 
     A person drawn in another pose scores low, and a blur scores high, so hold it against its floors. LPIPS is not here:
-    its weights are a download. Pass a network that gives its features to the audit as ``extractor=``; then ``fid``,
-    ``kid`` and ``prdc`` look through it.
+    the libraries that keep it (lpips, torchmetrics, piq, torch-fidelity) all need torchvision for it. A network that
+    gives its features can be the audit's ``extractor=``; then the Fréchet distance and its kin look through it.
 
     Source:
         Wang et al., IEEE TIP 2004.

@@ -79,7 +79,7 @@ def train_student(
                 if not loss.isfinite():
                     raise FloatingPointError(f"the student diverged in epoch {epoch + 1}; lower learning_rate")
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
             schedule.step()
     return student.eval()

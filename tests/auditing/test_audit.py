@@ -142,7 +142,7 @@ def rebuilt(report: LeakageReport) -> dict[str, Measure]:
 
 @pytest.mark.parametrize("defense", [None, "calor"])
 def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) -> None:
-    rank = {} if defense is None else {"rank": 2}
+    rank: dict[str, Any] = {} if defense is None else {"rank": 2}
     report = small_audit(
         tmp_path, attacks=ATTACKS[:1], metrics=["decoder_inversion"], public_images=Pictures(),
         target=tiny_target(defense, **rank),

@@ -31,7 +31,7 @@ RIGHT = 1 - LEFT
 
 
 def halves(count: int, seed: int) -> Tensor:
-    x, y = 0.8 * torch.rand(2, count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) - 0.4
+    x, y = (0.8 * torch.rand(2, count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) - 0.4).unbind()
     return (0.5 + x * LEFT + y * RIGHT).expand(count, 3, SIDE, SIDE)
 
 
@@ -218,7 +218,7 @@ def test_a_stochastic_target_says_the_same_again() -> None:
             return features + torch.randn_like(features)
 
     target, images = Toy(Noisy()), torch.rand(200, 3, SIDE, SIDE)
-    target.module.append(nn.Linear(1, 1))  # so that it has a device and a precision
+    target.module = nn.ModuleList([target.module, nn.Linear(1, 1)])  # so that it has a device and a precision
     state = torch.get_rng_state()
     first, again = released(target, images), released(target, images)
     assert torch.equal(state, torch.get_rng_state())
