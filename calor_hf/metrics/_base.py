@@ -176,6 +176,7 @@ class Metric(ABC):
     Attributes:
         needs: Attributes of :class:`Evidence` that may not be None.
         by_image: Whether the number is a mean over images, so that reconstructions of *other* people are a floor.
+        about_target: Whether the number is the target's, whatever was rebuilt, so that an audit gives it once.
         slow: Whether it trains something, so that an audit runs it only when asked.
         per_image: Function behind it, ``(predictions, references, **options) -> (n,)``, where :func:`load_metric` is to
             offer its mean as an ``evaluate.Metric``; None: it is not offered.
@@ -183,6 +184,7 @@ class Metric(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ("judge",)
     by_image: ClassVar[bool] = True
+    about_target: ClassVar[bool] = False
     slow: ClassVar[bool] = False
     per_image: ClassVar[Callable[..., Tensor] | None] = None
 

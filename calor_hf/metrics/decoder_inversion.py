@@ -222,7 +222,7 @@ class DecoderInversion(Metric):
     """Error of held-out private pictures of the attacked people, rebuilt from the target's own answers about them.
 
     It says how much of a picture is in an answer, whoever holds it: in the logits, in the ``code`` of a low-rank head
-    after its Tanh, or in the features before that head. No attack takes part, so the number is the same for all. The
+    after its Tanh, or in the features before that head. No attack takes part. The
     least error of any decoder is that of the mean picture given the answer; a trained one comes near it from above.
 
     The later version of the CALoR paper, "Rank Matters" (arXiv:2410.05814v3), states that an ideal inversion error
@@ -239,6 +239,7 @@ class DecoderInversion(Metric):
 
     needs = ("ask", "public_images", "held_images", "held_labels")
     by_image = False
+    about_target = True
     slow = True
 
     def __init__(self, codes: Sequence[str] = CODES, epochs: int = 30, seed: int = 0) -> None:
@@ -246,19 +247,10 @@ class DecoderInversion(Metric):
         if unknown or epochs < 1:
             raise ValueError(f"expected codes of {', '.join(CODES)} and epochs >= 1, got {', '.join(codes)}; {epochs}")
         self.codes, self.epochs, self.seed = tuple(codes), epochs, seed
-        self._last: tuple[Evidence, list[Measure]] | None = None
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``decoder_inversion_floor`` and a number for each code; NaN where no held-out picture shows who was attacked.
-
-        Asked again about the same people and pictures, as an audit does for every attack, it does not train again.
-        """
+        """``decoder_inversion_floor`` and a number for each code; NaN where no held-out picture shows these people."""
         self.require(evidence)
-        if self._last is None or not _same_question(self._last[0], evidence):
-            self._last = evidence, self._measured(evidence)
-        return list(self._last[1])
-
-    def _measured(self, evidence: Evidence) -> list[Measure]:
         ask, public, held, shown = evidence.ask, evidence.public_images, evidence.held_images, evidence.held_labels
         assert ask is not None  # as just required, with the others
         assert public is not None
@@ -270,9 +262,3 @@ class DecoderInversion(Metric):
             none = Measure("decoder_inversion_floor", math.nan, "mean squared error", "neither", 0, 0)
             return [none.failed("no held-out picture of the attacked people")]
         return decoder_inversion(ask, public, held[known], shown[known], self.codes, self.epochs, self.seed)
-
-
-def _same_question(first: Evidence, second: Evidence) -> bool:
-    pairs = [(getattr(first, name), getattr(second, name)) for name in ("public_images", "held_images", "held_labels")]
-    same = all(old is new or torch.equal(old, new) for old, new in pairs)
-    return same and first.ask == second.ask and torch.equal(first.labels.unique(), second.labels.unique())

@@ -228,7 +228,7 @@ def test_a_stochastic_target_says_the_same_again() -> None:
     assert not torch.equal(noise[:72], noise[128:])
 
 
-def test_the_metric_asks_about_held_out_pictures_of_the_attacked_people_once() -> None:
+def test_the_metric_asks_about_held_out_pictures_of_the_attacked_people() -> None:
     asked: list[int] = []
 
     def watch(images: Tensor) -> dict[str, Tensor]:
@@ -239,10 +239,10 @@ def test_the_metric_asks_about_held_out_pictures_of_the_attacked_people_once() -
     metric = DecoderInversion(epochs=1)
     first = metric.measure(evidence)
     assert asked == [20, 4 * HELD]
-    assert metric.measure(dataclasses.replace(evidence, images=evidence.images.flip(0))) == first
-    assert len(asked) == 2  # other reconstructions, the same question
+    others = dataclasses.replace(evidence, images=evidence.images.flip(0))
+    assert metric.measure(others) == first  # other reconstructions, the same question
     fewer = metric.measure(of_rows(evidence, torch.arange(6)))
-    assert asked[2:] == [20, 2 * HELD]
+    assert asked[4:] == [20, 2 * HELD]
     assert set(fewer[0].by_identity) == {0, 2}
     assert metric.measure(dataclasses.replace(evidence, ask=answers)) != first
 
