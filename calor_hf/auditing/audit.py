@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.auditing.judging import ROLES, Judges
-from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.judging import Judges
+from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
 from calor_hf.auditing.plan import PlannedAttack, plan_attacks
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.report import LeakageReport, anonymous
@@ -67,7 +67,7 @@ def audit(
         images_per_class: Reconstructions of each.
         seed: Of every draw.
         budget: ``paper``, ``demo``, or a factor of the published effort.
-        metrics: Names; None: all that the networks allow, but the slow ones.
+        metrics: Names; None: all that the networks and pictures allow, but the slow ones.
         public_images: For attacks and metrics that learn about the target first; None: samples of the prior.
         target_name: As the report prints it.
         chunk_size: Images attacked at a time.
@@ -79,7 +79,7 @@ def audit(
         The report, in every process; saved as ``report.json``.
 
     Raises:
-        ValueError: no judge or no private data, parts that do not fit, unknown names.
+        ValueError: no judge or no private data, parts that do not fit, a metric that lacks what it needs.
         FileExistsError: results are there, and neither to be resumed nor overwritten.
     """
     if evaluation_model is None or private_data is None:
@@ -107,6 +107,8 @@ def audit(
     networks["target"] = Network.of_target(seen, target_name or type(seen.module).__name__)
     if networks["judge"].module is seen.module:
         raise ValueError("the target cannot judge itself: it believes every attack; pass another network")
+    if metrics is not None:
+        check_needs(chosen_metrics, networks, private)
 
     folder, found = Path(output_dir), {}
     for plan in plans:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.auditing.networks import Network, SeenPictures
+from calor_hf.auditing.networks import ROLES, Network, SeenPictures
 from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.plan import PlannedAttack
 from calor_hf.auditing.private_pictures import PrivatePictures
@@ -30,7 +30,6 @@ from calor_hf.metrics.utility import utility
 logger = logging.getLogger(__name__)
 
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
-ROLES = ("judge", "second_judge", "embedding", "extractor")
 PUBLIC = 1000  # public pictures that a metric may learn from, at most
 _FLOOR, _PUBLIC = 99, 98  # draws of their own
 

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
+from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.core.target import Target
 from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import HFTarget
-from calor_hf.metrics import View
+from calor_hf.metrics import Metric, View
 
 BATCH = 128
+ROLES = ("judge", "second_judge", "embedding", "extractor")
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,15 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     if not isinstance(made, nn.Module):
         raise ValueError(f"{source} returned {type(made).__name__}, not an nn.Module of images in [0, 1] to features")
     return Network(name or source, made.eval(), made)
+
+
+def check_needs(metrics: dict[str, Metric], networks: dict[str, Network], private: PrivatePictures) -> None:
+    """Raise ``ValueError`` where a metric lacks a network, or held-out private pictures."""
+    lacking = {role for role in ROLES if role not in networks}
+    lacking |= {name for name in ("held_images", "held_labels") if getattr(private, name) is None}
+    for name, metric in metrics.items():
+        for need in metric.needs:
+            if need in lacking:
+                raise ValueError(
+                    f"metric '{name}' needs {need}, and the audit has none; pass one, or leave the metric out"
+                )

@@ -190,6 +190,11 @@ def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monke
         ({"attacks": ["gmii"]}, "Did you mean 'gmi'"),
         ({"attacks": ["plg", "plg"]}, "every attack once"),
         ({"attacks": ["plg:stepps=2"]}, "did you mean steps"),
+        ({"metrics": ["fid"]}, "metric 'fid' needs extractor, and the audit has none"),
+        (
+            {"metrics": ["decoder_inversion"], "private_data": private_pictures(held_images=None, held_labels=None)},
+            "metric 'decoder_inversion' needs held_images",
+        ),
         ({"evaluation_model": "nowhere:judge"}, "expected a network as package.module:function"),
         ({"evaluation_model": "collections:OrderedDict"}, "not an nn.Module"),
     ],

@@ -109,9 +109,9 @@ def test_the_decoder_is_that_of_the_best_epoch() -> None:
     images, codes = halves(40, 1), torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
     fresh = halves(200, 3)
     noise = torch.randn(200, 30, generator=torch.Generator().manual_seed(4))
-    error = decoding_errors(train_decoder(codes, images, epochs=40), noise, fresh).mean()
+    error = decoding_errors(train_decoder(codes, images, epochs=40, seed=2), noise, fresh).mean()
     mean = (fresh - images.mean(dim=0)).square().mean()
-    assert error < 1.15 * mean
+    assert error < 1.1 * mean
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
