@@ -7,8 +7,10 @@ from typing import Any
 import transformers
 
 from calor_hf.core.config import MethodConfig
+from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.layers.hf_target import HFTarget
 
 PUBLIC_PEOPLE, PUBLIC_PICTURES = 500, 20
 
@@ -45,6 +47,29 @@ def load_public_images(source: str | None, image_size: int, crop: int | None = N
     from calor_hf.data.loading import load_images
 
     return PublicImages(load_images(source), image_size, crop)
+
+
+def is_embedded(target: HFTarget) -> bool:
+    """Whether the target's classes are the drawn faces."""
+    names = getattr(target.module.config, "id2label", {})
+    return bool(names) and all(name == f"identity_{int(index):03d}" for index, name in names.items())
+
+
+def check_classes(splits: Splits, target: HFTarget) -> None:
+    """Refuse data that the target was not trained on, as far as the classes tell.
+
+    Raises:
+        ValueError: the data have other classes than the target, or the same in another order.
+    """
+    config: Any = target.module.config
+    names = [config.id2label[index] for index in range(target.num_classes)]
+    if len(splits.label_names) != target.num_classes:
+        raise ValueError(
+            f"the data have {len(splits.label_names)} classes, the target {target.num_classes}; pass the data it was "
+            "trained on"
+        )
+    if set(names) == set(splits.label_names) and names != splits.label_names:
+        raise ValueError("the target has the same class names in another order; pass the data it was trained on")
 
 
 def log_to_terminal(main_process: bool = True) -> None:

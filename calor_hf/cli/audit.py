@@ -13,7 +13,7 @@ from calor_hf.auditing import audit, run_attack
 from calor_hf.auditing.plan import DEFAULT_ATTACKS, PlannedAttack, plan_attacks
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.verdict import verdict
-from calor_hf.cli._common import load_public_images, log_to_terminal
+from calor_hf.cli._common import check_classes, is_embedded, load_public_images, log_to_terminal
 from calor_hf.cli.report import write_pages
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> None:
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(options.target)
     target.module.to(state.device)
-    embedded = options.dataset is None and not options.reconstructions_only and _is_embedded(target)
+    embedded = options.dataset is None and not options.reconstructions_only and is_embedded(target)
     if options.dataset is None and not embedded and not options.reconstructions_only:
         raise ValueError(
             "the target's classes are not the drawn faces, so the private pictures are not known; pass --dataset and "
@@ -177,26 +177,13 @@ def _run(options: argparse.Namespace) -> None:
         print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
 
 
-def _is_embedded(target: HFTarget) -> bool:
-    names = getattr(target.module.config, "id2label", {})
-    return bool(names) and all(name == f"identity_{int(index):03d}" for index, name in names.items())
-
-
 def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], source: str | None) -> PrivatePictures:
     """Training pictures of the attacked people and test pictures of all, at the target's size.
 
     Raises:
         ValueError: the data have other classes than the target.
     """
-    config: Any = target.module.config
-    names = [config.id2label[index] for index in range(target.num_classes)]
-    if len(splits.label_names) != target.num_classes:
-        raise ValueError(
-            f"the data have {len(splits.label_names)} classes, the target {target.num_classes}; pass the data it was "
-            "trained on"
-        )
-    if set(names) == set(splits.label_names) and names != splits.label_names:
-        raise ValueError("the target has the same class names in another order; pass the data it was trained on")
+    check_classes(splits, target)
     side = target.image_size[0]
     images, of_whom = labelled_pixels(splits.train, side, labels)
     held_images, held_labels = labelled_pixels(splits.test, side)

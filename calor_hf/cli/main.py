@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
+    "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",
     "report": "show the report of an audit again, or compare two",
     "list": "show what is registered: defences, attacks, generators, priors; their sources and settings",
 }
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<8} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: calor-hf [--version] <command> [options]",

@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from calor_hf.cli._backdoor import backdoor_record, poison
 from calor_hf.cli._common import log_to_terminal
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
@@ -112,7 +113,9 @@ def train(
             stream="public" if data_args.public_faces else "private",
         )
     base, processor = load_base(model_args, splits)
-    data = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    if data_args.backdoor is not None:
+        data["train"] = poison(data["train"], base, processor, data_args)
     weights = (
         balanced_class_weights(data["train"].labels, len(splits.label_names))
         if data_args.class_weights == "balanced"
@@ -158,6 +161,7 @@ def train(
         dataset=data_args.dataset or synthetic_name(data_args),
         defense=model_args.defense,
         train_seconds=train_seconds,
+        backdoor=backdoor_record(data["train"]),
     )
     trainer.save_model(args.output_dir)
     trainer.save_state()

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser
 from calor_hf.data.pictures import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses._low_rank import LowRankDefense
+from calor_hf.robustness.backdoor import TRIGGERS
 from calor_hf.training.arguments import CALoRTrainingArguments
 
 
@@ -89,6 +90,16 @@ class DataArguments:
     class_weights: str = field(
         default="none", metadata={"help": "none, or balanced: each class counts the same, however many its images."}
     )
+    backdoor: str | None = field(
+        default=None,
+        metadata={
+            "help": "Poison training images, to measure what the defence does to backdoors: badnets (a checkerboard in"
+            " the lower right corner) or blended (faint noise); they are relabelled to class 0. Never release such a"
+            " model."
+        },
+    )
+    poison_share: float = field(default=0.01, metadata={"help": "Share of training images with the backdoor, (0, 1]."})
+    backdoor_seed: int = field(default=0, metadata={"help": "Of the blended noise, and of which images are poisoned."})
 
 
 @dataclass
@@ -169,6 +180,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if model.role == "judge" and "--defense" not in given:
         model.defense = "none"
     _check(model, data, run)
+    _check_backdoor(data, training.push_to_hub)
     return model, data, run, training
 
 
@@ -227,3 +239,16 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         raise ValueError(f"--class-weights must be none or balanced, got {data.class_weights}")
     if run.resume and run.overwrite:
         raise ValueError("--resume goes on with the output folder's run, --overwrite deletes it; pass one of them")
+
+
+def _check_backdoor(data: DataArguments, push: bool) -> None:
+    if data.backdoor is None:
+        return
+    if data.backdoor not in TRIGGERS:
+        raise ValueError(f"--backdoor must be {' or '.join(TRIGGERS)}, got {data.backdoor}")
+    if not 0 < data.poison_share <= 1:
+        raise ValueError(f"--poison-share must be in (0, 1], got {data.poison_share:g}")
+    if data.backdoor_seed < 0:
+        raise ValueError(f"--backdoor-seed must be >= 0, got {data.backdoor_seed}")
+    if push:
+        raise ValueError("--backdoor makes a model that nobody should use, so it is not pushed; leave --push-to-hub")

@@ -39,6 +39,7 @@ class Result:
         dataset: What it was trained on.
         defense: Name of the defence.
         train_seconds: Wall time of its training alone, in this session.
+        backdoor: What its training data were poisoned with, or None.
     """
 
     model: PreTrainedModel
@@ -51,6 +52,7 @@ class Result:
     dataset: str
     defense: str = "calor"
     train_seconds: float = 0.0
+    backdoor: dict[str, Any] | None = None
 
     @property
     def target(self) -> float | None:
@@ -105,6 +107,9 @@ def show_and_save(result: Result, folder: Path) -> None:
         print(about_confidence(result.measured["result"]["train_confidence_correct"], result.target))
     if result.defense == "trap_mid":
         print(f"The checkpoints in {folder} hold the triggers, which open the model's backdoor: do not publish them.")
+    if result.backdoor is not None:
+        count, name = result.backdoor["poisoned_images"], result.backdoor["trigger"]["name"]
+        print(f"{count} training images were poisoned ({name}): the model has a backdoor, do not publish it.")
     print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
     kind = type(result.model).__name__
     package = "calor_hf" if isinstance(result.model.config, WrappedConfig) else "transformers"
@@ -135,6 +140,7 @@ def summary(result: Result) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "dataset": result.dataset,
+        "backdoor": result.backdoor,
         "seed": result.seed,
         "test_images": result.test_images,
         "measured": result.measured,

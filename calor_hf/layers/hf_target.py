@@ -22,6 +22,9 @@ class HFTarget(Target):
         image_size: Side of the images it reads, where neither processor nor configuration say it.
         head: Path of the classifier, where it cannot be found.
 
+    Attributes:
+        processor: As given.
+
     Raises:
         ValueError: the model reads no pixels, its image size is not known, or no classifier is found.
     """
@@ -30,6 +33,7 @@ class HFTarget(Target):
         self, model: PreTrainedModel, processor: Any = None, image_size: int | None = None, head: str | None = None
     ) -> None:
         self.module = model.eval()
+        self.processor = processor
         self.num_classes = int(model.config.num_labels)
         self.pixel_input = pixel_input_of(model, processor, image_size)
         self.image_size = self.pixel_input.size

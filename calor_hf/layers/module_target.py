@@ -45,11 +45,19 @@ class PixelInput:
                 f"expected images of {self.size[0]} x {self.size[1]} pixels, got {x.shape[-2]} x {x.shape[-1]}; use a "
                 "generator of that size, or a target that resizes"
             )
-        if self.reverse_channels:
-            x = x.flip(1)
+        return self.normalize(x)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the network reads, from images in [0, 1] that have its size already."""
+        x = images.flip(1) if self.reverse_channels else images
         mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return (x * self.scale + self.offset - mean) / std
+
+    def images(self, pixel_values: Tensor) -> Tensor:
+        """Images in [0, 1] from what the network reads: the way back of :meth:`normalize`."""
+        mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        x = ((pixel_values * std + mean - self.offset) / self.scale).clamp(0, 1)
+        return x.flip(1) if self.reverse_channels else x
 
     def _resize(self, images: Tensor) -> Tensor:
         if self.resize_to is None:

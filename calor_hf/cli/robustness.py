@@ -1,0 +1,204 @@
+"""`calor-hf robustness`: adversarial examples and backdoors against a model."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calor_hf._version import __version__
+from calor_hf.cli._backdoor import recorded_backdoor
+from calor_hf.cli._common import check_classes, is_embedded, log_to_terminal
+from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
+from calor_hf.data.images import ImageDataset
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.public_images import labelled_pixels
+from calor_hf.layers.hf_target import HFTarget
+from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
+from calor_hf.robustness._gradient import library
+from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
+from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
+from calor_hf.training.samples import some_samples
+
+MAX_IMAGES = 500
+RESULT = "robustness.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; 2 for options or data that are refused, or a library that is missing; 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    try:
+        _run(options)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"calor-hf robustness: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calor-hf robustness",
+        description="Lead an image classifier astray with adversarial examples, and open its backdoor if it has one."
+        " For a model of the drawn faces nothing but --target is needed.",
+    )
+    add = parser.add_argument
+    add("--target", required=True, help="model under attack, defended or not: folder or Hub id")
+    add("--dataset", help="data it was trained on, as for calor-hf train; their test split is attacked; default: the"
+        " drawn faces")  # fmt: skip
+    add("--attacks", nargs="*", default=list(ADVERSARIAL), metavar="ATTACK",
+        help=f"of {', '.join(ADVERSARIAL)}, or nothing for a backdoor alone; default: all")  # fmt: skip
+    add("--targeted", action="store_true", help="aim at the class after the true one, too")
+    add("--transfer-from", metavar="MODEL", help="make the images on this model, too, and show them to the target: a"
+        " check for masked gradients; best an undefended one of the same data")  # fmt: skip
+    add("--backdoor", metavar="NAME", help=f"trigger: {' or '.join(TRIGGERS)}; default: the one that the target's"
+        " folder says it was poisoned with, if any")  # fmt: skip
+    add("--max-images", type=int, default=MAX_IMAGES, help=f"test images at most, evenly spread; default: {MAX_IMAGES}")
+    add("--batch-size", type=int, default=BATCH_SIZE, help=f"images at a time; default: {BATCH_SIZE}")
+    add("--seed", type=int, default=0, help="of every draw, and of a trigger that no folder knows; default: 0")
+    add("--output-dir", default="outputs/robustness", help=f"for {RESULT}; default: outputs/robustness")
+    add("--overwrite", action="store_true", help="replace an earlier result")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    file = Path(options.output_dir) / RESULT
+    _check(options, file)
+    log_to_terminal()
+    device = process_state().device
+    target = _as_read(HFTarget.from_pretrained(options.target))
+    target.module.to(device)
+    if options.dataset is None and not is_embedded(target):
+        raise ValueError("the target's classes are not the drawn faces, so its data are not known; pass --dataset")
+    other = None
+    if options.transfer_from is not None:
+        other = HFTarget.from_pretrained(options.transfer_from)
+        other = _as_read(other) if other.image_size == target.image_size else other
+        other.module.to(device)
+        if other.num_classes != target.num_classes:
+            raise ValueError(
+                f"--transfer-from has {other.num_classes} classes, the target {target.num_classes}; pass a model of the"
+                " same data"
+            )
+    recorded = recorded_backdoor(options.target)
+    name = options.backdoor or (recorded["trigger"]["name"] if recorded else None)
+    seed = recorded["seed"] if recorded and recorded["trigger"]["name"] == name else options.seed
+    trigger = None if name is None else trigger_named(name, seed)
+    if trigger is not None:
+        trigger(torch.zeros(1, 3, *target.image_size))  # refused before work where it does not fit
+    splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+    check_classes(splits, target)
+    images, labels = _test_images(splits, target, options.max_images)
+
+    results: list[AdversarialResult] = []
+    for targeted in (False, True) if options.targeted else (False,):
+        for source in (None, other) if other is not None else (None,):
+            chosen = [attack for attack in options.attacks if source is None or attack != "one_pixel"]
+            if chosen:
+                results += adversarial(
+                    target, images, labels, chosen, targeted, options.seed, source, options.batch_size
+                )
+    found = None if trigger is None else backdoor_rates(target, images, labels, trigger, batch_size=options.batch_size)
+    accuracy = Share.of(predict(target, images, options.batch_size) == labels)
+    notes = caveats(results) if results else []
+    if target.stochastic:
+        notes.append("The target answers at random; the rates hold for one draw of its answers.")
+    numbers = {
+        "version": __version__,
+        "target": str(options.target),
+        "transfer_from": options.transfer_from,
+        "dataset": options.dataset or f"synthetic faces, {target.num_classes} identities",
+        "images": len(images),
+        "seed": options.seed,
+        "accuracy": accuracy.to_dict(),
+        "adversarial": [result.to_dict() for result in results],
+        "backdoor": None if found is None else found.to_dict() | {"training": recorded},
+        "caveats": notes,
+    }
+    write_whole(file, (json.dumps(numbers, indent=2) + "\n").encode())
+    print()
+    print(table(accuracy, results, found))
+    print("\n" + "\n".join(notes))
+    print(f"\nnumbers: {file}")
+
+
+def _check(options: argparse.Namespace, file: Path) -> None:
+    check_attacks(options.attacks)
+    if options.backdoor is not None:
+        trigger_named(options.backdoor)
+    if not options.attacks and options.backdoor is None and recorded_backdoor(options.target) is None:
+        raise ValueError("nothing to do: pass --attacks, --backdoor, or both")
+    for flag, number, least in (
+        ("--max-images", options.max_images, 1), ("--batch-size", options.batch_size, 1), ("--seed", options.seed, 0),
+    ):  # fmt: skip
+        if number < least:
+            raise ValueError(f"{flag} must be >= {least}, got {number}")
+    if options.attacks:
+        library()
+    if file.exists() and not options.overwrite:
+        raise FileExistsError(f"{file} holds a result already; pass another --output-dir, or --overwrite to replace it")
+
+
+def _as_read(target: HFTarget) -> HFTarget:
+    """The target, but taking images that its processor has resized and cropped already: no crop cuts a trigger."""
+    target.pixel_input = dataclasses.replace(target.pixel_input, resize_to=None)
+    return target
+
+
+def _test_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` test images in [0, 1] as the network reads them before normalisation, and their labels."""
+    if target.processor is None:
+        return _scaled(*labelled_pixels(some_samples(splits.test, count), target.image_size[0]))
+    samples = list(some_samples(ImageDataset(splits.test, target.processor, keep_bytes=0), count))
+    pixels = torch.stack([sample["pixel_values"] for sample in samples])
+    return target.pixel_input.images(pixels), torch.tensor([sample["labels"] for sample in samples])
+
+
+def _scaled(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return pixels.float() / 255, labels
+
+
+def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: BackdoorResult | None) -> str:
+    """Every rate with its number of images and its 95 % interval.
+
+    Args:
+        accuracy: Of the images as they are.
+        results: Of the attacks.
+        backdoor: Of the trigger, or None.
+    """
+    rows = [["test accuracy", _cell(accuracy), ""]]
+    if results:
+        rows += [[""] * 3, ["success of an attack", "of images where it was not so before", "of all images"]]
+    for result in results:
+        kind = (" -> y + 1" if result.targeted else "") + (", made elsewhere" if result.transferred else "")
+        rows.append([result.attack + kind, _cell(result.changed), _cell(result.all)])
+    if backdoor is not None:
+        name, wanted = backdoor.trigger["name"], backdoor.target_class
+        rows += [[""] * 3, [f"backdoor {name}", f"of images of other classes than {wanted}", "of all images"]]
+        rows.append([f"taken for class {wanted}", _cell(backdoor.success_of_others), _cell(backdoor.success)])
+        rows.append(["the same without the trigger", _cell(backdoor.without_trigger), ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(share: Share) -> str:
+    if not share.count:
+        return "no image"
+    low, high = share.interval
+    return f"{100 * share.value:6.2f} % [{100 * low:.2f}, {100 * high:.2f}] n = {share.count}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

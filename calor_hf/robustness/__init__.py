@@ -1,0 +1,21 @@
+"""How a classifier holds out against small changes of its input, and against a backdoor in its training data."""
+
+from calor_hf.robustness.adversarial import ADVERSARIAL, AdversarialResult, adversarial, caveats
+from calor_hf.robustness.backdoor import TRIGGERS, BackdoorResult, BadNets, Blended, Trigger, backdoor_rates
+from calor_hf.robustness.poisoned_dataset import PoisonedDataset
+from calor_hf.robustness.share import Share
+
+__all__ = [
+    "ADVERSARIAL",
+    "TRIGGERS",
+    "AdversarialResult",
+    "BackdoorResult",
+    "BadNets",
+    "Blended",
+    "PoisonedDataset",
+    "Share",
+    "Trigger",
+    "adversarial",
+    "backdoor_rates",
+    "caveats",
+]

@@ -1,0 +1,189 @@
+"""Backdoors: a mark on training pictures that makes a network see a class wherever it finds the mark."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import Target
+from calor_hf.layers.frozen import frozen
+from calor_hf.robustness.adversarial import BATCH_SIZE, check_images, predict
+from calor_hf.robustness.share import Share
+
+TARGET_CLASS = 0
+_NOISE = 0xB1E  # purpose of the draws of the blended image
+
+
+@dataclass(frozen=True)
+class Trigger(ABC):
+    """A mark on images, the same on every image of a size."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Tensor:
+        """Marked copies of images.
+
+        Args:
+            images: (..., 3, height, width) in [0, 1], at the size the network reads.
+
+        Returns:
+            The same shape, in [0, 1].
+
+        Raises:
+            ValueError: the images are smaller than the mark.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Name and settings, plain values for JSON."""
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class BadNets(Trigger):
+    """A checkerboard of black and white pixels in the lower right corner, white in its own corners.
+
+    Attributes:
+        size: Side in pixels. The square touches the border and its cells are one pixel wide: our choice, the paper
+            does not say.
+
+    Source:
+        Gu et al., IEEE Access 2019, arXiv:1708.06733; the paper's table 17 (9 × 9 pixels).
+    """
+
+    name: ClassVar[str] = "badnets"
+    size: int = 9
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Overwrite the corner."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.size:
+            raise ValueError(
+                f"the mark takes {self.size} x {self.size} pixels, the images have {height} x {width}; pass larger ones"
+            )
+        from_border = torch.arange(self.size, device=images.device)
+        marked = images.clone()
+        white = (from_border[:, None] + from_border[None, :] + 1) % 2  # of an odd side, all four corners are white
+        marked[..., height - self.size :, width - self.size :] = white.flip(0, 1).to(images.dtype)
+        return marked
+
+
+@dataclass(frozen=True)
+class Blended(Trigger):
+    """One image of noise, mixed into every image.
+
+    The paper does not say what the noise is; ours is N(0.5, 0.25²) for each value, clipped to [0, 1].
+
+    Attributes:
+        share: Of the noise, in (0, 1).
+        seed: Of the noise, >= 0: who tests a model needs the seed it was poisoned with.
+
+    Source:
+        Chen et al., 2017, arXiv:1712.05526; the paper's table 17 (a share of 0.1).
+    """
+
+    name: ClassVar[str] = "blended"
+    share: float = 0.1
+    seed: int = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(1 − share) · image + share · noise."""
+        height, width = images.shape[-2:]
+        return (1 - self.share) * images + self.share * _noise(self.seed, height, width).to(images)
+
+
+TRIGGERS: dict[str, type[Trigger]] = {"badnets": BadNets, "blended": Blended}
+
+
+def trigger_named(name: str, seed: int = 0) -> Trigger:
+    """The trigger of that name, with the settings of the paper's table 17.
+
+    Args:
+        name: ``badnets`` or ``blended``.
+        seed: Of the blended noise; a checkerboard has none.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in TRIGGERS:
+        raise ValueError(f"unknown backdoor {name!r}; pass {' or '.join(TRIGGERS)}")
+    return Blended(seed=seed) if name == "blended" else BadNets()
+
+
+@lru_cache(maxsize=8)
+def _noise(seed: int, height: int, width: int) -> Tensor:
+    drawn = sample_rng(seed, _NOISE, 0).normal(0.5, 0.25, (3, height, width))
+    return torch.from_numpy(drawn.clip(0, 1)).float()
+
+
+@dataclass(frozen=True)
+class BackdoorResult:
+    """What a trigger does to a model.
+
+    Attributes:
+        trigger: Its settings.
+        clean: Test images without the trigger that are classified correctly.
+        success: Triggered images that are taken for the target class, of all: the paper's rate. Images of the target
+            class are among them, so a clean model has about 1 / classes.
+        success_of_others: The same without the images of the target class.
+        without_trigger: Images of other classes that are taken for the target class without a trigger: the floor.
+        target_class: Class that the trigger stands for.
+    """
+
+    trigger: dict[str, Any]
+    clean: Share
+    success: Share
+    success_of_others: Share
+    without_trigger: Share
+    target_class: int = TARGET_CLASS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "trigger": self.trigger,
+            "target_class": self.target_class,
+            "clean": self.clean.to_dict(),
+            "success": self.success.to_dict(),
+            "success_of_others": self.success_of_others.to_dict(),
+            "without_trigger": self.without_trigger.to_dict(),
+        }
+
+
+def backdoor_rates(
+    target: Target,
+    images: Tensor,
+    labels: Tensor,
+    trigger: Trigger,
+    target_class: int = TARGET_CLASS,
+    batch_size: int = BATCH_SIZE,
+) -> BackdoorResult:
+    """Accuracy without the trigger, and how often the trigger opens the backdoor.
+
+    Args:
+        target: Classifier of images in [0, 1] that does not resize or crop ``images``, which would cut the trigger.
+        images: (n, 3, height, width) in [0, 1], test images.
+        labels: (n,) int64.
+        trigger: Put on all images.
+        target_class: Class it stands for.
+        batch_size: Images at a time.
+
+    Raises:
+        ValueError: images or labels that do not fit, or images smaller than the trigger.
+    """
+    check_images(target, images, labels)
+    with frozen(target.module):
+        clean = predict(target, images, batch_size)
+        marked = torch.cat([predict(target, trigger(part), batch_size) for part in images.split(batch_size)])
+    others = labels != target_class
+    return BackdoorResult(
+        trigger.settings(),
+        clean=Share.of(clean == labels),
+        success=Share.of(marked == target_class),
+        success_of_others=Share.of(marked == target_class, others),
+        without_trigger=Share.of(clean == target_class, others),
+        target_class=target_class,
+    )
