@@ -48,7 +48,7 @@ def test_drawn_people_need_nothing_but_the_target(
     target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["robustness", "--target", target, "--targeted", "--max-images", "6", "--output-dir", str(tmp_path)]
-    words += ["--transfer-from", target, "--backdoor", "blended"]
+    words += ["--transfer-from", target, "--backdoor", "blended", "--attacks", "fgsm", "pgd_margin", "one_pixel"]
     assert calor_hf(words) == 0
     shown = capsys.readouterr().out
     for expected in (
@@ -58,9 +58,9 @@ def test_drawn_people_need_nothing_but_the_target(
         assert expected in shown
     numbers = json.loads((tmp_path / "robustness.json").read_text())
     assert [row["attack"] for row in numbers["adversarial"]] == 2 * (
-        ["fgsm", "pgd", "pgd_margin", "bim", "one_pixel", "fgsm", "pgd", "pgd_margin", "bim"]
+        ["fgsm", "pgd_margin", "one_pixel", "fgsm", "pgd_margin"]  # one_pixel uses no network's gradient
     )
-    assert [row["targeted"] for row in numbers["adversarial"]] == [False] * 9 + [True] * 9
+    assert [row["targeted"] for row in numbers["adversarial"]] == [False] * 5 + [True] * 5
     right = numbers["accuracy"]["hits"]
     for row in numbers["adversarial"]:
         assert row["all"]["count"] == 6
@@ -73,7 +73,7 @@ def test_drawn_people_need_nothing_but_the_target(
     assert numbers["backdoor"]["trigger"] == {"name": "blended", "share": 0.1, "seed": 0}
     assert numbers["backdoor"]["training"] is None
     assert numbers["backdoor"]["clean"] == numbers["accuracy"]
-    assert len(numbers["caveats"]) == 3
+    assert len(numbers["caveats"]) == 1
     assert calor_hf(words) == 2
     assert "holds a result already" in capsys.readouterr().err
 
