@@ -156,6 +156,14 @@ def caveats(results: Sequence[AdversarialResult]) -> list[str]:
         lines.append(f"PGD {numbers}: {meaning}.")
     if not any(attack == "pgd_margin" for attack, _ in own):
         lines.append("Gradient masking was not looked for: add pgd_margin to the attacks.")
+    for result in results:
+        share = own.get((result.attack, result.targeted))
+        if result.transferred and share is not None and result.changed.interval[0] > share.interval[1]:
+            kind = "targeted" if result.targeted else "untargeted"
+            lines.append(
+                f"{result.attack} {kind}: images made on the other network do better than the target's own, whose "
+                "gradient is masked."
+            )
     if not any(result.transferred for result in results):
         lines.append("No image was made on another network: --transfer-from an undefended model is the stronger check.")
     return lines

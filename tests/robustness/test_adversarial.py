@@ -246,6 +246,10 @@ def test_what_is_said_beside_the_numbers() -> None:
     fine = "\n".join(caveats([result_of("pgd", 80), result_of("pgd_margin", 85), result_of("pgd", 1, True)]))
     assert "no masking that this check can see" in fine
     assert "made on another" not in fine
+    assert "do better" not in fine
+    assert "pgd untargeted: images made on the other network do better" in "\n".join(
+        caveats([result_of("pgd", 10), result_of("pgd", 60, True)])
+    )
     assert "add pgd_margin" in caveats([result_of("pgd", 80)])[1]
 
 
