@@ -157,8 +157,8 @@ def caveats(results: Sequence[AdversarialResult]) -> list[str]:
     if not any(attack == "pgd_margin" for attack, _ in own):
         lines.append("Gradient masking was not looked for: add pgd_margin to the attacks.")
     for result in results:
-        share = own.get((result.attack, result.targeted))
-        if result.transferred and share is not None and result.changed.interval[0] > share.interval[1]:
+        direct = own.get((result.attack, result.targeted))
+        if result.transferred and direct is not None and result.changed.interval[0] > direct.interval[1]:
             kind = "targeted" if result.targeted else "untargeted"
             lines.append(
                 f"{result.attack} {kind}: images made on the other network do better than the target's own, whose "
