@@ -33,6 +33,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         image_size: Side of the images in pixels.
         num_classes: Classes that it was told apart; None: it knows of no classes.
         has_realism: Whether :meth:`realism` can be asked.
+        num_blocks: Blocks that :meth:`run_blocks` runs one after another; 0: it cannot be taken apart.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -41,6 +42,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     latent_dim: int
     image_size: int
     num_classes: int | None = None
+    num_blocks: int = 0
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -69,6 +71,47 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         """
         raise ValueError(f"the generator '{self.name}' has no network that judges realism")
 
+    def run_blocks(
+        self,
+        latents: Tensor,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        image: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the blocks ``start`` to ``stop`` alone, for attacks that optimise feature maps.
+
+        Block 0 makes the first map, of 4 pixels, from the latents; each later one doubles the side. With the last
+        block the image is finished: ``generator(latents, labels)`` equals ``run_blocks(latents, labels=labels)[1]``.
+
+        Args:
+            latents: (batch, latent_dim); only the blocks that are run read them.
+            hidden: Map entering block ``start``, (batch, *hidden_shape(start)); None, and only then, for block 0.
+            start: First block run, in [0, num_blocks).
+            stop: Block before which it stops, in (start, num_blocks]; None: num_blocks.
+            image: What the earlier blocks painted, as they returned it; None: dropped. Read by generators whose
+                blocks each add to the image; the others paint in the last block alone and ignore it.
+            labels: (batch,), where it has classes.
+
+        Returns:
+            The map after the last block run, (batch, *hidden_shape(stop)), and the image: in [0, 1] and
+            (batch, 3, image_size, image_size) if the last block was run; before, what was painted so far in the
+            generator's own unit and size, None where that is nothing.
+
+        Raises:
+            ValueError: it cannot be taken apart, or the blocks or the map do not fit.
+        """
+        raise self._no_blocks()
+
+    def hidden_shape(self, start: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks (there: after the last).
+
+        Raises:
+            ValueError: it cannot be taken apart, or no map enters there.
+        """
+        raise self._no_blocks()
+
     def identity(self, latents: Tensor) -> Tensor | None:
         """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
         return None
@@ -86,6 +129,31 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return next((weight.dtype for weight in self.parameters()), torch.float32)
+
+    # For the blocks of subclasses
+
+    def _range(self, hidden: Tensor | None, start: int, stop: int | None) -> range:
+        """The blocks to run, after a check of the arguments of :meth:`run_blocks`."""
+        end = self.num_blocks if stop is None else stop
+        if not 0 <= start < end <= self.num_blocks:
+            raise ValueError(
+                f"expected blocks 0 <= start < stop <= {self.num_blocks} of '{self.name}', got {start} and {stop}"
+            )
+        expected = None if start == 0 else self.hidden_shape(start)
+        got = None if hidden is None else tuple(hidden.shape[1:])
+        if got != expected:
+            raise ValueError(f"expected a map of (channels, height, width) {expected} for block {start}, got {got}")
+        return range(start, end)
+
+    def _map_of(self, channels: list[int], start: int) -> tuple[int, int, int]:
+        """:meth:`hidden_shape`, for blocks that leave maps of so many channels."""
+        if not 1 <= start <= self.num_blocks:
+            raise ValueError(f"maps enter the blocks 1 to {self.num_blocks} of '{self.name}', got {start}")
+        side = 4 * 2 ** (start - 1)
+        return channels[start - 1], side, side
+
+    def _no_blocks(self) -> ValueError:
+        return ValueError(f"the generator '{self.name}' cannot be taken apart into blocks")
 
     # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
 

@@ -51,6 +51,7 @@ class Conditional(Generator[ConditionalConfig]):
         super().__init__(config)
         self.latent_dim, self.image_size, self.num_classes = config.latent_dim, config.image_size, config.num_classes
         channels = up_channels(config.image_size, config.width, most=4, first=4)
+        self.num_blocks, self._channels = len(channels), channels
         self.stem = nn.Linear(config.latent_dim, channels[0] * 16)
         pairs = pairwise(channels)
         self.blocks = nn.ModuleList([_UpBlock(a, b, config.num_classes) for a, b in pairs])
@@ -65,14 +66,40 @@ class Conditional(Generator[ConditionalConfig]):
         Raises:
             ValueError: no labels.
         """
+        images = self.run_blocks(latents, labels=labels)[1]
+        assert images is not None  # the last block was run
+        return images
+
+    def run_blocks(
+        self,
+        latents: Tensor,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        image: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Feature map and image; latents enter block 0 alone, labels the others, and the last of them paints.
+
+        Raises:
+            ValueError: no labels, or what the base class says.
+        """
         if labels is None:
             raise ValueError("the generator 'conditional' draws images of a class; pass labels")
-        x = self.stem(latents)
-        x = x.view(len(x), -1, 4, 4)
-        for block in self.blocks:
-            x = block(x, labels)
-        images: Tensor = (torch.tanh(self.last(F.relu(self.norm(x)))) + 1) / 2
-        return images
+        blocks = self._range(hidden, start, stop)
+        for block in blocks:
+            if block == 0:
+                hidden = self.stem(latents).view(len(latents), -1, 4, 4)
+            else:
+                hidden = self.blocks[block - 1](hidden, labels)
+        assert hidden is not None  # at least one block was run
+        if blocks.stop < self.num_blocks:
+            return hidden, None
+        return hidden, (torch.tanh(self.last(F.relu(self.norm(hidden)))) + 1) / 2
+
+    def hidden_shape(self, start: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
+        return self._map_of(self._channels, start)
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) values of the discriminator for images of ``labels``."""

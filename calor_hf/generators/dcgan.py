@@ -50,6 +50,7 @@ class DCGAN(Generator[DCGANConfig]):
         super().__init__(config)
         self.latent_dim, self.image_size = config.latent_dim, config.image_size
         channels = up_channels(config.image_size // 2, config.width, most=3, first=4)
+        self.num_blocks, self._channels = len(channels), channels
         first = channels[0] * 16
         self.stem = nn.Sequential(nn.Linear(config.latent_dim, first, bias=False), nn.BatchNorm1d(first), nn.ReLU())
         self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(channels)])
@@ -67,10 +68,29 @@ class DCGAN(Generator[DCGANConfig]):
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) in (0, 1) from (batch, latent_dim)."""
-        x = self.stem(latents)
-        x = self.blocks(x.view(len(x), -1, 4, 4))
-        images: Tensor = torch.sigmoid(self.last(x))
+        images = self.run_blocks(latents)[1]
+        assert images is not None  # the last block was run
         return images
+
+    def run_blocks(
+        self,
+        latents: Tensor,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        image: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Feature map and image; the latents enter block 0 alone, and the layer that paints belongs to the last."""
+        blocks = self._range(hidden, start, stop)
+        for block in blocks:
+            hidden = self.stem(latents).view(len(latents), -1, 4, 4) if block == 0 else self.blocks[block - 1](hidden)
+        assert hidden is not None  # at least one block was run
+        return hidden, torch.sigmoid(self.last(hidden)) if blocks.stop == self.num_blocks else None
+
+    def hidden_shape(self, start: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
+        return self._map_of(self._channels, start)
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) the Wasserstein critic's value (gmi), or log-probability of being real (ked)."""

@@ -59,6 +59,55 @@ def test_what_is_saved_comes_back(prior: str, tmp_path: Path) -> None:
             read.realism(torch.rand(1, 3, SIDE, SIDE))
 
 
+@pytest.mark.parametrize("prior", PRIORS)
+def test_blocks_run_one_by_one_or_together(prior: str) -> None:
+    generator = tiny_generator(prior)
+    latents = generator.sample_latents(3, np.random.default_rng(0))
+    labels = torch.tensor([0, 1, 2])
+    if generator.num_blocks == 0:
+        with pytest.raises(ValueError, match="cannot be taken apart"):
+            generator.run_blocks(latents, labels=labels)
+        with pytest.raises(ValueError, match="cannot be taken apart"):
+            generator.hidden_shape(1)
+        return
+    images = generator(latents, labels)
+    hidden, image = generator.run_blocks(latents, labels=labels)
+    assert image is not None
+    assert torch.equal(image, images)
+    end, count = hidden, generator.num_blocks
+    entering: Any = None
+    painted: Any = None
+    for block in range(count):
+        hidden, painted = generator.run_blocks(latents, entering, block, block + 1, painted, labels)
+        assert hidden.shape == (3, *generator.hidden_shape(block + 1))
+        assert hidden.shape[2] == hidden.shape[3] == 4 * 2**block
+        if block + 1 < count:
+            rest = generator.run_blocks(latents, hidden, block + 1, None, painted, labels)[1]
+            torch.testing.assert_close(rest, images)
+            other = generator.run_blocks(latents, hidden.roll(1, 0), block + 1, None, painted, labels)[1]
+            assert not torch.allclose(other, images)  # type: ignore[arg-type]
+        entering = hidden
+    torch.testing.assert_close(entering, end)
+    torch.testing.assert_close(painted, images)
+
+
+@pytest.mark.parametrize("prior", [name for name in PRIORS if tiny_generator(name).num_blocks])
+def test_blocks_that_do_not_fit_are_told(prior: str) -> None:
+    generator = tiny_generator(prior)
+    latents, labels = generator.sample_latents(2, np.random.default_rng(0)), torch.tensor([0, 1])
+    count = generator.num_blocks
+    hidden = torch.zeros(2, *generator.hidden_shape(1), dtype=torch.float64)
+    for start, stop in [(-1, None), (0, 0), (1, 1), (0, count + 1), (count, None)]:
+        with pytest.raises(ValueError, match=rf"0 <= start < stop <= {count} of .*, got {start} and {stop}"):
+            generator.run_blocks(latents, hidden, start, stop, labels=labels)
+    for start, wrong in [(0, hidden), (1, None), (1, hidden[:, :, :2])]:
+        with pytest.raises(ValueError, match=rf"expected a map of .* for block {start}, got"):
+            generator.run_blocks(latents, wrong, start, labels=labels)
+    for start in (0, count + 1):
+        with pytest.raises(ValueError, match=f"the blocks 1 to {count} of .*, got {start}"):
+            generator.hidden_shape(start)
+
+
 def edit(folder: Path, **changes: Any) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
