@@ -21,6 +21,7 @@ PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     "dcgan without critic": ("dcgan", {"width": 4, "critic": "none"}),
     "dcgan of ked": ("dcgan", {"width": 4, "critic": "ked", "num_classes": CLASSES}),
     "conditional": ("conditional", {"width": 4, "num_classes": CLASSES}),
+    "stylegan2": ("stylegan2", {"width": 4, "w_dim": 8, "z_dim": 6, "mapping_layers": 2}),
 }
 # Settings that an attack cannot do without here, and variants worth a contract of their own.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ATTACKS.names()}

@@ -116,7 +116,10 @@ def edit(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generator": "stylegan9"}, r"is a generator 'stylegan9', known: conditional, dcgan, renderer; update"),
+        (
+            {"generator": "stylegan9"},
+            r"is a generator 'stylegan9', known: conditional, dcgan, renderer, stylegan2; update",
+        ),
         ({"settings": {"image_size": 16, "width": 8}}, "damaged: its settings and weights do not fit"),
         ({"settings": {"image_size": 17}}, r"damaged: .*power of two"),
         ({"settings": {"colour": "red"}}, r"damaged: .*no setting colour"),

@@ -1,0 +1,308 @@
+"""StyleGAN2: latents are styles, and every block adds to the image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.generators._base import GENERATORS, Generator, check_side
+from calor_hf.generators._stylegan2_layers import EPSILON, Dense, PlainConv, StyledConv, ToRGB, doubled
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2Config(MethodConfig):
+    """Settings of :class:`StyleGAN2`; width 32 at 1024 pixels is the largest official network."""
+
+    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
+    z_dim: int = field(default=512, metadata={"help": "Width of the normal numbers that styles are made from."})
+    w_dim: int = field(default=512, metadata={"help": "Width of the styles, which are the latents."})
+    width: int = field(default=64, metadata={"help": "Channels of the largest maps; twice as many at half the side."})
+    max_channels: int = field(default=512, metadata={"help": "Channels at most."})
+    mapping_layers: int = field(default=8, metadata={"help": "Layers from z to w."})
+    truncation: float = field(
+        default=0.5, metadata={"help": "Share that sampled styles keep of their distance to the mean style, 0 to 1."}
+    )
+    critic: bool = field(default=True, metadata={"help": "Whether its discriminator is beside it."})
+    clamp: float = field(
+        default=0.0, metadata={"help": "Bound of activations: 256 in networks made for half precision; 0: none."}
+    )
+
+    def validate(self) -> None:
+        """Refuse sides that doubling does not reach, and empty layers."""
+        check_side(self.image_size)
+        for name in ("z_dim", "w_dim", "width", "max_channels", "mapping_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.truncation <= 1 or not 0 <= self.clamp < math.inf:
+            raise ValueError(
+                f"expected truncation in [0, 1] and clamp finite, >= 0, got {self.truncation} and {self.clamp}"
+            )
+
+    def channels(self) -> list[int]:
+        """Channels of the maps of 4, 8, … ``image_size`` pixels."""
+        doublings = (self.image_size // 4).bit_length() - 1
+        return [min(self.width * 2**i, self.max_channels) for i in range(doublings, -1, -1)]
+
+
+@GENERATORS.register("stylegan2")
+class StyleGAN2(Generator[StyleGAN2Config]):
+    """The generator of Mirror, PPA and IF: one style w, given to every layer, is the latent.
+
+    Sampled styles are truncated towards the mean style. The sources truncate the first eight layers only and keep the
+    style of the first; with one style for all layers that is the truncated one, so a cut-off would change nothing.
+
+    The network paints in about [-1, 1] and overshoots. Images leave it as (x + 1) / 2, clamped to [0, 1] in the
+    forward pass alone: what the target scores during an attack is what is kept in the end, and a pixel that has
+    overshot still has a gradient and can come back. The sources optimise unclamped images and clamp those they keep.
+
+    Noise maps are constant, in training mode too; the prior hands in its own. Everything is computed in the weights'
+    own precision, in one path: no half precision.
+
+    Source:
+        Karras et al., CVPR 2020, arXiv:1912.04958; NVlabs/stylegan2-ada-pytorch.
+    """
+
+    config_class = StyleGAN2Config
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__(config)
+        self.latent_dim, self.image_size = config.w_dim, config.image_size
+        self._channels = config.channels()
+        self.num_blocks = len(self._channels)
+        self.mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
+        self.synthesis = Synthesis(self._channels, config.w_dim, config.clamp)
+        self.critic = StyleGAN2Critic(self._channels[::-1], config.clamp) if config.critic else None
+
+    @property
+    def has_realism(self) -> bool:  # type: ignore[override]
+        """Whether it has a discriminator."""
+        return self.critic is not None
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, size, size) in [0, 1] from styles (batch, w_dim), or one each layer (batch, layers, w_dim)."""
+        images = self.run_blocks(latents)[1]
+        assert images is not None  # the last block was run
+        return images
+
+    def run_blocks(
+        self,
+        latents: Tensor,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        image: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Feature map and image; every block reads the style and adds to the image.
+
+        Before the last block ``image`` is (batch, 3, side, side) of the map's side, in about [-1, 1], unclamped.
+        """
+        blocks = self._range(hidden, start, stop)
+        hidden, image = self.synthesis(latents, None, blocks, hidden, image)
+        assert hidden is not None  # at least one block was run
+        return hidden, finished(image) if image is not None and blocks.stop == self.num_blocks else image
+
+    def hidden_shape(self, start: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
+        return self._map_of(self._channels, start)
+
+    def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
+        """(batch,) logits of being real.
+
+        The discriminator also looks at how much ``group`` neighbours differ; an image alone differs from nobody.
+        """
+        if self.critic is None:
+            return super().realism(images, labels, group)
+        value: Tensor = self.critic(2 * images - 1, group)
+        return value
+
+    @torch.no_grad()
+    def sample_latents(self, count: int, rng: np.random.Generator) -> Tensor:
+        """(count, w_dim) truncated styles of standard normal z; on the CPU in float64, as precise as the weights."""
+        z = torch.from_numpy(rng.standard_normal((count, self.config.z_dim)))
+        w: Tensor = self.mapping(z.to(self.device, self.dtype))
+        return self.mapping.w_avg.lerp(w, self.config.truncation).cpu().double()
+
+
+def finished(image: Tensor) -> Tensor:
+    """(image + 1) / 2 clamped to [0, 1], with the gradient of the unclamped one."""
+    unclamped = (image + 1) / 2
+    return unclamped.detach().clamp(0, 1) + (unclamped - unclamped.detach())
+
+
+class Mapping(nn.Module):
+    """Styles from normal numbers.
+
+    Attributes:
+        w_avg: (w_dim,) mean style, followed by :meth:`follow` while training.
+    """
+
+    w_avg: Tensor
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
+        super().__init__()
+        widths = [z_dim] + [w_dim] * layers
+        for index, (inputs, outputs) in enumerate(pairwise(widths)):
+            self.add_module(f"fc{index}", Dense(inputs, outputs, rate=0.01, active=True))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(batch, w_dim) from (batch, z_dim), of which only the direction counts; not truncated."""
+        x = z * (z.square().mean(dim=1, keepdim=True) + EPSILON).rsqrt()
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    @torch.no_grad()
+    def follow(self, w: Tensor, decay: float = 0.995) -> None:
+        """Move the mean style towards that of ``w`` (batch, w_dim)."""
+        self.w_avg.lerp_(w.mean(dim=0), 1 - decay)
+
+
+class Synthesis(nn.Module):
+    """Images from styles, block by block.
+
+    Attributes:
+        sides: Side of each noise map in pixels, one each convolution.
+        num_styles: Styles that it can take, one each layer.
+    """
+
+    def __init__(self, channels: list[int], w_dim: int, clamp: float) -> None:
+        super().__init__()
+        for index, (inputs, outputs) in enumerate(pairwise([0, *channels])):
+            self.add_module(f"b{4 * 2**index}", Block(inputs, outputs, w_dim, 4 * 2**index, clamp))
+        self.sides = [4] + [4 * 2**index for index in range(1, len(channels)) for _ in range(2)]
+        self.num_styles = 2 * len(channels)
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Sequence[Tensor] | None = None,
+        blocks: range | None = None,
+        hidden: Tensor | None = None,
+        image: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Map after the last block, and image in about [-1, 1], unclamped.
+
+        Args:
+            latents: Styles, (batch, w_dim) or (batch, num_styles, w_dim).
+            noise: (batch, 1, side, side) each of :attr:`sides`; None: the constant maps.
+            blocks: To run; None: all.
+            hidden: Map entering the first of them.
+            image: Painted by the blocks before; None: nothing.
+        """
+        styles = latents[:, None].expand(-1, self.num_styles, -1) if latents.ndim == 2 else latents
+        if styles.shape[1] != self.num_styles:
+            raise ValueError(f"expected one style, or {self.num_styles} for the layers, got {styles.shape[1]}")
+        maps = [None] * len(self.sides) if noise is None else list(noise)
+        for index in range(self.num_styles // 2) if blocks is None else blocks:
+            first = max(0, 2 * index - 1)  # style and noise of the block's first convolution
+            block = self.get_submodule(f"b{4 * 2**index}")
+            hidden, image = block(styles[:, first : 2 * index + 2], maps[first : 2 * index + 1], hidden, image)
+        return cast(Tensor, hidden), cast(Tensor, image)
+
+
+class Block(nn.Module):
+    """Two convolutions, the first of which doubles the side, and what they add to the image.
+
+    The first block has one convolution, of a learnt map of 4 pixels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, side: int, clamp: float) -> None:
+        super().__init__()
+        if inputs == 0:
+            self.const = nn.Parameter(torch.randn(outputs, side, side))
+        else:
+            self.conv0 = StyledConv(inputs, outputs, w_dim, side, double=True, clamp=clamp)
+        self.conv1 = StyledConv(outputs, outputs, w_dim, side, clamp=clamp)
+        self.torgb = ToRGB(outputs, w_dim, clamp)
+
+    def forward(
+        self, styles: Tensor, noise: Sequence[Tensor | None], hidden: Tensor | None, image: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Map and image of the block's side, from those of half the side.
+
+        Args:
+            styles: (batch, convolutions + 1, w_dim).
+            noise: A map each convolution, or None for its constant one.
+            hidden: (batch, inputs, side / 2, side / 2); None: the learnt map.
+            image: (batch, 3, side / 2, side / 2); None: nothing painted yet.
+        """
+        const = hidden is None
+        x = self.const.expand(len(styles), -1, -1, -1) if const else self.conv0(hidden, styles[:, 0], noise[0])
+        x = self.conv1(x, styles[:, -2], noise[-1])
+        rgb = self.torgb(x, styles[:, -1])
+        return x, rgb if image is None else doubled(image) + rgb
+
+
+class StyleGAN2Critic(nn.Module):
+    """The discriminator: residual blocks, and how much the images of a group differ as one more channel."""
+
+    GROUP = 4
+
+    def __init__(self, channels: list[int], clamp: float = 0.0) -> None:
+        super().__init__()
+        self.sides = [4 * 2**i for i in range(len(channels) - 1, 0, -1)]
+        for side, (inputs, outputs) in zip(self.sides, pairwise(channels), strict=True):
+            self.add_module(f"b{side}", CriticBlock(inputs, outputs, side == self.sides[0], clamp))
+        self.b4 = CriticEnd(channels[-1], clamp)
+
+    def forward(self, images: Tensor, group: int | None = None) -> Tensor:
+        """(batch,) logits of being real.
+
+        Args:
+            images: (batch, 3, side, side) in [-1, 1].
+            group: That many neighbours are compared; None: as in training, four or what divides the batch.
+        """
+        x = images
+        for side in self.sides:
+            x = self.get_submodule(f"b{side}")(x)
+        value: Tensor = self.b4(x, math.gcd(self.GROUP, len(images)) if group is None else group)
+        return value
+
+
+class CriticBlock(nn.Module):
+    """(batch, outputs, side / 2, side / 2) from (batch, inputs, side, side), or from an image in the first block."""
+
+    def __init__(self, inputs: int, outputs: int, first: bool, clamp: float) -> None:
+        super().__init__()
+        if first:
+            self.fromrgb = PlainConv(3, inputs, 1, clamp=clamp)
+        self.conv0 = PlainConv(inputs, inputs, 3, clamp=clamp)
+        self.conv1 = PlainConv(inputs, outputs, 3, halve=True, clamp=clamp)
+        self.skip = PlainConv(inputs, outputs, 1, halve=True, active=False)
+        self.is_first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The two branches, each scaled by √½."""
+        if self.is_first:
+            x = self.fromrgb(x)
+        change: Tensor = self.conv1(self.conv0(x), math.sqrt(0.5))
+        shortcut: Tensor = self.skip(x, math.sqrt(0.5))
+        return shortcut + change
+
+
+class CriticEnd(nn.Module):
+    """(batch,) logits from maps (batch, channels, 4, 4)."""
+
+    def __init__(self, channels: int, clamp: float) -> None:
+        super().__init__()
+        self.conv = PlainConv(channels + 1, channels, 3, clamp=clamp)
+        self.fc = Dense(channels * 16, channels, active=True)
+        self.out = Dense(channels, 1)
+
+    def forward(self, x: Tensor, group: int) -> Tensor:
+        """Logits; ``group`` neighbours share the mean standard deviation of their maps."""
+        groups = x.view(-1, group, *x.shape[1:])
+        # Not Tensor.std: its gradient is NaN where all images are the same.
+        spread = ((groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1) + EPSILON).sqrt().mean(dim=(1, 2, 3))
+        company = spread.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        x = self.conv(torch.cat([x, company], dim=1))
+        value: Tensor = self.out(self.fc(x.flatten(1))).squeeze(1)
+        return value
