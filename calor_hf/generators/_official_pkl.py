@@ -1,0 +1,231 @@
+"""Weights out of the official StyleGAN2 files, which are pickles, without running anything that is in them.
+
+A pickle is a program. This reader runs it with every name it may call replaced by a class of ours that stores what it
+is given and does nothing else; any other name ends the reading. The weights are then taken from these records. It is
+the one place of the library that reads a pickle.
+
+Written after the official code (NVlabs/stylegan2-ada-pytorch, `torch_utils/persistence.py`: networks are stored as
+their own source text, which is ignored here, and their attributes). Not tried on the official FFHQ file itself.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+MAX_BYTES = 2 * 1024**3
+"""Size of a file that is read at most; the largest official one has 0.4 GB."""
+MAX_MODULES = 10_000
+MAX_DEPTH = 8
+
+
+class Record:
+    """What the file wanted to call, and with what; nothing is called."""
+
+    __slots__ = ("args", "state")
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> "Record":
+        self = super().__new__(cls)
+        self.args, self.state = args, None
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Table(dict[Any, Any]):
+    """A dictionary of the file, whatever class it had."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Attributes of a dictionary are not needed."""
+
+
+class Network(Record):
+    """A module: ``args[0]["state"]`` are its attributes."""
+
+    __slots__ = ()
+
+
+class Values(Record):
+    """A tensor: (storage, offset, size, stride, …)."""
+
+    __slots__ = ()
+
+
+class Weight(Record):
+    """A parameter: (tensor, …)."""
+
+    __slots__ = ()
+
+
+class Storage(Record):
+    """Numbers of tensors: (bytes of torch.save,)."""
+
+    __slots__ = ()
+
+
+class Other(Record):
+    """Numbers and sets that the weights do not depend on."""
+
+    __slots__ = ()
+
+
+KNOWN: dict[tuple[str, str], type] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Network,
+    ("torch._utils", "_rebuild_tensor_v2"): Values,
+    ("torch._utils", "_rebuild_parameter"): Weight,
+    ("torch.storage", "_load_from_bytes"): Storage,
+    ("collections", "OrderedDict"): Table,
+    ("dnnlib.util", "EasyDict"): Table,
+    ("builtins", "set"): Other,
+    ("numpy", "dtype"): Other,
+    ("numpy", "ndarray"): Other,
+    **{(f"{package}.multiarray", name): Other for package in ("numpy.core", "numpy._core")
+       for name in ("scalar", "_reconstruct")},
+}  # fmt: skip
+"""Every name that an official file calls, and what stands in for it."""
+
+OPCODES = re.compile(
+    "PROTO|FRAME|STOP|MARK|POP|POP_MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|(SHORT_)?BINUNICODE|BINUNICODE8|"
+    "(SHORT_)?BINBYTES|BINBYTES8|EMPTY_(LIST|TUPLE|DICT|SET)|TUPLE[123]?|APPENDS?|SETITEMS?|ADDITEMS|(LONG_)?BINPUT|"
+    "MEMOIZE|(LONG_)?BINGET|(STACK_)?GLOBAL|REDUCE|NEWOBJ|BUILD"
+)
+"""Instructions that the protocols 3 to 5 write for such files."""
+
+DAMAGE = (pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+          RuntimeError, MemoryError)  # fmt: skip
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Reads a pickle into records."""
+
+    def find_class(self, module: str, name: str) -> type:
+        """The class that stands in for a known name.
+
+        Raises:
+            ValueError: any other name.
+        """
+        if (module, name) not in KNOWN:
+            raise _RefusalError(f"it calls {module}.{name}, which no official network does; nothing of it was run")
+        return KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuse what lies outside of the file."""
+        raise _RefusalError("it refers to objects outside of itself, which no official network does")
+
+
+class _RefusalError(ValueError):
+    """The file is refused for a reason that it is told as it is."""
+
+
+@dataclass
+class StoredNetwork:
+    """Weights of a network in the file.
+
+    Attributes:
+        weights: Parameters and buffers by their official names, float, on the CPU.
+        clamp: Bound of the activations; 0: none.
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    clamp: float = 0.0
+
+
+def read_official_pkl(file: Path) -> dict[str, StoredNetwork]:
+    """The networks of an official file: ``G_ema`` (what images are made with), ``G`` and ``D``, where they are there.
+
+    Args:
+        file: Pickle as the official PyTorch code writes it.
+
+    Raises:
+        ValueError: too large, cut off, or not such a file; nothing in it was run.
+        OSError: it cannot be read.
+    """
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise _RefusalError(f"it has {file.stat().st_size} bytes, more than {MAX_BYTES}")
+        with file.open("rb") as stream:
+            _check_instructions(stream)
+            stream.seek(0)
+            content = InertUnpickler(stream).load()
+        if not isinstance(content, dict):
+            raise _RefusalError("it holds no dictionary of networks")
+        found = {name: _read(content[name]) for name in ("G_ema", "G", "D") if isinstance(content.get(name), Network)}
+        if not found:
+            raise _RefusalError(f"it holds no network G_ema, only {', '.join(sorted(map(str, content)))[:200]}")
+    except _RefusalError as error:
+        raise ValueError(f"{file} is no official StyleGAN2 file: {error}") from None
+    except DAMAGE as error:
+        raise ValueError(
+            f"{file} is damaged or no official StyleGAN2 file ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+    return found
+
+
+def _check_instructions(stream: BinaryIO) -> None:
+    """Read the instructions without following them: to the end, known ones, none that asks for endless memory."""
+    stored = 0
+    for instruction, argument, _ in pickletools.genops(stream):
+        if not OPCODES.fullmatch(instruction.name):
+            raise _RefusalError(f"it has the instruction {instruction.name}, which no official network has")
+        stored += instruction.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE")
+        if instruction.name == "LONG_BINPUT" and argument > stored:  # numbered as they come
+            raise _RefusalError(f"it numbers an object {argument}, the one after {stored - 1}")
+
+
+def _read(network: Network) -> StoredNetwork:
+    found, total = StoredNetwork(), 0
+    for index, (prefix, attributes) in enumerate(_modules(network, "", 0)):
+        if index == MAX_MODULES:
+            raise _RefusalError(f"it has more than {MAX_MODULES} modules")
+        for kind in ("_parameters", "_buffers"):
+            for name, value in attributes.get(kind, {}).items():
+                if value is not None:
+                    found.weights[f"{prefix}{name}"] = tensor = _tensor(value)
+                    total += tensor.nbytes
+                    if total > MAX_BYTES:  # the same numbers, again and again
+                        raise _RefusalError(f"its weights have more than {MAX_BYTES} bytes")
+        clamp = attributes.get("conv_clamp")
+        if isinstance(clamp, int | float):
+            found.clamp = max(found.clamp, float(clamp))
+    return found
+
+
+def _modules(network: Any, prefix: str, depth: int) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Path, with a dot at its end, and attributes of a network and all modules in it."""
+    attributes = network.args[0]["state"] if isinstance(network, Network) else None
+    if not isinstance(attributes, dict) or depth > MAX_DEPTH:
+        raise _RefusalError(f"'{prefix}' is no module, or lies too deep")
+    yield prefix, attributes
+    for name, module in attributes.get("_modules", {}).items():
+        yield from _modules(module, f"{prefix}{name}.", depth + 1)
+
+
+def _tensor(value: Any) -> Tensor:
+    values = value.args[0] if isinstance(value, Weight) else value
+    if not isinstance(values, Values) or not isinstance(values.args[0], Storage):
+        raise _RefusalError(f"a weight is no tensor but {type(values).__name__}")
+    storage, offset, size, stride = values.args[:4]
+    numbers = torch.load(io.BytesIO(storage.args[0]), weights_only=True, map_location="cpu")
+    if not isinstance(numbers, torch.storage.TypedStorage) or not numbers.dtype.is_floating_point:
+        raise _RefusalError("a weight's storage does not hold floating-point numbers")
+    untyped = numbers._untyped_storage  # its public name, and its length, warn of the storage's own end
+    count = untyped.nbytes() // numbers.dtype.itemsize
+    # Tensor.set_ would enlarge a storage that is too small, with whatever lies in memory.
+    reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if math.prod(size) else 0
+    if min(offset, *size, *stride, 0) < 0 or max(reach + 1, math.prod(size)) > count:
+        raise _RefusalError(
+            f"a weight of shape {tuple(size)} from number {offset} on in steps of {tuple(stride)} lies outside of its "
+            f"{count} numbers"
+        )
+    return torch.empty(0, dtype=numbers.dtype).set_(untyped, offset, size, stride).contiguous().float()

@@ -1,0 +1,136 @@
+"""Official StyleGAN2 networks, or their weights alone, as a generator of ours."""
+
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from calor_hf.generators._official_pkl import StoredNetwork, read_official_pkl
+from calor_hf.generators._stylegan2_layers import TAPS
+from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+logger = logging.getLogger(__name__)
+
+GENERATOR_PREFIXES, CRITIC_PREFIXES = ("G_ema.", "G.", ""), ("D.", "critic.")
+
+
+def import_stylegan2(file: str | Path) -> StyleGAN2:
+    """A StyleGAN2 of NVlabs/stylegan2-ada-pytorch, in evaluation mode; the settings are told from the weights' shapes.
+
+    Not tried on the official FFHQ file itself, only on small ones of the same make.
+
+    Args:
+        file: ``.pkl``: official file, read without running it (:mod:`calor_hf.generators._official_pkl`).
+            ``.safetensors``, or else weights that ``torch.load(weights_only=True)`` reads: the ``state_dict()`` of the
+            official generator, or of both networks with ``G_ema.`` and ``D.`` before the names.
+
+    Returns:
+        The generator, float32, on the CPU; with its discriminator where the file has one of the same widths.
+
+    Raises:
+        ValueError: not such a file, a network with class labels, or of another architecture.
+        OSError: it cannot be read.
+    """
+    file = Path(file)
+    stored = read_official_pkl(file) if file.suffix == ".pkl" else _split(_read_weights(file))
+    found = stored.get("G_ema") or stored.get("G")
+    if found is None or not found.weights:
+        raise ValueError(f"{file} holds no generator; expected weights named mapping.fc0.weight, synthesis.b4.const, …")
+    try:
+        config = _config(found)
+        weights = _renamed(found.weights, "")
+        critic = _renamed(stored.get("D", StoredNetwork()).weights, "critic.")
+        if misfit := _misfit(weights, replace(config, critic=False)):
+            raise ValueError(misfit)
+    except ValueError as error:
+        raise ValueError(f"{file} is no StyleGAN2 with skips that this library knows: {error}") from error
+    misfit = _misfit(weights | critic, config)
+    if misfit and critic:
+        logger.warning("the discriminator in %s is of another kind and is left out: %s", file, misfit)
+    generator = StyleGAN2(replace(config, critic=not misfit))
+    generator.load_state_dict(weights if misfit else weights | critic)
+    return generator.eval()
+
+
+def _misfit(weights: dict[str, Tensor], config: StyleGAN2Config) -> str | None:
+    """What does not fit the network of ``config``; None: everything fits."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in StyleGAN2(config).state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            return f"{name} is {given.get(name, 'missing')}, expected {expected.get(name, 'no such weight')}"
+    return None
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch and safetensors raise errors of many kinds for bytes that are not theirs
+        kinds = ".pkl (official), .safetensors or weights of torch.save"
+        raise ValueError(f"{file} is damaged or no file of weights ({error}); expected {kinds}") from error
+    flat: dict[str, Tensor] = {}
+    for name, value in content.items() if isinstance(content, dict) else ():
+        for rest, tensor in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(tensor, Tensor):
+                flat[f"{name}.{rest}" if rest else str(name)] = tensor.float()
+    return flat
+
+
+def _split(weights: dict[str, Tensor]) -> dict[str, StoredNetwork]:
+    """Weights of generator and discriminator, told apart by what stands before their names."""
+
+    def beginning(prefixes: tuple[str, ...], mark: str) -> dict[str, Tensor]:
+        prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix + mark) for name in weights)), None)
+        if prefix is None:
+            return {}
+        others = () if prefix else CRITIC_PREFIXES
+        return {
+            name.removeprefix(prefix): value
+            for name, value in weights.items()
+            if name.startswith(prefix) and not name.startswith(others)
+        }
+
+    generator, critic = beginning(GENERATOR_PREFIXES, "mapping."), beginning(CRITIC_PREFIXES, "b4.")
+    return {"G": StoredNetwork(generator), "D": StoredNetwork(critic)}
+
+
+def _config(found: StoredNetwork) -> StyleGAN2Config:
+    weights = found.weights
+    if any(name.startswith("mapping.embed.") for name in weights):
+        raise ValueError("it draws images of classes (mapping.embed); only networks without classes are read")
+    layers = {int(match[1]) for name in weights if (match := re.fullmatch(r"mapping\.fc(\d+)\.weight", name))}
+    sides = {int(match[1]) for name in weights if (match := re.match(r"synthesis\.b(\d+)\.conv1\.weight", name))}
+    if not layers or not sides:
+        raise ValueError("it has no mapping.fc0.weight or no synthesis.b4.conv1.weight")
+    channels = [len(weights[f"synthesis.b{side}.conv1.weight"]) for side in sides]
+    return StyleGAN2Config(
+        image_size=max(sides),
+        z_dim=weights[f"mapping.fc{min(layers)}.weight"].shape[1],
+        w_dim=weights[f"mapping.fc{max(layers)}.weight"].shape[0],
+        width=len(weights[f"synthesis.b{max(sides)}.conv1.weight"]),
+        max_channels=max(channels),
+        mapping_layers=len(layers),
+        clamp=found.clamp,
+    )
+
+
+def _renamed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Weights under our names; the filters, which are not kept with the weights here, are compared and dropped."""
+    taps = torch.tensor(TAPS) / sum(TAPS)
+    kept = {}
+    for name, value in weights.items():
+        if not name.endswith("resample_filter"):
+            kept[prefix + name] = value.float()
+        elif value.shape != (4, 4) or not torch.allclose(value.float(), torch.outer(taps, taps)):
+            raise ValueError(f"{name} is another filter than (1, 3, 3, 1)")
+    return kept
