@@ -102,6 +102,19 @@ class Prior(ABC, Generic[C]):
     def build(self, image_size: int, target: Target | None) -> Generator[Any]:
         """Generator with random weights, its discriminator as ``critic``."""
 
+    def mean_decay(self, step: int) -> float | None:
+        """Share that the running mean of the generator's weights keeps in an update.
+
+        The mean is what is saved, sampled and returned then.
+
+        Args:
+            step: Number of the update, from 1 on.
+
+        Returns:
+            In [0, 1); None, always: the weights themselves are what is saved.
+        """
+        return None
+
     def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
         """What is trained on: images with pseudo-labels; by default every image with label 0."""
         return Unlabelled(images)

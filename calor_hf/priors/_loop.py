@@ -1,5 +1,6 @@
 """Training a prior: one loop for all of them, on `accelerate`, that can be stopped and goes on where it stood."""
 
+import copy
 import io
 import json
 import logging
@@ -23,13 +24,9 @@ from calor_hf.generators import Generator
 from calor_hf.layers.frozen import frozen
 from calor_hf.layers.picture_grid import picture_grid
 from calor_hf.priors._base import Prior, TrainDraws
+from calor_hf.priors._folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.pt"
-RECORD = "training.json"
-SAMPLES = "samples"
-OWN_FILES = (CHECKPOINT, RECORD, "config.json", "model.safetensors")
 
 
 def train_prior(
@@ -62,7 +59,8 @@ def train_prior(
         device: Where to train; None: what `accelerate` chooses.
 
     Returns:
-        The generator in evaluation mode; in every process.
+        The generator in evaluation mode, of a prior that keeps a running mean of its weights that one; in every
+        process.
 
     Raises:
         ValueError: no target for a prior that asks one, too few or non-square images, a batch that the processes
@@ -77,7 +75,7 @@ def train_prior(
     folder = Path(output_dir)
     side = _check(prior, images, target, accelerator.num_processes)
     if accelerator.is_main_process and not overwrite:
-        _refuse_used(folder, resume)
+        refuse_used(folder, resume)
 
     torch.manual_seed(seed)
     generator = prior.build(side, target).to(accelerator.device)
@@ -91,7 +89,7 @@ def train_prior(
         )
     if accelerator.is_main_process:
         if overwrite:
-            _clear(folder)
+            clear(folder)
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
     state = _State(prior, generator, seed, folder)
@@ -122,14 +120,13 @@ def train_prior(
                 state.note(losses, bar)
             if due:
                 state.seconds, begin = state.seconds + time.perf_counter() - begin, time.perf_counter()
-                _mean_over_processes([b for b in generator.buffers() if b.is_floating_point()], accelerator)
+                _mean_over_processes(state.buffers(), accelerator)
                 if accelerator.is_main_process:
                     state.save()
             if stop.requested:
                 raise KeyboardInterrupt(f"stopped at step {state.step}; go on with resume")
-    generator.eval()
     accelerator.wait_for_everyone()
-    return generator
+    return state.published.eval()
 
 
 def _update(
@@ -159,6 +156,7 @@ def _update(
     for weight in critic:
         weight.requires_grad_(True)
     state.step += 1
+    state.follow(prior.mean_decay(state.step))
     return losses | {name: value.detach() for name, value in terms.items()}
 
 
@@ -185,7 +183,11 @@ class _State:
     def __init__(self, prior: Prior[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
         config = prior.config
         critic = {id(weight) for weight in generator.critic.parameters()}  # type: ignore[union-attr]
-        self.generator, self.folder = generator, folder
+        self.generator, self.folder, self.seed = generator, folder, seed
+        self.published = generator
+        if prior.mean_decay(1) is not None:
+            self.published = copy.deepcopy(generator)
+            self.published.critic = generator.critic  # the one discriminator there is
         self.weights = [weight for weight in generator.parameters() if id(weight) not in critic]
         options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
         self.optimizer = torch.optim.Adam(self.weights, **options)
@@ -202,10 +204,22 @@ class _State:
             **kept,
         }
         self.steps = config.steps
-        rng = sample_rng(seed, 1, 1, 1, 1, 1, 1, 1)
-        self._latents = generator.sample_latents(64, rng).to(next(generator.parameters()).detach())
-        classes = generator.num_classes
-        self._labels = None if classes is None else torch.arange(64, device=self._latents.device) // 8 % classes
+
+    @torch.no_grad()
+    def follow(self, decay: float | None) -> None:
+        """Move the running mean of the weights towards them; buffers are taken over."""
+        if decay is None:
+            return
+        for kept, now in zip(self.published.parameters(), self.generator.parameters(), strict=True):
+            if kept is not now:
+                kept.lerp_(now, 1 - decay)
+        for kept, now in zip(self.published.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(now)
+
+    def buffers(self) -> list[Tensor]:
+        """What norms and means have gathered, each process from its share alone."""
+        networks = {id(network): network for network in (self.generator, self.published)}.values()
+        return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
     def note(self, losses: dict[str, Tensor], bar: Any) -> None:
         """Keep and show the losses; complain about one that is not finite."""
@@ -223,6 +237,7 @@ class _State:
         """Write generator (usable before the end), record, a grid of samples, and the checkpoint when all is there."""
         content = {
             "generator": self.generator.state_dict(),
+            "published": self.published.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "step": self.step,
@@ -232,12 +247,20 @@ class _State:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        self.generator.save_pretrained(self.folder)
+        self.published.save_pretrained(self.folder)
         self.write_record()
-        with torch.no_grad():
-            images = self.generator.eval()(self._latents, self._labels)
+        images = self._samples()
         write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", picture_grid(images, 8))
         write_whole(self.folder / CHECKPOINT, buffer.getvalue())
+
+    @torch.no_grad()
+    def _samples(self) -> Tensor:
+        """The same 64 starts each time, by the generator as it is now."""
+        generator = self.published.eval()
+        latents = generator.sample_latents(64, sample_rng(self.seed, 1, 1, 1, 1, 1, 1, 1))
+        latents = latents.to(generator.device, generator.dtype)
+        classes = generator.num_classes
+        return generator(latents, None if classes is None else torch.arange(64, device=latents.device) // 8 % classes)
 
     def write_record(self) -> None:
         """Write settings and losses as JSON."""
@@ -263,6 +286,7 @@ class _State:
             raise ValueError(
                 f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same"
             )
+        self.published.load_state_dict(content.get("published", content["generator"]))
         self.generator.load_state_dict(content["generator"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.critic_optimizer.load_state_dict(content["critic_optimizer"])
@@ -301,23 +325,3 @@ def _check(prior: Prior[Any], images: Any, target: Target | None, processes: int
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(f"expected square images of shape (3, side, side), got {shape}")
     return int(shape[1])
-
-
-def _refuse_used(folder: Path, resume: bool) -> None:
-    if resume and (folder / CHECKPOINT).is_file():
-        return
-    others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.exists() else []
-    begun = (
-        resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES, "README.md"} and (folder / RECORD).is_file()
-    )
-    if others and not begun:  # `begun`: stopped in its first save
-        raise FileExistsError(
-            f"the output folder {folder} is not empty; pass another one, resume to go on with the prior in it, or "
-            "overwrite to delete that"
-        )
-
-
-def _clear(folder: Path) -> None:
-    """Delete an earlier prior, and nothing else."""
-    for path in [*(folder / name for name in OWN_FILES), *(folder / SAMPLES).glob("[0-9]" * 6 + ".png")]:
-        path.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ def assert_same_generator(a: Path, b: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-@pytest.mark.parametrize("name", ["gmi", "ked", "plg"])
+@pytest.mark.parametrize("name", ["gmi", "ked", "plg", "stylegan2"])
 def test_a_prior_is_trained_on_a_folder_of_pictures(
     name: str, faces: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +119,7 @@ def test_settings_say_which_option_they_came_from() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prior", "gmmi"], "--prior must be one of gmi, ked, plg, got gmmi"),
+        (["--prior", "gmmi"], "--prior must be one of gmi, ked, plg, stylegan2, got gmmi"),
         (["--prior", "ked"], "--prior ked asks the model under attack for labels; pass --target"),
         (["--prior", "plg"], "--prior plg asks the model under attack for labels; pass --target"),
         (["--save-steps", "0"], "--save-steps must be >= 1"),

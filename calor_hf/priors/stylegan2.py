@@ -1,0 +1,122 @@
+"""The prior of Mirror, PPA and IF: StyleGAN2, for those who have no official network for their images."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.core.target import Target
+from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2PriorConfig(PriorConfig):
+    """Settings of :class:`StyleGAN2Prior`."""
+
+    steps: int = field(default=781_250, metadata={"help": "Updates of the generator."})
+    critic_steps: int = field(default=1, metadata={"help": "Updates of the discriminator for each."})
+    batch_size: int = field(default=32, metadata={"help": "Real images of an update, over all processes."})
+    lr: float = field(default=2e-3, metadata={"help": "Learning rate of both networks (Adam)."})
+    beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
+    beta2: float = field(default=0.99, metadata={"help": "Second moment's decay."})
+    latent_dim: int = field(default=512, metadata={"help": "Width of the styles and of what they are made from."})
+    max_channels: int = field(default=512, metadata={"help": "Channels at most."})
+    mapping_layers: int = field(default=8, metadata={"help": "Layers from z to w."})
+    truncation: float = field(default=0.5, metadata={"help": "Truncation of sampled styles, kept with the generator."})
+    gamma: float | None = field(
+        default=None, metadata={"help": "Weight of the gradient penalty; none: 0.0002 · side² / batch_size."}
+    )
+    interval: int = field(default=16, metadata={"help": "Updates from one with the gradient penalty to the next."})
+    mixing: float = field(default=0.9, metadata={"help": "Share of fakes with another style from some layer on."})
+    flip: bool = field(default=True, metadata={"help": "Whether half of the real images are mirrored."})
+    ema_images: int = field(default=10_000, metadata={"help": "Half-life of the mean of the weights, in images."})
+    ema_ramp: float = field(default=0.05, metadata={"help": "Half-life at most, as a share of the images so far."})
+
+    def validate(self) -> None:
+        """Refuse shares that are none, and a penalty that would be a reward."""
+        super().validate()
+        for name in ("interval", "ema_images", "ema_ramp"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0 <= self.mixing <= 1 or not 0 <= (self.gamma or 0) < float("inf"):
+            raise ValueError(f"expected mixing in [0, 1] and gamma >= 0, got {self.mixing} and {self.gamma}")
+
+
+@PRIORS.register("stylegan2")
+class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
+    """Logistic loss, a gradient penalty on real images now and then, and the mean of the weights as the generator.
+
+    Defaults are those of the 1024-pixel network (25 million images), but for the penalty's weight and the ramp of the
+    mean, which follow the authors' later rule for any size and length. The penalty is a term of the ordinary update,
+    ``interval`` times as heavy as if it were in each; the authors give it an update of its own. Left out: the path
+    length term, and the adaptive augmentation for small image sets, which would need its own chain of transforms.
+
+    Source:
+        Karras et al., CVPR 2020, arXiv:1912.04958; Mescheder et al., ICML 2018, arXiv:1801.04406 (the penalty);
+        NVlabs/stylegan2-ada-pytorch.
+    """
+
+    config_class = StyleGAN2PriorConfig
+
+    def build(self, image_size: int, target: Target | None) -> StyleGAN2:
+        """StyleGAN2 with its discriminator."""
+        config = self.config
+        return StyleGAN2(
+            StyleGAN2Config(
+                image_size=image_size,
+                z_dim=config.latent_dim,
+                w_dim=config.latent_dim,
+                width=config.width,
+                max_channels=config.max_channels,
+                mapping_layers=config.mapping_layers,
+                truncation=config.truncation,
+            )
+        )
+
+    def mean_decay(self, step: int) -> float:
+        """So that weights of ``ema_images`` images ago count half, or of a share of the images so far at first."""
+        batch = self.config.batch_size
+        return float(0.5 ** (batch / min(self.config.ema_images, self.config.ema_ramp * step * batch)))
+
+    def critic_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``real`` and ``fake``: logistic losses; ``penalty``, in some updates: the squared slope at real images."""
+        images = 2 * real[0] - 1
+        if self.config.flip:
+            images = torch.where(draws.uniform(1)[:, :, None, None] < 0.5, images.flip(3), images)
+        with torch.no_grad():
+            fake = self._paint(generator, draws)[1]
+        penalised = (draws.step + 1) % self.config.interval == 0
+        on_real = generator.critic(images.requires_grad_(penalised))
+        terms = {"real": F.softplus(-on_real).mean(), "fake": F.softplus(generator.critic(fake)).mean()}
+        if penalised:
+            (slope,) = torch.autograd.grad(on_real.sum(), images, create_graph=True)
+            weight = self.config.gamma
+            if weight is None:
+                weight = 0.0002 * generator.image_size**2 / self.config.batch_size
+            terms["penalty"] = weight / 2 * self.config.interval * slope.square().sum(dim=(1, 2, 3)).mean()
+        return terms
+
+    def generator_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """``adversarial``: the fakes taken for real; the mean style is followed beside it."""
+        styles, fake = self._paint(generator, draws)
+        generator.mapping.follow(styles)
+        return {"adversarial": F.softplus(-generator.critic(fake)).mean()}
+
+    def _paint(self, generator: StyleGAN2, draws: TrainDraws) -> tuple[Tensor, Tensor]:
+        """Styles (batch, w_dim), and images in about [-1, 1], unclamped, with noise and some mixed styles."""
+        layers, sides = generator.synthesis.num_styles, generator.synthesis.sides
+        first, second = (generator.mapping(draws.normal(generator.config.z_dim)) for _ in range(2))
+        mixed, place = draws.uniform(2).T
+        change = torch.where(mixed < self.config.mixing, 1 + (place * (layers - 1)).floor(), layers)
+        own = torch.arange(layers, device=change.device) < change[:, None]
+        styles = torch.where(own[:, :, None], first[:, None], second[:, None])
+        numbers = draws.normal(sum(side**2 for side in sides)).split([side**2 for side in sides], dim=1)
+        noise = [part.view(-1, 1, side, side) for part, side in zip(numbers, sides, strict=True)]
+        return first, generator.synthesis(styles, noise)[1]
