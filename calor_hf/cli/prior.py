@@ -1,4 +1,4 @@
-"""`calor-hf prior`: train the generator of an attack on public images."""
+"""`calor-hf prior`: train the generator of an attack on public images, or take over a trained one."""
 
 import argparse
 import sys
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
 from calor_hf.core.processes import process_state
+from calor_hf.generators import import_stylegan2
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.priors import PRIORS, train_prior
+from calor_hf.priors._folder import clear, refuse_used
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
         " for several devices.",
     )
     add = parser.add_argument
-    add("--prior", default="gmi", help="gmi (serves any target), or ked or plg (for one target); default: gmi")
+    add(
+        "--prior",
+        default="gmi",
+        help="gmi or stylegan2 (serve any target), or ked or plg (for one target); default: gmi",
+    )
     add("--dataset", help="public images: folder, parquet file or Hub id; default: drawn people, none of the private")
     add("--crop", type=int, help="side of the middle square that is kept, in pixels of the original; default: all")
     add("--image-size", type=int, default=64, help="side in pixels, a power of two; default: 64")
@@ -49,13 +55,41 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of weights and draws; default: 0")
     add("--save-steps", type=int, default=500, help="steps between checkpoints and sample grids; default: 500")
     add("--num-workers", type=int, default=0, help="processes that load images; default: 0")
+    add(
+        "--import",
+        dest="import_file",
+        metavar="FILE",
+        help="train nothing: take over a StyleGAN2 of the official PyTorch code, a .pkl (read without running it) or"
+        " weights (.safetensors, .pt)",
+    )
     add("--push-to-hub", metavar="ID", help="push the finished generator to this model on the Hub")
     add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     add("--overwrite", action="store_true", help="delete an earlier prior in the output folder first")
     return parser
 
 
+def _import(options: argparse.Namespace) -> None:
+    taken = {"--target": options.target, "--dataset": options.dataset, "--crop": options.crop,
+             "--settings": options.settings, "--resume": options.resume}  # fmt: skip
+    useless = [name for name, value in taken.items() if value]
+    if useless:
+        raise ValueError(f"--import trains nothing, so {', '.join(useless)} cannot be meant; pass either")
+    folder = Path(options.output_dir)
+    if not options.overwrite:
+        refuse_used(folder)
+    log_to_terminal(True)
+    generator = import_stylegan2(options.import_file)
+    clear(folder)
+    generator.save_pretrained(folder)
+    print(f"saved the generator ({generator.image_size} pixels) in {folder}")
+    if options.push_to_hub:
+        generator.push_to_hub(options.push_to_hub)
+
+
 def _run(options: argparse.Namespace) -> None:
+    if options.import_file:
+        _import(options)
+        return
     if options.prior not in PRIORS.names():
         raise ValueError(f"--prior must be one of {', '.join(PRIORS.names())}, got {options.prior}")
     if options.save_steps < 1 or options.seed < 0:

@@ -25,6 +25,8 @@ from calor_hf.core.config import MethodConfig
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.generators import Generator, load_generator
+from tests.generators.official_pkl import write_official
+from tests.generators.test_stylegan2 import small
 from tests.tiny_models import tiny_base
 
 REPOSITORY = Path(__file__).parents[2]
@@ -237,10 +239,61 @@ def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_
     assert f"stopped at step {steps_in(out)};" in errors
 
 
+def test_an_official_network_is_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, file, out = small(dtype=torch.float32), tmp_path / "net.pkl", tmp_path / "out"
+    write_official(file, source)
+    words = ["prior", "--import", str(file), "--output-dir", str(out)]
+    assert calor_hf(words) == 0
+    assert f"saved the generator (16 pixels) in {out}" in capsys.readouterr().out
+    latents = source.sample_latents(2, np.random.default_rng(0)).float()
+    with torch.no_grad():
+        assert torch.equal(load_generator(str(out))(latents), source(latents))
+    assert calor_hf(words) == 2
+    assert "is not empty" in capsys.readouterr().err
+    (out / "thesis.tex").write_text("mine")
+    (out / "checkpoint.pt").write_text("of a prior that was trained here before")
+    assert calor_hf([*words, "--overwrite"]) == 0
+    assert not (out / "checkpoint.pt").exists()
+    assert (out / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume"], "--import trains nothing, so --resume cannot be meant"),
+        (["--dataset", "x", "--settings", "lr=1"], "so --dataset, --settings cannot be meant"),
+        (["--import", "nowhere.pkl"], "nowhere.pkl"),
+        (["--import", "hostile.pkl"], "hostile.pkl is no official StyleGAN2 file: it calls builtins.eval"),
+    ],
+)
+def test_what_is_not_taken_over(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_official(Path("net.pkl"), small(dtype=torch.float32))
+    Path("hostile.pkl").write_bytes(b"\x80\x03cbuiltins\neval\nX\x0b\x00\x00\x00print('x!')\x85R.")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("of another prior")
+    assert calor_hf(["prior", "--import", "net.pkl", "--output-dir", "out", "--overwrite", *words]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "x!" not in shown.out
+    assert (tmp_path / "out" / "config.json").read_text() == "of another prior"
+
+
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         calor_hf(["prior", "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--prior", "--dataset", "--target", "--settings", "--resume", "--overwrite", "--push-to-hub"):
+    for option in (
+        "--prior",
+        "--dataset",
+        "--target",
+        "--settings",
+        "--resume",
+        "--overwrite",
+        "--push-to-hub",
+        "--import",
+    ):
         assert option in shown
