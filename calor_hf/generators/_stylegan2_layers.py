@@ -45,11 +45,9 @@ def filtered(x: Tensor, before: int, after: int, stride: int = 1, gain: float = 
         (batch, channels, (height + before + after - 3) / stride, ...), rounded up.
     """
     taps = x.new_tensor(TAPS) / sum(TAPS)
-    kernel = gain * torch.outer(taps, taps)[None, None]
-    batch, channels, height, width = x.shape
-    padded = F.pad(x.reshape(batch * channels, 1, height, width), (before, after, before, after))
-    y = F.conv2d(padded, kernel, stride=stride)
-    return y.view(batch, channels, *y.shape[2:])
+    channels = x.shape[1]
+    kernel = (gain * torch.outer(taps, taps)).expand(channels, 1, -1, -1)
+    return F.conv2d(F.pad(x, (before, after, before, after)), kernel, stride=stride, groups=channels)
 
 
 def doubled(image: Tensor) -> Tensor:
