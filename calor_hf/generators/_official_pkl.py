@@ -179,7 +179,7 @@ def _check_instructions(stream: BinaryIO) -> None:
         if not OPCODES.fullmatch(instruction.name):
             raise _RefusalError(f"it has the instruction {instruction.name}, which no official network has")
         stored += instruction.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE")
-        if instruction.name == "LONG_BINPUT" and argument > stored:  # numbered as they come
+        if instruction.name == "LONG_BINPUT" and int(argument or 0) > stored:  # numbered as they come
             raise _RefusalError(f"it numbers an object {argument}, the one after {stored - 1}")
 
 

@@ -4,6 +4,7 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -69,21 +70,20 @@ def _misfit(weights: dict[str, Tensor], config: StyleGAN2Config) -> str | None:
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        content: Any = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except FileNotFoundError:
         raise
     except Exception as error:  # torch and safetensors raise errors of many kinds for bytes that are not theirs
         kinds = ".pkl (official), .safetensors or weights of torch.save"
         raise ValueError(f"{file} is damaged or no file of weights ({error}); expected {kinds}") from error
-    flat: dict[str, Tensor] = {}
+    flat: dict[str, Any] = {}
     for name, value in content.items() if isinstance(content, dict) else ():
-        for rest, tensor in value.items() if isinstance(value, dict) else [("", value)]:
-            if isinstance(tensor, Tensor):
-                flat[f"{name}.{rest}" if rest else str(name)] = tensor.float()
-    return flat
+        flat |= {f"{name}.{rest}": part for rest, part in value.items()} if isinstance(value, dict) else {name: value}
+    return {str(name): value.float() for name, value in flat.items() if isinstance(value, Tensor)}
 
 
 def _split(weights: dict[str, Tensor]) -> dict[str, StoredNetwork]:

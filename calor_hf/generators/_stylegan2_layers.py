@@ -125,22 +125,20 @@ class StyledConv(nn.Module):
         outputs: Channels that leave.
         w_dim: Width of the style's source.
         side: Of the map that leaves, in pixels.
-        double: Whether the side is doubled.
+        up: Whether the side is doubled.
         clamp: As of :func:`activate`.
     """
 
     noise_const: Tensor
 
-    def __init__(
-        self, inputs: int, outputs: int, w_dim: int, side: int, double: bool = False, clamp: float = 0.0
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, w_dim: int, side: int, up: bool = False, clamp: float = 0.0) -> None:
         super().__init__()
         self.affine = Dense(w_dim, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise_const", torch.randn(side, side))
-        self.double, self.clamp = double, clamp
+        self.up, self.clamp = up, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None = None) -> Tensor:
         """(batch, outputs, side, side).
@@ -153,7 +151,7 @@ class StyledConv(nn.Module):
         style = self.affine(w)
         variance = style.square() @ self.weight.square().sum(dim=(2, 3)).T
         x = x * style[:, :, None, None]
-        if self.double:
+        if self.up:
             x = F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2)
             x = filtered(x, 1, 1, gain=4)
         else:

@@ -219,7 +219,7 @@ class Block(nn.Module):
         if inputs == 0:
             self.const = nn.Parameter(torch.randn(outputs, side, side))
         else:
-            self.conv0 = StyledConv(inputs, outputs, w_dim, side, double=True, clamp=clamp)
+            self.conv0 = StyledConv(inputs, outputs, w_dim, side, up=True, clamp=clamp)
         self.conv1 = StyledConv(outputs, outputs, w_dim, side, clamp=clamp)
         self.torgb = ToRGB(outputs, w_dim, clamp)
 

@@ -213,8 +213,8 @@ class _State:
         for kept, now in zip(self.published.parameters(), self.generator.parameters(), strict=True):
             if kept is not now:
                 kept.lerp_(now, 1 - decay)
-        for kept, now in zip(self.published.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(now)
+        for mine, theirs in zip(self.published.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(theirs)
 
     def buffers(self) -> list[Tensor]:
         """What norms and means have gathered, each process from its share alone."""
@@ -260,7 +260,9 @@ class _State:
         latents = generator.sample_latents(64, sample_rng(self.seed, 1, 1, 1, 1, 1, 1, 1))
         latents = latents.to(generator.device, generator.dtype)
         classes = generator.num_classes
-        return generator(latents, None if classes is None else torch.arange(64, device=latents.device) // 8 % classes)
+        labels = None if classes is None else torch.arange(64, device=latents.device) // 8 % classes
+        images: Tensor = generator(latents, labels)
+        return images
 
     def write_record(self) -> None:
         """Write settings and losses as JSON."""

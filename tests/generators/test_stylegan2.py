@@ -12,7 +12,7 @@ from calor_hf.generators._stylegan2_layers import activate, doubled, filtered
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 SMALL: dict[str, Any] = {"image_size": 16, "width": 3, "max_channels": 5, "w_dim": 6, "z_dim": 4, "mapping_layers": 3}
-Weights = dict[str, np.ndarray]
+Weights = dict[str, Any]
 
 
 def small(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) -> StyleGAN2:
@@ -22,8 +22,8 @@ def small(seed: int = 0, dtype: torch.dtype = torch.float64, **settings: Any) ->
     with torch.no_grad():
         for name, weight in made.named_parameters():
             if name.endswith(("bias", "noise_strength")):
-                weight += 0.3 * torch.randn_like(weight)
-        made.mapping.w_avg += 0.2 * torch.randn_like(made.mapping.w_avg)
+                weight.add_(torch.randn_like(weight), alpha=0.3)
+        made.mapping.w_avg.add_(torch.randn_like(made.mapping.w_avg), alpha=0.2)
     return made.to(dtype).eval()
 
 
@@ -41,7 +41,8 @@ def leak(x: np.ndarray) -> np.ndarray:
 def dense(weights: Weights, name: str, x: np.ndarray, rate: float = 1.0) -> np.ndarray:
     matrix, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     rows = [sum(rate * m * v for m, v in zip(row, x, strict=True)) / math.sqrt(len(x)) for row in matrix]
-    return np.array(rows) + rate * bias
+    y: np.ndarray = np.array(rows) + rate * bias
+    return y
 
 
 def correlate(x: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
@@ -87,7 +88,8 @@ def styled(weights: Weights, name: str, x: np.ndarray, w: np.ndarray, double: bo
 
 def reference(weights: Weights, styles: np.ndarray, noise: list[np.ndarray] | None = None) -> np.ndarray:
     """(3, side, side) in about [-1, 1] of one image from (num_styles, w_dim)."""
-    side, layer, image = 4, 0, None
+    side, layer = 4, 0
+    image: np.ndarray | None = None
     x = weights["synthesis.b4.const"]
     while f"synthesis.b{side}.conv1.weight" in weights:
         name = f"synthesis.b{side}"
@@ -100,7 +102,7 @@ def reference(weights: Weights, styles: np.ndarray, noise: list[np.ndarray] | No
         kernel = weights[f"{name}.torgb.weight"][:, :, 0, 0]
         scale = dense(weights, f"{name}.torgb.affine", styles[layer]) / math.sqrt(kernel.shape[1])
         rgb = np.einsum("oc,chw->ohw", kernel * scale, x) + weights[f"{name}.torgb.bias"][:, None, None]
-        image = rgb if image is None else rgb + smooth(padded(spread(image), 2, 1), gain=4)
+        image = np.asarray(rgb) if image is None else rgb + smooth(padded(spread(image), 2, 1), gain=4)
         side *= 2
     assert image is not None
     return image
@@ -227,7 +229,7 @@ def test_clamp_bounds_activations_by_its_gain() -> None:
 def test_overshoot_is_clamped_and_can_come_back() -> None:
     generator = small(4)
     with torch.no_grad():
-        generator.synthesis.b16.torgb.bias.fill_(9.0)  # type: ignore[union-attr]
+        generator.get_parameter("synthesis.b16.torgb.bias").fill_(9.0)
     w = torch.randn(1, 6, dtype=torch.float64, requires_grad=True)
     image = generator(w)
     assert torch.equal(image, torch.ones_like(image))

@@ -148,7 +148,7 @@ def payloads(trace: Path) -> dict[str, Any]:
     touch = f"touch {trace}"
     opens = f"open({str(trace)!r}, 'w').close()"
     inner = pickle.dumps(Call(os.system, touch), protocol=2)
-    state = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    state: dict[str, Any] = {"_parameters": {}, "_buffers": {}, "_modules": {}}
     hidden = Persistent(**state, _init_kwargs={"deep": [({"er": Call(builtins.eval, opens)},)]})
     weight = persistent(body)
     weight.attributes["_parameters"]["x"] = Call(torch.storage._load_from_bytes, inner)
@@ -299,7 +299,14 @@ def test_a_module_in_itself_is_told(tmp_path: Path) -> None:
 
 
 def test_settings_are_told_from_the_shapes(tmp_path: Path) -> None:
-    settings = {"image_size": 32, "width": 2, "max_channels": 8, "w_dim": 5, "z_dim": 3, "mapping_layers": 2}
+    settings: dict[str, Any] = {
+        "image_size": 32,
+        "width": 2,
+        "max_channels": 8,
+        "w_dim": 5,
+        "z_dim": 3,
+        "mapping_layers": 2,
+    }
     generator = StyleGAN2(StyleGAN2Config(**settings))
     write_official(tmp_path / "net.pkl", generator)
     assert import_stylegan2(tmp_path / "net.pkl").config == generator.config

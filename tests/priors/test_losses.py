@@ -180,7 +180,7 @@ def test_plg_views_are_those_of_the_paper() -> None:
     assert (view.brightness, view.contrast, view.jitter_probability) == (0.2, 0.2, 0.5)
 
 
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, Any]] = {
     "gmi": {"beta1": 0.5, "beta2": 0.999, "penalty": 10, "latent_dim": 100, "steps": 30_000},
     "ked": {"beta1": 0.5, "beta2": 0.999, "entropy": 1e-4, "latent_dim": 100, "steps": 10_000},
     "plg": {"beta1": 0.0, "beta2": 0.9, "guidance": 0.2, "latent_dim": 128, "steps": 30_000, "top": 30},
