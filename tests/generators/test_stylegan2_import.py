@@ -2,6 +2,7 @@
 
 import builtins
 import collections
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from calor_hf.generators import _official_pkl, load_generator
-from calor_hf.generators._official_pkl import KNOWN, read_official_pkl
+from calor_hf.generators._official_pkl import KNOWN, InertUnpickler, read_official_pkl
 from calor_hf.generators._stylegan2_import import import_stylegan2
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from tests.generators.official_pkl import Persistent, official_names, official_weights, persistent, write_official
@@ -227,6 +228,11 @@ def test_odd_files_are_told(case: str, tmp_path: Path) -> None:
         read_official_pkl(tmp_path / "net.pkl")
     for stand_in in KNOWN.values():  # what stands in for the names was not changed
         assert not hasattr(stand_in, "a")
+
+
+def test_the_unpickler_alone_refuses_what_lies_outside() -> None:
+    with pytest.raises(ValueError, match="refers to objects outside of itself"):
+        InertUnpickler(io.BytesIO(b"\x80\x03X\x01\x00\x00\x00aQ.")).load()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
