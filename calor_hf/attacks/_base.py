@@ -47,11 +47,15 @@ class Task:
         images_per_class: Reconstructions of each class.
         seed: Of every draw.
         watch: Told how it goes, or None.
+        classes: All classes of the run, of which a call gets some.
+        notes: What is worked out once for the whole run and found again by the next calls; by name.
     """
 
     images_per_class: int
     seed: int
     watch: Watch | None = None
+    classes: tuple[int, ...] = ()
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Attack(ABC, Generic[C]):
@@ -168,7 +172,7 @@ class Attack(ABC, Generic[C]):
         labels = check_labels(labels, target.num_classes)
         if images_per_class < 1 or chunk_size < 1:
             raise ValueError(f"images_per_class and chunk_size must be >= 1, got {images_per_class} and {chunk_size}")
-        task = Task(images_per_class, seed, watch)
+        task = Task(images_per_class, seed, watch, tuple(labels))
         parts: list[Reconstruction] = []
         with frozen(target.module, generator):
             check_fit(target, generator)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Batch:
         seed: Of the run.
         like: Device and precision of the numbers.
         stage: Part of the attack; another one gives other numbers.
+        notes: What is worked out once for the whole run, such as bounds; by name.
     """
 
     labels: Tensor
@@ -28,37 +30,45 @@ class Batch:
     seed: int
     like: Tensor
     stage: int = 0
-    _streams: dict[tuple[int, int, bool], RowDraws] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    _streams: dict[tuple[int, int, bool, bool], RowDraws] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, classes: Sequence[int], group: int, seed: int, like: Tensor, stage: int = 0) -> "Batch":
+    def of(
+        cls, classes: Sequence[int], group: int, seed: int, like: Tensor, stage: int = 0,
+        notes: dict[str, Any] | None = None,
+    ) -> "Batch":  # fmt: skip
         """``group`` rows of each class."""
         labels = like.new_tensor(list(classes)).long().repeat_interleave(group)
-        return cls(labels, group, seed, like, stage)
+        return cls(labels, group, seed, like, stage, {} if notes is None else notes)
 
     def normal(self, columns: int, stream: int = 0) -> Tensor:
         """(rows, columns) standard normal numbers by (class, restart); every call gives the next ones."""
         return self._draw(columns, stream, normal=True)
 
-    def uniform(self, columns: int, stream: int = 0) -> Tensor:
-        """(rows, columns) numbers in [0, 1) by (class, restart); every call gives the next ones."""
-        return self._draw(columns, stream, normal=False)
+    def uniform(self, columns: int, stream: int = 0, shared: bool = False) -> Tensor:
+        """(rows, columns) numbers in [0, 1) by (class, restart); every call gives the next ones.
+
+        ``shared``: the same for all rows, by the seed alone, so that they do not depend on which rows are here.
+        """
+        return self._draw(columns, stream, normal=False, shared=shared)
 
     @property
     def row_keys(self) -> list[tuple[int, int]]:
         """(class, restart) of each row."""
         return [(label, index % self.group) for index, label in enumerate(self.labels.tolist())]
 
-    def _draw(self, columns: int, stream: int, normal: bool) -> Tensor:
-        key = (columns, stream, normal)
+    def _draw(self, columns: int, stream: int, normal: bool, shared: bool = False) -> Tensor:
+        key = (columns, stream, normal, shared)
         if key not in self._streams:
             number = 100 * self.stage + 2 * stream + normal
-            self._streams[key] = RowDraws(self.seed, number, self.row_keys, columns, normal, self.like)
-        return self._streams[key].next()
+            keys = [(0, 0, 0)] if shared else self.row_keys  # three numbers: apart from those of any row
+            self._streams[key] = RowDraws(self.seed, number, keys, columns, normal, self.like)
+        return self._streams[key].next().expand(len(self.labels), columns)
 
 
-NOISE = 9
-"""Stream of the noise that a stochastic target adds."""
+NOISE, SMOOTH, SELECT = 9, 10, 11
+"""Streams: the noise that a stochastic target adds, the copies of smoothed gradients, the views of final selection."""
 
 
 class AttackedTarget(Target):
@@ -69,6 +79,7 @@ class AttackedTarget(Target):
         gradients: Of these, with a gradient.
         logits: The latest ones, detached.
         batch: Rows that are being looked at.
+        own_head: The target's head as it is, for what its layers hold.
     """
 
     def __init__(self, target: Target, straight_through: bool = False) -> None:
@@ -76,6 +87,7 @@ class AttackedTarget(Target):
         self.module, self.num_classes = target.module, target.num_classes
         self.image_size, self.resizes, self.stochastic = target.image_size, target.resizes, target.stochastic
         self.head: Callable[[Tensor], Tensor] = self._head
+        self.own_head = target.head
         self.passes = self.gradients = 0
         self.logits: Tensor | None = None
         self.batch: Batch | None = None

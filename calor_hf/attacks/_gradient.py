@@ -1,7 +1,7 @@
 """The white-box loop: sample → initial selection → optimise → final selection. An attack says the rest."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, final
 
@@ -10,14 +10,18 @@ from torch import Tensor
 
 from calor_hf.attacks._base import Attack, AttackConfig, Task, working_dtype
 from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks._smoothing import SMOOTHINGS, copier, smoothed
+from calor_hf.attacks._starts import chosen_starts, random_starts
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
-from calor_hf.layers.identity_losses import IDENTITY_LOSSES
+from calor_hf.layers.identity_losses import IDENTITY_LOSSES, aimed_cross_entropy
 
-OPTIMISE, FINISH, POOL = 0, 1, 2  # stages of a batch's random numbers
+OPTIMISE, FINISH = 0, 1  # stages of a batch's random numbers; the starts have those from 2 on
 WATCH_EVERY = 25
+
+Projection = Callable[[Tensor], None]
+"""Brings variables back into the search space, in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,19 @@ class GradientAttackConfig(AttackConfig):
     )
     restarts: int = field(default=1, metadata={"help": "Starts for each image kept; the target's score chooses."})
     keep: str = field(default="last", metadata={"help": "last, or best: each image's lowest identity loss on the way."})
+    smoothing: str = field(
+        default="none", metadata={"help": "Gradients are averaged over copies with noise or random views; or none."}
+    )
+    samples: int = field(
+        default=1, metadata={"help": "Copies of each image a step; without smoothing the target's own noise differs."}
+    )
+    smoothing_sigma: float = field(
+        default=0.06, metadata={"help": "Standard deviation of smoothing=noise, as a share of the range of values."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "The objective sees the logits divided by this."})
+    aim: float = field(
+        default=1.0, metadata={"help": "Confidence that objective=ce aims at, such as a defended model's e^(-1/b)."}
+    )
 
     def validate(self) -> None:
         """Refuse unknown names and impossible numbers."""
@@ -40,6 +57,7 @@ class GradientAttackConfig(AttackConfig):
             "objective": tuple(IDENTITY_LOSSES),
             "gradient": ("plain", "straight_through"),
             "keep": ("last", "best"),
+            "smoothing": SMOOTHINGS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -48,6 +66,15 @@ class GradientAttackConfig(AttackConfig):
             raise ValueError(
                 "expected steps >= 1, lr > 0, restarts >= 1 and initial_candidates >= 0, got "
                 f"{self.steps}, {self.lr}, {self.restarts} and {self.initial_candidates}"
+            )
+        if self.samples < 1 or self.smoothing_sigma <= 0 or self.temperature <= 0:
+            raise ValueError(
+                "expected samples >= 1, smoothing_sigma > 0 and temperature > 0, got "
+                f"{self.samples}, {self.smoothing_sigma} and {self.temperature}"
+            )
+        if not 0 < self.aim <= 1 or (self.aim < 1 and self.objective != "ce"):
+            raise ValueError(
+                f"aim must be in (0, 1], and other than 1 with objective ce alone, got {self.aim} with {self.objective}"
             )
 
     def scaled(self, factor: float) -> "GradientAttackConfig":
@@ -62,7 +89,8 @@ class GradientAttack(Attack[C]):
     """A white-box attack: what it optimises, its objective and its optimiser; the loop is here.
 
     The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
-    grouping. Losses are summed over images, which leaves each image its own step size.
+    grouping. Losses are summed over images, which leaves each image its own step size. An attack may have several
+    stages, each with variables and an optimiser of its own; it holds no state between calls.
     """
 
     # Hooks, in the order of the loop
@@ -71,13 +99,38 @@ class GradientAttack(Attack[C]):
         """What is optimised, (classes · k, ...), from the rows' starting latents (rows, latent_dim)."""
         return latents
 
+    def start_views(self, images: Tensor) -> Sequence[Tensor]:
+        """What the target is shown of the candidates that starts are chosen from; its probabilities are averaged."""
+        return [images]
+
+    def stages(self, generator: Generator[Any]) -> Sequence[int]:
+        """Optimisation steps of each stage."""
+        return [self.config.steps]
+
+    def advance(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """Variables that ``stage`` starts from, out of those that the stage before ended with."""
+        return variables
+
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Optimiser of the variables; its steps must not couple elements. Default: Adam."""
+        """Optimiser of a stage's variables; its steps must not couple elements. Default: Adam."""
         return torch.optim.Adam([variables], lr=self.config.lr)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Factor of the learning rate at a stage's ``step`` from 0 on, of ``steps``."""
+        return 1.0
+
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
+        """What brings variables back into the search space after a step, from those that a stage starts with."""
+        return None
 
     def latents(self, variables: Tensor, batch: Batch) -> Tensor:
         """(rows, latent_dim) that the generator is given."""
         return variables
+
+    def synthesise(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """(rows, 3, height, width) images of the variables."""
+        images: Tensor = generator(self.latents(variables, batch), batch.labels)
+        return images
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """(rows,) how far each image is from being taken for its class."""
@@ -92,12 +145,18 @@ class GradientAttack(Attack[C]):
         """Weight of :meth:`identity` in the objective."""
         return 1.0
 
-    def project(self, variables: Tensor) -> None:
-        """Bring the variables back into the search space, in place, after a step."""
-
     def finish(self, variables: Tensor, batch: Batch) -> Tensor:
         """(rows, latent_dim) of the final images, of which selection keeps the best; ``batch`` has the final rows."""
         return variables
+
+    def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents that are handed over, and the final images; by default of :meth:`finish`."""
+        latents = self.finish(variables, batch)
+        return latents, generator(latents, batch.labels)
+
+    def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
+        """(rows,) what final selection goes by, highest first; ``scores``: the target's probability of the label."""
+        return scores
 
     def group(self, images_per_class: int) -> int:
         """Rows that a class has while it is optimised."""
@@ -108,6 +167,9 @@ class GradientAttack(Attack[C]):
     @final
     def identity_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """(rows,) the chosen identity loss."""
+        logits = logits / self.config.temperature
+        if self.config.aim < 1:
+            return aimed_cross_entropy(logits, labels, self.config.aim)
         return IDENTITY_LOSSES[self.config.objective](logits, labels)
 
     # The loop
@@ -122,24 +184,29 @@ class GradientAttack(Attack[C]):
         begin = time.perf_counter()
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         seen = AttackedTarget(target, self.config.gradient == "straight_through")
-        batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like)
-        first = self._first_latents(seen, generator, batch)
-        pool_passes = seen.passes
-        variables = self.start(generator, first, batch).detach().requires_grad_(True)
-        variables = self._optimise(seen, generator, variables, batch, labels, task)
+        batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, OPTIMISE, task.notes)
+        latents, made = self._first_latents(seen, generator, batch, task)
+        variables = self.start(generator, latents, batch)
+        plan = self.stages(generator)
+        for stage in range(len(plan)):
+            if stage > 0:
+                with torch.no_grad():
+                    variables = self.advance(generator, variables, batch, stage)
+            variables = variables.detach().requires_grad_(True)
+            variables = self._optimise(seen, generator, variables, batch, plan, stage, task)
 
-        final = Batch.of(labels, task.images_per_class * self.config.restarts, task.seed, like, FINISH)
+        final = Batch.of(labels, task.images_per_class * self.config.restarts, task.seed, like, FINISH, task.notes)
         seen.batch = final
         with torch.no_grad():
-            latents = self.finish(variables, final)
-            images = generator(latents, final.labels)
+            latents, images = self.result(generator, variables, final)
             logits = seen(images)
             if not logits.isfinite().all():
                 raise _not_finite(labels)
             scores = logits.softmax(dim=1).gather(1, final.labels[:, None]).squeeze(1)
-            kept = _best_of_each(scores, len(labels), task.images_per_class)
+            judged = self.final_scores(seen, images, final, scores) if self.config.restarts > 1 else scores
+            kept = _best_of_each(judged, len(labels), task.images_per_class)
         cost = Cost(
-            generator_passes=pool_passes + self.config.steps * len(batch.labels) + len(final.labels),
+            generator_passes=made + sum(plan) * len(batch.labels) + len(final.labels),
             target_passes=seen.passes,
             target_gradients=seen.gradients,
             seconds=time.perf_counter() - begin,
@@ -148,18 +215,30 @@ class GradientAttack(Attack[C]):
             images[kept].clamp(0, 1).cpu(), final.labels[kept].cpu(), latents[kept].cpu(), scores[kept].cpu(), cost
         )
 
+    def _first_latents(
+        self, seen: AttackedTarget, generator: Generator[Any], batch: Batch, task: Task
+    ) -> tuple[Tensor, int]:
+        count = self.config.initial_candidates
+        if count == 0:
+            return random_starts(generator, batch), 0
+        return chosen_starts(seen, generator, batch, count, task.classes, self.start_views)
+
     def _optimise(
-        self, seen: AttackedTarget, generator: Generator[Any], variables: Tensor, batch: Batch, labels: Sequence[int],
-        task: Task,
+        self, seen: AttackedTarget, generator: Generator[Any], variables: Tensor, batch: Batch, plan: Sequence[int],
+        stage: int, task: Task,
     ) -> Tensor:  # fmt: skip
+        labels, steps, before = batch.labels[:: batch.group].tolist(), plan[stage], sum(plan[:stage])
         optimizer = self.optimizer(variables)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        with torch.no_grad():
+            project = self.projection(generator, variables, batch)
         seen.batch = batch
         finite = torch.ones((), dtype=torch.bool, device=variables.device)
         best = torch.full((len(variables),), torch.inf, device=variables.device, dtype=variables.dtype)
         kept = variables.detach().clone()
-        for step in range(self.config.steps):
-            images = generator(self.latents(variables, batch), batch.labels)
-            identity = self.identity(seen, images, batch)
+        for step in range(steps):
+            images = self.synthesise(generator, variables, batch, stage)
+            identity = self._identity(seen, images, batch)
             terms = {"identity": self.identity_weight * identity, **self.prior(generator, images, batch)}
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
@@ -172,40 +251,27 @@ class GradientAttack(Attack[C]):
                     shape = [-1] + [1] * (variables.ndim - 1)
                     kept = torch.where((own < best).view(shape), variables, kept)
                     best = torch.minimum(own, best)
+                for settings, lr in zip(optimizer.param_groups, rates, strict=True):
+                    settings["lr"] = lr * self.rate(step, steps)
                 optimizer.step()
-                self.project(variables)
-            last = step + 1 == self.config.steps
-            if (step + 1) % WATCH_EVERY == 0 or last:
+                if project is not None:
+                    project(variables)
+            done = before + step + 1
+            if done % WATCH_EVERY == 0 or step + 1 == steps:
                 if not finite:
                     raise _not_finite(labels)
-                if task.watch is not None and seen.logits is not None:
+                told = done % WATCH_EVERY == 0 or done == sum(plan)
+                if told and task.watch is not None and seen.logits is not None:
                     success = (seen.logits.argmax(dim=1) == batch.labels).double().mean()
-                    task.watch(labels, step + 1, self.config.steps, float(success))
+                    task.watch(labels, done, sum(plan), float(success))
         return kept if self.config.keep == "best" else variables.detach()
 
-    @torch.no_grad()
-    def _first_latents(self, seen: AttackedTarget, generator: Generator[Any], batch: Batch) -> Tensor:
-        if self.config.initial_candidates == 0:
-            rngs = [sample_rng(batch.seed, POOL, label, restart) for label, restart in batch.row_keys]
-            return torch.cat([generator.sample_latents(1, rng) for rng in rngs]).to(batch.like)
-        # The same candidates for every class, whichever classes are attacked together.
-        count = self.config.initial_candidates
-        if count < batch.group:
-            raise ValueError(f"initial_candidates must be at least the {batch.group} starts of a class, got {count}")
-        pool = generator.sample_latents(count, sample_rng(batch.seed, POOL)).to(batch.like)
-        classes = batch.labels[:: batch.group]
-        chosen = [self._best_starts(seen, generator, pool, label, batch) for label in classes]
-        return torch.cat(chosen)
-
-    def _best_starts(
-        self, seen: AttackedTarget, generator: Generator[Any], pool: Tensor, label: Tensor, batch: Batch
-    ) -> Tensor:
-        scores = []
-        for start, some in enumerate(pool.split(256)):
-            mine = label.expand(len(some))
-            seen.batch = Batch(mine, len(some), batch.seed, batch.like, POOL + start)
-            scores.append(seen(generator(some, mine)).softmax(dim=1)[:, label])
-        return pool[torch.cat(scores).topk(batch.group).indices]
+    def _identity(self, seen: AttackedTarget, images: Tensor, batch: Batch) -> Tensor:
+        config = self.config
+        if config.smoothing == "none" and config.samples == 1:
+            return self.identity(seen, images, batch)
+        copy = copier(config.smoothing, config.smoothing_sigma, batch)
+        return smoothed(lambda some: self.identity(seen, some, batch), images, copy, config.samples)
 
 
 def _best_of_each(scores: Tensor, classes: int, count: int) -> Tensor:

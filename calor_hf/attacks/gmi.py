@@ -8,7 +8,7 @@ from torch import Tensor
 
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.generators import Generator
 
 
@@ -57,7 +57,13 @@ class GMI(GradientAttack[GMIConfig]):
         """``prior``: minus the realism, where the generator knows one."""
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}
 
-    def project(self, variables: Tensor) -> None:
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
         """Within the bounds."""
-        if self.config.clip is not None:
-            variables.clamp_(-self.config.clip, self.config.clip)
+        clip = self.config.clip
+        if clip is None:
+            return None
+
+        def within(moved: Tensor) -> None:
+            moved.clamp_(-clip, clip)
+
+        return within

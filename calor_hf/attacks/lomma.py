@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.ked import KED, KEDConfig
 from calor_hf.core.seeding import sample_rng
@@ -169,9 +169,10 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         terms: dict[str, Tensor] = self.base.prior(generator, images, batch)
         return terms
 
-    def project(self, variables: Tensor) -> None:
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
         """The base's search space."""
-        self.base.project(variables)
+        projection: Projection | None = self.base.projection(generator, variables, batch)
+        return projection
 
     def finish(self, variables: Tensor, batch: Batch) -> Tensor:
         """The base's final latents."""

@@ -95,19 +95,21 @@ class RowDraws:
     """
 
     AHEAD = 32  # draws made at once: filling 32 rows of a stream takes hardly longer than one
+    MOST = 2**15  # numbers of a row made at once, unless one draw takes more; the numbers do not depend on it
 
     def __init__(
         self, seed: int, stream: int, keys: Sequence[tuple[int, ...]], columns: int, normal: bool, like: Tensor
     ) -> None:
         self._streams = [sample_rng(seed, stream, *key, 0, 0) for key in keys]
         self._columns, self._normal, self._like = columns, normal, like
+        self._ahead = max(1, min(self.AHEAD, self.MOST // max(1, columns)))
         self._block = like.new_empty(0)
-        self._used = self.AHEAD
+        self._used = self._ahead
 
     def next(self) -> Tensor:
         """(rows, columns) the next draw of every row."""
-        if self._used == self.AHEAD:
-            shape = (self.AHEAD, self._columns)
+        if self._used == self._ahead:
+            shape = (self._ahead, self._columns)
             draw = [rng.standard_normal(shape) if self._normal else rng.random(shape) for rng in self._streams]
             self._block = torch.from_numpy(np.stack(draw, axis=1)).to(self._like)
             self._used = 0

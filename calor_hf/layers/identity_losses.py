@@ -12,6 +12,22 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
+    """(batch,) cross-entropy in nats against ``aim`` for the label and equal shares of the rest for the others.
+
+    Lowest, with no gradient left, where the label has probability ``aim`` and the others are equally likely: so an
+    attack can aim at the confidence that a defended model has on its training images.
+
+    Args:
+        logits: (batch, classes), at least two classes.
+        labels: (batch,) int64 in [0, classes).
+        aim: Wanted probability of the label, in (0, 1].
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    own = log_p.gather(1, labels[:, None]).squeeze(1)
+    return -aim * own - (1 - aim) / (logits.shape[1] - 1) * (log_p.sum(dim=1) - own)
+
+
 def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
     """(batch,) minus the logit of the label; unbounded below, so it does not saturate.
 

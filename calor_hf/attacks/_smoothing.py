@@ -1,0 +1,64 @@
+"""The target's gradient averaged over copies of each image, ahead of a single pass back through the generator."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._batch import SMOOTH, Batch
+from calor_hf.layers.random_views import RandomView
+
+SMOOTHINGS = ("none", "noise", "views")
+
+
+def smoothed(
+    loss: Callable[[Tensor], Tensor], images: Tensor, copy: Callable[[Tensor], Tensor], samples: int
+) -> Tensor:
+    """Mean loss of copies, whose gradient to the images is the mean of the copies' gradients.
+
+    One copy of the batch is in memory at a time, and the generator is passed once, however many there are.
+
+    Args:
+        loss: (rows,) of images, its own noise drawn anew in every call.
+        images: (rows, 3, height, width) with a graph behind them.
+        copy: Images as one copy shows them, its numbers drawn anew in every call.
+        samples: Copies.
+
+    Returns:
+        (rows,) in the unit of the loss.
+
+    Source:
+        AlignMI, NeurIPS 2025, arXiv:2509.20177, whose copies are noisy or transformed; with copies that only the
+        target's own noise tells apart it is the expectation over a stochastic defence (Athalye et al., ICML 2018,
+        arXiv:1802.00420).
+    """
+    leaf = images.detach().requires_grad_(True)
+    gradient = torch.zeros_like(leaf)
+    value = leaf.new_zeros(len(leaf))
+    for _ in range(samples):
+        own = loss(copy(leaf))
+        gradient += torch.autograd.grad(own.sum(), leaf)[0] / samples
+        value += own.detach() / samples
+    # A term of value zero that has this gradient.
+    slope = (images * gradient).flatten(1).sum(dim=1)
+    return value + (slope - slope.detach())
+
+
+def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """What :func:`smoothed` copies images with.
+
+    Args:
+        smoothing: ``none`` (as they are), ``noise`` or ``views``.
+        sigma: Standard deviation of the noise, as a share of the range of values.
+        batch: Gives the numbers, by (class, restart, step).
+    """
+    view = RandomView()
+
+    def copy(images: Tensor) -> Tensor:
+        if smoothing == "noise":
+            return images + sigma * batch.normal(images[0].numel(), SMOOTH).view_as(images)
+        if smoothing == "views":
+            return view(images, batch.uniform(view.NUMBERS, SMOOTH))
+        return images
+
+    return copy

@@ -1,0 +1,91 @@
+"""Where a white-box attack starts: at random, or from those samples of the prior that the target likes best."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.core.seeding import sample_rng
+from calor_hf.generators import Generator
+
+POOL = 2  # stage of a batch's random numbers
+AT_ONCE = 256
+
+Views = Callable[[Tensor], Sequence[Tensor]]
+
+
+@torch.no_grad()
+def random_starts(generator: Generator[Any], batch: Batch) -> Tensor:
+    """(rows, latent_dim) one sample of the prior for every row, by (class, restart)."""
+    rngs = [sample_rng(batch.seed, POOL, label, restart) for label, restart in batch.row_keys]
+    return torch.cat([generator.sample_latents(1, rng) for rng in rngs]).to(batch.like)
+
+
+@torch.no_grad()
+def chosen_starts(
+    seen: AttackedTarget, generator: Generator[Any], batch: Batch, count: int, classes: Sequence[int], views: Views
+) -> tuple[Tensor, int]:
+    """The samples of one pool that the target gives the highest probability of each class.
+
+    The pool is the same for every class of every call. A generator without classes makes its images once, and the
+    target looks at them once for all classes of the run; what was chosen is in the batch's notes.
+
+    Args:
+        seen: The target.
+        generator: The prior.
+        batch: Rows to find starts for.
+        count: Samples in the pool.
+        classes: All classes of the run.
+        views: What the target is shown of images; its probabilities are averaged.
+
+    Returns:
+        (rows, latent_dim) latents, and the number of images made.
+
+    Raises:
+        ValueError: fewer samples than starts of a class.
+    """
+    if count < batch.group:
+        raise ValueError(f"initial_candidates must be at least the {batch.group} starts of a class, got {count}")
+    pool = generator.sample_latents(count, sample_rng(batch.seed, POOL)).to(batch.like)
+    wanted = batch.labels[:: batch.group].tolist()
+    chosen: dict[int, Tensor] = batch.notes.setdefault("starts", {})
+    made = 0
+    missing = [label for label in wanted if label not in chosen]
+    if missing:
+        together = list(dict.fromkeys([*missing, *classes]))
+        for some in [together] if generator.num_classes is None else [[label] for label in missing]:
+            chosen.update(zip(some, _best(seen, generator, pool, some, batch, views), strict=True))
+            made += count
+    return pool[torch.cat([chosen[label] for label in wanted])], made
+
+
+def _best(
+    seen: AttackedTarget, generator: Generator[Any], pool: Tensor, classes: list[int], batch: Batch, views: Views
+) -> list[Tensor]:
+    """Indices of the best samples of each of ``classes``, whose images are the same."""
+    found: list[Tensor] = []
+    mine = batch.labels.new_tensor(classes)
+    for start, some in enumerate(pool.split(AT_ONCE)):
+        labels = mine[:1].expand(len(some))
+        # The noise of a stochastic target's head is a sample's and a class's own.
+        owners = mine if seen.stochastic else mine[:1]
+        rows = [Batch(o.expand(len(some)), len(some), batch.seed, batch.like, POOL + start) for o in owners]
+        scores: list[Tensor] = []
+        for view in views(generator(some, labels)):
+            features = seen.features(view)
+            seen_by = []
+            for row in rows:
+                seen.batch = row
+                seen_by.append(seen.head(features).softmax(dim=1))
+            scores.append(_columns(seen_by, mine))
+        found.append(torch.stack(scores).mean(dim=0))
+    return [own.topk(batch.group).indices for own in torch.cat(found).T.contiguous()]
+
+
+def _columns(probabilities: list[Tensor], classes: Tensor) -> Tensor:
+    """(samples, classes) each class's probability, seen with its own noise or with all others."""
+    if len(probabilities) == 1:
+        return probabilities[0][:, classes]
+    return torch.stack([p[:, c] for p, c in zip(probabilities, classes, strict=True)], dim=1)
