@@ -119,7 +119,7 @@ class GradientAttack(Attack[C]):
         """Factor of the learning rate at a stage's ``step`` from 0 on, of ``steps``."""
         return 1.0
 
-    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
         """What brings variables back into the search space after a step, from those that a stage starts with."""
         return None
 
@@ -231,7 +231,7 @@ class GradientAttack(Attack[C]):
         optimizer = self.optimizer(variables)
         rates = [group["lr"] for group in optimizer.param_groups]
         with torch.no_grad():
-            project = self.projection(generator, variables, batch)
+            project = self.projection(generator, variables, batch, stage)
         seen.batch = batch
         finite = torch.ones((), dtype=torch.bool, device=variables.device)
         best = torch.full((len(variables),), torch.inf, device=variables.device, dtype=variables.dtype)

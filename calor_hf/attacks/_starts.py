@@ -89,3 +89,8 @@ def _columns(probabilities: list[Tensor], classes: Tensor) -> Tensor:
     if len(probabilities) == 1:
         return probabilities[0][:, classes]
     return torch.stack([p[:, c] for p, c in zip(probabilities, classes, strict=True)], dim=1)
+
+
+def scaled_pool(count: int, factor: float) -> int:
+    """``factor`` times the samples to choose from, but no fewer than 100 where there were more; 0 stays 0."""
+    return max(min(count, 100), round(count * factor))

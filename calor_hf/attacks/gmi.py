@@ -57,7 +57,7 @@ class GMI(GradientAttack[GMIConfig]):
         """``prior``: minus the realism, where the generator knows one."""
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}
 
-    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
         """Within the bounds."""
         clip = self.config.clip
         if clip is None:

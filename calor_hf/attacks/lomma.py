@@ -169,9 +169,9 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         terms: dict[str, Tensor] = self.base.prior(generator, images, batch)
         return terms
 
-    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> Projection | None:
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
         """The base's search space."""
-        projection: Projection | None = self.base.projection(generator, variables, batch)
+        projection: Projection | None = self.base.projection(generator, variables, batch, stage)
         return projection
 
     def finish(self, variables: Tensor, batch: Batch) -> Tensor:

@@ -70,8 +70,9 @@ def _value(name: str, text: str, hint: Any) -> Any:
                 return number(text)
             except ValueError:
                 pass
-    if any(get_origin(kind) is tuple for kind in kinds):
-        return tuple(text.split(","))
+    for kind in kinds:
+        if get_origin(kind) is tuple:
+            return tuple(_value(name, item, get_args(kind)[0]) for item in text.split(","))
     if str in kinds:
         return text
     expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)

@@ -30,6 +30,24 @@ VARIANTS["lomma on gmi"] = ("lomma", {"students": (), "base": "gmi", "feature_no
 VARIANTS["gmi, best of two starts"] = ("gmi", {"restarts": 2, "keep": "best", "nesterov": False, "clip": None})
 VARIANTS["ked, three draws"] = ("ked", {"draws": 3, "start_mean": "random", "clip": 1.0})
 VARIANTS["plg, chosen starts"] = ("plg", {"initial_candidates": 40, "keep": "best"})
+VARIANTS["plg, noisy copies"] = ("plg", {"smoothing": "noise", "samples": 2, "views": 1, "steps": 6})
+VARIANTS["gmi, viewed copies"] = ("gmi", {"smoothing": "views", "samples": 2, "temperature": 2.0, "steps": 6})
+VARIANTS["ppa"] = ("ppa", {"initial_candidates": 40, "restarts": 2, "final_views": 3, "steps": 8})
+VARIANTS["mirror"] = ("mirror", {"initial_candidates": 40, "bound_samples": 50, "steps": 8})
+VARIANTS["mirror, p space"] = (
+    "mirror",
+    {"initial_candidates": 0, "bound_samples": 50, "p_space": "yes", "shared_views": False, "steps": 8},
+)
+VARIANTS["if_gmi"] = ("if_gmi", {"initial_candidates": 40, "steps": 4, "later_steps": 4})
+VARIANTS["if_gmi, image carried"] = (
+    "if_gmi",
+    {"initial_candidates": 40, "steps": 4, "later_steps": 2, "carry_skip": True, "shared_views": False},
+)
+
+
+def fits(variant: str, prior: str) -> bool:
+    """Whether the attack runs with the generator: one that is not taken apart has no maps."""
+    return VARIANTS[variant][0] != "if_gmi" or prior != "renderer"
 
 
 def tiny_target(defense: str | None = None, dtype: torch.dtype = torch.float64, **settings: Any) -> HFTarget:

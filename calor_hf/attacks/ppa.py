@@ -1,0 +1,115 @@
+"""PPA, plug and play: chosen starts, a hyperbolic loss through random crops, and a vote of views at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._base import ATTACKS
+from calor_hf.attacks._batch import SELECT, AttackedTarget, Batch
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._starts import scaled_pool
+from calor_hf.core.target import Target
+from calor_hf.layers.random_views import RandomView
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPAConfig(GradientAttackConfig):
+    """Settings of :class:`PPA`."""
+
+    steps: int = field(default=50, metadata={"help": "Optimisation steps; 70 for CelebA, 100 for dogs in the source."})
+    lr: float = field(default=0.005, metadata={"help": "Learning rate of Adam."})
+    beta1: float = field(default=0.1, metadata={"help": "Adam's memory of gradients, in [0, 1)."})
+    beta2: float = field(default=0.1, metadata={"help": "Adam's memory of their squares, in [0, 1)."})
+    milestones: tuple[int, ...] = field(
+        default=(), metadata={"help": "Steps at which the learning rate falls to a tenth, such as 30,40."}
+    )
+    objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    initial_candidates: int = field(
+        default=2000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
+    )
+    restarts: int = field(default=4, metadata={"help": "Candidates optimised for each image kept."})
+    crop: float = field(
+        default=0.9, metadata={"help": "Smallest share of the area that a crop in a step keeps."}
+    )
+    shared_views: bool = field(default=True, metadata={"help": "One crop a step for all images, as in the source."})
+    final_views: int = field(
+        default=100, metadata={"help": "Random views whose mean score chooses among the candidates; 0: the image's."}
+    )
+
+    def validate(self) -> None:
+        """Refuse crops and memories out of range."""
+        super().validate()
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be in (0, 1], got {self.crop}")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 must be in [0, 1), got {self.beta1} and {self.beta2}")
+        if self.final_views < 0 or any(milestone < 1 for milestone in self.milestones):
+            raise ValueError(
+                f"expected final_views >= 0 and milestones >= 1, got {self.final_views} and {self.milestones}"
+            )
+
+    def scaled(self, factor: float) -> "PPAConfig":
+        """``factor`` times the steps, milestones, samples to start from and final views."""
+        return replace(
+            self,
+            steps=max(1, round(self.steps * factor)),
+            milestones=tuple(max(1, round(milestone * factor)) for milestone in self.milestones),
+            initial_candidates=scaled_pool(self.initial_candidates, factor),
+            final_views=min(self.final_views, max(5, round(self.final_views * factor))),
+        )
+
+
+@ATTACKS.register("ppa")
+class PPA(GradientAttack[PPAConfig]):
+    """Adam on the latents from the samples that the target likes best, with candidates to choose from afterwards.
+
+    Made for StyleGAN's styles; runs on every generator. The sources crop to whole pixels and resize with antialiasing;
+    here a crop is one bilinear resampling. Final crops that would leave the image end at its edge, where the sources
+    draw again.
+
+    Every crop of the sources serves a whole batch, so ``shared_views`` does for all images; preset ``calor`` draws one
+    for each. The authors keep 50 of 200 candidates a class; CALoR keeps 5 and does not say of how many: here it is the
+    same share.
+
+    Source:
+        Struppek et al., "Plug & Play Attacks", ICML 2022, arXiv:2201.12179; LukasStruppek/Plug-and-Play-Attacks
+        `attack.py`, configuration of FaceScrub with FFHQ. Preset ``calor``: MIBench, with more samples and steps.
+    """
+
+    config_class = PPAConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "calor": {"initial_candidates": 5000, "steps": 100, "shared_views": False}
+    }
+    final_view = RandomView.crop((0.5, 0.9), (0.8, 1.2), flip_probability=0.5)
+
+    def start_views(self, images: Tensor) -> Sequence[Tensor]:
+        """Images, and their mirror images."""
+        return [images, images.flip(3)]
+
+    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
+        """Adam with hardly any memory."""
+        return torch.optim.Adam([variables], lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
+
+    def rate(self, step: int, steps: int) -> float:
+        """A tenth of what it was from each milestone on."""
+        return float(0.1 ** sum(step >= milestone for milestone in self.config.milestones))
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """Loss of a random crop."""
+        view = RandomView.crop((self.config.crop, 1.0))
+        numbers = batch.uniform(view.numbers, shared=self.config.shared_views)
+        return self.identity_loss(target(view(images, numbers)), batch.labels)
+
+    def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
+        """Mean probability of the label over random views."""
+        if self.config.final_views == 0:
+            return scores
+        total = torch.zeros_like(scores)
+        for _ in range(self.config.final_views):
+            numbers = batch.uniform(self.final_view.numbers, SELECT, self.config.shared_views)
+            shown = seen(self.final_view(images, numbers)).softmax(dim=1)
+            total += shown.gather(1, batch.labels[:, None]).squeeze(1)
+        return total / self.config.final_views
