@@ -27,9 +27,7 @@ class IFConfig(GradientAttackConfig):
 
     steps: int = field(default=50, metadata={"help": "Steps of the first stage, on the latents alone."})
     later_steps: int = field(default=10, metadata={"help": "Steps of each later stage."})
-    most_stages: int = field(
-        default=8, metadata={"help": "Stages at most; always fewer than the blocks."}
-    )
+    most_stages: int = field(default=8, metadata={"help": "Stages at most; always fewer than the blocks."})
     lr: float = field(default=0.005, metadata={"help": "Learning rate of Adam."})
     beta1: float = field(default=0.1, metadata={"help": "Adam's memory of gradients, in [0, 1)."})
     beta2: float = field(default=0.1, metadata={"help": "Adam's memory of their squares, in [0, 1)."})

@@ -42,9 +42,7 @@ class MirrorConfig(GradientAttackConfig):
         default="auto", metadata={"help": "Box in P space: yes, no, or auto: where the latents are StyleGAN's styles."}
     )
     bound_samples: int = field(default=100_000, metadata={"help": "Samples of the prior that the box is measured on."})
-    bound_width: float = field(
-        default=1.0, metadata={"help": "Half the box in standard deviations; 0: no box."}
-    )
+    bound_width: float = field(default=1.0, metadata={"help": "Half the box in standard deviations; 0: no box."})
 
     def validate(self) -> None:
         """Refuse unknown spaces and shares out of range."""

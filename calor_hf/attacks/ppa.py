@@ -31,9 +31,7 @@ class PPAConfig(GradientAttackConfig):
         default=2000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
     )
     restarts: int = field(default=4, metadata={"help": "Candidates optimised for each image kept."})
-    crop: float = field(
-        default=0.9, metadata={"help": "Smallest share of the area that a crop in a step keeps."}
-    )
+    crop: float = field(default=0.9, metadata={"help": "Smallest share of the area that a crop in a step keeps."})
     shared_views: bool = field(default=True, metadata={"help": "One crop a step for all images, as in the source."})
     final_views: int = field(
         default=100, metadata={"help": "Random views whose mean score chooses among the candidates; 0: the image's."}

@@ -87,6 +87,14 @@ class LowRankHead(nn.Module):
         """The layer that gives the scores."""
         return self.up
 
+    def compress(self, features: Tensor) -> Tensor:
+        """(batch, rank) float32 in front of the activation, from (batch, in_features)."""
+        with torch.autocast(features.device.type, enabled=False):
+            x = at_least_float32(features)
+            if self.norm is not None:
+                x = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
+            return linear(self.down, x)
+
     def code(self, features: Tensor) -> Tensor:
         """Compressed code that the second layer reads.
 
@@ -97,10 +105,7 @@ class LowRankHead(nn.Module):
             (batch, rank) float32; within (-1, 1) for ``tanh``.
         """
         with torch.autocast(features.device.type, enabled=False):
-            x = at_least_float32(features)
-            if self.norm is not None:
-                x = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
-            return ACTIVATIONS[self.activation](linear(self.down, x))
+            return ACTIVATIONS[self.activation](self.compress(features))
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores of the classes.

@@ -43,6 +43,8 @@ VARIANTS["if_gmi, image carried"] = (
     "if_gmi",
     {"initial_candidates": 40, "steps": 4, "later_steps": 2, "carry_skip": True, "shared_views": False},
 )
+VARIANTS["bypass"] = ("bypass", {"initial_candidates": 40, "steps": 6})
+VARIANTS["bypass, features"] = ("bypass", {"initial_candidates": 0, "space": "features", "views": 0, "steps": 6})
 
 
 def fits(variant: str, prior: str) -> bool:

@@ -1,0 +1,161 @@
+"""An attacker who knows the head: aim at a class's place in front of the Tanh, not at its score behind it."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.attacks._base import ATTACKS
+from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._starts import scaled_pool
+from calor_hf.core.target import Target
+from calor_hf.generators import Generator
+from calor_hf.layers.classifier_head import MeanOfHeads, heads_of
+from calor_hf.layers.head_modes import OwnNoise, StraightThrough
+from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.layers.random_views import RandomView
+
+REACH = 0.9  # of the cube's side: arctanh(1) is infinite
+SPACES, CODES, MATCHES = ("auto", "code", "features"), ("mean", "margin"), ("cosine", "squared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BypassConfig(GradientAttackConfig):
+    """Settings of :class:`Bypass`."""
+
+    steps: int = field(default=300, metadata={"help": "Optimisation steps."})
+    lr: float = field(default=0.03, metadata={"help": "Learning rate of Adam."})
+    objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    gradient: str = field(
+        default="straight_through", metadata={"help": "plain, or straight_through: past a Tanh in the head."}
+    )
+    score_weight: float = field(default=0.1, metadata={"help": "Weight of the identity loss beside the distance."})
+    initial_candidates: int = field(
+        default=500, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
+    )
+    space: str = field(
+        default="auto", metadata={"help": "code (of a low-rank head with tanh), features, or auto: as there is."}
+    )
+    code: str = field(default="margin", metadata={"help": "Code aimed at: margin (most probable), or mean (corner)."})
+    match: str = field(default="cosine", metadata={"help": "Distance to it before the tanh: cosine or squared."})
+    views: int = field(default=1, metadata={"help": "Random views a step, summed; 0: the image as it is."})
+
+    def validate(self) -> None:
+        """Refuse unknown names."""
+        super().validate()
+        for name, known in (("space", SPACES), ("code", CODES), ("match", MATCHES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(known)}")
+        if self.score_weight < 0 or self.views < 0:
+            raise ValueError(f"score_weight and views must be >= 0, got {self.score_weight} and {self.views}")
+
+    def scaled(self, factor: float) -> "BypassConfig":
+        """``factor`` times the steps and the samples to start from."""
+        return replace(
+            self,
+            steps=max(1, round(self.steps * factor)),
+            initial_candidates=scaled_pool(self.initial_candidates, factor),
+        )
+
+
+@ATTACKS.register("bypass")
+class Bypass(GradientAttack[BypassConfig]):
+    """Ours: an attacker that a low-rank head cannot hide from, as he looks for a class in front of its Tanh.
+
+    ``code``: a class's scores are linear in the code, so its place in the cube [-1, 1]^r follows from the rows w of the
+    last layer alone: the corner sign(w_c − mean w) (``mean``), or where its probability is highest (``margin``). The
+    values in front of the Tanh are drawn in its direction (``cosine``) or to arctanh(0.9 · code) (``squared``).
+
+    ``features``: the direction in which the class's score grows most against the mean score, with the head taken to be
+    linear; it serves every head.
+
+    On a model of 30 drawn people at 16 pixels (rank 8, confidence adapted) both codes have cosines of 0.98 and more
+    with the mean code of the private images. Fifty steps from random starts through the renderer: a judge recognised 35
+    to 37 % of the images with ``code`` and ``features`` by cosine, 32 % of PLG's preset ``adaptive`` and 22 % of plain
+    PLG's; with the values before the Tanh six times as large still 35 to 37, but 12 % of plain PLG's. ``squared`` is
+    weak: most private images do not reach the corner. A little of the identity loss does no harm.
+    """
+
+    config_class = BypassConfig
+
+    def check(self, target: Target, generator: Generator[Any]) -> None:
+        """Refuse codes where there are none."""
+        if self.config.space == "code" and not _has_codes(target.head):
+            raise ValueError(
+                "space=code needs a model with a low-rank head and tanh, such as calor's; pass space=features or auto"
+            )
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """Distance from the class's place, plus a little of the ordinary loss; summed over views."""
+        view = RandomView()
+        losses = []
+        for _ in range(max(1, self.config.views)):
+            shown = view(images, batch.uniform(view.numbers)) if self.config.views else images
+            features = target.features(shown)
+            scores = self.config.score_weight * self.identity_loss(target.head(features), batch.labels)
+            losses.append(scores + self.distance(target, features, batch))
+        return torch.stack(losses).sum(dim=0)
+
+    def distance(self, target: Target, features: Tensor, batch: Batch) -> Tensor:
+        """(rows,) how far features are from the place of their class."""
+        head: Any = target.own_head if isinstance(target, AttackedTarget) else target.head
+        is_code = self.config.space != "features" and _has_codes(head)
+        if "places" not in batch.notes:
+            places = self._codes(head) if is_code else directions(head, features[:1].detach())
+            batch.notes["places"] = places.to(features)
+        place = batch.notes["places"][batch.labels]
+        if not is_code:
+            return 1 - F.cosine_similarity(features.flatten(1), place)
+        parts = head.parts(features) if isinstance(head, MeanOfHeads) else [(head, features)]
+        values = torch.cat([part.compress(some) for part, some in parts], dim=1).to(features.dtype)
+        if self.config.match == "cosine":
+            return 1 - F.cosine_similarity(values, place)
+        return (values - torch.atanh(REACH * place)).square().mean(dim=1)
+
+    def _codes(self, head: Any) -> Tensor:
+        find = mean_codes if self.config.code == "mean" else margin_codes
+        return torch.cat([find(part) for part in heads_of(head)], dim=1)
+
+
+def _has_codes(head: Any) -> bool:
+    parts = heads_of(head)
+    return all(isinstance(part, LowRankHead) and part.activation == "tanh" for part in parts)
+
+
+def mean_codes(head: LowRankHead) -> Tensor:
+    """(classes, rank) corners of the cube that set each class furthest above the mean of all scores."""
+    rows = head.up.weight.detach()
+    return (rows - rows.mean(dim=0)).sign()
+
+
+def margin_codes(head: LowRankHead, steps: int = 500) -> Tensor:
+    """(classes, rank) codes in the cube at which each class is most probable, by steps of falling size.
+
+    The logarithm of the probability is concave in the code, so there is no other top to end on.
+    """
+    weight, bias = head.up.weight.detach(), None if head.up.bias is None else head.up.bias.detach()
+    own = torch.arange(len(weight), device=weight.device)
+    codes = torch.zeros_like(weight)
+    for step in range(steps):
+        # Slope of log p_c: the class's row minus the mean row by probability.
+        slope = weight[own] - F.linear(codes, weight, bias).softmax(dim=1) @ weight
+        codes = (codes + 0.1 * (1 - step / steps) * slope.sign()).clamp(-1, 1)
+    return codes
+
+
+def directions(head: Any, like: Tensor) -> Tensor:
+    """(classes, features) directions in which each class's score grows most against the mean score.
+
+    Args:
+        head: Turns features into scores; what is curved or random in it is taken as linear and at its mean.
+        like: (1, ...) features, for their shape.
+    """
+    point = torch.zeros_like(like).requires_grad_(True)
+    with torch.enable_grad(), StraightThrough(), OwnNoise(lambda rows, columns: like.new_zeros(rows, columns)):
+        scores = head(point)[0]
+    rows = [torch.autograd.grad(score, point, retain_graph=True)[0].flatten() for score in scores]
+    slopes = torch.stack(rows)
+    return slopes - slopes.mean(dim=0)
