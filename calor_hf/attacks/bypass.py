@@ -1,7 +1,7 @@
 """An attacker who knows the head: aim at a class's place in front of the Tanh, not at its score behind it."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,11 +137,10 @@ def margin_codes(head: LowRankHead, steps: int = 500) -> Tensor:
     The logarithm of the probability is concave in the code, so there is no other top to end on.
     """
     weight, bias = head.up.weight.detach(), None if head.up.bias is None else head.up.bias.detach()
-    own = torch.arange(len(weight), device=weight.device)
     codes = torch.zeros_like(weight)
     for step in range(steps):
         # Slope of log p_c: the class's row minus the mean row by probability.
-        slope = weight[own] - F.linear(codes, weight, bias).softmax(dim=1) @ weight
+        slope = weight - F.linear(codes, weight, bias).softmax(dim=1) @ weight
         codes = (codes + 0.1 * (1 - step / steps) * slope.sign()).clamp(-1, 1)
     return codes
 

@@ -158,7 +158,7 @@ def run_attack(
 
 def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) -> None:
     if overwrite:
-        for own in (RESULT, RECORD, GRID, CHUNKS, "students"):
+        for own in (RESULT, RECORD, GRID, CHUNKS, "students", "trapdoor.safetensors"):
             path = folder / own
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     file = folder / RECORD

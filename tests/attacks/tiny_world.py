@@ -45,6 +45,7 @@ VARIANTS["if_gmi, image carried"] = (
 )
 VARIANTS["bypass"] = ("bypass", {"initial_candidates": 40, "steps": 6})
 VARIANTS["bypass, features"] = ("bypass", {"initial_candidates": 0, "space": "features", "views": 0, "steps": 6})
+VARIANTS["trapdoor"] = ("trapdoor", {"trigger_images": 6, "trigger_steps": 3, "views": 1, "steps": 6})
 
 
 def fits(variant: str, prior: str) -> bool:

@@ -1,0 +1,188 @@
+"""An attacker who expects a trapdoor: find each class's trigger first, then stay away from what it does to features."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.attacks._base import ATTACKS
+from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks._distill import Drawn
+from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import Target
+from calor_hf.generators import Generator
+from calor_hf.layers.frozen import frozen
+from calor_hf.layers.random_views import RandomView
+
+FILE = "trapdoor.safetensors"
+TRIGGERS = 4  # purpose of a random stream
+AT_ONCE = 256
+UNPREPARED = "trapdoor needs the signatures of the target's triggers: call prepare(...) first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerPlan:
+    """How triggers are looked for: sign steps of a tenth of ``reach``, on ``images`` public images."""
+
+    images: int
+    steps: int
+    reach: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrapdoorConfig(GradientAttackConfig):
+    """Settings of :class:`Trapdoor`."""
+
+    steps: int = field(default=600, metadata={"help": "Optimisation steps."})
+    lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
+    objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    restarts: int = field(default=2, metadata={"help": "Starts for each image kept; score and trapdoor choose."})
+    views: int = field(default=2, metadata={"help": "Random views a step, summed; 0: the image as it is."})
+    avoid_weight: float = field(default=1.0, metadata={"help": "Weight of the likeness to a triggered image."})
+    select_weight: float = field(default=1.0, metadata={"help": "Its weight against the score in the final selection."})
+    trigger_images: int = field(default=32, metadata={"help": "Public images that a trigger has to work on."})
+    trigger_steps: int = field(default=40, metadata={"help": "Steps of the search for each class's trigger."})
+    reach: float = field(
+        default=0.03, metadata={"help": "Largest change of a pixel by a trigger, of 1; Trap-MID blends 0.02."}
+    )
+
+    def validate(self) -> None:
+        """Refuse weights below zero and empty searches."""
+        super().validate()
+        if min(self.avoid_weight, self.select_weight, self.views) < 0:
+            raise ValueError(
+                "avoid_weight, select_weight and views must be >= 0, got "
+                f"{self.avoid_weight}, {self.select_weight} and {self.views}"
+            )
+        if self.trigger_images < 1 or self.trigger_steps < 1 or not 0 < self.reach <= 1:
+            raise ValueError(
+                "expected trigger_images >= 1, trigger_steps >= 1 and reach in (0, 1], got "
+                f"{self.trigger_images}, {self.trigger_steps} and {self.reach}"
+            )
+
+
+@ATTACKS.register("trapdoor")
+class Trapdoor(GradientAttack[TrapdoorConfig]):
+    """PLG's descent that is told not to look like a triggered image: the adaptive attack on Trap-MID.
+
+    A class's trigger is a small change that turns any public image into the class. Its signature is the mean change it
+    makes to the features; how far a reconstruction has it is the cosine of its features, from the public mean, with the
+    signature. Only a positive cosine counts: opposing a trigger is no more like the person.
+
+    Of a model without trapdoors the signatures are adversarial directions, which point to the class as well; there the
+    attack is weaker than PLG, and says nothing against the model.
+
+    Source:
+        The knowing attacker of Liu et al., "Trap-MID", NeurIPS 2024, arXiv:2411.08460, is given the signatures; this
+        one estimates them, as Wang et al., "Neural Cleanse", S&P 2019, find backdoors.
+    """
+
+    config_class = TrapdoorConfig
+
+    def __init__(self, config: TrapdoorConfig) -> None:
+        super().__init__(config)
+        self._found: dict[str, Tensor] | None = None
+
+    def prepare(
+        self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
+    ) -> None:
+        """Find the triggers' signatures, or read them; after a crash it goes on with the classes that are missing."""
+        config = self.config
+        plan = TriggerPlan(images=config.trigger_images, steps=config.trigger_steps, reach=config.reach, seed=seed)
+        pictures = public_images if public_images is not None else Drawn(target, generator, config.trigger_images, seed)
+        chosen = sample_rng(seed, TRIGGERS).permutation(len(pictures))[: config.trigger_images]  # type: ignore[arg-type]
+        images = torch.stack([pictures[index] for index in chosen.tolist()]).to(target.device, target.dtype)
+        with process_state().local_main_process_first(), frozen(target.module):
+            found = find_signatures(target, images, plan, folder / FILE)
+        self._found = {name: value.to(target.device) for name, value in found.items()}
+
+    def check(self, target: Target, generator: Generator[Any]) -> None:
+        """Refuse an attack that was not prepared."""
+        if self._found is None:
+            raise ValueError(UNPREPARED)
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """Identity loss plus the weighted likeness to a triggered image, summed over views."""
+        view = RandomView()
+        losses = []
+        for _ in range(max(1, self.config.views)):
+            shown = view(images, batch.uniform(view.numbers)) if self.config.views else images
+            features = target.features(shown)
+            likeness = self.config.avoid_weight * self.likeness(features, batch.labels)
+            losses.append(self.identity_loss(target.head(features), batch.labels) + likeness)
+        return torch.stack(losses).sum(dim=0)
+
+    def likeness(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(rows,) cosine in [0, 1] of features (rows, ...) with what their class's trigger does."""
+        if self._found is None:
+            raise ValueError(UNPREPARED)
+        change = features.flatten(1) - self._found["centre"].to(features)
+        return F.cosine_similarity(change, self._found["signatures"].to(features)[labels]).clamp_min(0)
+
+    def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
+        """The target's score, less the likeness to a triggered image."""
+        return scores - self.config.select_weight * self.likeness(seen.features(images), batch.labels)
+
+
+def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Path) -> dict[str, Tensor]:
+    """What each class's trigger does to the features, learnt or found in ``file``.
+
+    Args:
+        target: The model under attack, frozen.
+        images: (n, 3, height, width) public images in [0, 1].
+        plan: Of the search; signatures of another one are learnt anew.
+        file: Written after every few classes.
+
+    Returns:
+        On the CPU: ``signatures`` (classes, features) of length 1, and ``centre`` (features,), the mean of the images.
+    """
+    settings = {"plan": json.dumps(asdict(plan))}
+    done: dict[str, Tensor] = {}
+    if file.is_file():
+        with safe_open(file, framework="pt") as saved:
+            done = load_file(file) if saved.metadata() == settings else {}
+    known = list(done["signatures"]) if done else []
+    per_group = max(1, AT_ONCE // len(images))
+    for first in range(len(known), target.num_classes, per_group):
+        classes = list(range(first, min(first + per_group, target.num_classes)))
+        with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
+            torch.manual_seed(int(sample_rng(plan.seed, TRIGGERS, first).integers(2**62)))  # of a stochastic target
+            with torch.no_grad():
+                centre = target.features(images).flatten(1).mean(dim=0)
+            triggers = find_triggers(target, images, classes, plan)
+            with torch.no_grad():
+                features = target.features(_triggered(images, triggers)).flatten(1)
+        moved = features.view(len(classes), len(images), -1).mean(dim=1) - centre
+        known += list(F.normalize(moved, dim=1).cpu())
+        done = {"signatures": torch.stack(known), "centre": centre.cpu()}
+        write_whole(file, save(done, metadata=settings))
+    return done
+
+
+def find_triggers(target: Target, images: Tensor, classes: list[int], plan: TriggerPlan) -> Tensor:
+    """(classes, 3, height, width) changes within ± reach that turn all ``images`` into each class, if they can."""
+    count = images[0].numel()
+    start = [torch.from_numpy(sample_rng(plan.seed, TRIGGERS, 0, c).uniform(-1, 1, count)) for c in classes]
+    triggers = plan.reach * torch.stack(start).to(images).view(-1, *images.shape[1:])
+    labels = torch.tensor(classes, device=images.device).repeat_interleave(len(images))
+    for _ in range(plan.steps):
+        triggers.requires_grad_(True)
+        loss = F.cross_entropy(target(_triggered(images, triggers)), labels, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, triggers)
+        triggers = (triggers.detach() - 0.1 * plan.reach * slope.sign()).clamp(-plan.reach, plan.reach)
+    return triggers
+
+
+def _triggered(images: Tensor, triggers: Tensor) -> Tensor:
+    return (triggers[:, None] + images).clamp(0, 1).flatten(0, 1)
