@@ -147,7 +147,7 @@ def test_every_objective_and_gradient(variant: str, objective: str, gradient: st
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cost_is_what_was_spent(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, generator = tiny_target(), tiny_generator("dcgan")
+    target, generator = tiny_target(), tiny_generator("dcgan" if fits(variant, "renderer") else "conditional")
     attack = ready(variant, target, generator, tmp_path)
     made: list[int] = []
     seen: list[int] = []

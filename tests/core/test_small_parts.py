@@ -12,7 +12,7 @@ import torch
 
 from calor_hf.core.files import write_whole
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.seeding import RowDraws
+from calor_hf.core.seeding import RowDraws, sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 
 
@@ -108,3 +108,11 @@ def processes(**environment: str) -> str:
 
 def test_a_process_alone_is_one() -> None:
     assert processes(ACCELERATE_USE_CPU="true") == "1 cpu"
+
+
+def test_wide_draws_are_made_few_at_a_time_and_are_the_same_numbers() -> None:
+    made = RowDraws(1, 0, [(2, 3)], 20_000, True, torch.zeros(0, dtype=torch.float64))
+    expected = sample_rng(1, 0, 2, 3, 0, 0).standard_normal((3, 20_000))
+    for draw in range(3):
+        assert made.next().tolist() == [expected[draw].tolist()]
+    assert made._block.numel() == 20_000

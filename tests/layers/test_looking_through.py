@@ -74,6 +74,34 @@ def test_a_crop_lies_where_its_numbers_say() -> None:
     assert right[0, 0, 4].tolist()[:-1] == pytest.approx([(4 + j / 2 - 0.25) / 8 for j in range(7)], abs=1e-5)
 
 
+def test_a_crop_of_its_own_shape_by_hand() -> None:
+    # Area 1/4, twice as wide as high in proportion: sqrt(1/4 · 2) = 0.7071 of the width, 0.3536 of the height.
+    view = RandomView.crop((0.25, 0.25), (0.5, 2.0))
+    assert (view.numbers, RandomView().numbers) == (9, 8)
+    ramp = torch.arange(8.0, dtype=torch.float64) / 8
+    across, down = ramp.view(1, 1, 1, 8).expand(1, 3, 8, 8), ramp.view(1, 1, 8, 1).expand(1, 3, 8, 8)
+    middle = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    wide = torch.tensor([[*middle, 1.0]], dtype=torch.float64)
+    # Pixel centres lie 2 / 8 apart in [-1, 1]; a step of one output pixel is one side's share of an input pixel.
+    assert view(across, wide)[0, 0, 4].diff().tolist() == pytest.approx([0.5**0.5 / 8] * 7)
+    assert view(down, wide)[0, 0, :, 4].diff().tolist() == pytest.approx([0.125**0.5 / 8] * 7)
+    high = torch.tensor([[*middle, 0.0]], dtype=torch.float64)
+    assert view(across, high)[0, 0, 4].diff().tolist() == pytest.approx([0.125**0.5 / 8] * 7)
+    # With a third number in the middle the shape is the image's, log-uniformly.
+    even = torch.tensor([[*middle, 0.5]], dtype=torch.float64)
+    assert torch.allclose(view(across, even), RandomView.crop((0.25, 0.25))(across, even[:, :8]))
+    # 0.9 of the area, 1.2 times as wide: 1.0392 of the width, cut to all of it.
+    edge = RandomView.crop((0.9, 0.9), (1.2, 1.2))(across, wide)
+    assert torch.allclose(edge, across)
+
+
+def test_a_crop_keeps_the_gradient_of_pixels_at_the_edge_of_their_range() -> None:
+    images = torch.ones(1, 3, 8, 8, requires_grad=True)
+    view = RandomView.crop((0.5, 0.9), (0.8, 1.2), flip_probability=0.5)
+    (gradient,) = torch.autograd.grad(view(images, torch.rand(1, 9)).sum(), images)
+    assert gradient.sum().item() == pytest.approx(3 * 64, rel=1e-4)
+
+
 def test_colours_by_hand_and_gradients_reach_the_image() -> None:
     images = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
     view = RandomView(scale=(1.0, 1.0), brightness=0.2, contrast=0.0, flip_probability=0.0, degrees=0.0)
