@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.registry import Registry
 from calor_hf.core.target import LabelTarget, ScoreTarget, Target
 from calor_hf.generators import Generator
@@ -49,6 +50,8 @@ class Task:
         watch: Told how it goes, or None.
         classes: All classes of the run, of which a call gets some.
         notes: What is worked out once for the whole run and found again by the next calls; by name.
+        like: Device and precision of the latents.
+        explored: What :meth:`Attack.explore` found.
     """
 
     images_per_class: int
@@ -56,6 +59,8 @@ class Task:
     watch: Watch | None = None
     classes: tuple[int, ...] = ()
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    like: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    explored: Any = None
 
 
 class Attack(ABC, Generic[C]):
@@ -64,6 +69,7 @@ class Attack(ABC, Generic[C]):
     Attributes:
         config: The settings, frozen.
         access: What it sees of the target: ``white_box``, ``scores`` or ``labels``; it is handed that view alone.
+        preparation: What :meth:`prepare_for` asked of a view, which no :meth:`run` counts; ``run_attack`` adds it once.
         presets: Settings by name, beside ``original`` (none): ``calor`` is what the paper's tables were most likely
             made with, where that differs.
     """
@@ -74,6 +80,7 @@ class Attack(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self.preparation = Cost()
 
     @classmethod
     def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
@@ -106,21 +113,31 @@ class Attack(ABC, Generic[C]):
         """Names of the attacks that it is made of; each class's images are then in as many equal blocks. Else none."""
         return ()
 
-    def check(self, target: Target, generator: Generator[Any]) -> None:
+    def check(self, target: Any, generator: Generator[Any]) -> None:
         """Raise ``ValueError`` where this attack cannot be run on this target with this generator."""
 
     def prepare(
-        self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
+        self, target: Any, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:
         """What has to be learnt about the target once, before any class is attacked; kept in ``folder``.
 
+        Call :meth:`prepare_for` instead: it makes the view.
+
         Args:
-            target: The model under attack.
+            target: The view of the target that :attr:`access` names.
             generator: The prior.
             public_images: (3, height, width) each in [0, 1]; None: the generator's samples take their place.
             folder: Where what is learnt is kept, and found again.
             seed: Of every draw.
         """
+
+    def explore(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
+        """What all classes of a run share, once before the first of them; it reaches :meth:`attack` in the task.
+
+        What it finds for a class must not depend on the others. Arguments as :meth:`attack`; returns what was found,
+        and its cost.
+        """
+        return None, Cost()
 
     @abstractmethod
     def attack(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
@@ -136,6 +153,20 @@ class Attack(ABC, Generic[C]):
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
         return images_per_class
+
+    @final
+    def prepare_for(
+        self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
+    ) -> None:
+        """Have :meth:`prepare` learn about the target, from the view that :attr:`access` names.
+
+        What it asks of a view is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
+        """
+        view, begin = self._view(target), time.perf_counter()
+        with frozen(target.module):
+            self.prepare(view, generator, public_images, folder, seed)
+        queries = 0 if self.access == "white_box" else view.queries
+        self.preparation = Cost(target_passes=queries, seconds=time.perf_counter() - begin) if queries else Cost()
 
     @final
     def run(
@@ -172,11 +203,15 @@ class Attack(ABC, Generic[C]):
         labels = check_labels(labels, target.num_classes)
         if images_per_class < 1 or chunk_size < 1:
             raise ValueError(f"images_per_class and chunk_size must be >= 1, got {images_per_class} and {chunk_size}")
-        task = Task(images_per_class, seed, watch, tuple(labels))
+        like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
+        task = Task(images_per_class, seed, watch, tuple(labels), like=like)
         parts: list[Reconstruction] = []
         with frozen(target.module, generator):
             check_fit(target, generator)
-            self.check(target, generator)
+            view = self._view(target)
+            self.check(view, generator)
+            explored, spent = self.explore(view, generator, labels, task)
+            task = dataclasses.replace(task, explored=explored)
             per_chunk = max(1, chunk_size // self.rows(images_per_class))
             rest = list(labels)
             while rest:
@@ -194,6 +229,7 @@ class Attack(ABC, Generic[C]):
                     per_chunk = len(now) // 2
                 else:
                     rest = rest[per_chunk:]
+                    part, spent = dataclasses.replace(part, cost=part.cost + spent), Cost()
                     parts.append(part)
                     if on_chunk is not None:
                         on_chunk(part)

@@ -1,4 +1,4 @@
-"""Students that imitate the target on public images; what LOMMA looks through besides the target."""
+"""Students that imitate the target on public images: LOMMA looks through them too, and LOKT through nothing else."""
 
 import io
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -19,19 +20,22 @@ from transformers import (
     EfficientNetConfig,
     EfficientNetForImageClassification,
     PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
 )
 
+from calor_hf.attacks._queries import Asked
 from calor_hf.core.files import write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
+from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators import Generator
 from calor_hf.layers.frozen import frozen
 from calor_hf.layers.hf_target import HFTarget
 
 logger = logging.getLogger(__name__)
 
-RECORD = "distillation.json"
+RECORD, LABELS = "distillation.json", "labels.safetensors"
 
 # Width, depth and last width of Tan and Le's compound scaling.
 EFFICIENTNETS = {
@@ -39,16 +43,32 @@ EFFICIENTNETS = {
     "efficientnet_b1": (1.0, 1.1, 1280),
     "efficientnet_b2": (1.1, 1.2, 1408),
 }
+# Blocks of each stage, and widths, of He et al.'s networks.
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet_10": {"depths": [1, 1, 1, 1], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet_18": {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet_34": {"depths": [3, 4, 6, 3], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"},
+    "resnet_50": {"depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048], "layer_type": "bottleneck"},
+}
 
 
 @dataclass(frozen=True)
 class StudentPlan:
-    """How students are trained: SGD with momentum 0.9 and weight decay 1e-4, the rate halved every 20 epochs."""
+    """How students are trained: SGD with momentum 0.9 and weight decay 1e-4.
+
+    Attributes:
+        epochs: Over all images.
+        lr: Learning rate, halved every 20 epochs; of hard labels, falling to 0 as a cosine.
+        batch_size: Images a step.
+        seed: Of weights and order.
+        hard: Cross-entropy to the target's labels, each asked for once; otherwise divergence from its scores.
+    """
 
     epochs: int
     lr: float
     batch_size: int
     seed: int
+    hard: bool = False
 
 
 class Drawn(Dataset[Tensor]):
@@ -59,15 +79,18 @@ class Drawn(Dataset[Tensor]):
         generator: The prior.
         count: Number of images.
         seed: Of the latents.
+        in_turn: The wanted classes take turns; otherwise they are drawn.
     """
 
-    def __init__(self, target: Target, generator: Generator[Any], count: int, seed: int) -> None:
+    def __init__(self, target: Any, generator: Generator[Any], count: int, seed: int, in_turn: bool = False) -> None:
         rng = sample_rng(seed, count, 2)
         images = []
         with frozen(generator), torch.no_grad():
-            for _ in range(math.ceil(count / 250)):
+            for start in range(0, count, 250):
                 latents = generator.sample_latents(250, rng).to(target.device, generator.dtype)
                 labels = torch.from_numpy(rng.integers(0, target.num_classes, 250)).to(target.device)
+                if in_turn:
+                    labels = torch.arange(start, start + 250, device=target.device) % target.num_classes
                 images.append((generator(latents, labels).clamp(0, 1) * 255).round().byte().cpu())
         self.images = torch.cat(images)[:count]
 
@@ -79,15 +102,15 @@ class Drawn(Dataset[Tensor]):
 
 
 def students_of(
-    target: Target, names: tuple[str, ...], images: Dataset[Tensor], plan: StudentPlan, folder: Path
+    target: Any, names: tuple[str, ...], images: Dataset[Tensor], plan: StudentPlan, folder: Path
 ) -> list[Target]:
     """Students of ``target``, trained or found in ``folder``, frozen.
 
     Each process of a node could train its own; the first one does, and the others read what it saved.
 
     Args:
-        target: The teacher.
-        names: A name of :data:`EFFICIENTNETS` (random weights), a Hub id or a folder, each.
+        target: The teacher; for hard labels its :class:`LabelTarget` will do.
+        names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each.
         images: Public images in [0, 1].
         plan: Of the training.
         folder: One sub-folder a student.
@@ -96,6 +119,10 @@ def students_of(
         ValueError: a name that is none of these.
     """
     state = process_state()
+    labels = None
+    if plan.hard:
+        with state.local_main_process_first():
+            labels = _labels(target, images, plan.seed, folder / LABELS)
     students: list[Target] = []
     for index, name in enumerate(names):
         place = folder / str(index)
@@ -106,14 +133,28 @@ def students_of(
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(plan.seed + index)
                     student = _fresh(name, target)
-                _train(student, target, images, plan, place, name)
+                _train(student, target, labels, images, plan, place, name)
             model = AutoModelForImageClassification.from_pretrained(place)
         model.to(target.device).requires_grad_(False)
         students.append(HFTarget(model, image_size=target.image_size[0]))
     return students
 
 
-def _fresh(name: str, target: Target) -> PreTrainedModel:
+def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path) -> Tensor:
+    """(images,) the target's labels, asked for or found in ``file``; either way they count as its queries, once."""
+    if file.is_file():
+        labels = load(file.read_bytes())["labels"]
+        target.queries += len(labels)  # asked by another process, or before the run was stopped
+        return labels
+    asked, labels = Asked(target, None, seed), []
+    for start, batch in enumerate(DataLoader(images, batch_size=256)):
+        rows = [(start, place) for place in range(len(batch))]
+        labels.append(asked.show(batch.to(target.device), rows, 0).cpu())
+    write_whole(file, save({"labels": torch.cat(labels)}))
+    return torch.cat(labels)
+
+
+def _fresh(name: str, target: Any) -> PreTrainedModel:
     side, classes = target.image_size[0], target.num_classes
     if name in EFFICIENTNETS:
         width, depth, last = EFFICIENTNETS[name]
@@ -121,13 +162,15 @@ def _fresh(name: str, target: Target) -> PreTrainedModel:
             width_coefficient=width, depth_coefficient=depth, hidden_dim=last, image_size=side, num_labels=classes
         )
         return EfficientNetForImageClassification(config)
+    if name in RESNETS:
+        return ResNetForImageClassification(ResNetConfig(num_labels=classes, **RESNETS[name]))
     try:
         config = AutoConfig.from_pretrained(name, num_labels=classes)
         model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
             name, config=config, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError) as error:
-        known = ", ".join(EFFICIENTNETS)
+        known = ", ".join([*EFFICIENTNETS, *RESNETS])
         raise ValueError(
             f"no student model {name!r} ({error}); pass {known}, the folder of an image classifier, or a Hub id"
         ) from error
@@ -135,13 +178,19 @@ def _fresh(name: str, target: Target) -> PreTrainedModel:
 
 
 def _train(
-    student: PreTrainedModel, teacher: Target, images: Dataset[Tensor], plan: StudentPlan, folder: Path, name: str
-) -> None:
+    student: PreTrainedModel, teacher: Any, labels: Tensor | None, images: Dataset[Tensor], plan: StudentPlan,
+    folder: Path, name: str,
+) -> None:  # fmt: skip
+    """Train ``student`` and save it; by the teacher's scores, or where there are ``labels`` (images,), by these."""
     device = teacher.device
     student.to(device).train()
     view = HFTarget(student, image_size=teacher.image_size[0])
     optimizer = torch.optim.SGD(student.parameters(), lr=plan.lr, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5)
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if plan.hard:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=plan.epochs)
+    else:
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5)
     file, first, divergence = folder / "checkpoint.pt", 0, math.nan
     settings = {"student": name, **asdict(plan)}
     if file.is_file():
@@ -161,11 +210,15 @@ def _train(
         student.train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(sample_rng(plan.seed, epoch, 0, 0, 1).integers(2**62)))  # for dropout
-            for batch in loader:
-                x = batch.to(device, teacher.dtype)
-                with torch.no_grad(), frozen(teacher.module):
-                    soft = teacher(x).float().softmax(dim=1)
-                loss = F.kl_div(view(x.to(student.dtype)).float().log_softmax(dim=1), soft, reduction="batchmean")
+            for step, batch in enumerate(loader):
+                found = view(batch.to(device, student.dtype)).float().log_softmax(dim=1)
+                if labels is None:
+                    with torch.no_grad(), frozen(teacher.module):
+                        soft = teacher(batch.to(device, teacher.dtype)).float().softmax(dim=1)
+                    loss = F.kl_div(found, soft, reduction="batchmean")
+                else:
+                    theirs = labels[order[step * plan.batch_size :][: len(batch)]]
+                    loss = F.nll_loss(found, theirs.to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -184,7 +237,8 @@ def _train(
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_whole(file, buffer.getvalue())
-    logger.info("student %s: divergence %.3f nats from the target", name, divergence)
+    measure = "cross-entropy %.3f nats to the target's labels" if plan.hard else "divergence %.3f nats from the target"
+    logger.info(f"student %s: {measure}", name, divergence)
     student.eval().save_pretrained(folder)
     write_whole(folder / RECORD, json.dumps({**settings, "divergence": divergence}).encode())  # last: all is there
     file.unlink()

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, load_reconstruction, save_reconstruction
 from calor_hf.core.files import write_whole
 from calor_hf.core.processes import process_state
-from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
 from calor_hf.layers.picture_grid import picture_grid
@@ -27,6 +27,7 @@ from calor_hf.layers.picture_grid import picture_grid
 logger = logging.getLogger(__name__)
 
 RESULT, RECORD, GRID, CHUNKS = "reconstructions.safetensors", "attack.json", "grid.png", "chunks"
+PREPARATION = "preparation.json"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def run_attack(
         overwrite: Delete an earlier run in ``output_dir`` first.
 
     Returns:
-        Reconstructions of all classes, in every process.
+        Reconstructions of all classes, in every process. What the attack asked of a view while it was prepared is in
+        their cost, once; it lies apart, in ``preparation.json``, and not in that of ``reconstructions.safetensors``.
 
     Raises:
         ValueError: classes out of range, parts that do not fit, or a run of other settings to resume.
@@ -129,7 +131,9 @@ def run_attack(
     if done and state.is_main_process:
         logger.info("%d of %d classes were finished before", len(done), len(labels))
     if rest:
-        attack.prepare(target, generator, public_images, folder, seed)
+        attack.prepare_for(target, generator, public_images, folder, seed)
+        if state.is_local_main_process and attack.preparation != Cost():
+            write_whole(folder / PREPARATION, json.dumps(asdict(attack.preparation)).encode())
     fresh: list[Reconstruction] = []
     if mine:
         bar = _Progress(name, len(mine), state.is_main_process)
@@ -149,16 +153,18 @@ def run_attack(
     # Nodes may not share a disk: what each process has goes to all of them.
     everything: list[Reconstruction] = gather_object(before + fresh)
     result = Reconstruction.join(everything)
+    file = folder / PREPARATION
+    preparation = Cost(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Cost()
     if state.is_local_main_process:
         spent = {"processes": state.num_processes, "wall_seconds": time.perf_counter() - begin}
-        _finish(folder, record, result, spent)
+        _finish(folder, record, result, preparation, spent)
     state.wait_for_everyone()
-    return result
+    return replace(result, cost=result.cost + preparation)
 
 
 def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) -> None:
     if overwrite:
-        for own in (RESULT, RECORD, GRID, CHUNKS, "students", "trapdoor.safetensors"):
+        for own in (RESULT, RECORD, GRID, CHUNKS, PREPARATION, "students", "trapdoor.safetensors"):
             path = folder / own
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     file = folder / RECORD
@@ -181,12 +187,14 @@ def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) 
     write_whole(file, (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
-def _finish(folder: Path, record: AttackRecord, result: Reconstruction, spent: dict[str, Any]) -> None:
+def _finish(
+    folder: Path, record: AttackRecord, result: Reconstruction, preparation: Cost, spent: dict[str, Any]
+) -> None:
     save_reconstruction(result, folder / RESULT)
     write_whole(folder / GRID, picture_grid(result.images, record.images_per_class))
     summary = {
         **asdict(record),
-        "cost": {**asdict(result.cost), **spent},
+        "cost": {**asdict(result.cost + preparation), **spent},
         "target_confidence": float(result.scores.double().mean()),
         "images": len(result.labels),
     }

@@ -13,7 +13,7 @@ class Cost:
 
     Attributes:
         generator_passes: Images made by the generator.
-        target_passes: Images the target looked at.
+        target_passes: Images the target looked at; of an attack that sees a view, the view's queries.
         target_gradients: Of these, with a gradient back to the pixels.
         seconds: Wall time, summed over processes.
     """
@@ -36,7 +36,8 @@ class Reconstruction:
         images: (n, 3, height, width) in [0, 1].
         labels: (n,) int64: the class that each image is meant to show; images of a class lie together.
         latents: (n, ...) what the generator made them from.
-        scores: (n,) probability of the label by the target itself: the attacker's own view, not a success rate.
+        scores: (n,) probability of the label by the target itself: the attacker's own view, not a success rate. An
+            attack that sees labels alone knows only whether the target's is the wanted one: 1 or 0.
         cost: What was spent.
     """
 

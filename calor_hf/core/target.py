@@ -52,21 +52,32 @@ class ScoreTarget:
     Attributes:
         num_classes: Number of classes.
         image_size: Height and width that the network reads, in pixels.
+        stochastic: Whether two answers about the same image differ.
+        device: Where images are best put; others are brought there, and the answers back.
         queries: Images answered so far.
     """
 
     def __init__(self, target: Target) -> None:
         def ask(images: Tensor) -> Tensor:
             with torch.no_grad():
-                return target(images.detach()).softmax(dim=-1)
+                scores = target(images.detach().to(target.device, target.dtype)).softmax(dim=-1)
+            if not scores.isfinite().all():
+                raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
+            return scores.to(images.device)
 
         self._ask = ask  # a closure, so that no attribute leads to the network
         self.num_classes = target.num_classes
         self.image_size = target.image_size
+        self.stochastic = target.stochastic
+        self.device = target.device
         self.queries = 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(batch, classes) probabilities, without gradients."""
+        """(batch, classes) probabilities, without gradients.
+
+        Raises:
+            FloatingPointError: the network gives numbers that are not finite.
+        """
         self.queries += len(images)
         return self._ask(images)
 
@@ -77,6 +88,8 @@ class LabelTarget:
     Attributes:
         num_classes: Number of classes.
         image_size: Height and width that the network reads, in pixels.
+        stochastic: Whether two answers about the same image differ.
+        device: Where images are best put; others are brought there, and the answers back.
         queries: Images answered so far.
     """
 
@@ -89,9 +102,15 @@ class LabelTarget:
         self._ask = ask
         self.num_classes = target.num_classes
         self.image_size = target.image_size
+        self.stochastic = target.stochastic
+        self.device = target.device
         self.queries = 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(batch,) int64 classes."""
+        """(batch,) int64 classes.
+
+        Raises:
+            FloatingPointError: the network gives numbers that are not finite.
+        """
         self.queries += len(images)
         return self._ask(images)

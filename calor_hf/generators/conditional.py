@@ -1,4 +1,4 @@
-"""The class-conditional GAN of PLG: residual blocks, conditional batch norm, a projection discriminator."""
+"""The class-conditional GAN of PLG and LOKT: residual blocks, conditional batch norm, and their discriminators."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,6 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from calor_hf.core.config import MethodConfig
 from calor_hf.generators._base import GENERATORS, Generator, check_side, up_channels
 
+CRITICS = ("projection", "auxiliary")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalConfig(MethodConfig):
@@ -21,10 +23,13 @@ class ConditionalConfig(MethodConfig):
     image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
     latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
     width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
+    critic: str = field(default="projection", metadata={"help": "Discriminator: projection, or auxiliary (LOKT)."})
 
     def validate(self) -> None:
         """Refuse sides that the blocks do not reach."""
         check_side(self.image_size)
+        if self.critic not in CRITICS:
+            raise ValueError(f"unknown critic {self.critic!r}; pass one of {', '.join(CRITICS)}")
         if min(self.num_classes, self.latent_dim, self.width) < 1:
             raise ValueError(
                 "num_classes, latent_dim and width must be >= 1, got "
@@ -58,7 +63,8 @@ class Conditional(Generator[ConditionalConfig]):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.last = nn.Conv2d(channels[-1], 3, 1)
         _start(self)
-        self.critic = ProjectionCritic(config.image_size, config.num_classes, config.width)
+        kind = ProjectionCritic if config.critic == "projection" else AuxiliaryCritic
+        self.critic: nn.Module = kind(config.image_size, config.num_classes, config.width)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) in (0, 1) from (batch, latent_dim) and labels (batch,).
@@ -102,8 +108,8 @@ class Conditional(Generator[ConditionalConfig]):
         return self._map_of(self._channels, start)
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
-        """(batch,) values of the discriminator for images of ``labels``."""
-        value: Tensor = self.critic(images, labels)
+        """(batch,) values of the discriminator for images of ``labels``; an auxiliary one's are of the image alone."""
+        value: Tensor = self.critic(images)[0] if self.config.critic == "auxiliary" else self.critic(images, labels)
         return value
 
 
@@ -165,6 +171,31 @@ class ProjectionCritic(nn.Module):
         h = F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
         value: Tensor = self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)
         return value
+
+
+class AuxiliaryCritic(nn.Module):
+    """Values (batch,) and logits (batch, classes) of images (batch, 3, side, side): how real, and of which class.
+
+    Source:
+        Odena et al., "Conditional Image Synthesis with Auxiliary Classifier GANs", ICML 2017, arXiv:1610.09585.
+    """
+
+    def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        channels = up_channels(image_size // 2, width, most=4, first=2)[::-1]
+        self.first = _DownBlock(3, channels[0], first=True)
+        self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in pairwise(channels)])
+        self.linear = nn.Linear(channels[-1], 1)
+        self.classifier = nn.Linear(channels[-1], num_classes)
+        _start(self)
+        for layer in list(self.modules()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                spectral_norm(layer)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds of being real, and the class's logits."""
+        h = F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
+        return self.linear(h).squeeze(1), self.classifier(h)
 
 
 class _DownBlock(nn.Module):

@@ -138,6 +138,10 @@ class Prior(ABC, Generic[C]):
     ) -> dict[str, Tensor]:
         """Named scalar terms of the generator's loss; arguments as :meth:`critic_loss`."""
 
+    def queries(self, steps: int) -> int:
+        """Images that the target has been shown for labels alone after so many updates, for the record; 0: not so."""
+        return 0
+
 
 class Unlabelled(Dataset[tuple[Tensor, int]]):
     """Images, each with label 0."""

@@ -203,7 +203,7 @@ class _State:
             "generator": generator.config.to_dict(),
             **kept,
         }
-        self.steps = config.steps
+        self.steps, self._queries = config.steps, prior.queries
 
     @torch.no_grad()
     def follow(self, decay: float | None) -> None:
@@ -271,6 +271,7 @@ class _State:
             **self.settings,
             "steps": self.steps,
             "steps_done": self.step,
+            **({"target_queries": self._queries(self.step)} if self._queries(self.step) else {}),
             "seconds": round(self.seconds, 1),
             "history": self.history,
         }
@@ -282,9 +283,12 @@ class _State:
         if not file.is_file():
             return
         content = torch.load(file, map_location=device, weights_only=True)
-        other = sorted(k for k, v in self.settings.items() if content["settings"].get(k) != v)
+        begun = content["settings"]
+        # A setting that the generator has got since then had its default.
+        begun["generator"] = {**self.generator.config_class().to_dict(), **begun["generator"]}
+        other = sorted(k for k, v in self.settings.items() if begun.get(k) != v)
         if other:
-            was, now = ({k: s.get(k) for k in other} for s in (content["settings"], self.settings))
+            was, now = ({k: s.get(k) for k in other} for s in (begun, self.settings))
             raise ValueError(
                 f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same"
             )

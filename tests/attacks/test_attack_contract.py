@@ -9,9 +9,23 @@ from torch import Tensor, nn
 
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget
+from calor_hf.attacks.lokt import LOKT
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.target import LabelTarget, ScoreTarget
 from calor_hf.generators import GENERATORS
-from tests.attacks.tiny_world import CLASSES, PRIORS, SIDE, VARIANTS, fits, ready, tiny_generator, tiny_target
+from tests.attacks.tiny_world import (
+    BLACK_BOX,
+    CLASSES,
+    LENGTH,
+    PRIORS,
+    SIDE,
+    VARIANTS,
+    WHITE_BOX,
+    fits,
+    ready,
+    tiny_generator,
+    tiny_target,
+)
 
 PAIRS = [(variant, prior) for variant in VARIANTS for prior in PRIORS if fits(variant, prior)]
 LABELS = [4, 0, 2]
@@ -28,7 +42,7 @@ def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior:
     attack = ready(variant, target, generator, tmp_path)
     options: dict[str, Any] = {"images_per_class": 3, "seed": 1}
     one = attack.run(target, generator, LABELS, chunk_size=1, **options)
-    check_shape(one, 3)
+    check_shape(one, 3, labels_alone=attack.access == "labels")
     for chunk_size in (7, 1000):
         again = attack.run(target, generator, LABELS, chunk_size=chunk_size, **options)
         assert_same(again, one)
@@ -38,14 +52,17 @@ def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior:
     assert not torch.allclose(other.images, one.images, atol=1e-3)
 
 
-def check_shape(found: Reconstruction, per_class: int) -> None:
+def check_shape(found: Reconstruction, per_class: int, labels_alone: bool) -> None:
     """Classes in ascending order, images in [0, 1], scores that are the target's."""
     assert found.images.shape == (len(LABELS) * per_class, 3, SIDE, SIDE)
     assert found.labels.tolist() == [label for label in sorted(LABELS) for _ in range(per_class)]
     assert found.images.min() >= 0
     assert found.images.max() <= 1
     own = tiny_target()(found.images.double()).softmax(1)
-    assert torch.allclose(found.scores, own[range(len(own)), found.labels])
+    if labels_alone:
+        assert torch.equal(found.scores, (own.argmax(1) == found.labels).to(found.scores))
+    else:
+        assert torch.allclose(found.scores, own[range(len(own)), found.labels])
     assert found.cost.seconds > 0
 
 
@@ -55,7 +72,7 @@ def assert_same(a: Reconstruction, b: Reconstruction) -> None:
     assert a.cost.target_passes == b.cost.target_passes
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", WHITE_BOX)
 def test_the_objective_falls_and_the_target_agrees_more(variant: str, tmp_path: Path) -> None:
     target, generator = tiny_target(), tiny_generator("renderer" if fits(variant, "renderer") else "dcgan")
     sharpen(target)
@@ -100,7 +117,10 @@ def test_no_other_network_runs(variant: str, tmp_path: Path) -> None:
     target, generator = tiny_target(), tiny_generator("dcgan")
     attack = ready(variant, target, generator, tmp_path)
     head: Any = target.head
-    known = {id(part) for module in (target.module, generator, head) for part in module.modules()}
+    own: list[Any] = []
+    if isinstance(attack, LOKT) and attack.students is not None:
+        own = [part for student in attack.students.students for part in (student.module, student.head)]
+    known = {id(part) for module in (target.module, generator, head, *own) for part in module.modules()}
     strangers: list[str] = []
 
     def note(module: nn.Module, _: Any) -> None:
@@ -130,7 +150,7 @@ def test_a_stochastic_target_is_drawn_by_image_and_step(variant: str, tmp_path: 
     assert not torch.allclose(attack.run(target, generator, LABELS, seed=1).images, one.images, atol=1e-3)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", WHITE_BOX)
 @pytest.mark.parametrize("objective", ["ce", "poincare", "max_margin", "logit"])
 @pytest.mark.parametrize("gradient", ["plain", "straight_through"])
 def test_every_objective_and_gradient(variant: str, objective: str, gradient: str, tmp_path: Path) -> None:
@@ -145,7 +165,7 @@ def test_every_objective_and_gradient(variant: str, objective: str, gradient: st
         assert not torch.equal(runs[0].latents, runs[1].latents)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", WHITE_BOX)
 def test_cost_is_what_was_spent(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, generator = tiny_target(), tiny_generator("dcgan" if fits(variant, "renderer") else "conditional")
     attack = ready(variant, target, generator, tmp_path)
@@ -170,15 +190,93 @@ def test_cost_is_what_was_spent(variant: str, tmp_path: Path, monkeypatch: pytes
     assert 0 < found.cost.target_gradients < found.cost.target_passes
 
 
+@pytest.mark.parametrize("variant", BLACK_BOX)
+@pytest.mark.parametrize("prior", ["dcgan", "conditional"])
+def test_queries_are_what_the_target_was_asked(variant: str, prior: str, tmp_path: Path) -> None:
+    target, generator = tiny_target(), tiny_generator(prior)
+    seen: list[int] = []
+    made: list[int] = []
+    target.module.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    attack = ready(variant, target, generator, tmp_path)
+    assert attack.preparation.target_passes == sum(seen)
+    assert (sum(seen) > 0) == (variant == "lokt")
+    seen.clear()
+    generator.register_forward_hook(lambda _m, inputs, _o: made.append(len(inputs[0])))
+    found = attack.run(target, generator, [0, 3, 4], images_per_class=2, chunk_size=1)
+    assert found.cost.target_passes == sum(seen) - 2  # two images are tried first
+    assert found.cost.generator_passes == sum(made) - 2
+    assert found.cost.target_gradients == 0
+    assert found.cost.target_passes >= 6
+
+
+@pytest.mark.parametrize("variant", BLACK_BOX)
+def test_an_attack_is_handed_its_view_and_nothing_behind_it(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, generator = tiny_target(), tiny_generator("dcgan")
+    kind, handed = ATTACKS.get(VARIANTS[variant][0]), list[Any]()
+    for hook in ("check", "prepare", "explore", "attack"):
+        intact = getattr(kind, hook)
+
+        def note(self: Any, view: Any, *rest: Any, _intact: Any = intact) -> Any:
+            handed.append(view)
+            return _intact(self, view, *rest)
+
+        monkeypatch.setattr(kind, hook, note)
+    attack = ready(variant, target, generator, tmp_path)
+    attack.run(target, generator, [0, 1], images_per_class=2)
+    assert len(handed) == 4
+    expected = LabelTarget if attack.access == "labels" else ScoreTarget
+    answer = handed[0](torch.rand(2, 3, SIDE, SIDE))
+    assert answer.dtype == (torch.int64 if attack.access == "labels" else torch.float64)
+    hidden = {id(part) for part in target.module.modules()} | {id(target), id(target.head)}
+    hidden |= {id(weight) for weight in target.module.parameters()}
+    for root in (*handed, attack):
+        assert root is attack or type(root) is expected
+        assert not [value for value in reachable(root) if id(value) in hidden]
+
+
+def reachable(root: Any) -> list[Any]:
+    """Everything that attributes, items and modules lead to."""
+    found: dict[int, Any] = {}
+    rest = [root]
+    while rest:
+        value = rest.pop()
+        if id(value) in found or isinstance(value, str | bytes | int | float | type):
+            continue
+        found[id(value)] = value
+        rest += list(vars(value).values()) if hasattr(value, "__dict__") else []
+        rest += list(value.values()) if isinstance(value, dict) else []
+        rest += list(value) if isinstance(value, list | tuple | set) else []
+        rest += [value.__self__] if hasattr(value, "__self__") else []
+    return list(found.values())
+
+
+def test_the_walk_would_find_a_network() -> None:
+    target = tiny_target()
+    seen = ScoreTarget(target)
+    seen.leak = [{"a": target.features}]  # type: ignore[attr-defined]
+    assert target.module in reachable(seen)
+    assert any(weight is next(target.module.parameters()) for weight in reachable(seen))
+
+
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_settings_presets_and_budgets(name: str) -> None:
-    kind = ATTACKS.get(name)
+    kind, length = ATTACKS.get(name), LENGTH.get(name, "steps")
     config = kind.configure()
     assert kind.config_class.from_dict(config.to_dict()) == config
-    steps = kind(config).config.steps
-    assert kind(kind.configure(budget="demo")).config.steps == round(0.05 * steps)
-    assert kind(kind.configure(budget=0.5)).config.steps == steps // 2
-    assert kind(kind.configure(budget="demo", steps=7)).config.steps == 7
+
+    def made(**options: Any) -> int:
+        return int(getattr(kind(kind.configure(**options)).config, length))
+
+    assert made(budget="demo") == round(0.05 * made())
+    assert made(budget=0.5) == made() // 2
+    assert made(**{"budget": "demo", length: 7}) == 7
+    assert made(budget=1e-9) == 1
+    with pytest.raises(ValueError, match=length):
+        kind.configure(**{length: -1})
     calor = kind.configure(preset="calor")
     assert (calor != config) == ("calor" in kind.presets)
     for preset in kind.presets:

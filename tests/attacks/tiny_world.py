@@ -46,6 +46,23 @@ VARIANTS["if_gmi, image carried"] = (
 VARIANTS["bypass"] = ("bypass", {"initial_candidates": 40, "steps": 6})
 VARIANTS["bypass, features"] = ("bypass", {"initial_candidates": 0, "space": "features", "views": 0, "steps": 6})
 VARIANTS["trapdoor"] = ("trapdoor", {"trigger_images": 6, "trigger_steps": 3, "views": 1, "steps": 6})
+VARIANTS["brep as mibench"] = ("brep", {**ATTACKS.get("brep").presets["calor"]})
+VARIANTS["rlb with slow critics"] = (
+    "rlb",
+    {"terminal": False, "shared_noise": False, "mean_log_probability": False},
+)
+VARIANTS["mirror_blackbox in p space"] = ("mirror_blackbox", {"p_space": "on"})
+WHITE_BOX = [variant for variant, (name, _) in VARIANTS.items() if ATTACKS.get(name).access == "white_box"]
+BLACK_BOX = [variant for variant in VARIANTS if variant not in WHITE_BOX]
+
+# The setting that says how long an attack works: steps, but for these; and what else makes them small.
+LENGTH = {"brep": "iterations", "rlb": "episodes", "mirror_blackbox": "generations"}
+SMALL: dict[str, dict[str, Any]] = {
+    "brep": {"iterations": 6, "directions": 4, "search": 300, "most_refusals": 4, "most_growths": 3},
+    "rlb": {"episodes": 8, "batch_size": 4},
+    "mirror_blackbox": {"generations": 3, "population": 8, "candidates": 300, "bound_samples": 40},
+    "lokt": {"steps": 6, "samples": 4, "student_epochs": 1, "student_batch": 8},
+}
 
 
 def fits(variant: str, prior: str) -> bool:
@@ -75,16 +92,20 @@ def tiny_generator(kind: str, dtype: torch.dtype = torch.float64) -> Generator[A
 
 
 def tiny_attack(variant: str, **settings: Any) -> Attack[Any]:
-    """An attack of twenty steps; ``variant`` is a key of :data:`VARIANTS`."""
+    """An attack of few steps; ``variant`` is a key of :data:`VARIANTS`."""
     name, own = VARIANTS[variant]
     kind = ATTACKS.get(name)
-    return kind(kind.configure(**{"steps": STEPS, **own, **settings}))
+    return kind(kind.configure(**{**SMALL.get(name, {"steps": STEPS}), **own, **settings}))
 
 
 def ready(variant: str, target: HFTarget, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:
     """The attack, prepared for the target."""
+    if VARIANTS[variant][0] == "lokt":
+        torch.manual_seed(5)
+        tiny_base("resnet", CLASSES).save_pretrained(folder / "student")
+        settings = {"students": (str(folder / "student"),) * 2, **settings}
     made = tiny_attack(variant, **settings)
-    made.prepare(target, generator, Pictures(), folder, 0)
+    made.prepare_for(target, generator, Pictures(), folder, 0)
     return made
 
 

@@ -1,0 +1,79 @@
+"""Mirror's P space, where the latents of a StyleGAN are nearly normal, and the box that it keeps them in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from calor_hf.attacks._queries import BLOCK
+from calor_hf.core.seeding import sample_rng
+from calor_hf.generators import Generator
+
+SLOPE = 0.2  # of the last activation of a StyleGAN's mapping network, which P space takes back
+P_SPACES = ("auto", "on", "off")
+_BOX = 7  # stream of random numbers
+
+
+def to_p(latents: Tensor) -> Tensor:
+    """P from W: negative numbers times 5."""
+    return F.leaky_relu(latents, 1 / SLOPE)
+
+
+def from_p(points: Tensor) -> Tensor:
+    """W from P: negative numbers times 0.2."""
+    return F.leaky_relu(points, SLOPE)
+
+
+def has_p_space(generator: Generator[Any], choice: str = "auto") -> bool:
+    """Whether latents are looked at in P space: by ``choice`` (on, off), or (auto) of a StyleGAN alone."""
+    return generator.name.startswith("stylegan") if choice == "auto" else choice == "on"
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where latents stay: mean ± standard deviation of each number, measured in P space.
+
+    Attributes:
+        low: (latent_dim,) lower bounds, in the latent space.
+        high: (latent_dim,) upper bounds.
+        std: (latent_dim,) standard deviations, in P space.
+    """
+
+    low: Tensor
+    high: Tensor
+    std: Tensor
+
+    def clip(self, latents: Tensor) -> Tensor:
+        """Latents (..., latent_dim) brought into the box; as P is monotonous, clipped there or here is the same."""
+        return latents.clamp(self.low, self.high)
+
+
+def bounds(
+    generator: Generator[Any], count: int, seed: int, like: Tensor, p_space: bool = True, width: float = 1.0
+) -> Box:
+    """The box that ``count`` samples of the prior span.
+
+    Args:
+        generator: The prior.
+        count: Samples, at least 2.
+        seed: Of the draws.
+        like: Device and precision of the result.
+        p_space: Measure in P space; otherwise in the latent space itself, and ``to_p`` does nothing.
+        width: Standard deviations to either side.
+
+    Source:
+        An et al., "MIRROR", NDSS 2022: 100 000 samples, the biased standard deviation, one of it to either side.
+    """
+    parts = [
+        generator.sample_latents(min(BLOCK, count - start), sample_rng(seed, _BOX, start)).double()
+        for start in range(0, count, BLOCK)
+    ]
+    points = [to_p(part) if p_space else part for part in parts]
+    mean = sum((part.sum(dim=0) for part in points), points[0].new_zeros(())) / count
+    variance = sum(((part - mean).square().sum(dim=0) for part in points), points[0].new_zeros(())) / count
+    std = variance.sqrt()
+    low, high = mean - width * std, mean + width * std
+    if p_space:
+        low, high = from_p(low), from_p(high)
+    return Box(low.to(like), high.to(like), std.to(like))

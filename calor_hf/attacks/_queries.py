@@ -1,0 +1,91 @@
+"""How a black-box attack asks: images of latents shown to a view of the target, counted, in blocks that fit."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.generators import Generator
+from calor_hf.layers.head_modes import OwnNoise
+
+BLOCK = 256
+POOL, NOISE = 2, 9  # streams of random numbers; an attack's own lie beside them
+
+Row = tuple[int, ...]
+"""Whole numbers that tell a query from the others of its step, such as (class, restart)."""
+
+
+class Asked:
+    """A view of the target behind the prior.
+
+    The noise of a stochastic target is drawn by (seed, step, row): not by what else is asked.
+
+    Attributes:
+        view: The view, with its count of queries.
+        generator_passes: Images made so far.
+    """
+
+    def __init__(self, view: Any, generator: Generator[Any] | None, seed: int) -> None:
+        self.view, self._generator, self._seed = view, generator, seed
+        self.generator_passes = 0
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, labels: Tensor, rows: Sequence[Row], step: int) -> Tensor:
+        """The view's answers about images of ``latents``.
+
+        Args:
+            latents: (n, latent_dim).
+            labels: (n,) classes, for a generator that draws them.
+            rows: (n) names of the queries.
+            step: Of the attack.
+        """
+        parts = [slice(start, start + BLOCK) for start in range(0, len(latents), BLOCK)]
+        answers = [self.show(self._make(latents[part], labels[part]), rows[part], step) for part in parts]
+        return torch.cat(answers)
+
+    def show(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:
+        """The view's answers about ``images``, at most a block of them."""
+        with OwnNoise(_Noise((self._seed, NOISE, step), rows)) if self.view.stochastic else nullcontext():
+            answers: Tensor = self.view(images)
+        return answers
+
+    @torch.no_grad()
+    def images(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """(n, 3, side, side) images in [0, 1], on the CPU, shown to nobody."""
+        parts = zip(latents.split(BLOCK), labels.split(BLOCK), strict=True)
+        return torch.cat([self._make(some, theirs).cpu() for some, theirs in parts])
+
+    def _make(self, latents: Tensor, labels: Tensor) -> Tensor:
+        if self._generator is None:
+            raise RuntimeError("there is no generator to make images of latents")
+        self.generator_passes += len(latents)
+        images: Tensor = self._generator(latents, labels)
+        return images.clamp(0, 1)
+
+
+class _Noise:
+    """Standard normal numbers for the layers of one pass, by row."""
+
+    def __init__(self, key: Row, rows: Sequence[Row]) -> None:
+        self._rngs = [sample_rng(*key, *row, 0) for row in rows]
+
+    def __call__(self, rows: int, columns: int) -> Tensor:
+        if rows != len(self._rngs):
+            raise RuntimeError(f"expected a pass over {len(self._rngs)} images, got {rows}: noise is drawn by image")
+        return torch.from_numpy(np.stack([rng.standard_normal(columns) for rng in self._rngs]))
+
+
+def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> Iterator[tuple[Tensor, list[Row]]]:
+    """Blocks of the ``count`` samples of the prior that every class chooses from, with the names of their queries."""
+    for block in range(-(-count // BLOCK)):
+        latents = generator.sample_latents(BLOCK, sample_rng(seed, POOL, block)).to(like)[: count - block * BLOCK]
+        yield latents, [(POOL, block, place, 0) for place in range(len(latents))]
+
+
+def rows_of(classes: Sequence[int], group: int) -> list[Row]:
+    """(class, restart) of ``group`` rows of each class."""
+    return [(label, restart) for label in classes for restart in range(group)]

@@ -1,0 +1,154 @@
+"""LOKT: from labels alone to students that know them, and then a white-box attack on the students."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.attacks._base import ATTACKS, Attack, Task
+from calor_hf.attacks._batch import Batch
+from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
+from calor_hf.attacks._queries import BLOCK, Asked, rows_of
+from calor_hf.attacks.plg import PLG, PLGConfig
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.target import LabelTarget, Target
+from calor_hf.generators import Generator
+from calor_hf.layers.random_views import RandomView
+
+
+@dataclass(frozen=True, kw_only=True)
+class LOKTConfig(PLGConfig):
+    """Settings of :class:`LOKT`; those of its white-box attack are PLG's."""
+
+    students: tuple[str, ...] = field(
+        default=("resnet_18", "resnet_34", "resnet_50"),
+        metadata={"help": "Networks that learn the labels: these names (random weights), Hub ids or folders."},
+    )
+    samples: int = field(default=500, metadata={"help": "Generated images of each class that they learn from."})
+    student_epochs: int = field(default=10, metadata={"help": "Epochs of their training."})
+    student_lr: float = field(default=0.01, metadata={"help": "Learning rate of their SGD, falling as a cosine."})
+    student_batch: int = field(default=128, metadata={"help": "Batch of their training."})
+
+    def validate(self) -> None:
+        """Refuse no students, and students that learn nothing."""
+        super().validate()
+        if not self.students:
+            raise ValueError("LOKT looks through its students alone; pass at least one")
+        if min(self.samples, self.student_epochs, self.student_batch) < 1 or self.student_lr <= 0:
+            raise ValueError("samples, student_epochs and student_batch must be >= 1 and student_lr > 0")
+
+    def scaled(self, factor: float) -> "LOKTConfig":
+        """``factor`` times the steps and the students' epochs, at least one of each; the samples stay."""
+        epochs = max(1, round(self.student_epochs * factor))
+        return replace(self, steps=max(1, round(self.steps * factor)), student_epochs=epochs)
+
+
+class Students(Target):
+    """Several networks as one target: their logits side by side are its features, the mean is what it answers.
+
+    Attributes:
+        module: All of them.
+        students: Each by itself.
+        count: How many.
+    """
+
+    def __init__(self, students: Sequence[Target]) -> None:
+        self.students, self.count = students, len(students)
+        self.module = torch.nn.ModuleList([student.module for student in students])
+        self.num_classes, self.image_size = students[0].num_classes, students[0].image_size
+        self.head: Callable[[Tensor], Tensor] = self._mean
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, students · classes) logits."""
+        return torch.cat([student(images) for student in self.students], dim=1)
+
+    def _mean(self, features: Tensor) -> Tensor:
+        return features.view(len(features), self.count, -1).mean(dim=1)
+
+
+class _OnStudents(PLG):
+    """PLG whose objective is the sum of its loss over students, instead of the loss of their mean."""
+
+    def identity(self, target: Any, images: Tensor, batch: Batch) -> Tensor:
+        losses = []
+        for _ in range(max(1, self.config.views)):
+            seen = images if self.config.views == 0 else self.view(images, batch.uniform(RandomView.NUMBERS))
+            features = target.features(seen)
+            target.head(features)  # keeps the answers, for the progress that is told
+            for logits in features.view(len(images), -1, target.num_classes).unbind(dim=1):
+                losses.append(self.identity_loss(logits, batch.labels))
+        return torch.stack(losses).sum(dim=0)
+
+
+@ATTACKS.register("lokt")
+class LOKT(Attack[LOKTConfig]):
+    """Students learn the target's labels of generated images; PLG's attack on the sum of their losses does the rest.
+
+    The generator is meant to be ``conditional``, trained with the prior ``lokt`` for the very target; others do, but
+    show the students less of the classes. The authors' students are DenseNets of 121, 161 and 169 layers, which
+    transformers has not; ours are ResNets. Call :meth:`prepare_for` first.
+
+    The target is asked for labels alone: of ``samples`` images a class while preparing, and of each finished image,
+    whose score is 1 or 0. Progress tells the students' view.
+
+    Source:
+        Nguyen et al., "Label-Only Model Inversion Attacks via Knowledge Transfer", NeurIPS 2023, arXiv:2310.19342, with
+        the numbers of MIBench.
+    """
+
+    config_class = LOKTConfig
+    access = "labels"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(self, config: LOKTConfig) -> None:
+        super().__init__(config)
+        self.inner = _OnStudents(PLGConfig(**{f.name: getattr(config, f.name) for f in fields(PLGConfig)}))
+        self.students: Students | None = None
+
+    def prepare(
+        self,
+        target: LabelTarget,
+        generator: Generator[Any],
+        public_images: Dataset[Tensor] | None,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        """Train the students on samples of the generator."""
+        config = self.config
+        images = Drawn(target, generator, config.samples * target.num_classes, seed, in_turn=True)
+        plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed, hard=True)
+        self.students = Students(students_of(target, config.students, images, plan, folder / "students"))
+
+    def check(self, target: LabelTarget, generator: Generator[Any]) -> None:
+        """Refuse an attack that was not prepared, or for another target."""
+        if self.students is None:
+            raise ValueError("LOKT needs students: call prepare_for(...) first")
+        if self.students.num_classes != target.num_classes:
+            raise ValueError(
+                f"the students know {self.students.num_classes} classes, the target has {target.num_classes}; prepare "
+                "the attack for this target"
+            )
+
+    def rows(self, images_per_class: int) -> int:
+        """Images that a class takes in memory at once."""
+        return self.inner.rows(images_per_class)
+
+    def attack(
+        self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
+    ) -> Reconstruction:
+        """Reconstructions of some classes at once."""
+        if self.students is None:
+            raise ValueError("LOKT needs students: call prepare_for(...) first")
+        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        self.students.module.to(task.like.device, task.like.dtype)
+        found = self.inner.attack(self.students, generator, labels, task)
+        rows, step = rows_of(labels, task.images_per_class), self.config.steps
+        parts = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
+        answers = torch.cat([asked.show(found.images[part], rows[part], step) for part in parts])
+        cost = Cost(found.cost.generator_passes, target.queries, 0, time.perf_counter() - begin)
+        return replace(found, scores=(answers == found.labels).to(found.scores), cost=cost)

@@ -1,0 +1,217 @@
+"""Mirror without gradients: a genetic algorithm on the scores."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
+from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
+from calor_hf.attacks._queries import BLOCK, Asked, pool_of
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import ScoreTarget
+from calor_hf.generators import Generator
+
+BREED = 8  # stream of random numbers
+WATCH_EVERY = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorBlackboxConfig(AttackConfig):
+    """Settings of :class:`MirrorBlackbox`."""
+
+    generations: int = field(default=100, metadata={"help": "Generations at most."})
+    population: int = field(default=1000, metadata={"help": "Latents of a class in a generation."})
+    candidates: int = field(
+        default=100_000, metadata={"help": "Samples of the prior, for all classes, that the first generation is of."}
+    )
+    mutation: float = field(default=0.1, metadata={"help": "Probability that a number of a child changes."})
+    mutation_size: float = field(default=0.1, metadata={"help": "Largest change, in standard deviations."})
+    enough: float = field(default=0.95, metadata={"help": "Score of the best that ends the search of its class."})
+    p_space: str = field(
+        default="auto", metadata={"help": "Mutate and bound in P space: on, off, or auto: with a StyleGAN alone."}
+    )
+    bound_samples: int = field(default=100_000, metadata={"help": "Samples of the prior that the bounds come from."})
+    bound_width: float = field(default=1.0, metadata={"help": "Standard deviations that latents may lie off the mean."})
+
+    def validate(self) -> None:
+        """Refuse impossible numbers."""
+        if self.generations < 1 or self.population < 2 or self.bound_samples < 2:
+            raise ValueError(
+                "expected generations >= 1, population >= 2 and bound_samples >= 2, got "
+                f"{self.generations}, {self.population} and {self.bound_samples}"
+            )
+        if self.candidates < self.population:
+            raise ValueError(f"candidates must be at least the population {self.population}, got {self.candidates}")
+        if not 0 <= self.mutation <= 1 or not self.mutation_size >= 0 or not self.bound_width > 0:
+            raise ValueError(
+                "expected mutation in [0, 1], mutation_size >= 0 and bound_width > 0, got "
+                f"{self.mutation}, {self.mutation_size} and {self.bound_width}"
+            )
+        if self.p_space not in P_SPACES:
+            raise ValueError(f"unknown p_space {self.p_space!r}; pass one of {', '.join(P_SPACES)}")
+
+    def scaled(self, factor: float) -> "MirrorBlackboxConfig":
+        """``factor`` times the generations, at least one."""
+        return replace(self, generations=max(1, round(self.generations * factor)))
+
+
+@ATTACKS.register("mirror_blackbox")
+class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
+    """Breed latents: parents by their scores, crossed number by number, mutated a little, kept in the prior's box.
+
+    The images of a class are the best of its last generation, so more of them cost nothing. The authors' code lets a
+    child take a number from the first parent with probability f₁ / (f₁ + f₂), f being logarithms of scores: as those
+    are negative, the worse parent is favoured. Ours takes the scores themselves, which favour the better one. As there,
+    all children of a generation share one vector of changes, of which each takes other numbers.
+
+    Cost of a class: ``population`` − 1 queries a generation; and ``candidates`` for all classes together, or for each
+    with a generator that knows classes.
+
+    Source:
+        An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022. Preset ``calor``:
+        MIBench, which starts from 5000 samples; without its faults, a change of a whole standard normal number whatever
+        the prior's deviation, and a way back from P space with slope 0.5 for 0.2.
+    """
+
+    config_class = MirrorBlackboxConfig
+    access = "scores"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"candidates": 5000, "bound_samples": 5000}}
+
+    def rows(self, images_per_class: int) -> int:
+        """Images that a class takes in memory at once."""
+        return min(self.config.population, BLOCK)
+
+    def explore(
+        self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
+    ) -> tuple[dict[int, tuple[Tensor, Tensor]], Cost]:
+        """The first generation of each class: latents (population, latent_dim) and scores (population,).
+
+        Raises:
+            ValueError: more images of a class than the population has.
+        """
+        config, begin, asked = self.config, time.perf_counter(), Asked(target, generator, task.seed)
+        if task.images_per_class > config.population:
+            raise ValueError(
+                f"the images of a class are taken from its population of {config.population}, got images_per_class "
+                f"{task.images_per_class}; raise population"
+            )
+        # Images of a generator without classes are everybody's.
+        groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
+        pool = list(pool_of(generator, config.candidates, task.seed, task.like.cpu()))
+        everything = torch.cat([latents for latents, _ in pool])
+        found = {}
+        for group in groups:
+            scores = []
+            for latents, rows in pool:
+                wanted = torch.full((len(latents),), group[0], device=task.like.device)
+                answers = asked(latents.to(task.like), wanted, rows, group[0] if len(groups) > 1 else 0)
+                scores.append(answers[:, group].cpu())
+            for place, label in enumerate(group):
+                best = torch.cat([part[:, place] for part in scores]).topk(config.population)
+                found[label] = (everything[best.indices].to(task.like), best.values.to(task.like.device))
+        return found, Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
+
+    @torch.no_grad()
+    def attack(
+        self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
+    ) -> Reconstruction:
+        """Reconstructions of some classes at once."""
+        config, begin, asked = self.config, time.perf_counter(), Asked(target, generator, task.seed)
+        curved = has_p_space(generator, config.p_space)
+        box = bounds(generator, config.bound_samples, task.seed, task.like, curved, config.bound_width)
+        population = {label: task.explored[label] for label in labels}
+        for generation in range(config.generations):
+            going = [label for label in labels if float(population[label][1].max()) < config.enough]
+            if not going:
+                break
+            children = [
+                self.children(*population[label], box, curved, sample_rng(task.seed, BREED, label, generation))
+                for label in going
+            ]
+            count = config.population - 1
+            wanted = torch.tensor(going, device=task.like.device).repeat_interleave(count)
+            rows = [(label, place) for label in going for place in range(count)]
+            answers = asked(torch.cat(children), wanted, rows, generation).gather(1, wanted[:, None]).view(-1, count)
+            for label, young, scores in zip(going, children, answers, strict=True):
+                population[label] = with_elite(*population[label], young, scores)
+            if task.watch is not None and (generation + 1) % WATCH_EVERY == 0 and generation + 1 < config.generations:
+                task.watch(labels, generation + 1, config.generations, _success(population, task.images_per_class))
+        if task.watch is not None:
+            share = _success(population, task.images_per_class)
+            task.watch(labels, config.generations, config.generations, share)
+        latents, scores = _best(population, task.images_per_class)
+        kept = torch.tensor(list(labels), device=task.like.device).repeat_interleave(task.images_per_class)
+        images = asked.images(latents, kept)
+        cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
+        return Reconstruction(images, kept.cpu(), latents.cpu(), scores.cpu(), cost)
+
+    def children(self, latents: Tensor, scores: Tensor, box: Box, curved: bool, rng: np.random.Generator) -> Tensor:
+        """(population − 1, latent_dim) the next generation but for the elite.
+
+        Args:
+            latents: (population, latent_dim).
+            scores: (population,) in [0, 1].
+            box: Where they stay.
+            curved: Whether they are mutated in P space.
+            rng: Of this class and generation.
+        """
+        count, width = len(latents) - 1, latents.shape[1]
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.from_numpy(rng.random(shape)).to(latents)
+
+        first, second = parents(scores, uniform(2, count))
+        children = cross(latents[first], latents[second], scores[first], scores[second], uniform(count, width))
+        chosen = uniform(count, width) < self.config.mutation
+        change = self.config.mutation_size * box.std * (2 * uniform(width) - 1)
+        points = (to_p(children) if curved else children) + chosen * change
+        return box.clip(from_p(points) if curved else points)
+
+
+def parents(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Indices into ``scores`` (population,), each drawn in proportion to its score, from uniform numbers in [0, 1).
+
+    Where every score is 0, all are alike.
+    """
+    weights = scores.double() if float(scores.sum()) > 0 else torch.ones_like(scores).double()
+    edges = weights.cumsum(dim=0)
+    drawn = torch.searchsorted(edges, numbers.double() * edges[-1], right=True)
+    return drawn.clamp_max(len(scores) - 1)
+
+
+def cross(first: Tensor, second: Tensor, first_scores: Tensor, second_scores: Tensor, numbers: Tensor) -> Tensor:
+    """Children that take each number from the first parent with probability p₁ / (p₁ + p₂).
+
+    Args:
+        first: (children, latent_dim).
+        second: (children, latent_dim).
+        first_scores: (children,) p₁.
+        second_scores: (children,) p₂; where both are 0, each parent gives half.
+        numbers: (children, latent_dim) uniform in [0, 1).
+    """
+    total = first_scores + second_scores
+    share = torch.where(total > 0, first_scores / total.clamp_min(torch.finfo(total.dtype).tiny), 0.5)
+    return torch.where(numbers < share[:, None], first, second)
+
+
+def with_elite(latents: Tensor, scores: Tensor, young: Tensor, young_scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The best of a generation, and its children."""
+    best = scores.argmax()[None]
+    return torch.cat([latents[best], young]), torch.cat([scores[best], young_scores])
+
+
+def _best(population: dict[int, tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    chosen = [scores.topk(count).indices for _, scores in population.values()]
+    pairs = list(zip(population.values(), chosen, strict=True))
+    return torch.cat([latents[some] for (latents, _), some in pairs]), torch.cat([s[some] for (_, s), some in pairs])
+
+
+def _success(population: dict[int, tuple[Tensor, Tensor]], count: int) -> float:
+    """Share of the best images that surely win: a score above one half; the views tell scores of the class alone."""
+    return float((_best(population, count)[1] > 0.5).double().mean())

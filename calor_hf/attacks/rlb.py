@@ -1,0 +1,136 @@
+"""RLB-MI: an agent for each image learns which latents the target rewards, from scores alone."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
+from calor_hf.attacks._queries import Asked, rows_of
+from calor_hf.attacks._sac import Agents, SACPlan
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.seeding import sample_rng
+from calor_hf.core.target import ScoreTarget
+from calor_hf.generators import Generator
+
+AGENT = 6  # stream of random numbers
+WATCH_EVERY = 25
+AGENT_IMAGES = 8  # an agent's networks and memory weigh as much as some eight images
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLBConfig(AttackConfig):
+    """Settings of :class:`RLB`."""
+
+    episodes: int = field(default=40_000, metadata={"help": "Actions of an agent, one an episode."})
+    lr: float = field(default=5e-4, metadata={"help": "Learning rate of Adam, of all networks."})
+    batch_size: int = field(default=256, metadata={"help": "Remembered episodes of an update."})
+    gamma: float = field(default=0.99, metadata={"help": "Discount; without effect where episodes are terminal."})
+    tau: float = field(default=0.01, metadata={"help": "Share that slow critics take over; without effect likewise."})
+    terminal: bool = field(default=True, metadata={"help": "An episode ends with its action."})
+    shared_noise: bool = field(
+        default=True, metadata={"help": "One random number for all numbers of an action, as the authors' code."}
+    )
+    mean_log_probability: bool = field(
+        default=True, metadata={"help": "Log-probabilities are means over an action's numbers; false: sums."}
+    )
+
+    def validate(self) -> None:
+        """Refuse impossible numbers."""
+        if self.episodes < 1 or self.batch_size < 1 or not self.lr > 0:
+            raise ValueError(
+                f"expected episodes >= 1, batch_size >= 1 and lr > 0, got {self.episodes}, {self.batch_size} and "
+                f"{self.lr}"
+            )
+        if not 0 <= self.gamma <= 1 or not 0 < self.tau <= 1:
+            raise ValueError(f"expected gamma in [0, 1] and tau in (0, 1], got {self.gamma} and {self.tau}")
+
+    def scaled(self, factor: float) -> "RLBConfig":
+        """``factor`` times the episodes, at least one."""
+        return replace(self, episodes=max(1, round(self.episodes * factor)))
+
+    def plan(self) -> SACPlan:
+        """How the agents learn."""
+        return SACPlan(
+            self.lr, self.gamma, self.tau, self.batch_size, self.terminal, self.shared_noise, self.mean_log_probability
+        )
+
+
+@ATTACKS.register("rlb")
+class RLB(Attack[RLBConfig]):
+    """Soft actor-critic: the state is a random latent, the action another one, the reward what the target thinks of it.
+
+    An agent gives one image, the one with the highest score of all its actions; k images of a class cost k agents. The
+    authors weigh the old latent in the next state with 0, so that next state and action are one latent. Therefore ours
+    asks once an episode where theirs asks three times: about both of them, and about the action of a fresh state, which
+    is what the next episode's is.
+
+    Quirks of the authors' code: episodes end with their only action, so that discount and slow critics have no effect
+    (``terminal``); an action's log-probability is a mean over its numbers (``mean_log_probability``), against a target
+    entropy of minus their count, which it cannot reach, so that the temperature falls all the time; and the noise is
+    one number for all of an action, even for a whole batch (``shared_noise``; preset ``original`` only). Their actor
+    follows the first critic; ours the smaller of both, as the twin is meant.
+
+    Cost of an image: ``episodes`` queries; 40 000 are 200 000 for the five images of a class.
+
+    Source:
+        Han et al., "Reinforcement Learning-Based Black-Box Model Inversion Attacks", CVPR 2023, arXiv:2304.04625;
+        HanGyojin/RLB-MI. Preset ``calor``: MIBench's length, a tenth.
+    """
+
+    config_class = RLBConfig
+    access = "scores"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"episodes": 4000, "shared_noise": False}}
+
+    def rows(self, images_per_class: int) -> int:
+        """Images that a class weighs as much as."""
+        return AGENT_IMAGES * images_per_class
+
+    def attack(
+        self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
+    ) -> Reconstruction:
+        """Reconstructions of some classes at once."""
+        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        rows = rows_of(labels, task.images_per_class)
+        wanted = torch.tensor([label for label, _ in rows], device=task.like.device)
+        starts = [sample_rng(task.seed, AGENT, *row) for row in rows]
+        own = [sample_rng(task.seed, AGENT, *row, 1) for row in rows]
+        agents = Agents(own, generator.latent_dim, self.config.plan(), self.config.episodes, task.like)
+        best = torch.full((len(rows),), -torch.inf, device=task.like.device)
+        latents = task.like.new_zeros(len(rows), generator.latent_dim)
+        scores = best
+        for episode in range(self.config.episodes):
+            states = torch.cat([generator.sample_latents(1, rng) for rng in starts]).to(task.like)
+            actions = agents.act(states)
+            answers = asked(actions, wanted, rows, episode)
+            scores = answers.gather(1, wanted[:, None]).squeeze(1)
+            best = best.to(scores)
+            latents = torch.where((scores > best)[:, None], actions, latents)
+            best = torch.maximum(best, scores)
+            agents.learn(states, actions, reward(answers, wanted).to(states))
+            last = episode + 1 == self.config.episodes
+            if task.watch is not None and ((episode + 1) % WATCH_EVERY == 0 or last):
+                share = float((answers.argmax(dim=1) == wanted).double().mean())
+                task.watch(labels, episode + 1, self.config.episodes, share)
+        images = asked.images(latents, wanted)
+        cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
+        return Reconstruction(images, wanted.cpu(), latents.cpu(), best.cpu(), cost)
+
+
+def reward(scores: Tensor, labels: Tensor) -> Tensor:
+    """2 ln p of the state's image, 2 ln p of the action's, which is the same, and 8 ln of the lead over the next class.
+
+    Args:
+        scores: (rows, classes) probabilities.
+        labels: (rows,).
+
+    Returns:
+        (rows,) in nats; a lead of less than 1e-7, or none, counts as 1e-7.
+    """
+    own = scores.gather(1, labels[:, None]).squeeze(1)
+    others = scores.scatter(1, labels[:, None], 0.0).amax(dim=1)
+    likely = own.clamp_min(torch.finfo(scores.dtype).tiny).log()
+    return 4 * likely + 8 * (own - others).clamp_min(1e-7).log()
