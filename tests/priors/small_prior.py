@@ -22,9 +22,10 @@ SIDE, CLASSES, BATCH, PICTURES = 16, 3, 8, 40
 SMALL: dict[str, Any] = {"steps": 4, "critic_steps": 2, "batch_size": BATCH, "width": 8, "latent_dim": 6}
 OWN: dict[str, dict[str, Any]] = {
     "plg": {"top": 7},
+    "lokt": {"warm_up": 1},
     "stylegan2": {"mapping_layers": 2, "max_channels": 8, "interval": 3},
 }
-READS_OF_A_STEP = {"gmi": 2 * BATCH, "ked": 4 * BATCH, "plg": 2 * BATCH, "stylegan2": 2 * BATCH}
+READS_OF_A_STEP = {"gmi": 2 * BATCH, "ked": 4 * BATCH, "plg": 2 * BATCH, "lokt": 2 * BATCH, "stylegan2": 2 * BATCH}
 
 
 class Pictures(Dataset[Tensor]):

@@ -180,10 +180,66 @@ def test_plg_views_are_those_of_the_paper() -> None:
     assert (view.brightness, view.contrast, view.jitter_probability) == (0.2, 0.2, 0.5)
 
 
+def test_lokt_critic() -> None:
+    world = World("lokt")
+    draws = world.draws()
+    wanted = draws.labels(CLASSES)
+    fakes = world.fakes(draws, wanted)
+    with torch.no_grad():  # so that the target's labels differ, and from the wanted ones
+        answers = world.target(fakes)
+        world.target.head.classifier.bias -= answers.mean(dim=0)  # type: ignore[attr-defined]
+    theirs = world.target(fakes).argmax(dim=1).tolist()
+    assert len(set(theirs)) > 1
+    assert theirs != wanted.tolist()
+
+    def judge(image: Tensor) -> tuple[float, list[float]]:
+        value, logits = world.generator.critic(image[None])
+        return 1 / (1 + math.exp(-value.item())), softmax(logits[0].tolist())
+
+    real = [-math.log(judge(image)[0]) for image in world.images]
+    fake = [-math.log(1 - judge(image)[0]) for image in fakes]
+    labels = [-math.log(judge(image)[1][label]) for image, label in zip(fakes, theirs, strict=True)]
+    expected = {"real": sum(real) / BATCH, "fake": sum(fake) / BATCH, "labels": 1.5 * sum(labels) / BATCH}
+    assert values(world.critic_loss()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_lokt_generator() -> None:
+    world = World("lokt")
+    draws = world.draws()
+    wanted = draws.labels(CLASSES)
+    fakes = world.fakes(draws, wanted)
+    adversarial = classes = 0.0
+    for fake, label in zip(fakes, wanted.tolist(), strict=True):
+        value, logits = world.generator.critic(fake[None])
+        adversarial += math.log(1 + math.exp(-value.item())) / BATCH
+        classes -= math.log(softmax(logits[0].tolist())[label]) / BATCH
+    expected = {"adversarial": adversarial, "classes": 1.5 * classes}
+    assert values(world.generator_loss()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_lokt_warms_up_without_the_target() -> None:
+    world = World("lokt")
+    real, cold = (world.images, world.labels), TrainDraws(SEED, 0, BATCH, world.images)
+    world.target.head = None  # type: ignore[assignment]  # an answer would be an error
+    assert set(world.prior.critic_loss(world.generator, world.target, real, cold)) == {"real", "fake"}
+    assert set(world.prior.generator_loss(world.generator, world.target, real, cold)) == {"adversarial"}
+    with pytest.raises(TypeError):
+        world.critic_loss()
+
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "gmi": {"beta1": 0.5, "beta2": 0.999, "penalty": 10, "latent_dim": 100, "steps": 30_000},
     "ked": {"beta1": 0.5, "beta2": 0.999, "entropy": 1e-4, "latent_dim": 100, "steps": 10_000},
     "plg": {"beta1": 0.0, "beta2": 0.9, "guidance": 0.2, "latent_dim": 128, "steps": 30_000, "top": 30},
+    "lokt": {
+        "beta1": 0.0,
+        "beta2": 0.9,
+        "class_weight": 1.5,
+        "latent_dim": 128,
+        "steps": 21_000,
+        "warm_up": 1000,
+        "batch_size": 256,
+    },
     "stylegan2": {
         "beta1": 0.0, "beta2": 0.99, "lr": 2e-3, "batch_size": 32, "critic_steps": 1, "steps": 25_000_000 // 32,
         "latent_dim": 512, "max_channels": 512, "mapping_layers": 8, "truncation": 0.5, "gamma": None, "interval": 16,
@@ -194,7 +250,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_defaults_are_the_published_ones(name: str) -> None:
-    common = {"lr": 2e-4, "batch_size": 64, "critic_steps": 5, "width": 64}
+    common: dict[str, float] = {"lr": 2e-4, "batch_size": 64, "critic_steps": 5, "width": 64}
     assert PRIORS.get(name).config_class().to_dict() == common | PUBLISHED[name]
 
 
