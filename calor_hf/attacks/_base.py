@@ -219,7 +219,7 @@ class Attack(ABC, Generic[C]):
                 try:
                     part = self.attack(self._view(target), generator, now, task)
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                    if not _out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
                     if len(now) == 1:
                         raise MemoryError(
@@ -304,7 +304,8 @@ def working_dtype(target: Target, generator: Generator[Any]) -> torch.dtype:
     return torch.float64 if target.dtype == torch.float64 else torch.float32
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, on whatever device."""
     # torch's allocator for the CPU raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

@@ -146,12 +146,13 @@ def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path)
         labels = load(file.read_bytes())["labels"]
         target.queries += len(labels)  # asked by another process, or before the run was stopped
         return labels
-    asked, labels = Asked(target, None, seed), []
+    asked, answers = Asked(target, None, seed), []
     for start, batch in enumerate(DataLoader(images, batch_size=256)):
         rows = [(start, place) for place in range(len(batch))]
-        labels.append(asked.show(batch.to(target.device), rows, 0).cpu())
-    write_whole(file, save({"labels": torch.cat(labels)}))
-    return torch.cat(labels)
+        answers.append(asked.show(batch.to(target.device), rows, 0).cpu())
+    labels = torch.cat(answers)
+    write_whole(file, save({"labels": labels}))
+    return labels
 
 
 def _fresh(name: str, target: Any) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """How a black-box attack asks: images of latents shown to a view of the target, counted, in blocks that fit."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from calor_hf.attacks._base import out_of_memory
 from calor_hf.core.seeding import sample_rng
 from calor_hf.generators import Generator
 from calor_hf.layers.head_modes import OwnNoise
+
+logger = logging.getLogger(__name__)
 
 BLOCK = 256
 POOL, NOISE = 2, 9  # streams of random numbers; an attack's own lie beside them
@@ -31,7 +35,7 @@ class Asked:
 
     def __init__(self, view: Any, generator: Generator[Any] | None, seed: int) -> None:
         self.view, self._generator, self._seed = view, generator, seed
-        self.generator_passes = 0
+        self.generator_passes, self._block = 0, BLOCK
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, labels: Tensor, rows: Sequence[Row], step: int) -> Tensor:
@@ -43,28 +47,51 @@ class Asked:
             rows: (n) names of the queries.
             step: Of the attack.
         """
-        parts = [slice(start, start + BLOCK) for start in range(0, len(latents), BLOCK)]
-        answers = [self.show(self._make(latents[part], labels[part]), rows[part], step) for part in parts]
-        return torch.cat(answers)
+        return self._in_blocks(
+            len(latents), lambda part: self._answers(self._make(latents[part], labels[part]), rows[part], step)
+        )
 
+    @torch.no_grad()
     def show(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:
-        """The view's answers about ``images``, at most a block of them."""
-        with OwnNoise(_Noise((self._seed, NOISE, step), rows)) if self.view.stochastic else nullcontext():
-            answers: Tensor = self.view(images)
-        return answers
+        """The view's answers about ``images``; arguments otherwise as of a call."""
+        return self._in_blocks(len(images), lambda part: self._answers(images[part], rows[part], step))
 
     @torch.no_grad()
     def images(self, latents: Tensor, labels: Tensor) -> Tensor:
         """(n, 3, side, side) images in [0, 1], on the CPU, shown to nobody."""
-        parts = zip(latents.split(BLOCK), labels.split(BLOCK), strict=True)
-        return torch.cat([self._make(some, theirs).cpu() for some, theirs in parts])
+        return self._in_blocks(len(latents), lambda part: self._make(latents[part], labels[part]).cpu())
+
+    def _answers(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:
+        with OwnNoise(_Noise((self._seed, NOISE, step), rows)) if self.view.stochastic else nullcontext():
+            answers: Tensor = self.view(images)
+        return answers
 
     def _make(self, latents: Tensor, labels: Tensor) -> Tensor:
         if self._generator is None:
             raise RuntimeError("there is no generator to make images of latents")
-        self.generator_passes += len(latents)
         images: Tensor = self._generator(latents, labels)
+        self.generator_passes += len(latents)
         return images.clamp(0, 1)
+
+    def _in_blocks(self, count: int, work: Callable[[slice], Tensor]) -> Tensor:
+        """Results of all blocks; where memory runs out, blocks are half as large from then on."""
+        results: list[Tensor] = []
+        start = 0
+        while start < count:
+            try:
+                results.append(work(slice(start, start + self._block)))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if self._block == 1 or not out_of_memory(error):
+                    raise
+            else:
+                start += self._block
+                continue
+            # Out of the except block, so that the failed block's tensors are let go of.
+            logger.warning("out of memory with %d images at a time; going on with %d", self._block, self._block // 2)
+            self._block //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return torch.cat(results)
 
 
 class _Noise:

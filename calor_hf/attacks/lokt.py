@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from calor_hf.attacks._base import ATTACKS, Attack, Task
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
-from calor_hf.attacks._queries import BLOCK, Asked, rows_of
+from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks.plg import PLG, PLGConfig
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import LabelTarget, Target
@@ -147,8 +147,6 @@ class LOKT(Attack[LOKTConfig]):
         begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
         self.students.module.to(task.like.device, task.like.dtype)
         found = self.inner.attack(self.students, generator, labels, task)
-        rows, step = rows_of(labels, task.images_per_class), self.config.steps
-        parts = [slice(start, start + BLOCK) for start in range(0, len(rows), BLOCK)]
-        answers = torch.cat([asked.show(found.images[part], rows[part], step) for part in parts])
+        answers = asked.show(found.images, rows_of(labels, task.images_per_class), self.config.steps)
         cost = Cost(found.cost.generator_passes, target.queries, 0, time.perf_counter() - begin)
         return replace(found, scores=(answers == found.labels).to(found.scores), cost=cost)

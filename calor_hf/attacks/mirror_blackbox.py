@@ -130,16 +130,18 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             going = [label for label in labels if float(population[label][1].max()) < config.enough]
             if not going:
                 break
-            children = [
-                self.children(*population[label], box, curved, sample_rng(task.seed, BREED, label, generation))
-                for label in going
-            ]
+            children = []
+            for label in going:
+                latents, scores = population[label]
+                rng = sample_rng(task.seed, BREED, label, generation)
+                children.append(self.children(latents, scores, box, curved, rng))
             count = config.population - 1
             wanted = torch.tensor(going, device=task.like.device).repeat_interleave(count)
             rows = [(label, place) for label in going for place in range(count)]
             answers = asked(torch.cat(children), wanted, rows, generation).gather(1, wanted[:, None]).view(-1, count)
-            for label, young, scores in zip(going, children, answers, strict=True):
-                population[label] = with_elite(*population[label], young, scores)
+            for label, young, new in zip(going, children, answers, strict=True):
+                latents, scores = population[label]
+                population[label] = with_elite(latents, scores, young, new)
             if task.watch is not None and (generation + 1) % WATCH_EVERY == 0 and generation + 1 < config.generations:
                 task.watch(labels, generation + 1, config.generations, _success(population, task.images_per_class))
         if task.watch is not None:

@@ -41,15 +41,12 @@ def _parser() -> argparse.ArgumentParser:
         " for several devices.",
     )
     add = parser.add_argument
-    add(
-        "--prior",
-        default="gmi",
-        help="gmi or stylegan2 (serve any target), or ked or plg (for one target); default: gmi",
-    )
+    add("--prior", default="gmi", help="gmi or stylegan2 (serve any target), or ked, plg or lokt (for one target);"
+        " default: gmi")  # fmt: skip
     add("--dataset", help="public images: folder, parquet file or Hub id; default: drawn people, none of the private")
     add("--crop", type=int, help="side of the middle square that is kept, in pixels of the original; default: all")
     add("--image-size", type=int, default=64, help="side in pixels, a power of two; default: 64")
-    add("--target", help="model under attack, folder or Hub id: for ked and plg")
+    add("--target", help="model under attack, folder or Hub id: for ked, plg and lokt")
     add("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="settings (calor-hf list PRIOR shows them)")
     add("--output-dir", default="outputs/prior", help="folder of the generator; default: outputs/prior")
     add("--seed", type=int, default=0, help="of weights and draws; default: 0")

@@ -78,8 +78,9 @@ class ScoreTarget:
         Raises:
             FloatingPointError: the network gives numbers that are not finite.
         """
+        answers = self._ask(images)
         self.queries += len(images)
-        return self._ask(images)
+        return answers
 
 
 class LabelTarget:
@@ -112,5 +113,6 @@ class LabelTarget:
         Raises:
             FloatingPointError: the network gives numbers that are not finite.
         """
+        answers = self._ask(images)
         self.queries += len(images)
-        return self._ask(images)
+        return answers

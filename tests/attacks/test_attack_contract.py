@@ -275,8 +275,9 @@ def test_settings_presets_and_budgets(name: str) -> None:
     assert made(budget=0.5) == made() // 2
     assert made(**{"budget": "demo", length: 7}) == 7
     assert made(budget=1e-9) == 1
+    negative: dict[str, Any] = {length: -1}
     with pytest.raises(ValueError, match=length):
-        kind.configure(**{length: -1})
+        kind.configure(**negative)
     calor = kind.configure(preset="calor")
     assert (calor != config) == ("calor" in kind.presets)
     for preset in kind.presets:

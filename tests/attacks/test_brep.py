@@ -161,7 +161,7 @@ def test_fewer_hits_than_images_are_used_again() -> None:
 
 def test_refused_moves_and_growth_have_an_end() -> None:
     start = next(point for point in pool(0, 1.5) if math.hypot(*point) < 0.5)  # far from the bounds
-    tiny = disc(*start, 1e-3)
+    tiny = disc(start[0], start[1], 1e-3)
     found = run(brep(search=256, directions=4, most_refusals=7), tiny, [1], images_per_class=1)
     assert found.latents.tolist() == pytest.approx([pytest.approx(start)])
     assert found.cost.target_passes == 256 + 7 * 5 + 1

@@ -85,6 +85,13 @@ class Hungry(nn.Module):
         return y
 
 
+@pytest.mark.parametrize("name", ["brep", "rlb", "mirror_blackbox"])
+def test_a_target_that_returns_nan_behind_a_view(name: str) -> None:
+    target = ModuleTarget(Breaking(2), CLASSES, SIDE)
+    with pytest.raises(FloatingPointError, match="target's scores became NaN or infinite; check its weights"):
+        tiny_attack(name).run(target, tiny_generator("dcgan", torch.float32), [1])
+
+
 ERRORS: list[BaseException] = [
     torch.OutOfMemoryError("CUDA out of memory."),
     RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -107,6 +114,22 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(error: BaseException, caplog
     ]
     assert [chunk.labels.unique().tolist() for chunk in chunks] == [[0], [1], [2], [3], [4]]
     assert torch.allclose(found.images, expected.images, atol=1e-8)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "host"])
+@pytest.mark.parametrize("name", ["brep", "rlb", "mirror_blackbox"])
+def test_queries_are_split_where_memory_runs_out(
+    name: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = Hungry(1000, error)
+    target, generator = ModuleTarget(module, CLASSES, SIDE), tiny_generator("dcgan")
+    expected = tiny_attack(name).run(target, generator, [0, 3], images_per_class=2)
+    module.room = 3
+    with caplog.at_level(logging.WARNING, "calor_hf"):
+        found = tiny_attack(name).run(target, generator, [0, 3], images_per_class=2)
+    assert "images at a time; going on with" in caplog.text
+    assert torch.allclose(found.images, expected.images, atol=1e-8)
+    assert found.cost.target_passes == expected.cost.target_passes  # what failed was not answered
 
 
 def test_one_class_that_does_not_fit_is_an_error() -> None:

@@ -94,7 +94,13 @@ def test_students_agree_with_the_target(tmp_path: Path) -> None:
     torch.manual_seed(5)
     tiny_base("resnet", 2).save_pretrained(tmp_path / "student")
     kind = ATTACKS.get("lokt")
-    settings = {"samples": 100, "student_epochs": 12, "student_lr": 0.05, "student_batch": 32, "steps": 30}
+    settings: dict[str, Any] = {
+        "samples": 100,
+        "student_epochs": 12,
+        "student_lr": 0.05,
+        "student_batch": 32,
+        "steps": 30,
+    }
     attack: Any = kind(kind.configure(students=(str(tmp_path / "student"),), **settings))
     attack.prepare_for(target, generator, None, tmp_path, 0)
     truth = target(images).argmax(dim=1)

@@ -34,8 +34,9 @@ def test_only_labels_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     answer, answers = LabelTarget.__call__, list[Any]()
 
     def note(self: LabelTarget, images: torch.Tensor) -> torch.Tensor:
-        answers.append(answer(self, images))
-        return answers[-1]
+        labels = answer(self, images)
+        answers.append(labels)
+        return labels
 
     monkeypatch.setattr(LabelTarget, "__call__", note)
     target = tiny_target()
@@ -56,7 +57,7 @@ def test_it_is_saved_with_its_critic(tmp_path: Path) -> None:
     images = torch.rand(3, 3, SIDE, SIDE)
     with torch.no_grad():
         assert torch.equal(read.realism(images, torch.arange(3)), made.realism(images, torch.arange(3)))
-        assert torch.equal(read.realism(images), read.critic(images)[0])  # type: ignore[operator,misc]
+        assert torch.equal(read.realism(images), read.critic(images)[0])  # type: ignore[operator]
 
 
 def test_checkpoints_from_before_a_setting_was_added_are_taken_up(tmp_path: Path) -> None:
