@@ -216,6 +216,7 @@ class Attack(ABC, Generic[C]):
             rest = list(labels)
             while rest:
                 now = rest[:per_chunk]
+                notes = dict(task.notes)
                 try:
                     part = self.attack(self._view(target), generator, now, task)
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -235,6 +236,9 @@ class Attack(ABC, Generic[C]):
                         on_chunk(part)
                     continue
                 # Out of the except block, so that the failed chunk's tensors are let go of.
+                # What it has noted is worked out again, and counted, by the next.
+                task.notes.clear()
+                task.notes.update(notes)
                 logger.warning("out of memory with %d classes at a time; going on with %d", len(now), per_chunk)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()

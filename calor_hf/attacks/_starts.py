@@ -50,7 +50,7 @@ def chosen_starts(
         raise ValueError(f"initial_candidates must be at least the {batch.group} starts of a class, got {count}")
     pool = generator.sample_latents(count, sample_rng(batch.seed, POOL)).to(batch.like)
     wanted = batch.labels[:: batch.group].tolist()
-    chosen: dict[int, Tensor] = batch.notes.setdefault("starts", {})
+    chosen: dict[int, Tensor] = dict(batch.notes.get("starts", {}))
     made = 0
     missing = [label for label in wanted if label not in chosen]
     if missing:
@@ -58,6 +58,7 @@ def chosen_starts(
         for some in [together] if generator.num_classes is None else [[label] for label in missing]:
             chosen.update(zip(some, _best(seen, generator, pool, some, batch, views), strict=True))
             made += count
+        batch.notes["starts"] = chosen
     return pool[torch.cat([chosen[label] for label in wanted])], made
 
 

@@ -162,7 +162,7 @@ class IFGMI(GradientAttack[IFConfig]):
 
 def authors_size(stage: int) -> int:
     """Elements of the map that enters block ``stage`` of StyleGAN at 1024 pixels, from 1 on."""
-    side = 4 * 2 ** (stage - 1)
+    side = 4 << (stage - 1)
     return min(512, 2**15 // side) * side**2
 
 

@@ -125,7 +125,7 @@ def test_a_linear_models_triggers_are_the_signs_of_its_rows() -> None:
     target = linear_target(2)
     images = torch.rand(4, 3, SIDE, SIDE, dtype=torch.float64) * 0.8 + 0.1
     found = find_triggers(target, images, [1, 0], TriggerPlan(images=4, steps=40, reach=0.02, seed=0))
-    weight = (target.module[2].weight @ target.module[1].weight).detach()  # type: ignore[index,operator]
+    weight = (target.module[2].weight @ target.module[1].weight).detach()  # type: ignore[index]
     for trigger, row in zip(found, (weight[1] - weight[0], weight[0] - weight[1]), strict=True):
         assert torch.allclose(trigger.flatten(), 0.02 * row.sign())
 

@@ -132,6 +132,19 @@ def test_queries_are_split_where_memory_runs_out(
     assert found.cost.target_passes == expected.cost.target_passes  # what failed was not answered
 
 
+@pytest.mark.parametrize("prior", ["dcgan", "conditional"])
+def test_a_pool_that_a_failed_chunk_scored_is_counted_with_the_next(prior: str) -> None:
+    module = Hungry(256, MemoryError())
+    target, generator = ModuleTarget(module, CLASSES, SIDE), tiny_generator(prior)
+    attack = tiny_attack("ppa", initial_candidates=20, restarts=1, steps=3)
+    expected = attack.run(target, generator, range(5), images_per_class=10, chunk_size=10)
+    module.room = 20  # the pool fits, fifty rows do not
+    found = attack.run(target, generator, range(5), images_per_class=10)
+    for name in ("generator_passes", "target_passes", "target_gradients"):
+        assert getattr(found.cost, name) == getattr(expected.cost, name), name
+    assert torch.allclose(found.images, expected.images, atol=1e-8)
+
+
 def test_one_class_that_does_not_fit_is_an_error() -> None:
     target = ModuleTarget(Hungry(2, MemoryError()), CLASSES, SIDE)
     with pytest.raises(MemoryError, match=r"one class at a time \(3 images\)"):

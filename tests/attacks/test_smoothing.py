@@ -118,7 +118,7 @@ def test_aim_and_temperature_of_an_attack() -> None:
 
 
 def test_settings_that_cannot_work() -> None:
-    for settings, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"aim": 0.8, "objective": "poincare"}, "aim must be"),
         ({"aim": 0.0}, "aim must be"),
         ({"aim": 1.1}, "aim must be"),
@@ -126,7 +126,8 @@ def test_settings_that_cannot_work() -> None:
         ({"samples": 0}, "samples >= 1"),
         ({"smoothing_sigma": 0.0}, "smoothing_sigma > 0"),
         ({"smoothing": "blur"}, "unknown smoothing 'blur'; pass one of none, noise, views"),
-    ]:
+    ]
+    for settings, message in wrong:
         with pytest.raises(ValueError, match=message):
             GMIConfig(**settings)
 
