@@ -71,8 +71,9 @@ class RLB(Attack[RLBConfig]):
     Quirks of the authors' code: episodes end with their only action, so that discount and slow critics have no effect
     (``terminal``); an action's log-probability is a mean over its numbers (``mean_log_probability``), against a target
     entropy of minus their count, which it cannot reach, so that the temperature falls all the time; and the noise is
-    one number for all of an action, even for a whole batch (``shared_noise``; preset ``original`` only). Their actor
-    follows the first critic; ours the smaller of both, as the twin is meant.
+    one number for all of an action, even for a whole batch (``shared_noise``; preset ``original`` only), so that an
+    agent explores a line and needs the many episodes. Their actor follows the first critic; ours the smaller of both,
+    as the twin is meant.
 
     Cost of an image: ``episodes`` queries; 40 000 are 200 000 for the five images of a class.
 
