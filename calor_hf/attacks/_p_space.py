@@ -1,14 +1,18 @@
 """Mirror's P space, where the latents of a StyleGAN are nearly normal, and the box that it keeps them in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.attacks._queries import BLOCK
 from calor_hf.core.seeding import sample_rng
 from calor_hf.generators import Generator
+from calor_hf.generators.stylegan2 import StyleGAN2
 
 SLOPE = 0.2  # of the last activation of a StyleGAN's mapping network, which P space takes back
 P_SPACES = ("auto", "on", "off")
@@ -27,7 +31,7 @@ def from_p(points: Tensor) -> Tensor:
 
 def has_p_space(generator: Generator[Any], choice: str = "auto") -> bool:
     """Whether latents are looked at in P space: by ``choice`` (on, off), or (auto) of a StyleGAN alone."""
-    return generator.name.startswith("stylegan") if choice == "auto" else choice == "on"
+    return isinstance(generator, StyleGAN2) if choice == "auto" else choice == "on"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Box:
 def bounds(
     generator: Generator[Any], count: int, seed: int, like: Tensor, p_space: bool = True, width: float = 1.0
 ) -> Box:
-    """The box that ``count`` samples of the prior span.
+    """The box that ``count`` samples of the prior span; of a StyleGAN its styles before truncation.
 
     Args:
         generator: The prior.
@@ -65,9 +69,9 @@ def bounds(
     Source:
         An et al., "MIRROR", NDSS 2022: 100 000 samples, the biased standard deviation, one of it to either side.
     """
+    sample = styles_of(generator) if p_space else generator.sample_latents
     parts = [
-        generator.sample_latents(min(BLOCK, count - start), sample_rng(seed, _BOX, start)).double()
-        for start in range(0, count, BLOCK)
+        sample(min(BLOCK, count - start), sample_rng(seed, _BOX, start)).double() for start in range(0, count, BLOCK)
     ]
     points = [to_p(part) if p_space else part for part in parts]
     mean = sum((part.sum(dim=0) for part in points), points[0].new_zeros(())) / count
@@ -77,3 +81,18 @@ def bounds(
     if p_space:
         low, high = from_p(low), from_p(high)
     return Box(low.to(like), high.to(like), std.to(like))
+
+
+def styles_of(generator: Generator[Any]) -> Callable[[int, np.random.Generator], Tensor]:
+    """What samples ``generator``'s styles, untruncated where they can be had; (count, latent_dim) float64."""
+    if not isinstance(generator, StyleGAN2):
+        return generator.sample_latents
+    network = generator
+
+    @torch.no_grad()
+    def sample(count: int, rng: np.random.Generator) -> Tensor:
+        z = torch.from_numpy(rng.standard_normal((count, network.config.z_dim)))
+        styles: Tensor = network.mapping(z.to(network.device, network.dtype))
+        return styles.cpu().double()
+
+    return sample

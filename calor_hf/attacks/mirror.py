@@ -1,26 +1,19 @@
 """Mirror, white-box: styles kept inside the box where most styles lie, in a space that makes them normal."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import cos, pi
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
 from calor_hf.attacks._starts import scaled_pool
-from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
-from calor_hf.generators.stylegan2 import StyleGAN2
-
-BOUNDS = 3  # purpose of a random stream
-P_SLOPE = 5.0  # undoes the last LeakyReLU of StyleGAN's mapping network, whose slope is 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +31,15 @@ class MirrorConfig(GradientAttackConfig):
     shared_views: bool = field(default=True, metadata={"help": "All images are mirrored together, as in the source."})
     warm_up: float = field(default=0.05, metadata={"help": "Share of the steps in which the rate rises from 0."})
     ramp_down: float = field(default=0.25, metadata={"help": "Share of the steps in which it falls to 0."})
-    p_space: str = field(
-        default="auto", metadata={"help": "Box in P space: yes, no, or auto: where the latents are StyleGAN's styles."}
-    )
+    p_space: str = field(default="auto", metadata={"help": "Box in P space: on, off, or auto: with a StyleGAN alone."})
     bound_samples: int = field(default=100_000, metadata={"help": "Samples of the prior that the box is measured on."})
     bound_width: float = field(default=1.0, metadata={"help": "Half the box in standard deviations; 0: no box."})
 
     def validate(self) -> None:
         """Refuse unknown spaces and shares out of range."""
         super().validate()
-        if self.p_space not in ("auto", "yes", "no"):
-            raise ValueError(f"unknown p_space {self.p_space!r}; pass auto, yes or no")
+        if self.p_space not in P_SPACES:
+            raise ValueError(f"unknown p_space {self.p_space!r}; pass one of {', '.join(P_SPACES)}")
         if self.bound_samples < 2 or self.bound_width < 0:
             raise ValueError(
                 f"expected bound_samples >= 2 and bound_width >= 0, got {self.bound_samples} and {self.bound_width}"
@@ -115,42 +106,18 @@ class Mirror(GradientAttack[MirrorConfig]):
         if self.config.bound_width == 0:
             return None
         if "box" not in batch.notes:
-            batch.notes["box"] = self.box(generator, batch.seed)
-        low, high = (side.to(variables) for side in batch.notes["box"])
+            curved = has_p_space(generator, self.config.p_space)
+            count, width = self.config.bound_samples, self.config.bound_width
+            batch.notes["box"] = bounds(generator, count, batch.seed, batch.like, curved, width)
+        box: Box = batch.notes["box"]
 
         def cut(moved: Tensor) -> None:
-            moved.copy_(torch.minimum(torch.maximum(moved, low), high))
+            moved.copy_(box.clip(moved))
 
         return cut
-
-    def box(self, generator: Generator[Any], seed: int) -> tuple[Tensor, Tensor]:
-        """Lowest and highest latents, (latent_dim,) each, by the seed alone."""
-        rng, config = sample_rng(seed, BOUNDS), self.config
-        is_styled = config.p_space == "yes" or (config.p_space == "auto" and isinstance(generator, StyleGAN2))
-        samples = (styles_of(generator) if is_styled else generator.sample_latents)(config.bound_samples, rng)
-        points = F.leaky_relu(samples, P_SLOPE) if is_styled else samples
-        spread = config.bound_width * points.std(dim=0, unbiased=False)
-        sides = points.mean(dim=0) - spread, points.mean(dim=0) + spread
-        low, high = (F.leaky_relu(side, 1 / P_SLOPE) for side in sides) if is_styled else sides
-        return low, high
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Loss of the image or its mirror image."""
         chance = batch.uniform(1, shared=self.config.shared_views)
         seen = torch.where(chance[:, :, None, None] < self.config.flip_probability, images.flip(3), images)
         return self.identity_loss(target(seen), batch.labels)
-
-
-def styles_of(generator: Generator[Any]) -> Callable[[int, np.random.Generator], Tensor]:
-    """What samples ``generator``'s styles, untruncated where they can be had; (count, latent_dim) float64."""
-    if not isinstance(generator, StyleGAN2):
-        return generator.sample_latents
-    network = generator
-
-    @torch.no_grad()
-    def sample(count: int, rng: np.random.Generator) -> Tensor:
-        z = torch.from_numpy(rng.standard_normal((count, network.config.z_dim)))
-        styles: Tensor = network.mapping(z.to(network.device, network.dtype))
-        return styles.cpu().double()
-
-    return sample

@@ -124,7 +124,11 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         """Reconstructions of some classes at once."""
         config, begin, asked = self.config, time.perf_counter(), Asked(target, generator, task.seed)
         curved = has_p_space(generator, config.p_space)
-        box = bounds(generator, config.bound_samples, task.seed, task.like, curved, config.bound_width)
+        if "box" not in task.notes:
+            task.notes["box"] = bounds(
+                generator, config.bound_samples, task.seed, task.like, curved, config.bound_width
+            )
+        box: Box = task.notes["box"]
         population = {label: task.explored[label] for label in labels}
         for generation in range(config.generations):
             going = [label for label in labels if float(population[label][1].max()) < config.enough]

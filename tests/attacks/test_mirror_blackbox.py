@@ -88,10 +88,9 @@ def test_bounds_are_mean_and_deviation(p_space: bool) -> None:
 
 
 def test_p_space_belongs_to_stylegans() -> None:
-    plane = Plane()
-    assert [has_p_space(plane, choice) for choice in ("auto", "on", "off")] == [False, True, False]
-    plane.name = "stylegan2"  # type: ignore[misc]
-    assert [has_p_space(plane, choice) for choice in ("auto", "on", "off")] == [True, True, False]
+    assert [has_p_space(Plane(), choice) for choice in ("auto", "on", "off")] == [False, True, False]
+    styled = tiny_generator("stylegan2")
+    assert [has_p_space(styled, choice) for choice in ("auto", "on", "off")] == [True, True, False]
 
 
 def test_it_climbs_and_counts() -> None:

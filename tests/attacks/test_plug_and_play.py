@@ -13,6 +13,7 @@ from torch import Tensor
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._batch import SELECT, Batch
 from calor_hf.attacks._l1_ball import onto_l1_ball
+from calor_hf.attacks._p_space import bounds
 from calor_hf.attacks.if_gmi import IFGMI, IFConfig, authors_size
 from calor_hf.attacks.mirror import Mirror, MirrorConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
@@ -126,7 +127,7 @@ def test_mirrors_schedule_by_hand() -> None:
 def test_mirrors_box_against_numpy_and_a_bounded_solver(prior: str) -> None:
     generator: Any = tiny_generator(prior)
     attack = Mirror(MirrorConfig(bound_samples=200, bound_width=0.7))
-    rng = sample_rng(7, 3)
+    rng = sample_rng(7, 7, 0)
     if prior == "stylegan2":
         samples = generator.mapping(torch.from_numpy(rng.standard_normal((200, 6)))).detach().numpy()
     else:
@@ -152,7 +153,8 @@ def test_mirrors_box_against_numpy_and_a_bounded_solver(prior: str) -> None:
 def test_mirror_stays_in_its_box() -> None:
     target, generator = tiny_target(), tiny_generator("stylegan2")
     attack = Mirror(MirrorConfig(steps=10, lr=50.0, initial_candidates=0, bound_samples=200, keep="last"))
-    low, high = attack.box(generator, 0)
+    box = bounds(generator, 200, 0, torch.empty(0, dtype=torch.float64))
+    low, high = box.low, box.high
     found = attack.run(target, generator, [0, 1], images_per_class=2)
     assert ((found.latents >= low - 1e-12) & (found.latents <= high + 1e-12)).all()
     assert torch.isclose(found.latents, low).any()
@@ -247,7 +249,7 @@ def test_settings() -> None:
         (PPAConfig, {"beta1": 1.0}, "beta1"),
         (PPAConfig, {"final_views": -1}, "final_views"),
         (PPAConfig, {"milestones": (0,)}, "milestones"),
-        (MirrorConfig, {"p_space": "maybe"}, "auto, yes or no"),
+        (MirrorConfig, {"p_space": "maybe"}, "one of auto, on, off"),
         (MirrorConfig, {"bound_samples": 1}, "bound_samples"),
         (MirrorConfig, {"warm_up": 2.0}, "warm_up"),
         (IFConfig, {"later_steps": 0}, "later_steps"),

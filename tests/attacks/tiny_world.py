@@ -36,7 +36,7 @@ VARIANTS["ppa"] = ("ppa", {"initial_candidates": 40, "restarts": 2, "final_views
 VARIANTS["mirror"] = ("mirror", {"initial_candidates": 40, "bound_samples": 50, "steps": 8})
 VARIANTS["mirror, p space"] = (
     "mirror",
-    {"initial_candidates": 0, "bound_samples": 50, "p_space": "yes", "shared_views": False, "steps": 8},
+    {"initial_candidates": 0, "bound_samples": 50, "p_space": "on", "shared_views": False, "steps": 8},
 )
 VARIANTS["if_gmi"] = ("if_gmi", {"initial_candidates": 40, "steps": 4, "later_steps": 4})
 VARIANTS["if_gmi, image carried"] = (
