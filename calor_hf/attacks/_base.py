@@ -162,11 +162,14 @@ class Attack(ABC, Generic[C]):
 
         What it asks of a view is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
         """
-        view, begin = self._view(target), time.perf_counter()
+        view, begin = self.view_of(target), time.perf_counter()
+        self.preparation = Cost()
         with frozen(target.module):
             self.prepare(view, generator, public_images, folder, seed)
         queries = 0 if self.access == "white_box" else view.queries
-        self.preparation = Cost(target_passes=queries, seconds=time.perf_counter() - begin) if queries else Cost()
+        if queries:
+            spent = Cost(target_passes=queries, seconds=time.perf_counter() - begin)
+            self.preparation = self.preparation + spent
 
     @final
     def run(
@@ -208,7 +211,7 @@ class Attack(ABC, Generic[C]):
         parts: list[Reconstruction] = []
         with frozen(target.module, generator):
             check_fit(target, generator)
-            view = self._view(target)
+            view = self.view_of(target)
             self.check(view, generator)
             explored, spent = self.explore(view, generator, labels, task)
             task = dataclasses.replace(task, explored=explored)
@@ -218,7 +221,7 @@ class Attack(ABC, Generic[C]):
                 now = rest[:per_chunk]
                 notes = dict(task.notes)
                 try:
-                    part = self.attack(self._view(target), generator, now, task)
+                    part = self.attack(self.view_of(target), generator, now, task)
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if not out_of_memory(error):
                         raise
@@ -244,7 +247,9 @@ class Attack(ABC, Generic[C]):
                     torch.cuda.empty_cache()
         return Reconstruction.join(parts)
 
-    def _view(self, target: Target) -> Any:
+    @final
+    def view_of(self, target: Target) -> Any:
+        """What this attack is shown of the target, by :attr:`access`."""
         if self.access == "white_box":
             return target
         return ScoreTarget(target) if self.access == "scores" else LabelTarget(target)

@@ -124,7 +124,8 @@ def run_attack(
     state.wait_for_everyone()
     store = ChunkStore(folder / CHUNKS, folder / RESULT)
     begin = time.perf_counter()
-    before = store.read(set(labels), images_per_class)
+    each = images_per_class * max(1, len(attack.parts))
+    before = store.read(set(labels), each)
     done = set(gather_object([label for part in before for label in part.labels.unique().tolist()]))
     rest = [label for label in labels if label not in done]
     mine = rest[state.process_index :: state.num_processes]
@@ -157,7 +158,7 @@ def run_attack(
     preparation = Cost(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Cost()
     if state.is_local_main_process:
         spent = {"processes": state.num_processes, "wall_seconds": time.perf_counter() - begin}
-        _finish(folder, record, result, preparation, spent)
+        _finish(folder, record, result, each, preparation, spent)
     state.wait_for_everyone()
     return replace(result, cost=result.cost + preparation)
 
@@ -188,10 +189,10 @@ def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) 
 
 
 def _finish(
-    folder: Path, record: AttackRecord, result: Reconstruction, preparation: Cost, spent: dict[str, Any]
+    folder: Path, record: AttackRecord, result: Reconstruction, each: int, preparation: Cost, spent: dict[str, Any]
 ) -> None:
     save_reconstruction(result, folder / RESULT)
-    write_whole(folder / GRID, picture_grid(result.images, record.images_per_class))
+    write_whole(folder / GRID, picture_grid(result.images, each))
     summary = {
         **asdict(record),
         "cost": {**asdict(result.cost + preparation), **spent},

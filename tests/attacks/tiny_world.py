@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks import ATTACKS, Attack
+from calor_hf.attacks import ATTACKS, Attack, GradientAttack
 from calor_hf.generators import GENERATORS, Generator
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.modeling import defend
@@ -52,15 +52,24 @@ VARIANTS["rlb with slow critics"] = (
     {"terminal": False, "shared_noise": False, "mean_log_probability": False},
 )
 VARIANTS["mirror_blackbox in p space"] = ("mirror_blackbox", {"p_space": "on"})
-WHITE_BOX = [variant for variant, (name, _) in VARIANTS.items() if ATTACKS.get(name).access == "white_box"]
-BLACK_BOX = [variant for variant in VARIANTS if variant not in WHITE_BOX]
+VARIANTS["auto, fast"] = ("auto", {"fast": True})
+WHITE_BOX = [variant for variant, (name, _) in VARIANTS.items() if issubclass(ATTACKS.get(name), GradientAttack)]
+BLACK_BOX = [variant for variant, (name, _) in VARIANTS.items() if ATTACKS.get(name).access != "white_box"]
 
 # The setting that says how long an attack works: steps, but for these; and what else makes them small.
-LENGTH = {"brep": "iterations", "rlb": "episodes", "mirror_blackbox": "generations"}
+LENGTH = {"auto": "effort", "brep": "iterations", "rlb": "episodes", "mirror_blackbox": "generations"}
 SMALL: dict[str, dict[str, Any]] = {
     "brep": {"iterations": 6, "directions": 4, "search": 300, "most_refusals": 4, "most_growths": 3},
     "rlb": {"episodes": 8, "batch_size": 4},
     "mirror_blackbox": {"generations": 3, "population": 8, "candidates": 300, "bound_samples": 40},
+    "auto": {
+        "members": (
+            "plg:steps=3,initial_candidates=40,views=1",
+            "brep:iterations=3,directions=4,search=300",
+            "bypass:steps=2,initial_candidates=40",
+            "gmi:steps=4",
+        )
+    },
     "lokt": {"steps": 6, "samples": 4, "student_epochs": 1, "student_batch": 8},
 }
 
@@ -96,6 +105,11 @@ def tiny_attack(variant: str, **settings: Any) -> Attack[Any]:
     name, own = VARIANTS[variant]
     kind = ATTACKS.get(name)
     return kind(kind.configure(**{**SMALL.get(name, {"steps": STEPS}), **own, **settings}))
+
+
+def short(variant: str, steps: int) -> dict[str, int]:
+    """The setting that gives a white-box attack that many steps; others are short as they are."""
+    return {"steps": steps} if variant in WHITE_BOX else {}
 
 
 def ready(variant: str, target: HFTarget, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:

@@ -1,0 +1,85 @@
+"""The ensemble: its images are its members', its samples are looked at once, and it spares nobody unless told to."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from calor_hf.attacks import Attack
+from calor_hf.attacks._words import attack_of
+from calor_hf.attacks.auto import Auto, AutoConfig
+from calor_hf.core.reconstruction import Reconstruction
+from tests.attacks.tiny_world import tiny_generator, tiny_target
+
+MEMBERS = ("plg:steps=3,initial_candidates=40,views=1", "bypass:steps=2,initial_candidates=40", "gmi:steps=4")
+
+
+def run(attack: Attack[Any], **options: Any) -> Reconstruction:
+    return attack.run(tiny_target(), tiny_generator("renderer"), [3, 0, 1], images_per_class=2, seed=4, **options)
+
+
+@pytest.mark.parametrize("chunk_size", [2, 1000])
+def test_images_are_those_of_the_members_side_by_side(chunk_size: int) -> None:
+    found = run(Auto(AutoConfig(members=MEMBERS)), chunk_size=chunk_size)
+    alone = [run(attack_of(word)[2]) for word in MEMBERS]
+    assert found.labels.tolist() == [0] * 6 + [1] * 6 + [3] * 6
+    for name in ("images", "latents", "scores"):
+        blocks = getattr(found, name).unflatten(0, (3, 3, 2))
+        for member, one in enumerate(alone):
+            assert torch.allclose(blocks[:, member].flatten(0, 1), getattr(one, name), rtol=0, atol=1e-8)
+    # Two members start from the same forty samples, which the target looks at once.
+    assert found.cost.target_passes == sum(one.cost.target_passes for one in alone) - 40
+    assert found.cost.generator_passes == sum(one.cost.generator_passes for one in alone) - 40
+    assert found.cost.target_gradients == sum(one.cost.target_gradients for one in alone)
+
+
+def test_other_samples_are_not_shared() -> None:
+    words = ("plg:steps=2,initial_candidates=40", "bypass:steps=2,initial_candidates=41")
+    alone = sum(run(attack_of(word)[2]).cost.target_passes for word in words)
+    assert run(Auto(AutoConfig(members=words))).cost.target_passes == alone
+
+
+def test_fast_spares_whom_the_target_gives_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(Auto(AutoConfig(members=MEMBERS)))
+    second = whole.scores.unflatten(0, (3, 3, 2))[:, 0].amin(dim=1)  # by the first member
+    limit = float(second.sort().values[1:].mean())  # one class lies above it
+    monkeypatch.setattr("calor_hf.attacks.auto.AGREES", limit)
+    spared = int(second.argmax())
+    fast = run(Auto(AutoConfig(members=MEMBERS, fast=True)))
+    mine, theirs = (found.images.unflatten(0, (3, 3, 2)) for found in (fast, whole))
+    for person in range(3):
+        if person == spared:
+            assert torch.equal(mine[person, 1], theirs[person, 0])
+            assert torch.equal(mine[person, 2], theirs[person, 0])
+        else:
+            assert torch.allclose(mine[person], theirs[person], atol=1e-8)
+    assert fast.cost.target_gradients < whole.cost.target_gradients
+    assert fast.labels.tolist() == whole.labels.tolist()
+
+
+def test_progress_runs_through_all_members() -> None:
+    told: list[tuple[int, int]] = []
+    run(Auto(AutoConfig(members=MEMBERS)), watch=lambda labels, step, steps, success: told.append((step, steps)))
+    assert [step for step, _ in told] == sorted(step for step, _ in told)
+    assert told[-1] == (3000, 3000)
+    assert {steps for _, steps in told} == {3000}
+
+
+def test_effort_reaches_the_members() -> None:
+    config = Auto.configure(budget=0.5, members=("gmi", "plg@adaptive"))
+    assert config.effort == 50
+    assert [member.config.steps for member in Auto(config).members.values()] == [750, 300]
+    assert Auto(config).parts == ("gmi", "plg-adaptive")
+
+
+@pytest.mark.parametrize(
+    "members", [(), ("auto",), ("gmi", "gmi"), ("gmii",), ("gmi:stepps=3",), ("plg@mine",)], ids=str
+)
+def test_members_that_cannot_be(members: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"members|unknown|stepps"):
+        AutoConfig(members=members)
+
+
+def test_what_a_member_refuses_is_told_with_its_name() -> None:
+    with pytest.raises(ValueError, match="member if_gmi: "):
+        run(Auto(AutoConfig(members=("gmi:steps=1", "if_gmi"))))
