@@ -113,6 +113,11 @@ class Attack(ABC, Generic[C]):
         """Names of the attacks that it is made of; each class's images are then in as many equal blocks. Else none."""
         return ()
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether it knows more of a defence than the model's weights say."""
+        return False
+
     def check(self, target: Any, generator: Generator[Any]) -> None:
         """Raise ``ValueError`` where this attack cannot be run on this target with this generator."""
 

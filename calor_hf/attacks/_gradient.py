@@ -162,6 +162,12 @@ class GradientAttack(Attack[C]):
         """Rows that a class has while it is optimised."""
         return images_per_class * self.config.restarts
 
+    @property
+    def adaptive(self) -> bool:
+        """Past a Tanh, at a lowered confidence, or through noise: what nobody does to an undefended model."""
+        config = self.config
+        return config.gradient == "straight_through" or config.aim < 1 or config.samples > 1
+
     # For hooks
 
     @final

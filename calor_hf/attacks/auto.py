@@ -73,6 +73,11 @@ class Auto(Attack[AutoConfig]):
         """Names of the members."""
         return tuple(self.members)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether one of the members is."""
+        return any(member.adaptive for member in self.members.values())
+
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
         return max(member.rows(images_per_class) for member in self.members.values())

@@ -94,6 +94,11 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         super().__init__(config)
         self._found: dict[str, Tensor] | None = None
 
+    @property
+    def adaptive(self) -> bool:
+        """It expects Trap-MID."""
+        return True
+
     def prepare(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:

@@ -104,7 +104,7 @@ class Judges:
                     plan.attack.config.to_dict(),
                     {"generator": self.prior.name, **self.prior.config.to_dict()},
                     dataclasses.asdict(reconstruction.cost),
-                    plan.adaptive,
+                    plan.attack.adaptive,
                     measures,
                     floors,
                     float(reconstruction.scores.double().mean()),

@@ -7,8 +7,7 @@ from typing import Any
 from calor_hf.attacks import Attack
 from calor_hf.attacks._words import attack_of
 
-DEFAULT_ATTACKS = ("gmi", "plg", "plg@adaptive")
-ADAPTIVE_CHOICES = {"gradient": "straight_through", "objective": "poincare"}
+DEFAULT_ATTACKS = ("auto",)
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,6 @@ class PlannedAttack:
     name: str
     kind: str
     attack: Attack[Any]
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether it goes around a defence: past its Tanh, or with a loss that does not flatten out."""
-        settings = self.attack.config.to_dict()
-        return any(settings.get(name) == value for name, value in ADAPTIVE_CHOICES.items())
 
 
 def plan_attacks(

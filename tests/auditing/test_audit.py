@@ -19,7 +19,7 @@ from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
 
-ATTACKS = ["gmi:steps=2", "plg:steps=2,objective=poincare"]
+ATTACKS = ["gmi:steps=2", "plg:steps=2,gradient=straight_through"]
 
 
 def private_pictures(**changes: Any) -> PrivatePictures:
@@ -55,7 +55,7 @@ def small_audit(folder: Path, **options: Any) -> LeakageReport:
 def test_the_report_says_everything(tmp_path: Path) -> None:
     report = small_audit(tmp_path, embedding=nn.Flatten())
     assert LeakageReport.load(tmp_path).to_json() == report.to_json()
-    assert [attack.name for attack in report.attacks] == ["gmi-steps-2", "plg-steps-2-objective-poincare"]
+    assert [attack.name for attack in report.attacks] == ["gmi-steps-2", "plg-steps-2-gradient-straight_through"]
     assert [attack.adaptive for attack in report.attacks] == [False, True]
     assert report.label_names == ["a", "b", "d"]
     assert report.target["model"] == "CALoRForImageClassification"
@@ -248,7 +248,11 @@ def test_words_of_attacks() -> None:
     )
     assert (own.name, own.attack.config.steps, own.attack.config.lr) == ("plg-steps-7", 7, 0.5)
     default = plan_attacks()
-    assert any(one.adaptive for one in default)
+    assert [one.name for one in default] == ["auto"]
+    assert default[0].attack.adaptive
+    assert [one.attack.adaptive for one in plan_attacks(["gmi", "ppa", "plg@adaptive", "bypass", "trapdoor"])] == [
+        False, False, True, True, True,
+    ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown preset 'mine'; pass one of original, calor, adaptive"):
         plan_attacks(["plg@mine"])
     with pytest.raises(ValueError, match="no attacks to run"):
