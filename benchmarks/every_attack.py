@@ -98,7 +98,7 @@ def floor_of(source: str, judge: Network, found: dict[str, Reconstruction]) -> s
     """The larger floor: as many samples of the prior as all attacks made, or what they made of other people."""
     prior = load_generator(source, image_size=next(iter(found.values())).images.shape[-1])
     labels = torch.cat([one.labels for one in found.values()])
-    images = []
+    images: list[Tensor] = []
     with frozen(prior):
         for some in labels.split(256):
             latents = prior.sample_latents(len(some), sample_rng(0, 98, len(images))).float()

@@ -127,22 +127,23 @@ class Auto(Attack[AutoConfig]):
 
         notes = dict(task.notes.get(name, {}))
         pool = _pool(member)
-        if pool in task.notes:
+        if pool and pool in task.notes:
             notes["starts"] = task.notes[pool]
         return replace(task, explored=task.explored[name], notes=notes, watch=watch)
 
 
-def _pool(member: Attack[Any]) -> tuple[Any, ...] | None:
-    """What tells apart the samples that members start from; None: it looks at none."""
+def _pool(member: Attack[Any]) -> str:
+    """What tells apart the samples that members start from; nothing: it looks at none."""
     if not isinstance(member, GradientAttack) or member.config.initial_candidates == 0:
-        return None
-    return "starts", member.config.initial_candidates, member.config.restarts, type(member).start_views
+        return ""
+    views = type(member).start_views
+    return f"{member.config.initial_candidates} for {member.config.restarts}, {views.__module__}.{views.__qualname__}"
 
 
-def _note(notes: dict[Any, Any], name: str, member: Attack[Any], mine: dict[str, Any]) -> None:
+def _note(notes: dict[str, Any], name: str, member: Attack[Any], mine: dict[str, Any]) -> None:
     """Keep what a member worked out, for its next chunk, and its starts for other members."""
     pool = _pool(member)
-    if pool is not None and "starts" in mine:
+    if pool and "starts" in mine:
         notes[pool] = mine["starts"]
     notes[name] = mine
 
@@ -155,13 +156,13 @@ def convinced(found: Reconstruction, label: int) -> bool:
 def filled(found: Reconstruction | None, before: Reconstruction, labels: Sequence[int]) -> Reconstruction:
     """``found`` with the images of ``before`` where a class was spared, classes in the order of ``labels``."""
     there = set() if found is None else set(found.labels.tolist())
-    parts = []
-    for label in labels:
-        source = found if found is not None and label in there else before
-        rows = source.labels == label
-        parts.append([getattr(source, name)[rows] for name in ("images", "labels", "latents", "scores")])
-    tensors = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Reconstruction(*tensors, cost=Cost() if found is None else found.cost)
+    sources = [(found if found is not None and label in there else before, label) for label in labels]
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(source, name)[source.labels == label] for source, label in sources])
+
+    cost = Cost() if found is None else found.cost
+    return Reconstruction(joined("images"), joined("labels"), joined("latents"), joined("scores"), cost)
 
 
 def side_by_side(blocks: Sequence[Reconstruction], each: int) -> Reconstruction:

@@ -86,6 +86,7 @@ class Bright(torch.nn.Module):
         return 50 * torch.stack([-above, above], dim=1)
 
 
+@pytest.mark.slow
 def test_students_agree_with_the_target(tmp_path: Path) -> None:
     generator = tiny_generator("renderer")
     fresh = Drawn(tiny_target(), generator, 200, seed=77)
