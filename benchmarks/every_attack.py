@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from calor_hf import HFTarget, __version__, load_generator, run_attack
+from calor_hf import ATTACKS, HFTarget, __version__, load_generator, run_attack
 from calor_hf.attacks._words import attack_of
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.run import RESULT, load_reconstruction
@@ -49,53 +49,67 @@ def run(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Judge what is there, and print it as Markdown."""
-    root, judge = Path(options.output_dir), load_network(options.judge)
-    names = sorted({path.parent.name for path in root.glob(f"*/*/*/{RESULT}")})
     sources = {Path(source).name: source for source in options.priors}
+    root, judge = Path(options.output_dir), load_network(options.judge)
+    order = sorted({path.parent.name for path in root.glob(f"*/*/*/{RESULT}")})
     rows, notes = [], {}
     for place in sorted({path.parent.parent for path in root.glob(f"*/*/*/{RESULT}")}):
         found = {
-            name: load_reconstruction(place / name / RESULT) for name in names if (place / name / RESULT).is_file()
+            name: load_reconstruction(place / name / RESULT) for name in order if (place / name / RESULT).is_file()
         }
-        seen = {name: (one.labels, judge.look(one.images)[1]) for name, one in found.items()}
+        seen = {name: (one.labels, _scores(judge, one.images)) for name, one in found.items()}
         cells = []
-        for name in names:
+        for name in order:
             if name not in seen:
                 cells.append("")
                 continue
             labels, logits = seen[name]
-            assert logits is not None
             measure = Measure.of_images("", "share", "leakage", hits(logits, labels), labels)
-            cells.append(f"{percent(measure.value)} [{interval(measure)}]")
-            notes[name] = (
-                f"`{name}`: {measure.people} people × {measure.images // measure.people}, {_effort(place / name)}"
-            )
-        worst = union({name: pair for name, pair in seen.items() if pair[1] is not None})
-        floor = floor_of(sources[place.parent.name], judge, found)
-        rows.append([place.parent.name, place.name, *cells, f"{worst} (floor {floor})"])
-    head = ["prior", "defence", *names, "worst case: people"]
+            cells.append(_cell(measure))
+            notes[name] = f"`{name}` ({measure.people} people × {measure.images // measure.people})"
+        rows.append(
+            [place.parent.name, place.name, *cells, union(seen), floor_of(sources[place.parent.name], judge, found)]
+        )
+    head = ["prior", "defence", *(_title(root, name) for name in order), "worst case: people", "its floor"]
     for row in [head, ["---"] * len(head), *rows]:
         print("| " + " | ".join(row) + " |")
-    print("\n" + "; ".join(notes.values()) + f". calor_hf {__version__}.")
+    print("\n" + ", ".join(notes.values()) + f". calor_hf {__version__}.")
 
 
-def union(seen: dict[str, tuple[Tensor, Tensor | None]], shift: int = 0) -> str:
+def _cell(measure: Measure) -> str:
+    return f"{percent(measure.value)} [{interval(measure).removesuffix(' %')}]"
+
+
+def _scores(judge: Network, images: Tensor) -> Tensor:
+    logits = judge.look(images)[1]
+    if logits is None:
+        raise ValueError(f"{judge.name} gives no scores of people; pass a classifier of them as --judge")
+    return logits
+
+
+def _title(root: Path, name: str) -> str:
+    """An attack and its preset, without its settings."""
+    record = json.loads(next(root.glob(f"*/*/{name}/attack.json")).read_text(encoding="utf-8"))
+    kind = str(record["name"])
+    presets = [preset for preset in ATTACKS.get(kind).presets if name.startswith(f"{kind}-{preset}")]
+    return "@".join([kind, *presets])
+
+
+def union(seen: dict[str, tuple[Tensor, Tensor]], shift: int = 0) -> str:
     """Share of people whom at least one image of any attack hits, with its interval; ``shift``: of other people."""
     people: dict[int, float] = {}
     for labels, logits in seen.values():
-        assert logits is not None
         order = labels.unique().tolist()
         wanted = {label: order[(index + shift) % len(order)] for index, label in enumerate(order)}
         meant = torch.tensor([wanted[label] for label in labels.tolist()])
         for label, hit in zip(meant.tolist(), hits(logits, meant).tolist(), strict=True):
             people[label] = max(people.get(label, 0.0), hit)
-    measure = Measure.of_people("", "share", "leakage", people, len(people))
-    return f"{percent(measure.value)} [{interval(measure)}]"
+    return _cell(Measure.of_people("", "share", "leakage", people, len(people)))
 
 
 @torch.no_grad()
 def floor_of(source: str, judge: Network, found: dict[str, Reconstruction]) -> str:
-    """The larger floor: as many samples of the prior as all attacks made, or what they made of other people."""
+    """Both floors: as many samples of the prior as all attacks made, and what they made of other people."""
     prior = load_generator(source, image_size=next(iter(found.values())).images.shape[-1])
     labels = torch.cat([one.labels for one in found.values()])
     images: list[Tensor] = []
@@ -103,15 +117,9 @@ def floor_of(source: str, judge: Network, found: dict[str, Reconstruction]) -> s
         for some in labels.split(256):
             latents = prior.sample_latents(len(some), sample_rng(0, 98, len(images))).float()
             images.append(prior(latents, some if prior.num_classes else None).clamp(0, 1))
-    samples = union({"samples": (labels, judge.look(torch.cat(images))[1])})
-    others = union({name: (one.labels, judge.look(one.images)[1]) for name, one in found.items()}, shift=1)
-    return f"{samples.split(' [')[0]} of samples, {others.split(' [')[0]} of other people's"
-
-
-def _effort(place: Path) -> str:
-    record = json.loads((place / "attack.json").read_text(encoding="utf-8"))
-    cost = record["cost"]
-    return f"{cost['target_passes'] / record['images']:,.0f} passes an image"
+    samples = union({"samples": (labels, _scores(judge, torch.cat(images)))})
+    others = union({name: (one.labels, _scores(judge, one.images)) for name, one in found.items()}, shift=1)
+    return f"samples {samples}, other people {others}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
