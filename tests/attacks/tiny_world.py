@@ -52,7 +52,6 @@ VARIANTS["rlb with slow critics"] = (
     {"terminal": False, "shared_noise": False, "mean_log_probability": False},
 )
 VARIANTS["mirror_blackbox in p space"] = ("mirror_blackbox", {"p_space": "on"})
-VARIANTS["auto, fast"] = ("auto", {"fast": True})
 WHITE_BOX = [variant for variant, (name, _) in VARIANTS.items() if issubclass(ATTACKS.get(name), GradientAttack)]
 BLACK_BOX = [variant for variant, (name, _) in VARIANTS.items() if ATTACKS.get(name).access != "white_box"]
 
