@@ -25,7 +25,7 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = field(
-        default=("plg@adaptive", "ppa", "mirror@calor", "bypass"),
+        default=("plg@adaptive", "mirror@quick", "bypass", "ppa"),
         metadata={"help": "Attacks, as --attacks takes them, but without settings of their own."},
     )
     effort: int = field(default=100, metadata={"help": "Per cent of the members' published effort."})

@@ -13,6 +13,7 @@ from calor_hf.attacks.lokt import LOKT
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.target import LabelTarget, ScoreTarget
 from calor_hf.generators import GENERATORS
+from calor_hf.layers.identity_losses import IDENTITY_LOSSES
 from tests.attacks.tiny_world import (
     BLACK_BOX,
     CLASSES,
@@ -162,8 +163,11 @@ def test_a_stochastic_target_is_drawn_by_image_and_step(variant: str, tmp_path: 
 
 
 @pytest.mark.parametrize("variant", [variant for variant in WHITE_BOX if variant in PLAIN])
-@pytest.mark.parametrize("objective", ["ce", "poincare", "max_margin", "logit"])
-@pytest.mark.parametrize("gradient", ["plain", "straight_through"])
+@pytest.mark.parametrize(
+    ("objective", "gradient"),
+    [(objective, "plain") for objective in IDENTITY_LOSSES]
+    + [("ce", "straight_through"), ("logit", "straight_through")],
+)
 def test_every_objective_and_gradient(variant: str, objective: str, gradient: str, tmp_path: Path) -> None:
     target, generator = tiny_target("calor", rank=3), tiny_generator("dcgan")
     runs = []

@@ -63,14 +63,14 @@ def test_resampling_people_is_what_the_interval_does() -> None:
         rows.double().log_softmax(1)[range(len(of)), of].numpy() for rows, of in ((logits, labels), (held, held_labels))
     ]
     areas = []
-    for _ in range(2000):
+    for _ in range(400):
         people = draws.integers(0, 4, 4)
         mine, theirs = (np.concatenate([s[of.numpy() == p] for p in people])
                         for s, of in zip(scores, (labels, held_labels), strict=True))  # fmt: skip
         areas.append(roc_auc_score(np.repeat([1, 0], [len(mine), len(theirs)]), np.concatenate([mine, theirs])))
     low, high = np.percentile(areas, [2.5, 97.5])
-    assert auc.low == pytest.approx(low, abs=0.02)
-    assert auc.high == pytest.approx(high, abs=0.02)
+    assert auc.low == pytest.approx(low, abs=0.03)
+    assert auc.high == pytest.approx(high, abs=0.03)
 
 
 def test_people_in_one_set_alone_are_left_out() -> None:
