@@ -58,7 +58,10 @@ def _attack(attack: AttackResult) -> dict[str, Any]:
 def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:
     """A row a person: share of recognised pictures by attack, and pictures of the strongest one."""
     rows = []
-    worst = report.worst().name if any(a.get(HEADLINE) for a in report.attacks) else ""
+    worst = report.worst() if any(a.get(HEADLINE) for a in report.attacks) else None
+    # Of an ensemble, whose pictures lie in a block an attack, one by each.
+    every = report.images_per_class if worst and worst.parts else 1
+    name_of = worst.name if worst else ""
     for label, name in zip(report.labels, report.label_names, strict=True):
         shares = []
         for attack in report.attacks:
@@ -72,8 +75,8 @@ def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, An
                 "shares": shares,
                 "highest": max((value for value, _ in shares), default=-1),
                 "private": gallery.private.get(label) if gallery else None,
-                "rebuilt": gallery.rebuilt.get(worst, {}).get(label, []) if gallery else [],
-                "nearest": gallery.nearest.get(worst, {}).get(label, []) if gallery else [],
+                "rebuilt": gallery.rebuilt.get(name_of, {}).get(label, [])[::every] if gallery else [],
+                "nearest": gallery.nearest.get(name_of, {}).get(label, [])[::every] if gallery else [],
             }
         )
     return rows
