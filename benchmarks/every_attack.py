@@ -90,7 +90,7 @@ def _scores(judge: Network, images: Tensor) -> Tensor:
 def _title(root: Path, name: str) -> str:
     """An attack and its preset, without its settings."""
     record = json.loads(next(root.glob(f"*/*/{name}/attack.json")).read_text(encoding="utf-8"))
-    kind = str(record["name"])
+    kind = str(record["attack"])
     presets = [preset for preset in ATTACKS.get(kind).presets if name.startswith(f"{kind}-{preset}")]
     return "@".join([kind, *presets])
 
