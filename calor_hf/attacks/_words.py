@@ -35,5 +35,7 @@ def attack_of(
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
     except (TypeError, ValueError) as error:
         raise ValueError(f"attack {word}: {error}") from error
-    name = "-".join([head.replace("@", "-"), *own.replace("=", "-").split(",")]) if own else head.replace("@", "-")
-    return name, kind_name, attack
+    # A folder is named so: of a setting that is a path, the last part.
+    pairs = [part.partition("=") for part in own.split(",")] if own else []
+    words = [f"{key}-{value.rstrip('/').rpartition('/')[2]}" for key, _, value in pairs]
+    return "-".join([head.replace("@", "-"), *words]), kind_name, attack

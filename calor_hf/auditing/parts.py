@@ -1,7 +1,10 @@
-"""What each attack adds to an ensemble of attacks."""
+"""What each attack of an ensemble got, and what it added."""
 
 from collections.abc import Sequence
 
+import torch
+
+from calor_hf.auditing.report import HEADLINE
 from calor_hf.metrics import Evidence, Measure
 from calor_hf.metrics.attack_accuracy import hits
 
@@ -20,6 +23,9 @@ def of_parts(evidence: Evidence, parts: Sequence[str]) -> list[Measure]:
     blocks = {int(label): first[labels == label].view(len(parts), -1).amax(dim=1).tolist() for label in labels.unique()}
     found, each = [], len(labels) // len(parts)
     for index, name in enumerate(parts):
+        mine = torch.cat([first[labels == label].view(len(parts), -1)[index] for label in blocks])
+        whose = torch.tensor(list(blocks)).repeat_interleave(each // len(blocks))
+        found.append(Measure.of_images(f"{HEADLINE}[{name}]", "share", "leakage", mine, whose, f"{name} alone"))
         own = {label: hit[index] for label, hit in blocks.items()}
         alone = {label: float(hit[index] == 1 and sum(hit) == 1) for label, hit in blocks.items()}
         tries = f"at least one of {name}'s tries"

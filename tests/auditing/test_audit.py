@@ -247,6 +247,8 @@ def test_words_of_attacks() -> None:
         750,
     )
     assert (own.name, own.attack.config.steps, own.attack.config.lr) == ("plg-steps-7", 7, 0.5)
+    (students,) = plan_attacks(["lomma:students=outputs/mine/,steps=3"])
+    assert students.name == "lomma-students-mine-steps-3"  # a folder is named so
     default = plan_attacks()
     assert [one.name for one in default] == ["auto"]
     assert default[0].attack.adaptive

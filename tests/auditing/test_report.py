@@ -115,6 +115,8 @@ def test_what_each_part_adds() -> None:
     images = torch.zeros(12, 3, 2, 2)
     evidence = Evidence(images, labels, images[:3], torch.arange(3), judge=view)
     found = {measure.name: measure for measure in of_parts(evidence, ["a", "b"])}
+    assert found["attack_accuracy@1[a]"].by_identity == {0: 0.5, 1: 0.5, 2: 0}
+    assert found["attack_accuracy@1[b]"].by_identity == {0: 0, 1: 0.5, 2: 0}
     assert found["people_recognised[a]"].by_identity == {0: 1, 1: 1, 2: 0}
     assert found["people_recognised[b]"].by_identity == {0: 0, 1: 1, 2: 0}
     assert found["people_added[a]"].by_identity == {0: 1, 1: 0, 2: 0}

@@ -1,0 +1,239 @@
+"""The paper's comparison on real faces: a public backbone, six defences at one accuracy, and the attacks on each.
+
+Everything but the first step is the library's own commands; ``DATA`` holds the face sets.
+
+    python -m benchmarks.real_faces backbone --data DATA --output-dir outputs/backbone
+    calor-hf compare --model outputs/backbone --dataset DATA/bolly100_64 --output-dir outputs/real ...
+    calor-hf train --role judge --dataset DATA/bolly100_64 --output-dir outputs/real_judge ...
+    calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 --output-dir outputs/prior_lfw ...
+    python -m benchmarks.real_faces audit --data DATA --comparison outputs/real --prior outputs/prior_lfw \
+        --second-judge outputs/real_judge --output-dir outputs/real_audits --attacks gmi plg auto
+    python -m benchmarks.real_faces table --audits outputs/real_audits --output-dir docs/results/real_comparison
+
+No picture is written outside the output folders, and the table holds numbers alone.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+from benchmarks.mobilefacenet import Embedding
+from benchmarks.real_faces_audit import embed, pictures
+from calor_hf import HFTarget, LeakageReport, audit
+from calor_hf.auditing.networks import Network
+from calor_hf.auditing.verdict import interval, percent
+from calor_hf.cli._runs import markdown
+from calor_hf.cli.audit import parse_classes, private_pictures
+from calor_hf.core.seeding import sample_rng
+from calor_hf.data.loading import load_splits
+from calor_hf.metrics import Measure
+
+SIDE = 64
+ROW = ("setting", "value", "matched", "validation_accuracy", "train_confidence")
+KEPT = ("value", "low", "high", "images", "people")
+
+
+def teach(options: argparse.Namespace) -> None:
+    """A small ResNet that looks at public faces as network A does: stands for the paper's pre-trained backbones."""
+    images, _ = pictures(options.data / "lfw_public_64" / "train.parquet")
+    folder: Path = options.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder.with_suffix(".teacher.safetensors")
+    if not file.is_file():
+        save_file({"answers": embed(Embedding(options.data, "A"), images)}, file)
+    wanted = load_file(file)["answers"]
+    torch.manual_seed(options.seed)
+    config = ResNetConfig(
+        embedding_size=24, hidden_sizes=[24, 48, 96, 192], depths=[1, 1, 1, 1], layer_type="basic",
+        num_labels=wanted.shape[1],
+    )  # fmt: skip
+    student = ResNetForImageClassification(config)
+    steps = options.epochs * (len(images) // options.batch)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=options.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=steps, pct_start=0.1)
+    begin = time.perf_counter()
+    for epoch in range(options.epochs):
+        rng, losses = sample_rng(options.seed, epoch), []
+        order = torch.from_numpy(rng.permutation(len(images)))
+        for rows in order.split(options.batch):
+            if len(rows) < options.batch:
+                continue
+            seen = vary(images[rows], torch.from_numpy(rng.random((len(rows), 6))).float())
+            loss = (1 - F.cosine_similarity(student(2 * seen - 1).logits, wanted[rows])).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        print(
+            f"epoch {epoch + 1}: 1 - cosine {sum(losses) / len(losses):.3f}, {time.perf_counter() - begin:.0f} s",
+            flush=True,
+        )
+    student.save_pretrained(folder)
+    processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor.save_pretrained(folder)
+
+
+def vary(images: Tensor, numbers: Tensor) -> Tensor:
+    """Shifted, zoomed, turned, brighter or darker, half of them mirrored: none of it changes who it is.
+
+    Args:
+        images: (batch, 3, height, width) in [0, 1].
+        numbers: (batch, 6) in [0, 1).
+    """
+    zoom = 1 + 0.2 * (numbers[:, 1] - 0.5)
+    angle = 0.3 * (numbers[:, 2] - 0.5)
+    shift = 0.15 * (numbers[:, 3:5] - 0.5)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    sign = torch.where(numbers[:, 0] < 0.5, -1.0, 1.0)
+    theta = torch.stack(
+        [torch.stack([sign * cos, -sign * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    light = 0.7 + 0.6 * numbers[:, 5, None, None, None]
+    return (moved * light).clamp(0, 1)
+
+
+def nearest_mean(data: Path, dataset: Path) -> Network:
+    """Network B as a classifier: the person whose mean training picture is nearest."""
+    judge = Embedding(data, "B")
+    images, labels = pictures(dataset / "train.parquet")
+    seen = F.normalize(embed(judge, images))
+    means = F.normalize(torch.stack([seen[labels == person].mean(0) for person in range(int(labels.max()) + 1)]))
+    return Network("MobileFaceNet B, nearest mean", judge, judge, lambda features: features @ means.T)
+
+
+def attack(options: argparse.Namespace) -> None:
+    """Audit every model of a comparison; one that is there already is not audited again."""
+    found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
+    judge = nearest_mean(options.data, options.dataset)
+    splits = load_splits(str(options.dataset))
+    for row in found["defenses"]:
+        for seed in row.get("seeds", ()):
+            if options.only and row["name"] not in options.only:
+                continue
+            strength = "" if row["value"] is None else f"-{row['setting']}={row['value']}"
+            model = options.comparison / "runs" / f"{row['name']}{strength}-seed{seed}"
+            place = options.output_dir / f"{row['name']}-seed{seed}"
+            target, begin = HFTarget.from_pretrained(model), time.perf_counter()
+            labels = parse_classes(options.classes, target.num_classes)
+            report = audit(
+                target, options.attacks, str(options.prior), judge,
+                private_pictures(splits, target, labels, options.dataset.name), output_dir=place,
+                second_judge=options.second_judge, embedding=judge, classes=labels, budget=options.budget,
+                images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
+                target_name=place.name, metrics=["attack_accuracy", "agreement", "verification"], resume=True,
+            )  # fmt: skip
+            extra = {
+                key: row[key] for key in ("setting", "value", "matched", "validation_accuracy", "train_confidence")
+            }
+            (place / "row.json").write_text(json.dumps({"training_seed": seed, **extra}), encoding="utf-8")
+            print(f"{place.name}: {time.perf_counter() - begin:.0f} s, {report.worst().name}", flush=True)
+
+
+def tabulate(options: argparse.Namespace) -> None:
+    """Numbers of all audits in one JSON file, and its tables as Markdown."""
+    cells = [cell_of(path.parent) for path in sorted(options.audits.glob("*/report.json"))]
+    options.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+    print(tables(cells))
+
+
+def cell_of(place: Path) -> dict[str, Any]:
+    """What the tables need of one audit."""
+    report = LeakageReport.load(place / "report.json")
+    row = json.loads((place / "row.json").read_text(encoding="utf-8"))
+    utility = {measure.name: {key: getattr(measure, key) for key in KEPT} for measure in report.utility}
+    attacks = {}
+    for result in report.attacks:
+        measures = {m.name: {key: getattr(m, key) for key in KEPT} for m in result.measures if not math.isnan(m.value)}
+        floors = {
+            name: {m.name: m.value for m in some if not math.isnan(m.value)} for name, some in result.floors.items()
+        }
+        attacks[result.name] = {
+            "settings": result.settings, "cost": result.cost, "measures": measures, "floors": floors,
+        }  # fmt: skip
+    return {
+        "defense": report.target["defense"], **row, "networks": report.networks, "seed": report.seed,
+        "budget": report.budget, "version": report.version, "utility": utility, "attacks": attacks,
+    }  # fmt: skip
+
+
+def tables(cells: list[dict[str, Any]]) -> str:
+    """A row a model: what it is good for, and what each attack got; then the worst case beside its floors."""
+    columns = [
+        (name, measure) for name, result in cells[0]["attacks"].items() for measure in result["measures"]
+        if measure.startswith("attack_accuracy@1")
+    ]  # fmt: skip
+    names = [measure.partition("[")[2].rstrip("]") or name for name, measure in columns]
+    rows, worst = [], []
+    for cell in cells:
+        title = [cell["defense"], "-" if cell["value"] is None else f"{cell['setting']} = {cell['value']:g}",
+                 str(cell["training_seed"])]  # fmt: skip
+        accuracy = percent(cell["utility"]["accuracy"]["value"], 1)
+        validation = percent(sum(cell["validation_accuracy"]) / len(cell["validation_accuracy"]), 1)
+        rows.append([*title, validation, accuracy, *(_number(cell["attacks"][n]["measures"][m]) for n, m in columns)])
+        auto = cell["attacks"]["auto"]
+        floors = [f"{percent(found['people_recognised'])} {name}" for name, found in auto["floors"].items()]
+        worst.append(
+            [*title, *(_number(auto["measures"][name]) for name in WORST), ", ".join(floors)]
+        )  # fmt: skip
+    first = markdown(["defence", "strength", "seed", "validation", "test accuracy", *names], rows)
+    head = ["people: nearest mean (B)", "pictures: verified by B at FAR 1e-3", "pictures: both judges agree"]
+    return f"{first}\n\n{markdown(['defence', 'strength', 'seed', *head, 'floor: people'], worst)}"
+
+
+WORST = ("people_recognised", "verified@FAR=1e-3", "both_judges@1")
+
+
+def _number(numbers: dict[str, float]) -> str:
+    shown = Measure("", numbers["value"], "share", "leakage", 1, 1, numbers["low"], numbers["high"])
+    return f"{percent(shown.value)} [{interval(shown).removesuffix(' %')}]"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    backbone = commands.add_parser("backbone", help="distil the public face network A into a ResNet")
+    backbone.add_argument("--data", type=Path, required=True)
+    backbone.add_argument("--output-dir", type=Path, required=True)
+    backbone.add_argument("--epochs", type=int, default=20)
+    backbone.add_argument("--batch", type=int, default=128)
+    backbone.add_argument("--lr", type=float, default=3e-3)
+    backbone.add_argument("--seed", type=int, default=0)
+    backbone.set_defaults(call=teach)
+    auditing = commands.add_parser("audit", help="attack every model of a comparison")
+    auditing.add_argument("--data", type=Path, required=True)
+    auditing.add_argument("--dataset", type=Path, required=True, help="private pictures")
+    auditing.add_argument("--comparison", type=Path, required=True, help="folder of calor-hf compare")
+    auditing.add_argument("--only", nargs="*", help="these defences alone")
+    auditing.add_argument("--prior", type=Path, required=True)
+    auditing.add_argument("--second-judge", required=True)
+    auditing.add_argument("--attacks", nargs="+", default=["gmi", "plg", "if_gmi", "auto"])
+    auditing.add_argument("--budget", default="paper")
+    auditing.add_argument("--classes", default="0-19")
+    auditing.add_argument("--images-per-class", type=int, default=4)
+    auditing.add_argument("--seed", type=int, default=0)
+    auditing.add_argument("--output-dir", type=Path, required=True)
+    auditing.set_defaults(call=attack)
+    table = commands.add_parser("table", help="numbers of all audits")
+    table.add_argument("--audits", type=Path, required=True)
+    table.add_argument("--output", type=Path, required=True, help="JSON file")
+    table.set_defaults(call=tabulate)
+    options = parser.parse_args(argv)
+    options.call(options)
+
+
+if __name__ == "__main__":
+    main()
