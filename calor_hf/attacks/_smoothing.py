@@ -8,6 +8,7 @@ from torch import Tensor
 from calor_hf.attacks._batch import SMOOTH, Batch
 from calor_hf.layers.random_views import RandomView
 
+VIEW = RandomView()
 SMOOTHINGS = ("none", "noise", "views")
 
 
@@ -44,6 +45,23 @@ def smoothed(
     return value + (slope - slope.detach())
 
 
+def over_views(loss: Callable[[Tensor], Tensor], images: Tensor, batch: Batch, views: int) -> Tensor:
+    """Sum of a loss over random views of each image, as PLG's authors have it.
+
+    Args:
+        loss: (rows,) of images.
+        images: (rows, 3, height, width) in [0, 1].
+        batch: Gives the views' numbers, by (class, restart, step).
+        views: How many; 0: the images as they are.
+
+    Returns:
+        (rows,) in the unit of the loss.
+    """
+    if views == 0:
+        return loss(images)
+    return torch.stack([loss(VIEW(images, batch.uniform(VIEW.numbers))) for _ in range(views)]).sum(dim=0)
+
+
 def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Tensor]:
     """What :func:`smoothed` copies images with.
 
@@ -52,13 +70,12 @@ def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Ten
         sigma: Standard deviation of the noise, as a share of the range of values.
         batch: Gives the numbers, by (class, restart, step).
     """
-    view = RandomView()
 
     def copy(images: Tensor) -> Tensor:
         if smoothing == "noise":
             return images + sigma * batch.normal(images[0].numel(), SMOOTH).view_as(images)
         if smoothing == "views":
-            return view(images, batch.uniform(view.NUMBERS, SMOOTH))
+            return VIEW(images, batch.uniform(VIEW.numbers, SMOOTH))
         return images
 
     return copy

@@ -10,13 +10,13 @@ from torch import Tensor
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks._starts import scaled_pool
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
 from calor_hf.layers.classifier_head import MeanOfHeads, heads_of
 from calor_hf.layers.head_modes import OwnNoise, StraightThrough
 from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.random_views import RandomView
 
 REACH = 0.9  # of the cube's side: arctanh(1) is infinite
 SPACES, CODES, MATCHES = ("auto", "code", "features"), ("mean", "margin"), ("cosine", "squared")
@@ -92,14 +92,13 @@ class Bypass(GradientAttack[BypassConfig]):
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Distance from the class's place, plus a little of the ordinary loss; summed over views."""
-        view = RandomView()
-        losses = []
-        for _ in range(max(1, self.config.views)):
-            shown = view(images, batch.uniform(view.numbers)) if self.config.views else images
+
+        def loss(shown: Tensor) -> Tensor:
             features = target.features(shown)
             scores = self.config.score_weight * self.identity_loss(target.head(features), batch.labels)
-            losses.append(scores + self.distance(target, features, batch))
-        return torch.stack(losses).sum(dim=0)
+            return scores + self.distance(target, features, batch)
+
+        return over_views(loss, images, batch, self.config.views)
 
     def distance(self, target: Target, features: Tensor, batch: Batch) -> Tensor:
         """(rows,) how far features are from the place of their class."""

@@ -14,11 +14,11 @@ from calor_hf.attacks._base import ATTACKS, Attack, Task
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
 from calor_hf.attacks._queries import Asked, rows_of
+from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks.plg import PLG, PLGConfig
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators import Generator
-from calor_hf.layers.random_views import RandomView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,13 @@ class _OnStudents(PLG):
     """PLG whose objective is the sum of its loss over students, instead of the loss of their mean."""
 
     def identity(self, target: Any, images: Tensor, batch: Batch) -> Tensor:
-        losses = []
-        for _ in range(max(1, self.config.views)):
-            seen = images if self.config.views == 0 else self.view(images, batch.uniform(RandomView.NUMBERS))
-            features = target.features(seen)
+        def loss(shown: Tensor) -> Tensor:
+            features = target.features(shown)
             target.head(features)  # keeps the answers, for the progress that is told
-            for logits in features.view(len(images), -1, target.num_classes).unbind(dim=1):
-                losses.append(self.identity_loss(logits, batch.labels))
-        return torch.stack(losses).sum(dim=0)
+            each = features.view(len(shown), -1, target.num_classes).unbind(dim=1)
+            return torch.stack([self.identity_loss(logits, batch.labels) for logits in each]).sum(dim=0)
+
+        return over_views(loss, images, batch, self.config.views)
 
 
 @ATTACKS.register("lokt")

@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._smoothing import over_views
 from calor_hf.core.target import Target
-from calor_hf.layers.random_views import RandomView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +45,9 @@ class PLG(GradientAttack[PLGConfig]):
             "lr": 0.03,
         }
     }
-    view = RandomView()
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Sum of the losses of the views."""
-        if self.config.views == 0:
-            return super().identity(target, images, batch)
-        losses = []
-        for _ in range(self.config.views):
-            seen = self.view(images, batch.uniform(RandomView.NUMBERS))
-            losses.append(self.identity_loss(target(seen), batch.labels))
-        return torch.stack(losses).sum(dim=0)
+        return over_views(
+            lambda shown: self.identity_loss(target(shown), batch.labels), images, batch, self.config.views
+        )

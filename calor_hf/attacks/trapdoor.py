@@ -16,13 +16,13 @@ from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import Drawn
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks._smoothing import over_views
 from calor_hf.core.files import write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator
 from calor_hf.layers.frozen import frozen
-from calor_hf.layers.random_views import RandomView
 
 FILE = "trapdoor.safetensors"
 TRIGGERS = 4  # purpose of a random stream
@@ -119,14 +119,13 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Identity loss plus the weighted likeness to a triggered image, summed over views."""
-        view = RandomView()
-        losses = []
-        for _ in range(max(1, self.config.views)):
-            shown = view(images, batch.uniform(view.numbers)) if self.config.views else images
+
+        def loss(shown: Tensor) -> Tensor:
             features = target.features(shown)
             likeness = self.config.avoid_weight * self.likeness(features, batch.labels)
-            losses.append(self.identity_loss(target.head(features), batch.labels) + likeness)
-        return torch.stack(losses).sum(dim=0)
+            return self.identity_loss(target.head(features), batch.labels) + likeness
+
+        return over_views(loss, images, batch, self.config.views)
 
     def likeness(self, features: Tensor, labels: Tensor) -> Tensor:
         """(rows,) cosine in [0, 1] of features (rows, ...) with what their class's trigger does."""

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from calor_hf.attacks import ATTACKS
+from calor_hf.attacks import ATTACKS, _smoothing
 from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import RESNETS, Drawn, StudentPlan, _fresh, students_of
 from calor_hf.attacks.lokt import LOKT, Students
 from calor_hf.auditing import load_reconstruction, run_attack
 from calor_hf.core.target import LabelTarget
 from calor_hf.layers.module_target import ModuleTarget
+from calor_hf.layers.random_views import RandomView
 from tests.attacks.test_distill import COUNT, Public, assert_same_weights, saved, stop, teacher
 from tests.attacks.tiny_world import CLASSES, SIDE, ready, tiny_generator, tiny_target
 from tests.tiny_models import tiny_base
@@ -112,14 +113,15 @@ def test_students_agree_with_the_target(tmp_path: Path) -> None:
     assert set(found.scores.tolist()) <= {0.0, 1.0}
 
 
-def test_the_objective_is_the_sum_over_students_and_views() -> None:
+def test_the_objective_is_the_sum_over_students_and_views(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = tiny_target(), tiny_target("calor", rank=2)
     kind = ATTACKS.get("lokt")
     attack: Any = kind(kind.configure())
     images = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
     batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
     seen = AttackedTarget(Students([first, second]))
-    attack.inner.view = lambda pictures, _: pictures.flip(3)
+    mirrored = RandomView((1.0, 1.0), brightness=0, contrast=0, flip_probability=1, degrees=0)
+    monkeypatch.setattr(_smoothing, "VIEW", mirrored)
     got = attack.inner.identity(seen, images, batch)
     for row, label in enumerate((1, 4)):
         total = 0.0

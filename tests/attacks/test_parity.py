@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks import ATTACKS
-from calor_hf.attacks.plg import PLG
+from calor_hf.attacks import ATTACKS, _smoothing
 from calor_hf.core.seeding import sample_rng
+from calor_hf.layers.random_views import RandomView
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
 LABELS, EACH, STEPS = [0, 3], 3, 20
@@ -68,7 +68,8 @@ def test_gmi_by_default_is_the_authors_update() -> None:
 
 def test_plg_follows_adam_on_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     target, generator = tiny_target(), tiny_generator("conditional")
-    monkeypatch.setattr(PLG, "view", lambda _, images, numbers: images)
+    unchanged = RandomView((1.0, 1.0), brightness=0, contrast=0, flip_probability=0, degrees=0)
+    monkeypatch.setattr(_smoothing, "VIEW", unchanged)
     kind = ATTACKS.get("plg")
     found = kind(kind.configure(steps=STEPS)).run(target, generator, LABELS, images_per_class=EACH)
 
