@@ -29,7 +29,7 @@ class LOKTConfig(PLGConfig):
         default=("resnet_18", "resnet_34", "resnet_50"),
         metadata={"help": "Networks that learn the labels: these names (random weights), Hub ids or folders."},
     )
-    samples: int = field(default=500, metadata={"help": "Generated images of each class that they learn from."})
+    student_images: int = field(default=500, metadata={"help": "Generated images of each class that they learn from."})
     student_epochs: int = field(default=10, metadata={"help": "Epochs of their training."})
     student_lr: float = field(default=0.01, metadata={"help": "Learning rate of their SGD, falling as a cosine."})
     student_batch: int = field(default=128, metadata={"help": "Batch of their training."})
@@ -39,11 +39,11 @@ class LOKTConfig(PLGConfig):
         super().validate()
         if not self.students:
             raise ValueError("LOKT looks through its students alone; pass at least one")
-        if min(self.samples, self.student_epochs, self.student_batch) < 1 or self.student_lr <= 0:
-            raise ValueError("samples, student_epochs and student_batch must be >= 1 and student_lr > 0")
+        if min(self.student_images, self.student_epochs, self.student_batch) < 1 or self.student_lr <= 0:
+            raise ValueError("student_images, student_epochs and student_batch must be >= 1 and student_lr > 0")
 
     def scaled(self, factor: float) -> "LOKTConfig":
-        """``factor`` times the steps and the students' epochs, at least one of each; the samples stay."""
+        """``factor`` times the steps and the students' epochs, at least one of each; their images stay."""
         epochs = max(1, round(self.student_epochs * factor))
         return replace(self, steps=max(1, round(self.steps * factor)), student_epochs=epochs)
 
@@ -92,7 +92,7 @@ class LOKT(Attack[LOKTConfig]):
     show the students less of the classes. The authors' students are DenseNets of 121, 161 and 169 layers, which
     transformers has not; ours are ResNets. Call :meth:`prepare_for` first.
 
-    The target is asked for labels alone: of ``samples`` images a class while preparing, and of each finished image,
+    The target is asked for labels alone: of ``student_images`` a class while preparing, and of each finished image,
     whose score is 1 or 0. Progress tells the students' view.
 
     Source:
@@ -119,7 +119,7 @@ class LOKT(Attack[LOKTConfig]):
     ) -> None:
         """Train the students on samples of the generator."""
         config = self.config
-        images = Drawn(target, generator, config.samples * target.num_classes, seed, in_turn=True)
+        images = Drawn(target, generator, config.student_images * target.num_classes, seed, in_turn=True)
         plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed, hard=True)
         self.students = Students(students_of(target, config.students, images, plan, folder / "students"))
 

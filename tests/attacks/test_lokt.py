@@ -97,7 +97,7 @@ def test_students_agree_with_the_target(tmp_path: Path) -> None:
     tiny_base("resnet", 2).save_pretrained(tmp_path / "student")
     kind = ATTACKS.get("lokt")
     settings: dict[str, Any] = {
-        "samples": 100,
+        "student_images": 100,
         "student_epochs": 12,
         "student_lr": 0.05,
         "student_batch": 32,
@@ -117,6 +117,7 @@ def test_the_objective_is_the_sum_over_students_and_views(monkeypatch: pytest.Mo
     first, second = tiny_target(), tiny_target("calor", rank=2)
     kind = ATTACKS.get("lokt")
     attack: Any = kind(kind.configure())
+    assert attack.inner.config.samples == 1  # the images that students learn from are no copies to average over
     images = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
     batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
     seen = AttackedTarget(Students([first, second]))
@@ -189,7 +190,7 @@ def test_students_without_weights(name: str) -> None:
     assert model.config.num_labels == CLASSES
 
 
-@pytest.mark.parametrize("wrong", [{"students": ()}, {"samples": 0}, {"student_lr": 0.0}, {"steps": 0}])
+@pytest.mark.parametrize("wrong", [{"students": ()}, {"student_images": 0}, {"student_lr": 0.0}, {"steps": 0}])
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).removesuffix("s")):
         LOKT.configure(**wrong)

@@ -69,7 +69,7 @@ SMALL: dict[str, dict[str, Any]] = {
             "gmi:steps=4",
         )
     },
-    "lokt": {"steps": 6, "samples": 4, "student_epochs": 1, "student_batch": 8},
+    "lokt": {"steps": 6, "student_images": 4, "student_epochs": 1, "student_batch": 8},
 }
 
 
