@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="NAME.SETTING=VALUE", help="e.g. mid.sample_at_eval=false"
     )
+    parser.add_argument(
+        "--head-init", "--head_init", choices=["random", "svd"], default="random", help="start of low-rank heads: svd"
+        " keeps what the classifier of a finished --model knows (default random)"
+    )  # fmt: skip
     parser.add_argument("--launcher", default="", help="starts each run, e.g. 'accelerate launch --num_processes 4'")
     parser.add_argument("--output-dir", "--output_dir", type=Path, default=Path("outputs/compare"))
     parser.add_argument("--resume", action="store_true", help="go on with the runs in the output folder")
@@ -152,6 +156,7 @@ def compare_one(
     width, classes = audit[0]["in_features"], reference.numbers["classes"]
     strength = method.strength(width, classes)
     fixed = strength is None or any(word.startswith(f"{strength.setting}=") for word in settings)
+    low_rank = ["--head-init", options.head_init] if "rank" in {f.name for f in fields(method.config_class)} else []
     done: dict[float, Outcome] = {}
     trials: list[Trial] = []
     value: float | None = None
@@ -160,7 +165,7 @@ def compare_one(
     def run(value: float | None, seed: int) -> Outcome:
         chosen = [] if value is None or strength is None else [f"{strength.setting}={value}"]
         label = "".join(f"-{word}" for word in chosen)
-        return runs(f"{name}{label}-seed{seed}", words_for(name, seed, [*settings, *chosen]))
+        return runs(f"{name}{label}-seed{seed}", [*words_for(name, seed, [*settings, *chosen]), *low_rank])
 
     def accuracy_of(value: float) -> float | None:
         found = [run(value, seed) for seed in options.seeds[: options.tuning_seeds]]
