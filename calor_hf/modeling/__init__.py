@@ -1,15 +1,18 @@
-"""Defended models as ordinary transformers models; importing this registers them with the Auto classes."""
+"""Defended models, and the paper's face networks, as transformers models, registered with the Auto classes."""
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import DefendedConfig
+from calor_hf.modeling.configuration_ir import IRConfig
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification, defend
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification, DefendedImageClassifierOutput
+from calor_hf.modeling.modeling_ir import IRForImageClassification
 
 for _config, _model in (
     (CALoRConfig, CALoRForImageClassification),
     (DefendedConfig, DefendedForImageClassification),
+    (IRConfig, IRForImageClassification),
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForImageClassification.register(_config, _model)
@@ -20,5 +23,7 @@ __all__ = [
     "DefendedConfig",
     "DefendedForImageClassification",
     "DefendedImageClassifierOutput",
+    "IRConfig",
+    "IRForImageClassification",
     "defend",
 ]

@@ -19,13 +19,12 @@ def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     Raises:
         ValueError: the type has no image classifier.
     """
-    known = AutoModelForImageClassification._model_mapping.get(type(config), None)
-    if known is None:
+    candidates = _registered(config)
+    if not candidates:
         raise ValueError(
             f"{type(config).__name__} has no image classification model in transformers {transformers.__version__}; "
             "pass a checkpoint of one, e.g. google/vit-base-patch16-224"
         )
-    candidates = known if isinstance(known, tuple) else (known,)
     named = (config.architectures or [None])[0]
     return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
 
@@ -34,15 +33,22 @@ def base_class_of(config: WrappedConfig) -> type[PreTrainedModel]:
     """Class of the base model that ``config`` names.
 
     Raises:
-        ValueError: transformers has none of this name.
+        ValueError: none of this name is registered for the configuration, and transformers has none.
     """
-    found = getattr(transformers, config.base_class or "", None)
+    own = {kind.__name__: kind for kind in _registered(config.base_config)}
+    found = own.get(config.base_class or "", getattr(transformers, config.base_class or "", None))
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise ValueError(
             f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
             "install the version that this model was saved with"
         )
     return found
+
+
+def _registered(config: PretrainedConfig | None) -> tuple[type[PreTrainedModel], ...]:
+    # Those of transformers, and those that anybody registered with the Auto class: our IR networks, users' own.
+    known = AutoModelForImageClassification._model_mapping.get(type(config), ())
+    return known if isinstance(known, tuple) else (known,)
 
 
 def config_for(
