@@ -296,7 +296,7 @@ def fine_tune_undefended(
     """
     folder = Path(args.output_dir) / UNDEFENDED_FOLDER
     own = copy.copy(args)
-    own.output_dir, own.num_train_epochs = str(folder), model_args.undefended_epochs
+    own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []
     trainer = DefenseTrainer(model=base, args=own, **common)
     if run_args.resume and (folder / "config.json").is_file():
         load_weights(base, folder)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import transformers
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
@@ -26,7 +26,7 @@ def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
             "pass a checkpoint of one, e.g. google/vit-base-patch16-224"
         )
     named = (config.architectures or [None])[0]
-    return cast("type[PreTrainedModel]", next((c for c in candidates if c.__name__ == named), candidates[0]))
+    return next((c for c in candidates if c.__name__ == named), candidates[0])
 
 
 def base_class_of(config: WrappedConfig) -> type[PreTrainedModel]:

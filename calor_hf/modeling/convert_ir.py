@@ -54,7 +54,8 @@ def convert_ir(
     weights = None if source is None else _read(Path(source))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = IRForImageClassification(IRConfig.of_depth(depth, image_size=image_size, **settings)).eval()
+        model = IRForImageClassification(IRConfig.of_depth(depth, image_size=image_size, **settings))
+    model.eval()
     if weights is not None:
         _take_over(model, weights, f"IR-{depth}", str(source))
     model.save_pretrained(folder)

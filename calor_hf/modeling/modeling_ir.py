@@ -31,8 +31,8 @@ class IRUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, side / stride, side / stride) from (batch, in_channels, side, side)."""
-        residual: Tensor = self.residual(x)
-        return residual + self.shortcut(x)
+        total: Tensor = self.residual(x) + self.shortcut(x)
+        return total
 
 
 class IRNetwork(nn.Module):

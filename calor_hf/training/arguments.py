@@ -37,6 +37,13 @@ class CALoRTrainingArguments(TrainingArguments):
             "weights often needs more than a pre-trained base: see the confidence that the first stage reaches."
         },
     )
+    lr_drop_epochs: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "Epochs of the first stage after which the learning rate falls to a tenth, such as 75 90; with "
+            "lr_scheduler_type constant."
+        },
+    )
     adapt_start_epoch: float | None = field(
         default=None,
         metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."},
@@ -91,6 +98,13 @@ class CALoRTrainingArguments(TrainingArguments):
         self._check_positive("confidence_tolerance", "head_learning_rate")
         if self.max_accuracy_drop < 0:
             raise ValueError(f"max_accuracy_drop must be >= 0 points, got {self.max_accuracy_drop}")
+        if self.lr_drop_epochs and SchedulerType(self.lr_scheduler_type) != SchedulerType.CONSTANT:
+            raise ValueError(
+                f"lr_drop_epochs is a schedule of its own, got lr_scheduler_type={self.lr_scheduler_type} beside it; "
+                "pass constant"
+            )
+        if min(self.lr_drop_epochs, default=1.0) <= 0:
+            raise ValueError(f"lr_drop_epochs must be > 0, got {self.lr_drop_epochs}")
         if self.adapt_start_epoch is not None:
             if self.max_steps > 0 or self.adapt_steps is not None:
                 raise ValueError(

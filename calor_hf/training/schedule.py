@@ -16,14 +16,24 @@ IS_LAST_LAYER = "is_last_layer"  # key of the optimiser's groups that hold the l
 def schedule_of(plan: Plan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:
     """The user's schedule over the stages without a rate of their own, a constant rate in the others.
 
+    ``args.lr_drop_epochs``, where there are any, are the schedule.
+
     Args:
-        plan: The stages, more than one.
+        plan: The stages.
         optimizer: With groups as :func:`separate_head` makes them.
         args: Training arguments.
+
+    Raises:
+        ValueError: drops counted in epochs, for data without a length.
     """
     parts: list[LRScheduler] = []
+    drops = getattr(args, "lr_drop_epochs", None)
+    if drops and plan.steps_per_epoch is None:
+        raise ValueError("lr_drop_epochs counts epochs, which data of unknown length do not have; leave it out")
     for stage in plan.stages:
-        if stage.learning_rate is None:
+        if stage.learning_rate is None and drops:
+            parts.append(LambdaLR(optimizer, _Drops([round(epoch * (plan.steps_per_epoch or 0)) for epoch in drops])))
+        elif stage.learning_rate is None:
             steps = stage.stop - stage.start
             parts.append(
                 get_scheduler(
@@ -62,3 +72,11 @@ class _Constant:
 
     def __call__(self, _: int) -> float:
         return self.factor
+
+
+class _Drops:
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def __call__(self, step: int) -> float:
+        return float(0.1 ** sum(step >= drop for drop in self.steps))

@@ -109,7 +109,8 @@ class DefenseTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The user's schedule over the first stage, then each later stage's own constant learning rate."""
-        if self.lr_scheduler is not None or self.plan is None or len(self.plan.stages) == 1:
+        plain = self.plan is None or (len(self.plan.stages) == 1 and not getattr(self.args, "lr_drop_epochs", None))
+        if self.lr_scheduler is not None or self.plan is None or plain:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = schedule_of(self.plan, optimizer or self.optimizer, self.args)
         self._created_lr_scheduler = True

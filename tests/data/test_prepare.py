@@ -177,7 +177,7 @@ def test_celeba_takes_the_most_frequent_in_order(celeba: Path, tmp_path: Path) -
 def test_celeba_names_lead_nowhere_else(celeba: Path, tmp_path: Path, name: str) -> None:
     listed = celeba / "Anno" / "identity_CelebA.txt"
     listed.write_text(listed.read_text() + f"{name} 3\n")
-    with pytest.raises(ValueError, match="line 9: expected 'PICTURE.jpg NUMBER'"):
+    with pytest.raises(ValueError, match=r"line 9: expected 'PICTURE\.jpg NUMBER'"):
         prepare_celeba(celeba, tmp_path / "out", people=3)
     assert not (tmp_path / "out").exists()
 

@@ -33,7 +33,9 @@ def tiny_config(**settings: Any) -> IRConfig:
 
 
 def tiny() -> IRForImageClassification:
-    return IRForImageClassification(tiny_config()).eval()
+    model = IRForImageClassification(tiny_config())
+    model.eval()
+    return model
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_stock_model_loss_hidden_states_auto_class_and_pipeline(tmp_path: Path) 
     other = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
     assert other.classifier.weight.shape == (3, 12)
     assert other.classifier.weight.isfinite().all()
-    assert torch.equal(other.network.stem[0].weight, model.network.stem[0].weight)
+    assert torch.equal(other.state_dict()["network.stem.0.weight"], model.state_dict()["network.stem.0.weight"])
 
 
 @pytest.mark.parametrize("defense", DEFENSES.names())

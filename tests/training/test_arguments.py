@@ -19,6 +19,8 @@ from calor_hf import CALoRTrainingArguments
         ({"adapt_start_epoch": 1.0, "max_steps": 10}, "adapt_start_epoch counts epochs"),
         ({"label_smoothing_factor": 0.1}, "confidence adaptation sets the confidence"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}, "pass one that follows steps"),
+        ({"lr_drop_epochs": [1.0]}, "lr_drop_epochs is a schedule of its own"),
+        ({"lr_drop_epochs": [0.0], "lr_scheduler_type": "constant"}, "lr_drop_epochs must be > 0"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"},
             "perhaps from before the adapt stage",

@@ -1,0 +1,157 @@
+"""The paper's settings: the commands that they stand for are ones that `calor-hf` takes, the numbers the paper's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calor_hf.auditing.plan import plan_attacks
+from calor_hf.cli import audit as audit_command
+from calor_hf.cli import prior as prior_command
+from calor_hf.cli._common import settings_of
+from calor_hf.cli.train_arguments import parse
+from calor_hf.defenses import DEFENSES
+from calor_hf.modeling import IRForImageClassification
+from calor_hf.priors import PRIORS
+from examples.paper import import_backbone, run
+
+FOLDER = Path(run.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+SIX = ["none", "mid", "bido", "label_smoothing", "transfer", "calor"]
+
+
+def setting(name: str) -> dict[str, Any]:
+    return run.load(FOLDER / f"{name}.yaml")
+
+
+def test_every_table_has_its_setting() -> None:
+    assert {table for name in NAMES for table in setting(name)["tables"]} == {1, 2, 4, 5, 8, 9, 11, 12, 13, 18}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Path) -> None:
+    one = setting(name)
+    assert one["name"] == name
+    models = list(one["models"])
+    for command in run.commands(one, tmp_path):
+        assert str(command.folder) in command.words
+        if command.name == "train":
+            model, data, _, args = parse(command.words)
+            assert data.augmentation == ("flip" if "64" in str(data.dataset) else "crop_colour_flip")
+            assert model.defense in DEFENSES.names()
+            total = args.num_train_epochs + model.undefended_epochs
+            first = model.undefended_epochs
+            assert (total, [first + epoch for epoch in args.lr_drop_epochs]) == (100, [75, 90])
+        elif command.name == "audit":
+            options = audit_command._parser().parse_args(command.words)
+            assert len(audit_command.parse_classes(options.classes, 100)) * options.images_per_class == 500
+            planned = plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)
+            assert planned
+        else:
+            options = prior_command._parser().parse_args(command.words)
+            kind = PRIORS.get(options.prior)
+            settings_of(kind.config_class, options.settings, "--settings")
+            assert kind.needs_target == (options.target is not None)
+            assert str(options.image_size) in options.dataset  # the prepared pictures have the generator's size
+    assert list(one["paper"]["test_accuracy"]) == models
+    for attack, cells in one["paper"].items():
+        if attack not in ("columns", "test_accuracy"):
+            assert attack in [word for words in one["audits"].values() for word in words]
+            assert list(cells) == models
+            assert all(len(cell) == len(one["paper"]["columns"]) == 4 for cell in cells.values())
+            assert all(0 <= a <= b <= 100 and c > 100 and 0 < d < 2 for a, b, c, d in cells.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "attack", "model", "accuracy", "cell"),
+    [
+        ("C_facescrub_resnet152", "if_gmi", "label_smoothing", 88.8, [29.6, 57.4, 508.42, 1.01]),
+        ("B_facescrub_resnet152", "plg", "calor", 96.8, [47.2, 68.8, 497.83, 1.00]),
+        ("A_facescrub_ir152_head", "if_gmi", "rank_30", 97.1, [13.0, 27.0, 2299.39, 1.29]),
+        ("A_facescrub_ir152_head", "if_gmi", "relu", 92.7, [14.2, 21.8, 2388.95, 1.29]),
+        ("A_facescrub_ir152", "ked", "mid", 97.0, [60.0, 77.6, 1846.08, 0.81]),
+        ("A_facescrub_ir152", "ppa", "bido", 95.2, [53.6, 77.2, 1708.76, 0.78]),
+        ("A_celeba_ir152", "plg", "label_smoothing", 87.7, [91.6, 99.2, 1180.62, 0.70]),
+        ("B_celeba_resnet152", "if_gmi", "transfer", 94.1, [100, 100, 229.10, 0.37]),
+        ("B_facescrub_swinv2", "if_gmi", "none", 97.8, [45.6, 70.2, 232.24, 0.66]),
+        ("B_facescrub_resnet152_head", "if_gmi", "rank_500", 98.9, [99.0, 100, 303.45, 0.55]),
+    ],
+)
+def test_numbers_are_those_of_the_paper(name: str, attack: str, model: str, accuracy: float, cell: list[float]) -> None:
+    paper = setting(name)["paper"]
+    assert (paper["test_accuracy"][model], paper[attack][model]) == (accuracy, cell)
+
+
+@pytest.mark.parametrize(
+    ("name", "strengths"),
+    [
+        ("A_facescrub_ir152", (0.1, 0.01, 0.1, -0.3, 0.5, 30)),
+        ("B_facescrub_resnet152", (0.005, 0.15, 1.5, -0.01, 0.7, 50)),
+        ("C_facescrub_resnet152", (0.005, 0.05, 0.5, -0.02, 0.6, 32)),
+    ],
+)
+def test_strengths_are_those_of_table_6(name: str, strengths: tuple[float, ...], tmp_path: Path) -> None:
+    found: list[float] = []
+    trained = [parse(c.words)[0] for c in run.commands(setting(name), tmp_path) if c.name == "train"]
+    assert [model.defense for model in trained] == ["none", *SIX]  # the judge first
+    for model in trained[1:]:
+        values = DEFENSES.get(model.defense).config_class.parse(model.defense_settings)
+        found += [float(value) for value in values.values()]
+        found += [int(model.rank)] if model.defense == "calor" else []
+    assert tuple(found) == strengths
+
+
+def test_the_order_and_what_is_left_out(tmp_path: Path) -> None:
+    planned = run.commands(setting("A_facescrub_ir152"), tmp_path, ["calor"])
+    root = tmp_path / "A_facescrub_ir152"
+    assert [(c.name, c.folder.relative_to(root).as_posix()) for c in planned] == [
+        ("train", "judge"),
+        ("train", "calor"),
+        ("prior", "prior-stylegan2"),
+        ("prior", "prior-gmi"),
+        ("audit", "calor-audit-stylegan2"),
+        ("audit", "calor-audit-gmi"),
+        ("prior", "calor-prior-ked"),
+        ("audit", "calor-audit-ked"),
+        ("prior", "calor-prior-plg"),
+        ("audit", "calor-audit-plg"),
+    ]
+    assert not planned[1].finished
+    planned[1].folder.mkdir(parents=True)
+    (planned[1].folder / "metrics.json").write_text("{}")
+    assert planned[1].finished
+    with pytest.raises(ValueError, match="has no tanh; models: none, mid"):
+        run.commands(setting("A_facescrub_ir152"), tmp_path, ["tanh"])
+
+
+def test_printing_is_the_default_and_running_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there are no models and data
+    words = [str(FOLDER / "A_celeba_ir152.yaml"), "--models", "mid"]
+    assert run.main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("# The paper gives strengths")
+    lines = [line for line in shown if not line.startswith("#")]
+    assert [line.split()[1] for line in lines] == ["train", "train", "prior", "audit", "prior", "audit"]
+    assert "--defense mid --defense-settings beta=0.1 --output-dir outputs/paper/A_celeba_ir152/mid" in lines[1]
+    assert not list(tmp_path.iterdir())
+    assert run.main([*words, "--run"]) == 2
+    assert "no folder or file ./data/celeba-64" in capsys.readouterr().err
+    (tmp_path / "x.yaml").write_text("name: x")
+    assert run.main(["x.yaml"]) == 2
+    assert "expected the keys audit" in capsys.readouterr().err
+
+
+def test_a_missing_backbone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
+    assert import_backbone.main([*words, "--weights", str(tmp_path / "none.pth")]) == 2
+    assert "no file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_random_weights_become_a_base_model(tmp_path: Path) -> None:
+    words = ["--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
+    assert import_backbone.main(words) == 0
+    model = IRForImageClassification.from_pretrained(tmp_path / "out")
+    assert (model.config.image_size, len(model.network.units)) == (16, 24)
