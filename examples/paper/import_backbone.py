@@ -1,8 +1,10 @@
-"""A face.evoLVe backbone, or random weights, as a base model for ``calor-hf train --model``::
+"""A face.evoLVe backbone, or random weights, as a base model for ``calor-hf train --model``.
 
-python examples/paper/import_backbone.py --weights backbone_ir152.pth --depth 152 --image-size 64 \
+The paper's target and judge at low resolution::
+
+    python examples/paper/import_backbone.py --weights backbone_ir152.pth --depth 152 --image-size 64 \
         --output-dir models/ir152-ms1m-64
-python examples/paper/import_backbone.py --weights backbone_ir50.pth --depth 50 --image-size 112 \
+    python examples/paper/import_backbone.py --weights backbone_ir50.pth --depth 50 --image-size 112 \
         --output-dir models/ir50-ms1m-112
 """
 

@@ -1,4 +1,6 @@
-"""The commands that one of the paper's settings stands for, printed, or run one after the other::
+"""The commands that one of the paper's settings stands for, printed, or run one after the other.
+
+Printed, and run for two of its models::
 
     python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml
     python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run
