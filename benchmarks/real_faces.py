@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     auditing.add_argument("--comparison", type=Path, required=True, help="folder of calor-hf compare")
     auditing.add_argument("--only", nargs="*", help="these defences alone")
     auditing.add_argument("--prior", type=Path, required=True)
-    auditing.add_argument("--second-judge", required=True)
+    auditing.add_argument("--second-judge", help="classifier of another family, trained on the private pictures")
     auditing.add_argument("--attacks", nargs="+", default=["gmi", "plg", "if_gmi", "auto"])
     auditing.add_argument("--budget", default="paper")
     auditing.add_argument("--classes", default="0-19")
