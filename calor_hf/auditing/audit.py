@@ -15,6 +15,7 @@ from calor_hf.auditing.plan import PlannedAttack, plan_attacks
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.report import LeakageReport, anonymous
 from calor_hf.auditing.run import run_attack
+from calor_hf.core.files import weights_digest
 from calor_hf.core.processes import process_state
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator, load_generator
@@ -156,8 +157,10 @@ def describe(target: Target, name: str) -> dict[str, Any]:
     module: Any = target.module
     config = getattr(module, "config", None)
     defense = getattr(module, "defense", None)
+    weights = weights_digest(Path(name)) if name and Path(name).is_dir() else None
     return {
         "name": name,
+        **({} if weights is None else {"weights": weights}),
         "model": type(module).__name__,
         "defense": getattr(config, "defense", None) or ("none" if defense is None else type(defense).__name__),
         "settings": {} if defense is None else defense.config.to_dict(),

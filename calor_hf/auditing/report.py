@@ -1,7 +1,6 @@
 """The leakage report: every number of an audit with what is needed to believe it, as a versioned file."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
+from calor_hf.core.checksum import checksum, plain
 from calor_hf.core.files import write_whole
 from calor_hf.metrics import Measure
 
@@ -61,7 +61,8 @@ class LeakageReport:
     """The result of an audit.
 
     Attributes:
-        target: ``name``, ``model``, ``defense``, ``settings``, ``classes`` and ``parameters`` of the attacked model.
+        target: ``name``, ``model``, ``defense``, ``settings``, ``classes`` and ``parameters`` of the attacked model; of
+            a folder, ``weights``: the SHA-256 of its weights.
         data: ``name``, ``people``, ``pictures``, ``held_pictures`` of the private data.
         networks: Name of each judging network by its role, and the judge's own accuracy on held-out pictures.
         labels: Classes that were attacked.
@@ -113,8 +114,8 @@ class LeakageReport:
 
     def to_json(self) -> str:
         """The report as text; the checksum in it tells later whether somebody changed a number."""
-        content = _plain(dataclasses.asdict(self))
-        whole = {"schema": SCHEMA, "checksum": _checksum(content), **content}
+        content = plain(dataclasses.asdict(self))
+        whole = {"schema": SCHEMA, "checksum": checksum(content), **content}
         return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -137,7 +138,7 @@ class LeakageReport:
                 f"the report has schema {schema}, this version of calor_hf ({__version__}) reads up to {SCHEMA}; "
                 "install a newer one"
             )
-        if _checksum(whole) != claimed:
+        if checksum(whole) != claimed:
             raise ValueError("the report was changed after it was written: its checksum does not fit; audit again")
         try:
             whole["attacks"] = [_attack(entry) for entry in whole["attacks"]]
@@ -182,12 +183,12 @@ class LeakageReport:
             raise ValueError("no reports to merge")
         first = parts[0]
         for name in ("target", "data", "networks", "labels", "images_per_class", "seed", "budget", "version"):
-            if any(_plain(getattr(part, name)) != _plain(getattr(first, name)) for part in parts):
+            if any(plain(getattr(part, name)) != plain(getattr(first, name)) for part in parts):
                 raise ValueError(f"the reports differ in {name}, so their attacks cannot stand in one table")
         attacks: dict[str, AttackResult] = {}
         for attack in (attack for part in parts for attack in part.attacks):
             known = attacks.setdefault(attack.name, attack)
-            if _plain(dataclasses.asdict(known)["measures"]) != _plain(dataclasses.asdict(attack)["measures"]):
+            if plain(dataclasses.asdict(known)["measures"]) != plain(dataclasses.asdict(attack)["measures"]):
                 raise ValueError(f"the attack {attack.name!r} comes twice, with other numbers")
         return dataclasses.replace(first, attacks=list(attacks.values()))
 
@@ -208,17 +209,3 @@ def _attack(entry: dict[str, Any]) -> AttackResult:
     confidence = math.nan if entry["target_confidence"] is None else entry["target_confidence"]
     measures = [_measure(one) for one in entry["measures"]]
     return AttackResult(**{**entry, "measures": measures, "floors": floors, "target_confidence": confidence})
-
-
-def _plain(value: Any) -> Any:
-    """Only what JSON has: text keys, null for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

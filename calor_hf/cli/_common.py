@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -70,6 +71,11 @@ def check_classes(splits: Splits, target: HFTarget) -> None:
         )
     if set(names) == set(splits.label_names) and names != splits.label_names:
         raise ValueError("the target has the same class names in another order; pass the data it was trained on")
+
+
+def hub_id(source: str | None) -> str | None:
+    """``source`` if it is an id on the Hub; None for folders and files, whose paths are nobody's business."""
+    return None if source is None or Path(source).expanduser().exists() else source
 
 
 def log_to_terminal(main_process: bool = True) -> None:

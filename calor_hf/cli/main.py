@@ -16,6 +16,8 @@ COMMANDS = {
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
     "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",
     "report": "show the report of an audit again, or compare two",
+    "card": "write the model card: what was measured, what was attacked, how to load it",
+    "push": "publish a model with its card, and nothing else that lies in its folder",
     "list": "show what is registered: defences, attacks, generators, priors; their sources and settings",
 }
 

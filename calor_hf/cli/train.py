@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from calor_hf.cli._backdoor import backdoor_record, poison
-from calor_hf.cli._common import log_to_terminal
+from calor_hf.cli._common import hub_id, log_to_terminal
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
@@ -35,6 +35,7 @@ from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses._low_rank import LowRankDefense
+from calor_hf.hub.push import PushFailedError, check_token
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.arguments import CALoRTrainingArguments
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         print("Go on with the same command and --resume.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, PushFailedError) as error:
         print(f"calor-hf train: {error}", file=sys.stderr)
         return 2
     return 0
@@ -98,7 +99,10 @@ def train(
     """Everything the command does, for use from Python; arguments as :func:`~calor_hf.cli.train_arguments.parse`."""
     begin = time.perf_counter()
     log_to_terminal(args.process_index == 0)
-    push, args.push_to_hub = args.push_to_hub, False  # the finished model is pushed, once
+    push = args.push_to_hub
+    if push:
+        check_token(args.hub_token)
+    args.push_to_hub = push and args.push_unfinished  # the finished model is pushed once, when its card can be written
     prepare_folder(Path(args.output_dir), run_args, args)
     set_seed(args.seed)
     with args.main_process_first(desc="loading data"):
@@ -162,13 +166,16 @@ def train(
         defense=model_args.defense,
         train_seconds=train_seconds,
         backdoor=backdoor_record(data["train"]),
+        base_model=hub_id(model_args.model),
+        dataset_id=hub_id(data_args.dataset),
     )
+    args.push_to_hub = False
     trainer.save_model(args.output_dir)
     trainer.save_state()
     if args.should_save:
         show_and_save(result, Path(args.output_dir))
-    if push and args.should_save:
-        publish(trainer.model, processor, args, run_args.publish_label_names)
+    if push:
+        trainer.push_to_hub()
     return result
 
 
@@ -296,6 +303,7 @@ def fine_tune_undefended(
     """
     folder = Path(args.output_dir) / UNDEFENDED_FOLDER
     own = copy.copy(args)
+    own.push_to_hub = False
     own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []
     trainer = DefenseTrainer(model=base, args=own, **common)
     if run_args.resume and (folder / "config.json").is_file():
@@ -317,22 +325,6 @@ def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
     begin = time.perf_counter()
     trainer.train(resume_from_checkpoint=True if run_args.resume else None)
     return time.perf_counter() - begin
-
-
-def publish(model: PreTrainedModel, processor: Any, args: CALoRTrainingArguments, label_names: bool) -> None:
-    """Push model and image processor to the Hub; class names become numbers unless they may be published."""
-    name = args.hub_model_id or Path(args.output_dir).name
-    config = model.config
-    names = config.id2label, config.label2id
-    if not label_names:
-        config.id2label = {index: f"LABEL_{index}" for index in names[0]}
-        config.label2id = {name: index for index, name in config.id2label.items()}
-    options: dict[str, Any] = {"private": args.hub_private_repo, "token": args.hub_token}
-    try:
-        model.push_to_hub(name, **options)
-        processor.push_to_hub(name, **options)
-    finally:
-        config.id2label, config.label2id = names
 
 
 if __name__ == "__main__":

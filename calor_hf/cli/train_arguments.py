@@ -110,9 +110,6 @@ class RunArguments:
     overwrite: bool = field(
         default=False, metadata={"help": "Delete an earlier run's files in the output folder before starting."}
     )
-    publish_label_names: bool = field(
-        default=False, metadata={"help": "Push class names (they may be people's) as they are, not as numbers."}
-    )
 
 
 Arguments = tuple[ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments]

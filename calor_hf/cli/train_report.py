@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from calor_hf._version import __version__
 from calor_hf.cli.train_arguments import DataArguments
+from calor_hf.core.files import weights_digest
 from calor_hf.layers.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
 from calor_hf.modeling.configuration_defended import WrappedConfig
@@ -40,6 +41,8 @@ class Result:
         defense: Name of the defence.
         train_seconds: Wall time of its training alone, in this session.
         backdoor: What its training data were poisoned with, or None.
+        base_model: Hub id of the base model, or None.
+        dataset_id: Hub id of the data set, or None.
     """
 
     model: PreTrainedModel
@@ -53,6 +56,8 @@ class Result:
     defense: str = "calor"
     train_seconds: float = 0.0
     backdoor: dict[str, Any] | None = None
+    base_model: str | None = None
+    dataset_id: str | None = None
 
     @property
     def target(self) -> float | None:
@@ -97,7 +102,7 @@ class EpochLine(TrainerCallback):
 
 def show_and_save(result: Result, folder: Path) -> None:
     """Print the table; write ``metrics.json`` and ``curves.png`` into ``folder``."""
-    numbers = summary(result)
+    numbers = summary(result) | {"weights": weights_digest(folder)}
     (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     draw_curves(result, folder / "curves.png")
     print()
@@ -140,6 +145,8 @@ def summary(result: Result) -> dict[str, Any]:
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "dataset": result.dataset,
+        "dataset_id": result.dataset_id,
+        "base_model": result.base_model,
         "backdoor": result.backdoor,
         "seed": result.seed,
         "test_images": result.test_images,

@@ -1,5 +1,6 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what is in them."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -21,3 +22,16 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of a saved model's weights, by which a measurement is known to belong to them; None: there are none."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

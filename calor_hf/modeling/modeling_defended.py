@@ -28,6 +28,7 @@ from calor_hf.modeling.base_model import (
     set_labels,
 )
 from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConfig
+from calor_hf.modeling.released import fit_to_publish
 
 Classifiers = Sequence[nn.Linear | nn.Conv2d]
 
@@ -336,8 +337,12 @@ class DefendedForImageClassification(PreTrainedModel):
         base.requires_grad_(True)
         return cast(PreTrainedModel, base)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`)."""
-        if self.defense.own_head:
-            return super().push_to_hub(*args, **kwargs)
-        return self.to_base().push_to_hub(*args, **kwargs)
+    def push_to_hub(self, *args: Any, anonymize_labels: bool = False, **kwargs: Any) -> Any:
+        """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`).
+
+        With ``anonymize_labels``, numbers in the place of class names. Paths of this machine stay here.
+        """
+        with fit_to_publish(self.config, anonymize_labels):
+            if self.defense.own_head:
+                return super().push_to_hub(*args, **kwargs)
+            return self.to_base().push_to_hub(*args, **kwargs)

@@ -1,10 +1,14 @@
 """Training arguments: those of transformers, and the stage plan."""
 
+import logging
 from dataclasses import dataclass, field
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from calor_hf.defenses.calor import check_strength
+
+logger = logging.getLogger(__name__)
 
 _ADAPTIVE_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
@@ -90,8 +94,29 @@ class CALoRTrainingArguments(TrainingArguments):
         default=2, metadata={"help": "Checkpoints kept: the newest ones, and always the best adapted one."}
     )
 
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "When to push: end. The others push unfinished models: see push_unfinished."}
+    )
+    push_unfinished: bool = field(
+        default=False,
+        metadata={
+            "help": "Let hub_strategy every_save push models before the last stage has ended: they are not defended"
+            " yet, and earlier revisions can be read for ever."
+        },
+    )
+    publish_label_names: bool = field(
+        default=False, metadata={"help": "Push class names (they may be people's) as they are, not as numbers."}
+    )
+
     def __post_init__(self) -> None:
         """Check the values together."""
+        if HubStrategy(self.hub_strategy) != HubStrategy.END and not self.push_unfinished:
+            logger.warning(
+                "hub_strategy=%s would push models that are not defended yet; it is end now. push_unfinished=True "
+                "(--push-unfinished) pushes them all the same",
+                HubStrategy(self.hub_strategy).value,
+            )
+            self.hub_strategy = HubStrategy.END
         super().__post_init__()
         check_strength(self.ca_a, self.ca_b)
         self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")

@@ -23,6 +23,7 @@ from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, tra
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
+from calor_hf.training.publishing import PublishingTrainer
 from calor_hf.training.samples import some_samples
 from calor_hf.training.schedule import schedule_of, separate_head
 from calor_hf.training.stage_callback import StageCallback
@@ -30,7 +31,7 @@ from calor_hf.training.stage_callback import StageCallback
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
 
 
-class DefenseTrainer(Trainer):
+class DefenseTrainer(PublishingTrainer):
     """``Trainer`` for defended models and, as the reference, for ordinary ones.
 
     - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function
@@ -41,6 +42,7 @@ class DefenseTrainer(Trainer):
     - What the defence asks for is done: batches are changed, weights frozen while training, its own state saved with
       checkpoints (in ``defense_state.pt``) and resumed.
     - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defence put in.
+    - What is pushed is finished, and holds model, image processor and card alone.
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
     - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved.
     - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits

@@ -7,9 +7,11 @@ is pushed lives as long as the process. Clients need ``HF_ENDPOINT`` and ``HF_HU
 
 import argparse
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCardData
 
 TOKENS = {"hf_owner": "me", "hf_stranger": "stranger"}
@@ -169,7 +171,7 @@ def check_card(content: str) -> list[str]:
     return wrong
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer other than 200."""
 
     def __init__(self, status: int, message: str, code: str = "", **body: Any) -> None:
@@ -203,15 +205,15 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.read_body()
         try:
             if fault is not None and isinstance(fault.kind, int):
-                raise Refused(fault.kind, "it was told to fail")
+                raise RefusedError(fault.kind, "it was told to fail")
             for method, pattern, action in ROUTES:
                 match = re.fullmatch(pattern, self.path)
                 if match and self.command in method.split():
                     result = action(self, *match.groups())
                     break
             else:
-                raise Refused(404, f"nothing at {self.path}")
-        except Refused as refused:
+                raise RefusedError(404, f"nothing at {self.path}")
+        except RefusedError as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
             self.send(json.dumps(refused.body).encode(), refused.status, {k: v for k, v in headers.items() if v})
             return
@@ -256,7 +258,7 @@ class Handler(BaseHTTPRequestHandler):
     def user(self) -> str | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in TOKENS:
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         return TOKENS.get(token)
 
     def repo(self, name: str, write: bool = False) -> Repo:
@@ -264,18 +266,18 @@ class Handler(BaseHTTPRequestHandler):
         mine = user is not None and name.split("/")[0] == user
         if repo is None or (repo.private and not mine):
             if user is None:  # as the Hub: whoever is not logged in cannot tell missing from private
-                raise Refused(401, "Invalid username or password.", "RepoNotFound")
-            raise Refused(404, "Repository not found", "RepoNotFound")
+                raise RefusedError(401, "Invalid username or password.", "RepoNotFound")
+            raise RefusedError(404, "Repository not found", "RepoNotFound")
         if write and user is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         if write and not mine:
-            raise Refused(403, "Forbidden: you don't have the rights to write here")
+            raise RefusedError(403, "Forbidden: you don't have the rights to write here")
         return repo
 
     def commit(self, name: str, revision: str) -> Commit:
         found = self.repo(name).find(revision)
         if found is None:
-            raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+            raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return found
 
     # Accounts, repositories
@@ -283,21 +285,21 @@ class Handler(BaseHTTPRequestHandler):
     def whoami(self) -> Any:
         user = self.user()
         if user is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         access = {"accessToken": {"displayName": "test", "role": "write"}}
         return {"type": "user", "name": user, "fullname": user, "orgs": [], "auth": access}
 
     def create(self) -> Any:
         wanted, user = json.loads(self.body), self.user()
         if user is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         owner = wanted.get("organization") or user
         if owner != user:
-            raise Refused(403, f"You don't have the rights to create a model under the namespace {owner!r}")
+            raise RefusedError(403, f"You don't have the rights to create a model under the namespace {owner!r}")
         name = f"{owner}/{wanted['name']}"
         with self.hub.lock:
             if name in self.hub.repos:
-                raise Refused(409, "You already created this model repo", url=f"{self.hub.url}/{name}")
+                raise RefusedError(409, "You already created this model repo", url=f"{self.hub.url}/{name}")
             private = wanted.get("private") or wanted.get("visibility") == "private"
             self.hub.repos[name] = Repo(name, bool(private))
             attributes = self.hub.store(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", lfs=False)
@@ -307,7 +309,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str | None = None) -> Any:
         commit, repo = self.commit(name, revision or "main"), self.repo(name)
         siblings = [{"rfilename": path, "size": blob.size} for path, blob in sorted(commit.files.items())]
-        found = {"_id": name, "id": name, "modelId": name, "sha": commit.oid, "private": repo.private, "tags": []}
+        found: dict[str, Any] = {"_id": name, "id": name, "modelId": name, "sha": commit.oid, "private": repo.private, "tags": []}
         if "README.md" in commit.files:
             card = commit.files["README.md"].path.read_text(encoding="utf-8")
             match = re.match(r"^---\r?\n(.*?)\r?\n---", card, re.DOTALL)
@@ -319,7 +321,7 @@ class Handler(BaseHTTPRequestHandler):
         commit, inside = self.commit(name, revision), f"{folder}/" if folder else ""
         found = [entry(path, blob) for path, blob in sorted(commit.files.items()) if path.startswith(inside)]
         if folder and not found:
-            raise Refused(404, f"{folder} does not exist", "EntryNotFound")
+            raise RefusedError(404, f"{folder} does not exist", "EntryNotFound")
         return found
 
     def paths_info(self, name: str, revision: str) -> Any:
@@ -337,7 +339,7 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.repo(name, write=True)
         with self.hub.lock:
             if branch in repo.branches:
-                raise Refused(409, f"Reference already exists: {branch}")
+                raise RefusedError(409, f"Reference already exists: {branch}")
             repo.branches[branch] = list(repo.branches["main"])
         return {}
 
@@ -346,7 +348,7 @@ class Handler(BaseHTTPRequestHandler):
     def validate_yaml(self) -> Any:
         errors = [{"message": message} for message in check_card(json.loads(self.body)["content"])]
         if errors:
-            raise Refused(400, "; ".join(one["message"] for one in errors), errors=errors, warnings=[])
+            raise RefusedError(400, "; ".join(one["message"] for one in errors), errors=errors, warnings=[])
         return {"errors": [], "warnings": []}
 
     def preupload(self, name: str, revision: str) -> Any:
@@ -375,7 +377,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def lfs_put(self, oid: str) -> Any:
         if hashlib.sha256(self.body).hexdigest() != oid:
-            raise Refused(400, "the content has another hash")
+            raise RefusedError(400, "the content has another hash")
         (self.hub.blobs / oid).write_bytes(self.body)
         return {}
 
@@ -391,12 +393,12 @@ class Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = self.hub.store(base64.b64decode(value["content"]), lfs=False)
                 elif key == "lfsFile":
                     if not (self.hub.blobs / value["oid"]).is_file():
-                        raise Refused(400, f"the content of {value['path']} was not uploaded")
+                        raise RefusedError(400, f"the content of {value['path']} was not uploaded")
                     files[value["path"]] = Blob.of_file(self.hub.blobs / value["oid"], lfs=True)
                 elif key == "deletedFile":
                     del files[value["path"]]
                 else:
-                    raise Refused(400, f"unknown operation {key}")
+                    raise RefusedError(400, f"unknown operation {key}")
             made = repo.commit(branch, files, message)
         return {"success": True, "commitOid": made.oid, "commitUrl": f"{self.hub.url}/{name}/commit/{made.oid}"}
 
@@ -406,7 +408,7 @@ class Handler(BaseHTTPRequestHandler):
         commit = self.commit(name, revision)
         blob = commit.files.get(path)
         if blob is None:
-            refused = Refused(404, "Entry not found", "EntryNotFound")
+            refused = RefusedError(404, "Entry not found", "EntryNotFound")
             headers = {"X-Error-Code": refused.code, "X-Repo-Commit": commit.oid}
             self.send(json.dumps(refused.body).encode(), 404, headers)
             return
@@ -475,11 +477,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder with owner/name/ of models to serve")
     options = parser.parse_args()
     hub = LocalHub(options.root, options.port)
-    print(f"HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_owner   serving {sorted(hub.repos)}", flush=True)
-    try:
+    sys.stdout.write(f"HF_ENDPOINT={hub.url} HF_HUB_DISABLE_XET=1 HF_TOKEN=hf_owner   serving {sorted(hub.repos)}\n")
+    sys.stdout.flush()
+    with contextlib.suppress(KeyboardInterrupt):
         hub.server.serve_forever()
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

@@ -1,0 +1,239 @@
+"""What is known of a model and may be published: numbers from its training and its audit, no names and no paths.
+
+The card is written from this and from nothing else, and it is published beside the card as ``evidence.json``.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from calor_hf._version import __version__
+from calor_hf.core.checksum import checksum
+from calor_hf.core.files import weights_digest
+from calor_hf.core.label_names import telling_names
+
+logger = logging.getLogger(__name__)
+
+CONFIG, RECORD, REPORT, GRID = "config.json", "metrics.json", "report.json", "grid.png"
+CALOR_SETTINGS = ("rank", "activation", "bias", "input_norm", "low_rank", "ca_a", "ca_b")
+HEADLINE, PEOPLE = "attack_accuracy@1", "people_recognised"
+SCHEMA = 1
+_REPORT_SCHEMAS = (1,)
+_DRAWN = "synthetic faces"
+_OF_RECORD = (
+    "version", "seed", "test_images", "measured", "target_confidence", "parameters", "steps", "train_seconds",
+)  # fmt: skip
+_OF_MEASURE = ("name", "value", "unit", "more_is", "images", "people", "low", "high")
+_OF_COST = ("generator_passes", "target_passes", "target_gradients", "seconds")
+
+
+class StaleRecordError(ValueError):
+    """``metrics.json`` belongs to other weights."""
+
+
+def gather(folder: str | Path, report: str | Path | None = None, use_record: bool = True) -> dict[str, Any]:
+    """Everything that a card may say about a saved model.
+
+    Args:
+        folder: The saved model.
+        report: ``report.json`` of an audit of it, or the audit's folder; None: it was not audited.
+        use_record: Whether to read the ``metrics.json`` that ``calor-hf train`` left in the folder.
+
+    Returns:
+        Plain values under ``model``, ``training`` (or None) and ``audit`` (or None).
+
+    Raises:
+        FileNotFoundError: no model in ``folder``, or no report.
+        ValueError: a file is cut off, was changed, is of an unknown version, or belongs to another model.
+    """
+    folder = Path(folder)
+    model = read_model(folder)
+    record = read_record(folder) if use_record else None
+    if record is not None:
+        model["base_model"], model["dataset"] = record.pop("base_model"), record.pop("dataset_id")
+    audit = None if report is None else read_report(report, model)
+    return {"schema": SCHEMA, "calor_hf": __version__, "model": model, "training": record, "audit": audit}
+
+
+def read_model(folder: Path) -> dict[str, Any]:
+    """What the model is, from its ``config.json``."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise FileNotFoundError(f"no model in {folder}: {CONFIG} is missing; pass the folder that a model was saved in")
+    config = _json(file)
+    kind, stock = config.get("model_type"), config.get("defense")
+    if kind == "calor":
+        defense, settings = "calor", {name: config.get(name) for name in CALOR_SETTINGS}
+    elif kind == "defended":
+        defense, settings = config["defense"], config["defense_settings"]
+    else:  # a stock model says what it was trained with, if it came from one of ours
+        known = stock if isinstance(stock, dict) else {}
+        defense, settings = known.get("name", "none"), known.get("settings", {})
+    names = list(config.get("id2label", {}).values())
+    return {
+        "class": (config.get("architectures") or ["?"])[0],
+        "base_class": config.get("base_class"),  # None of stock models
+        "defense": defense,
+        "settings": settings,
+        "classes": len(names),
+        "telling_names": len(telling_names(names)),
+        "weights": weights_digest(folder),
+        "base_model": None,
+        "dataset": None,
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The training record in a model's folder; None: there is none that names its weights.
+
+    Raises:
+        StaleRecordError: the weights are others than those that were measured.
+        ValueError: the file is damaged, or the model was poisoned on purpose.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    record = _json(file)
+    if record.get("backdoor") is not None:
+        raise ValueError(
+            f"{file}: the model was trained with a backdoor ({record['backdoor']['trigger']['name']}), to be measured "
+            "and not to be used; it is not published"
+        )
+    if record.get("weights") is None:
+        logger.warning("%s does not say which weights were measured, so its numbers are left out; train again", file)
+        return None
+    if record["weights"] != weights_digest(folder):
+        raise StaleRecordError(
+            f"{file} belongs to other weights than those beside it, so its numbers say nothing about this model; "
+            "remove the file, or train again"
+        )
+    drawn = str(record.get("dataset", "")).startswith(f"{_DRAWN}, ")
+    try:
+        kept = {name: record[name] for name in (*_OF_RECORD, "base_model", "dataset_id")}
+    except KeyError as error:
+        raise ValueError(f"{file} lacks {error}; train again with this version of calor_hf ({__version__})") from error
+    return {**kept, "data": record["dataset"] if drawn else None}
+
+
+def read_report(path: str | Path, model: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a leakage report, without class names, paths and numbers of single people.
+
+    Args:
+        path: ``report.json``, or the folder of an audit.
+        model: As :func:`read_model` gives it.
+
+    Raises:
+        FileNotFoundError: there is no report.
+        ValueError: it was changed, is of an unknown version, or is about another model.
+    """
+    file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no report at {file}; pass {REPORT} or the folder of an audit")
+    report = _json(file)
+    schema, claimed = report.pop("schema", None), report.pop("checksum", None)
+    if schema not in _REPORT_SCHEMAS:
+        raise ValueError(
+            f"{file} has schema {schema}, this version of calor_hf ({__version__}) knows {_REPORT_SCHEMAS}; install a "
+            "newer one"
+        )
+    if checksum(report) != claimed:
+        raise ValueError(f"{file} was changed after it was written: its checksum does not fit; audit again")
+    _check_same_model(file, report["target"], model)
+    return {
+        "version": report["version"],
+        "created": report["created"],
+        "checksum": claimed,
+        "seed": report["seed"],
+        "budget": report["budget"],
+        "images_per_class": report["images_per_class"],
+        "people_attacked": len(report["labels"]),
+        "people": report["data"]["people"],
+        "held_pictures": report["data"]["held_pictures"],
+        "drawn_people": report["data"]["name"] == _DRAWN,
+        "networks": {name: value for name, value in report["networks"].items() if isinstance(value, int | float)},
+        "judges": sorted(set(report["networks"]) & {"judge", "second_judge", "embedding", "extractor"}),
+        "attacks": [_attack(one) for one in report["attacks"]],
+        "utility": [_measure(one) for one in report["utility"]],
+        "neighbours": [_measure(one) for one in report["neighbours"]],
+    }
+
+
+def strongest(audit: dict[str, Any]) -> dict[str, Any] | None:
+    """The attack that got most: the worst case over several where it was counted, else by attack accuracy."""
+    for attack in audit["attacks"]:
+        if attack["parts"] and value_of(attack, PEOPLE) is not None:
+            return attack  # type: ignore[no-any-return]
+    scored = [attack for attack in audit["attacks"] if value_of(attack, HEADLINE) is not None]
+    return max(scored, key=lambda attack: value_of(attack, HEADLINE) or 0.0, default=None)
+
+
+def measure_of(attack: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """A measure of an attack by its name, if it has a value."""
+    found = next((one for one in attack["measures"] if one["name"] == name), None)
+    return None if found is None or found["value"] is None else found
+
+
+def value_of(attack: dict[str, Any], name: str) -> float | None:
+    """Its value."""
+    found = measure_of(attack, name)
+    return None if found is None else float(found["value"])
+
+
+def floor_of(attack: dict[str, Any], name: str) -> float | None:
+    """Highest of the floors of a measure."""
+    floors = [one["value"] for measures in attack["floors"].values() for one in measures if one["name"] == name]
+    return max((value for value in floors if value is not None), default=None)
+
+
+def drawn_people(evidence: dict[str, Any]) -> bool:
+    """Whether the audit was of drawn faces, whose pictures show nobody."""
+    audit, record = evidence["audit"], evidence["training"]
+    drawn = audit is not None and audit["drawn_people"] and evidence["model"]["telling_names"] == 0
+    return bool(drawn and (record is None or record["data"] is not None))
+
+
+def to_json(evidence: dict[str, Any]) -> bytes:
+    """``evidence.json``."""
+    return (json.dumps(evidence, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _check_same_model(file: Path, target: dict[str, Any], model: dict[str, Any]) -> None:
+    named = target.get("weights")
+    if named is not None and named != model["weights"]:
+        raise ValueError(f"{file} is about other weights than those of this model; audit this one")
+    differs = [name for name in ("classes", "settings") if target[name] != model[name]]
+    if differs and not (model["defense"] == "none" and differs == ["settings"]):
+        name = differs[0]
+        raise ValueError(
+            f"{file} is about another model: its {name} are {target[name]}, this model's {model[name]}; audit this one"
+        )
+    if named is None:
+        logger.warning("%s does not name the weights that were attacked; make sure that they are this model's", file)
+
+
+def _attack(attack: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": attack["name"],
+        "attack": attack["attack"],
+        "adaptive": attack["adaptive"],
+        "prior": attack["generator"].get("generator"),
+        "parts": attack["parts"],
+        "cost": {name: attack["cost"][name] for name in _OF_COST if name in attack["cost"]},
+        "measures": [_measure(one) for one in attack["measures"]],
+        "floors": {kind: [_measure(one) for one in measures] for kind, measures in attack["floors"].items()},
+    }
+
+
+def _measure(measure: dict[str, Any]) -> dict[str, Any]:
+    return {name: measure[name] for name in _OF_MEASURE}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: not JSON, or cut off ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: expected a JSON object")
+    return content
