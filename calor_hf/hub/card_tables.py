@@ -62,7 +62,8 @@ def use_and_leakage(evidence: dict[str, Any]) -> list[str]:
             found = None if attack is None else measure_of(attack, name)
             if attack is not None and found is not None:
                 rows.append([f"{title}, by {text(attack['name'])}", *empty, shown(found)])
-                rows.append([f"the same by chance ({text(name)})", *empty, share(floor_of(attack, name))])
+                if floor_of(attack, name) is not None:
+                    rows.append([f"{title}, by chance", *empty, share(floor_of(attack, name))])
     words = ["In brackets: 95 % intervals over people."] if audit is not None else []
     if record is not None:
         words = [f"On {record['test_images']} test images.", *words]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from transformers import (
 
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
-from calor_hf.cli.train import main, publish, train
+from calor_hf.cli.train import main, train
 from calor_hf.cli.train_arguments import parse
 
 SMALL = [
@@ -182,26 +181,6 @@ def test_svd_of_a_classifier_with_other_classes_is_refused(tmp_path: Path, capsy
     words = ["--model", str(folder), "--head-init", "svd", "--output-dir", str(tmp_path / "out")]
     assert main([*SMALL, *words]) == 2
     assert "has 2 classes, but the data have 4" in capsys.readouterr().err
-
-
-def test_published_class_names_are_numbers_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = CALoRForImageClassification.from_base(
-        ResNetForImageClassification.from_pretrained(_tiny_resnet(tmp_path)), rank=1, id2label={0: "Ada", 1: "Alan"}
-    )
-    pushed: list[dict[int, str]] = []
-
-    class Processor:
-        def push_to_hub(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def push(self: Any, *args: Any, **kwargs: Any) -> None:
-        pushed.append(dict(self.config.id2label))
-
-    monkeypatch.setattr(CALoRForImageClassification, "push_to_hub", push)
-    args = parse([*SMALL, "--output-dir", str(tmp_path)])[3]
-    publish(model, Processor(), args, label_names=False)
-    publish(model, Processor(), args, label_names=True)
-    assert pushed == [{0: "LABEL_0", 1: "LABEL_1"}, {0: "Ada", 1: "Alan"}]
-    assert model.config.id2label == {0: "Ada", 1: "Alan"}
 
 
 def test_ctrl_c_in_the_adapt_stage_and_resume(tmp_path: Path) -> None:

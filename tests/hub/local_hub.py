@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from huggingface_hub import ModelCardData
 
 TOKENS = {"hf_owner": "me", "hf_stranger": "stranger"}
@@ -309,7 +309,8 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str | None = None) -> Any:
         commit, repo = self.commit(name, revision or "main"), self.repo(name)
         siblings = [{"rfilename": path, "size": blob.size} for path, blob in sorted(commit.files.items())]
-        found: dict[str, Any] = {"_id": name, "id": name, "modelId": name, "sha": commit.oid, "private": repo.private, "tags": []}
+        found: dict[str, Any] = {"_id": name, "id": name, "modelId": name, "sha": commit.oid, "tags": []}
+        found["private"] = repo.private
         if "README.md" in commit.files:
             card = commit.files["README.md"].path.read_text(encoding="utf-8")
             match = re.match(r"^---\r?\n(.*?)\r?\n---", card, re.DOTALL)

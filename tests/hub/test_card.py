@@ -1,0 +1,291 @@
+"""The card: every number from a file, nothing that was not measured, and what a person wrote stays."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import markdown
+import pytest
+from huggingface_hub import ModelCard
+
+from calor_hf.core.label_names import numbered, telling_names
+from calor_hf.hub.blocks import text
+from calor_hf.hub.card import CardDetails, base_card, build_card
+from calor_hf.hub.evidence import CALOR_SETTINGS, REPORT, StaleRecordError, gather
+from calor_hf.hub.release import Release, prepare_release
+from calor_hf.modeling.configuration_calor import SETTINGS as CALOR_CONFIG_SETTINGS
+from tests.hub.local_hub import check_card
+from tests.hub.released_model import METHOD, audit_of, record, saved_model, with_junk
+
+DETAILS = CardDetails("demo", "me/demo", "apache-2.0")
+ALWAYS = {"README.md", "config.json", "curves.png", "evidence.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def release(model: Path, report: Path | None = None, **options: Any) -> Release:
+    return prepare_release(model, METHOD, DETAILS, report=report, **options)
+
+
+def card_of(model: Path, report: Path | None = None, existing: str | None = None) -> ModelCard:
+    return build_card(gather(model, report), METHOD, DETAILS, existing)
+
+
+def numbers_in(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers_in(item)]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers_in(item)]
+    return [float(value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def test_every_number_of_the_card_is_in_the_files(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    audit_of(model, tmp_path / "audit")
+    made = release(model, tmp_path / "audit")
+    body = made.card.split("\n---\n")[1].split("## Citation")[0]
+    body = re.sub(r"```.*?```|`[^`]*`|\(Yu.*?\)|^Source: .*$|calor_hf [\d.]+|@1|&#\d+;|95 %|\]\(.*?\)", "",
+                  body, flags=re.DOTALL | re.MULTILINE)  # fmt: skip
+    body = re.sub(r"<!--.*?-->|\d{4}-\d\d-\d\d", "", body)
+    found = re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?", body)
+    sources = [json.loads(file.read_text()) for file in (model / "metrics.json", tmp_path / "audit" / "report.json")]
+    known = [*numbers_in(sources), len(sources[1]["labels"]), len(sources[1]["attacks"])]
+    forms = ("{:.0f}", "{:.1f}", "{:.2f}", "{:.4g}")
+    written = {form.format(factor * number) for number in known for factor in (1, 100) for form in forms}
+    assert [number for number in found if number not in written] == []
+    assert {"81.2", "80.0", "0.4567", "0.8765", "83.3", "16.7", "640", "0.88"} <= set(found)
+    for result in ModelCard(made.card).data.eval_results or []:
+        assert result.metric_value in known
+    evidence = made.files["evidence.json"]
+    assert isinstance(evidence, bytes)
+    in_evidence = numbers_in(json.loads(evidence))
+    assert {0.8, 0.4567, 5 / 6} <= set(in_evidence)
+
+
+def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    made = card_of(model)
+    assert "**Not audited.**" in made.text
+    assert "recognised" not in made.text
+    assert [result.metric_type for result in made.data.eval_results or []] == ["accuracy"]
+    (model / "metrics.json").unlink()
+    nothing = card_of(model)
+    assert "Nobody measured what this model is good for." in nothing.text
+    assert nothing.data.eval_results is None
+    assert not re.search(r"\d %", nothing.text)
+
+
+def test_the_strongest_attack_and_its_floor_are_the_headline(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    audit_of(model, tmp_path / "audit")
+    made = card_of(model, tmp_path / "audit")
+    leakage = {r.metric_type: r.metric_value for r in made.data.eval_results or [] if r.metric_type != "accuracy"}
+    assert leakage == {"attack_accuracy@1": 5 / 6, "people_recognised": 1.0}
+    assert "| Rebuilt pictures recognised, by adaptive | – | 83.3 %" in made.text
+    assert "| Rebuilt pictures recognised, by chance | – | 16.7 % |" in made.text
+    assert "with 25 % of their published effort" in made.text
+    assert "No defended model is safe." in made.text
+    assert check_card(str(made)) == []
+
+
+def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    first = card_of(model)
+    theirs = (
+        str(first)
+        .replace("# demo", "# My own title")
+        .replace("<!-- calor_hf:begin load -->", "Call *me* before you use it.\n\n<!-- calor_hf:begin load -->")
+    )
+    theirs = theirs.replace(
+        "license: apache-2.0", "license: mit\nextra_gated_prompt: Who are you?\ntags_of_mine:\n- one"
+    )
+    result = (
+        "  - task:\n      type: image-classification\n    dataset:\n      name: Mine\n      type: mine\n    metrics:\n"
+        "    - type: f1\n      value: 0.5\n"
+    )
+    theirs = theirs.replace("  results:\n", "  results:\n" + result).replace("tags:\n", "tags:\n- my-tag\n", 1)
+    audit_of(model, tmp_path / "audit")
+    unlicensed = CardDetails("demo", "me/demo")
+    made = build_card(gather(model, tmp_path / "audit"), METHOD, unlicensed, theirs)
+    assert "# My own title" in made.text
+    assert "# demo" not in made.text
+    assert made.text.index("Call *me*") < made.text.index("## How to load")
+    assert "Not audited" not in made.text
+    assert made.data.license == "mit"
+    assert "Licence: mit" in made.text
+    assert (made.data["extra_gated_prompt"], made.data["tags_of_mine"]) == ("Who are you?", ["one"])
+    assert made.data.tags[0] == "my-tag"
+    types = [result.metric_type for result in made.data.eval_results or []]
+    assert types == ["f1", "accuracy", "attack_accuracy@1", "people_recognised"]
+    again = build_card(gather(model, tmp_path / "audit"), METHOD, unlicensed, str(made))
+    assert str(again) == str(made)
+
+
+def test_a_damaged_part_is_refused(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    broken = str(card_of(model)).replace("<!-- calor_hf:end load -->", "")
+    with pytest.raises(ValueError, match="lost its begin or end mark"):
+        card_of(model, existing=broken)
+
+
+def test_class_names_stay_text(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", "a|b `c` *d*", "[x](https://example.org)", "# 1\n# 2 @you $x$")
+    made = release(saved_model(tmp_path / "model", names))
+    assert made.telling_names == names
+    page = markdown.markdown(made.card.split("\n---\n", 1)[1], extensions=["tables", "md_in_html"])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert "example.org" in page
+    assert 'href="https' not in page
+    assert "<h1>demo</h1>" in page
+    assert page.count("<h1>") == 1
+    assert "The names of the classes are published" in page
+    for name in names:
+        shown = markdown.markdown(text(name)).removeprefix("<p>").removesuffix("</p>")
+        assert re.findall(r"<[^>]*>", shown) == []
+
+
+def test_numbers_in_the_place_of_names(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model", ("Ada Lovelace", "Bob", "Cem", "Dan"))
+    made = release(model, anonymize_labels=True)
+    assert made.telling_names == ()
+    everything = b"".join(c for c in made.files.values() if isinstance(c, bytes))
+    assert b"Ada" not in everything
+    config = json.loads(made.files["config.json"])  # type: ignore[arg-type]
+    assert config["id2label"] == {str(i): f"LABEL_{i}" for i in range(4)}
+    assert config["label2id"] == {f"LABEL_{i}": i for i in range(4)}
+    assert "Ada" in (model / "config.json").read_text()
+    say_nothing = ["LABEL_0", "identity_001", "person 12", "7", "n0001", "class-3"]
+    assert telling_names([*say_nothing, "Ada", "cat"]) == ["Ada", "cat"]
+    assert numbered({"0": "Ada"}) == {0: "LABEL_0"}
+
+
+def test_paths_names_and_single_people_stay_here(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    audit_of(model, tmp_path / "audit")
+    made = release(model, tmp_path / "audit")
+    everything = b"".join(c for c in made.files.values() if isinstance(c, bytes)).decode()
+    for private in ("my/folders", str(tmp_path), "Ada", "by_identity"):
+        assert private not in everything
+    config = json.loads(made.files["config.json"])  # type: ignore[arg-type]
+    assert config["base_config"]["_name_or_path"] == "someone/base"
+    assert "- Base model: someone/base" in made.card
+
+
+@pytest.mark.parametrize(("drawn", "asked"), [(True, False), (False, False), (False, True)])
+def test_only_listed_files_leave(tmp_path: Path, drawn: bool, asked: bool) -> None:
+    model = with_junk(saved_model(tmp_path / "model"))
+    if drawn:
+        record(model, dataset="synthetic faces, 4 private identities")
+    audit_of(model, tmp_path / "audit", drawn=drawn)
+    made = release(model, tmp_path / "audit", include_reconstructions=asked)
+    assert set(made.files) == ALWAYS | ({"reconstructions.png"} if drawn or asked else set())
+    assert made.shows_people == asked
+    assert ("reconstructions.png" in made.card) == (drawn or asked)
+
+
+def test_shards_and_own_code_are_listed_by_what_names_them(tmp_path: Path) -> None:
+    model = with_junk(saved_model(tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    (model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": shards[0], "b": shards[1], "c": "../secret.safetensors"}})
+    )
+    with pytest.raises(FileNotFoundError, match=f"no weights in .*: {shards[0]}, {shards[1]} missing"):
+        release(model)
+    for name in (*shards, "model-00003-of-00003.safetensors"):
+        (model / name).write_bytes(b"part")
+    record(model)
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "modeling_own.Config", "AutoModel": "else/where--other.Model", "X": "../up.Y"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "modeling_own.py").write_text("")
+    expected = ALWAYS - {"model.safetensors"} | {*shards, "model.safetensors.index.json", "modeling_own.py"}
+    assert set(release(model).files) == expected
+    assert "trust_remote_code=True" in release(model).card
+
+
+def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    audit_of(model, tmp_path / "audit")
+    file = tmp_path / "audit" / REPORT
+    good = json.loads(file.read_text())
+
+    def refused(match: str, **changes: Any) -> None:
+        file.write_text(json.dumps(good | changes))
+        with pytest.raises(ValueError, match=match):
+            gather(model, file)
+
+    refused("has schema 2, this version of calor_hf .* knows", schema=2)
+    refused("was changed after it was written", seed=1)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="not JSON, or cut off"):
+        gather(model, file)
+    with pytest.raises(FileNotFoundError, match="no report at"):
+        gather(model, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        gather(tmp_path)
+    file.write_text(json.dumps(good))
+    (model / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(StaleRecordError, match="belongs to other weights"):
+        gather(model, file)
+    with pytest.raises(ValueError, match="is about other weights"):
+        gather(model, file, use_record=False)
+    record(model, backdoor={"trigger": {"name": "badnets"}})
+    with pytest.raises(ValueError, match=r"trained with a backdoor \(badnets\)"):
+        gather(model)
+    record(model, weights=None)
+    assert gather(model)["training"] is None
+    audit_of(model, tmp_path / "another", labels=[0, 1, 2])
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"rank": 5}))
+    with pytest.raises(ValueError, match="is about another model: its settings are"):
+        gather(model, tmp_path / "another")
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_overwritten(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    local, remote = tmp_path / "local.md", tmp_path / "remote.md"
+    assert base_card(local, remote) is None
+    remote.write_text(str(card_of(model)))
+    assert base_card(local, remote) == base_card(remote, None) == remote.read_text()
+    local.write_text(str(card_of(model)).replace("# demo", "# Edited here"))
+    assert base_card(local, remote) == local.read_text()
+    remote.write_text(str(card_of(model)).replace("# demo", "# Edited there"))
+    with pytest.raises(ValueError, match="the card on the Hub was edited"):
+        base_card(local, remote)
+    local.write_text(remote.read_text())
+    assert base_card(local, remote) == local.read_text()
+
+
+def test_a_stock_model_says_what_it_was_trained_with(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    (model / "metrics.json").unlink()
+    defense = {"name": "bido", "settings": {"lambda_in": 0.1}, "calor_hf": "0.1.0"}
+    config = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet", "id2label": {"0": "LABEL_0"}}
+    (model / "config.json").write_text(json.dumps(config | {"defense": defense}))
+    made = card_of(model)
+    assert "with the defence `bido`" in made.text
+    assert "`lambda_in=0.1`" in made.text
+    assert "import calor_hf" not in made.text
+    (model / "config.json").write_text(json.dumps(config))
+    made = card_of(model)
+    assert "**It has no defence against model inversion.**" in made.text
+    assert "none" not in made.data.tags
+
+
+def test_the_settings_are_those_of_the_configuration() -> None:
+    assert CALOR_SETTINGS == CALOR_CONFIG_SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("metadata", "wrong"),
+    [
+        ("license: mit\nbase_model: a/b", 0),
+        ("base_model: not an id", 1),
+        ("tags: [1]", 1),
+        ("model-index:\n- name: x", 1),
+        ("a: [", 1),
+    ],
+)
+def test_the_local_hub_checks_cards(metadata: str, wrong: int) -> None:
+    assert len(check_card(f"---\n{metadata}\n---\n# x\n")) == wrong
