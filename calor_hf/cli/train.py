@@ -68,6 +68,8 @@ OWN_FILES = (
     "training_args.bin",
     "metrics.json",
     "curves.png",
+    "evidence.json",
+    "reconstructions.png",
 )
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
+
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -26,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 of a saved model's weights, by which a measurement is known to belong to them; None: there are none."""
-    files = sorted(folder.glob("model*.safetensors"))
+    files = sorted(file for file in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(file.name))
     if not files:
         return None
     digest = hashlib.sha256()

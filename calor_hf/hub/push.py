@@ -89,8 +89,8 @@ def persistently(do: Callable[[], T], repo_id: str) -> T:
     """Do something with the Hub, again where the connection or the Hub fails.
 
     Raises:
-        PermissionError: the Hub refuses.
-        PushFailedError: it failed each time.
+        PermissionError: the token is missing, wrong, or not for this.
+        PushFailedError: the Hub failed each time, or refuses what it was given.
     """
     for wait in (*WAITS, None):
         try:
@@ -104,6 +104,9 @@ def persistently(do: Callable[[], T], repo_id: str) -> T:
                     f"the Hub refuses access to {repo_id} ({status}); log in with `hf auth login`, or set HF_TOKEN to "
                     "a token that may write there"
                 ) from error
+            if status is not None and not _passes(error, status):
+                reason = f"{status}: {_last_words(error)}"
+                raise PushFailedError(f"the Hub refuses it ({reason}); nothing was changed") from error
             if not _passes(error, status):
                 raise
             if wait is None:

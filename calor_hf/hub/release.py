@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calor_hf.core.files import WEIGHTS
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.hub.card import CARD, CURVES, EVIDENCE, RECONSTRUCTIONS, CardDetails, build_card
-from calor_hf.hub.evidence import CONFIG, GRID, StaleRecordError, drawn_people, gather, strongest, to_json
+from calor_hf.hub.evidence import CONFIG, GRID, StaleRecordError, drawn_people, gather, read_model, strongest, to_json
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, INDEX, PROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
-_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+WHOLE, INDEX, PROCESSOR = "model.safetensors", "model.safetensors.index.json", "preprocessor_config.json"
 _GENERATED = (EVIDENCE, CURVES, RECONSTRUCTIONS)
 
 
@@ -75,6 +75,8 @@ def prepare_release(
         ValueError: a file is damaged, or about another model.
     """
     folder, origin = Path(folder), Path(folder if measured_in is None else measured_in)
+    read_model(folder)
+    files: dict[str, Path | bytes] = {name: folder / name for name in weight_files(folder)}
     try:
         evidence = gather(origin, report)
     except StaleRecordError as error:
@@ -89,8 +91,6 @@ def prepare_release(
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     names = tuple(telling_names(config.get("id2label", {}).values()))
     base = details.base_model or evidence["model"]["base_model"] or ""
-    files: dict[str, Path | bytes] = dict.fromkeys(weight_files(folder), b"")
-    files = {name: folder / name for name in files}
     drawn = drawn_people(evidence)
     evidence["model"]["telling_names"] = len(names)
     grid = _grid(evidence, report) if report is not None and (drawn or include_reconstructions) else None
@@ -122,10 +122,10 @@ def weight_files(folder: Path) -> list[str]:
         FileNotFoundError: there are none, or one is missing.
     """
     index = folder / INDEX
-    names = [WEIGHTS]
+    names = [WHOLE]
     if index.is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        names = [INDEX, *sorted(name for name in shards if _SHARD.fullmatch(name))]
+        names = [INDEX, *sorted(name for name in shards if WEIGHTS.fullmatch(name))]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"no weights in {folder}: {', '.join(missing)} missing; save the model there first")
@@ -134,7 +134,7 @@ def weight_files(folder: Path) -> list[str]:
 
 def replaces(name: str) -> bool:
     """Whether a file in a repository gives way if a new release lacks it: weights and what goes with the card."""
-    return name in (WEIGHTS, INDEX, *_GENERATED) or _SHARD.fullmatch(name) is not None
+    return name in (INDEX, *_GENERATED) or WEIGHTS.fullmatch(name) is not None
 
 
 def _own_code(config: dict[str, Any], folder: Path) -> list[str]:

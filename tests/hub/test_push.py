@@ -122,7 +122,8 @@ def test_a_token_that_may_not_write(seen: dict[str, Any], token: str, status: in
 
 
 def test_a_cut_connection_leaves_the_old_revision_and_a_second_push_completes(seen: dict[str, Any]) -> None:
-    assert "400" in seen["refused upload"]
+    assert seen["refused upload"][0] == 1
+    assert "the Hub refuses it (400" in seen["refused upload"][1]
     assert seen["cut"][0] == 1
     assert "failed 3 times" in seen["cut"][1]
     assert "the repository is as it was before" in seen["cut"][1]
