@@ -140,7 +140,9 @@ def main(folder: Path) -> dict[str, Any]:
     changed = trainer.model
     with torch.no_grad():
         next(changed.parameters()).add_(1)
-    changed.save_pretrained(folder / "run")
+    changed.save_pretrained(folder / "run")  # with a class named Ada
+    seen["names"] = run(*words)
+    words.append("--anonymize-labels")
     before, commit = files("me/cli"), {"method": "POST", "path": "/commit/"}
     old = loaded("me/cli", **elsewhere)
     faults({"method": "PUT", "path": "/_lfs/", "kind": 400})

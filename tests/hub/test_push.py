@@ -115,6 +115,11 @@ def test_a_card_edited_on_the_hub_is_kept(seen: dict[str, Any]) -> None:
     assert seen["edited card"] == [True, True]
 
 
+def test_names_leave_only_by_choice(seen: dict[str, Any]) -> None:
+    assert seen["names"][0] == 2
+    assert "1 class names, which may be people's; pass --anonymize-labels" in seen["names"][1]
+
+
 @pytest.mark.parametrize(("token", "status"), [("hf_wrong", 401), ("hf_stranger", 403)])
 def test_a_token_that_may_not_write(seen: dict[str, Any], token: str, status: int) -> None:
     assert seen[token][0] == 2
