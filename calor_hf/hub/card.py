@@ -256,7 +256,7 @@ def _limits(evidence: dict[str, Any]) -> str:
     if record is not None and target is not None:
         reached = _last(record["measured"])["train_confidence_correct"]
         lines.append(
-            f"- Training led the score of the true class to {target:.2f}; it reached {reached:.2f} on training images. "
+            f"- Training aims at a score of {target:.2f} for the true class; on training images it is {reached:.2f}. "
             "Thresholds tuned on another model have to move."
         )
     lines.append(
