@@ -58,7 +58,8 @@ def error_of(do: Any) -> str:
 
 def loaded(source: str, **options: Any) -> torch.Tensor:
     model = AutoModelForImageClassification.from_pretrained(source, **options).eval()
-    return model(torch.ones(1, 3, 32, 32)).logits.detach()
+    logits: torch.Tensor = model(torch.ones(1, 3, 32, 32)).logits.detach()
+    return logits
 
 
 def training(folder: Path, repo: str, name: str = "calor", **changes: Any) -> Any:
@@ -79,7 +80,8 @@ def with_junk_beside(folder: Path) -> Path:
 def main(folder: Path) -> dict[str, Any]:
     """Every step in turn."""
     push.WAITS = (0.1, 0.1)
-    api, seen = HfApi(), {}
+    api = HfApi()
+    seen: dict[str, Any] = {}
 
     # The Trainer
     trainer = training(folder / "run", "me/trained", publish_label_names=True)

@@ -26,7 +26,7 @@ def release(model: Path, report: Path | None = None, **options: Any) -> Release:
     return prepare_release(model, METHOD, DETAILS, report=report, **options)
 
 
-def card_of(model: Path, report: Path | None = None, existing: str | None = None) -> ModelCard:
+def card_of(model: Path, report: Path | None = None, existing: str | None = None) -> Any:
     return build_card(gather(model, report), METHOD, DETAILS, existing)
 
 
@@ -53,7 +53,8 @@ def test_every_number_of_the_card_is_in_the_files(tmp_path: Path) -> None:
     written = {form.format(factor * number) for number in known for factor in (1, 100) for form in forms}
     assert [number for number in found if number not in written] == []
     assert {"81.2", "80.0", "0.4567", "0.8765", "83.3", "16.7", "640", "0.88"} <= set(found)
-    for result in ModelCard(made.card).data.eval_results or []:
+    metadata: Any = ModelCard(made.card).data
+    for result in metadata.eval_results:
         assert result.metric_value in known
     evidence = made.files["evidence.json"]
     assert isinstance(evidence, bytes)
@@ -105,7 +106,7 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     theirs = theirs.replace("  results:\n", "  results:\n" + result).replace("tags:\n", "tags:\n- my-tag\n", 1)
     audit_of(model, tmp_path / "audit")
     unlicensed = CardDetails("demo", "me/demo")
-    made = build_card(gather(model, tmp_path / "audit"), METHOD, unlicensed, theirs)
+    made: Any = build_card(gather(model, tmp_path / "audit"), METHOD, unlicensed, theirs)
     assert "# My own title" in made.text
     assert "# demo" not in made.text
     assert made.text.index("Call *me*") < made.text.index("## How to load")

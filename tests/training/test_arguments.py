@@ -1,7 +1,9 @@
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.trainer_utils import HubStrategy
 
 from calor_hf import CALoRTrainingArguments
 
@@ -36,3 +38,14 @@ def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     args = CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     assert (args.adapt_epochs, args.ca_a, args.ca_b, args.max_accuracy_drop) == (10.0, 1.0, 8.0, 0.5)
     assert args.report_to == ["tensorboard"]
+
+
+def test_unfinished_models_are_not_pushed_unless_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def strategy(**changes: Any) -> HubStrategy:
+        return CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes).hub_strategy
+
+    logging.getLogger("calor_hf").propagate = True  # commands turn it off
+    assert strategy() == HubStrategy.END
+    assert strategy(hub_strategy="every_save") == HubStrategy.END
+    assert "hub_strategy=every_save would push models that are not defended yet; it is end now" in caplog.text
+    assert strategy(hub_strategy="every_save", push_unfinished=True) == HubStrategy.EVERY_SAVE
