@@ -76,7 +76,7 @@ def read_model(folder: Path) -> dict[str, Any]:
         "base_class": config.get("base_class"),  # None of stock models
         "defense": defense,
         "settings": settings,
-        "classes": len(names),
+        "classes": len(names) or config.get("num_labels", 2),  # names of two classes without any are not saved
         "telling_names": len(telling_names(names)),
         "weights": weights_digest(folder),
         "base_model": None,

@@ -72,10 +72,12 @@ def prepare_release(
 
     Raises:
         FileNotFoundError: no model, weights or report.
-        ValueError: a file is damaged, or about another model.
+        ValueError: a file is damaged, or about another model; reconstructions were asked for without a report.
     """
     folder, origin = Path(folder), Path(folder if measured_in is None else measured_in)
     read_model(folder)
+    if include_reconstructions and report is None:
+        raise ValueError("there are no reconstructions without an audit; pass its folder as the report (--report)")
     files: dict[str, Path | bytes] = {name: folder / name for name in weight_files(folder)}
     try:
         evidence = gather(origin, report)
@@ -86,7 +88,7 @@ def prepare_release(
         evidence = gather(origin, report, use_record=False)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     evidence["model"] |= {"class": (config.get("architectures") or ["?"])[0], "base_class": config.get("base_class")}
-    if anonymize_labels:
+    if anonymize_labels and "id2label" in config:
         config["id2label"] = {str(index): name for index, name in numbered(config["id2label"]).items()}
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     names = tuple(telling_names(config.get("id2label", {}).values()))

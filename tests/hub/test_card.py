@@ -181,6 +181,8 @@ def test_only_listed_files_leave(tmp_path: Path, drawn: bool, asked: bool) -> No
     made = release(model, tmp_path / "audit", include_reconstructions=asked)
     assert set(made.files) == ALWAYS | ({"reconstructions.png"} if drawn or asked else set())
     assert made.shows_people == asked
+    with pytest.raises(ValueError, match="no reconstructions without an audit"):
+        release(model, include_reconstructions=True)
     assert ("reconstructions.png" in made.card) == (drawn or asked)
 
 
