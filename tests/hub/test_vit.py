@@ -33,7 +33,7 @@ def test_training_vit_base_from_the_hub_and_pushing_it(tmp_path: Path) -> None:
             "--max-steps", "2", "--adapt-steps", "1", "--per-device-train-batch-size", "2", "--use-cpu", "--optim",
             "sgd", "--max-accuracy-drop", "100", "--eval-strategy", "steps", "--save-strategy", "steps",
             "--eval-steps", "1", "--save-steps", "1", "--save-total-limit", "1",
-            "--push-to-hub", "--hub-model-id", "me/vit", "--hub-private-repo", "--hub-strategy", "every_save",
+            "--push-to-hub", "--hub-model-id", "me/vit", "--hub-private-repo", "true", "--hub-strategy", "every_save",
         ]  # fmt: skip
         done = subprocess.run(words, env=client(hub, tmp_path), capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stderr[-3000:]
