@@ -83,8 +83,13 @@ class Runs:
             )
         self._keep_options()
 
-    def __call__(self, name: str, options: Sequence[str]) -> Outcome:
+    def __call__(self, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> Outcome:
         """Run ``train`` with ``options`` beside the common ones, or read what it gave before.
+
+        Args:
+            name: Of the sub-folder.
+            options: Of this run.
+            keep_checkpoints: Leave those that the training kept; else they are deleted at its end.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the run has saved a checkpoint.
@@ -93,7 +98,7 @@ class Runs:
         done = self._finished(folder)
         print(f"{name}: {'finished before' if done else ' '.join(options)}", flush=True)
         if done is None:
-            done = self._run(folder, options)
+            done = self._run(folder, options, keep_checkpoints)
         if done.error:
             print(f"  failed: {done.error}", flush=True)
         else:
@@ -105,23 +110,17 @@ class Runs:
             )
         return done
 
-    def _run(self, folder: Path, options: Sequence[str]) -> Outcome:
+    def _run(self, folder: Path, options: Sequence[str], keep_checkpoints: bool) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
         words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
-        with log.open("a", encoding="utf-8") as file:
-            process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                process.wait()  # the same signal reached it: it saves its checkpoint
-                raise
+        status = run_process(words, log)
         if status == 130:
             raise KeyboardInterrupt
         found = self._finished(folder)
         if status == 0 and found is not None:
-            for path in folder.glob("checkpoint-*"):
+            for path in [] if keep_checkpoints else folder.glob("checkpoint-*"):
                 shutil.rmtree(path)
             return found
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -150,6 +149,21 @@ class Runs:
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(self.common), encoding="utf-8")
+
+
+def run_process(words: Sequence[str], log: Path) -> int:
+    """Run a command with its output appended to ``log``; its exit status.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the command, which the same signal reached, has ended.
+    """
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # it saves its checkpoint
+            raise
 
 
 def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:

@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "train several defences, tuned to the same accuracy, and write one table",
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
     "prepare": "crop and resize an image set of the paper, as it is distributed, once",
+    "study": "repeat an analysis of the paper: numbers, table and figure",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
     "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",

@@ -77,14 +77,14 @@ def _run(options: argparse.Namespace) -> None:
     _check(options, file)
     log_to_terminal()
     device = process_state().device
-    target = _as_read(HFTarget.from_pretrained(options.target))
+    target = as_read(HFTarget.from_pretrained(options.target))
     target.module.to(device)
     if options.dataset is None and not is_embedded(target):
         raise ValueError("the target's classes are not the drawn faces, so its data are not known; pass --dataset")
     other = None
     if options.transfer_from is not None:
         other = HFTarget.from_pretrained(options.transfer_from)
-        other = _as_read(other) if other.image_size == target.image_size else other
+        other = as_read(other) if other.image_size == target.image_size else other
         other.module.to(device)
         if other.num_classes != target.num_classes:
             raise ValueError(
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
         trigger(torch.zeros(1, 3, *target.image_size))  # refused before work where it does not fit
     splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
     check_classes(splits, target)
-    images, labels = _test_images(splits, target, options.max_images)
+    images, labels = attacked_images(splits, target, options.max_images)
 
     results: list[AdversarialResult] = []
     for targeted in (False, True) if options.targeted else (False,):
@@ -150,13 +150,13 @@ def _check(options: argparse.Namespace, file: Path) -> None:
         raise FileExistsError(f"{file} holds a result already; pass another --output-dir, or --overwrite to replace it")
 
 
-def _as_read(target: HFTarget) -> HFTarget:
+def as_read(target: HFTarget) -> HFTarget:
     """The target, but taking images that its processor has resized and cropped already: no crop cuts a trigger."""
     target.pixel_input = dataclasses.replace(target.pixel_input, resize_to=None)
     return target
 
 
-def _test_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tensor, Tensor]:
+def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tensor, Tensor]:
     """At most ``count`` test images in [0, 1] as the network reads them before normalisation, and their labels."""
     if target.processor is None:
         return _scaled(*labelled_pixels(some_samples(splits.test, count), target.image_size[0]))
@@ -177,23 +177,24 @@ def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: Backd
         results: Of the attacks.
         backdoor: Of the trigger, or None.
     """
-    rows = [["test accuracy", _cell(accuracy), ""]]
+    rows = [["test accuracy", table_cell(accuracy), ""]]
     if results:
         rows += [[""] * 3, ["success of an attack", "of images where it was not so before", "of all images"]]
     for result in results:
         kind = (" -> y + 1" if result.targeted else "") + (", made elsewhere" if result.transferred else "")
-        rows.append([result.attack + kind, _cell(result.changed), _cell(result.all)])
+        rows.append([result.attack + kind, table_cell(result.changed), table_cell(result.all)])
     if backdoor is not None:
         name, wanted = backdoor.trigger["name"], backdoor.target_class
         rows += [[""] * 3, [f"backdoor {name}", f"of images of other classes than {wanted}", "of all images"]]
-        rows.append([f"taken for class {wanted}", _cell(backdoor.success_of_others), _cell(backdoor.success)])
-        rows.append(["the same without the trigger", _cell(backdoor.without_trigger), ""])
+        rows.append([f"taken for class {wanted}", table_cell(backdoor.success_of_others), table_cell(backdoor.success)])
+        rows.append(["the same without the trigger", table_cell(backdoor.without_trigger), ""])
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(share: Share) -> str:
+def table_cell(share: Share) -> str:
+    """A share in percent with its 95 % interval and its number of images."""
     if not share.count:
         return "no image"
     low, high = share.interval

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from calor_hf.cli.main import main as calor_hf
-from calor_hf.cli.robustness import _test_images, main
+from calor_hf.cli.robustness import attacked_images, main
 from calor_hf.cli.train import main as train
 from calor_hf.cli.train import train as train_from_python
 from calor_hf.cli.train_arguments import parse
@@ -138,7 +138,7 @@ def test_the_trigger_lies_in_what_the_network_sees(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
     target = HFTarget.from_pretrained(str(tmp_path / "model"))
-    images, labels = _test_images(load_splits(str(tmp_path / "data")), target, 4)
+    images, labels = attacked_images(load_splits(str(tmp_path / "data")), target, 4)
     assert images.shape == (4, 3, 32, 32)
     torch.testing.assert_close(images[3, :, 5, 5], torch.tensor([100, 20, 7]) / 255, atol=1e-5, rtol=0)
     assert labels.tolist() == [0, 0, 1, 1]

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples import toy_2d
+from calor_hf.studies import toy_2d
+from examples import toy_2d as example
 
 
 def test_blobs_are_those_of_scikit_learn() -> None:
@@ -38,13 +39,12 @@ def test_distances_are_the_papers_and_adam_undoes_the_last() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy_2d, "train", functools.partial(toy_2d.train, iterations=3))
-    monkeypatch.setattr(toy_2d, "attack", functools.partial(toy_2d.attack, steps=3))
+    monkeypatch.setattr(example, "run", functools.partial(toy_2d.run, iterations=3, steps=3))
 
 
 @pytest.mark.usefixtures("quick")
 def test_main_prints_the_tables_and_saves_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    toy_2d.main(["--output-dir", str(tmp_path), "--seeds", "2"])
+    example.main(["--output-dir", str(tmp_path), "--seeds", "2"])
     out = capsys.readouterr().out
     assert "19.33" in out
     assert "of 2 seeds" in out
@@ -54,5 +54,5 @@ def test_main_prints_the_tables_and_saves_the_figure(tmp_path: Path, capsys: pyt
 def test_main_keeps_an_existing_figure(tmp_path: Path) -> None:
     (tmp_path / "toy_2d.png").write_bytes(b"mine")
     with pytest.raises(SystemExit, match="--overwrite"):
-        toy_2d.main(["--output-dir", str(tmp_path)])
+        example.main(["--output-dir", str(tmp_path)])
     assert (tmp_path / "toy_2d.png").read_bytes() == b"mine"
