@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.cli._runs import markdown
 from calor_hf.layers.low_rank_head import ACTIVATIONS
-from calor_hf.studies._base import STUDIES, Cell, Found, Study, good
-from calor_hf.studies._steps import StepsConfig
+from calor_hf.studies._base import STUDIES, Cell, Found, StepsConfig, Study, good
 from calor_hf.studies._trace import means, relative, traced
 
 if TYPE_CHECKING:

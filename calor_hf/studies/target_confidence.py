@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.cli._runs import markdown
 from calor_hf.defenses import DEFENSES
-from calor_hf.studies._base import STUDIES, Cell, Found, Study, data_of, good
+from calor_hf.studies._base import STUDIES, Cell, Found, StepsConfig, Study, data_of, good
 from calor_hf.studies._lab import TUNING_WORDS
-from calor_hf.studies._steps import StepsConfig
 from calor_hf.studies._trace import means, traced
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from calor_hf.studies.adaptation import Adaptation
 from calor_hf.studies.autoencoder_rank import Autoencoder
 from calor_hf.studies.confidence import checkpoint_after
 from calor_hf.studies.inversion_space import shares
+from calor_hf.studies.toy_2d import Toy2D, thinned
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
 
@@ -78,7 +79,7 @@ def test_attacks_are_called_by_what_tells_them_apart() -> None:
 
 @pytest.mark.parametrize(
     ("word", "generator"),
-    [("plg:steps=5", "renderer"), ("if_gmi:steps=2,later_steps=3,most_stages=2,initial_candidates=20", "dcgan")],
+    [("plg:steps=5", "renderer"), ("if_gmi:steps=2,later_steps=3,most_stages=2,initial_candidates=20", "stylegan2")],
 )
 def test_a_trace_sees_every_step_and_changes_nothing(word: str, generator: str) -> None:
     name, attack, trace = traced(word)
@@ -121,6 +122,18 @@ def test_all_of_a_picture_goes_through_the_bottleneck() -> None:
     rebuilt = net(torch.rand(3, 3, 16, 16))
     assert codes[0].shape == (3, 2)
     torch.testing.assert_close(rebuilt, net.decoder(codes[0]))
+
+
+def test_the_order_of_four_distances_and_a_thin_path() -> None:
+    cells = [
+        {"values": {"network": key, "seed": seed}, "numbers": {"distance": distance}}
+        for seed, distances in ((1, (1.0, 2.0, 3.0, 4.0)), (2, (3.5, 2.0, 3.0, 4.0)))  # the second: a > c
+        for key, distance in zip("abcd", distances, strict=True)
+    ]
+    assert Toy2D.order_holds({"settings": {"seeds": [1, 2]}, "cells": cells}) == "1 of 2 seeds"
+    path = torch.arange(25.0)
+    assert thinned(path).tolist() == [0, 10, 20, 24]
+    assert thinned(path[:21]).tolist() == [0, 10, 20]
 
 
 def test_the_checkpoint_of_an_epoch(tmp_path: Path) -> None:
