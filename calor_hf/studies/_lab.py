@@ -19,6 +19,8 @@ from calor_hf.cli.train_arguments import parse
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.data.loading import Splits, load_splits
+from calor_hf.defenses import DEFENSES
+from calor_hf.defenses._low_rank import LowRankDefense
 from calor_hf.generators import Generator, load_generator
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.studies._leakage import leakage
@@ -138,7 +140,7 @@ class Lab:
         Args:
             defense: Registered name.
             seed: Of the training.
-            rank: Of a low-rank head.
+            rank: Of a low-rank head; left out for a defence without one.
             activation: Inside it; None: Tanh.
             suffix: Of the name, for what ``words`` change.
             words: More options of ``calor-hf train``.
@@ -149,7 +151,7 @@ class Lab:
         """
         options = ["--defense", defense, "--seed", str(seed)]
         name = defense
-        if rank is not None:
+        if rank is not None and issubclass(DEFENSES.get(defense), LowRankDefense):
             name += f"-{activation or 'tanh'}-{rank}"
             options += ["--rank", str(rank), "--activation", activation or "tanh"]
         name += f"{suffix}-seed{seed}"

@@ -43,6 +43,7 @@ def run_study(
         KeyError: no such study.
         ValueError: settings or options that are refused, or others than the study in the folder was begun with.
         FileExistsError: the folder has files, and they are neither to be resumed nor overwritten.
+        RuntimeError: no cell came to a good end.
     """
     options, folder = options or LabOptions(), Path(output_dir)
     kind = STUDIES.get(name)
@@ -68,6 +69,9 @@ def run_study(
         "version": __version__,
         "cells": [{key: record[key] for key in ("cell", "values", "numbers", "seconds")} for record in records],
     }
+    failures = [record["numbers"]["failed"] for record in records if "failed" in record["numbers"]]
+    if len(failures) == len(records):
+        raise RuntimeError(f"every cell failed, the first with: {failures[0]}")
     write_whole(folder / RESULT, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
     show(kind, found, folder)
     return found

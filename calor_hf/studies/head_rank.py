@@ -67,8 +67,7 @@ class HeadRank(Study[HeadRankConfig]):
         if config.epochs:
             words = ["--num-train-epochs", str(config.epochs), "--adapt-epochs", "1", "--max-accuracy-drop", "100"]
             suffix = f"-{config.epochs}epochs"
-        rank = config.rank if name in ("calor", "loft") else None
-        return self.lab.train(name, config.seed, rank=rank, suffix=suffix, words=words)[1]
+        return self.lab.train(name, config.seed, rank=config.rank, suffix=suffix, words=words)[1]
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:

@@ -84,8 +84,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Train, draw and optimise pictures, and have both models look at them."""
         config, lab, name = self.config, self.lab, cell.values["defense"]
-        rank = config.rank if name in ("calor", "loft") else None
-        folder, numbers = lab.train(name, config.training_seed, rank=rank)
+        folder, numbers = lab.train(name, config.training_seed, rank=config.rank)
         target = lab.target(folder)
         prior, judge = lab.prior(target), lab.judge()
         latents = prior.sample_latents(config.samples, sample_rng(lab.options.seed, _DRAW)).float()

@@ -77,10 +77,9 @@ class Robustness(Study[RobustnessConfig]):
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Train; attack the clean model, or open the poisoned one's backdoor."""
         config, lab, name, backdoor = self.config, self.lab, cell.values["defense"], cell.values["backdoor"]
-        rank = config.rank if name in ("calor", "loft") else None
         words = [] if backdoor is None else ["--backdoor", backdoor]
         suffix = "" if backdoor is None else f"-{backdoor}"
-        folder, numbers = lab.train(name, config.training_seed, rank=rank, suffix=suffix, words=words)
+        folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, words=words)
         target = as_read(lab.target(folder))
         images, labels = attacked_images(lab.splits(target), target, config.images)
         if backdoor is None:

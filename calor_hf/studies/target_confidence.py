@@ -74,12 +74,11 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Train, and attack with an eye on the confidence."""
         config, name, start = self.config, cell.values["defense"], cell.values["pretraining"]
-        rank = config.rank if name in ("calor", "loft") else None
         words: list[str] = []
         if start == "public":
             words = ["--model", self.lab.public_base(), *(() if self.lab.options.quick else TUNING_WORDS)]
         suffix = "-public" if start == "public" else ""
-        folder, numbers = self.lab.train(name, config.training_seed, rank=rank, suffix=suffix, words=words)
+        folder, numbers = self.lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, words=words)
         attack, scores, trace = self.lab.trace(folder, config.attack, config.people, config.images_per_person)
         return {
             **numbers,
