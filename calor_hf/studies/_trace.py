@@ -84,7 +84,8 @@ class _Traced:
 def _norms(gradient: Tensor | None) -> Tensor:
     if gradient is None:
         raise RuntimeError("a step without a gradient")
-    return gradient.detach().double().flatten(1).norm(dim=1).cpu()
+    norms: Tensor = gradient.detach().double().flatten(1).norm(dim=1)
+    return norms.cpu()
 
 
 def means(steps: Sequence[Tensor]) -> list[float]:

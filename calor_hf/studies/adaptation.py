@@ -73,8 +73,8 @@ class Adaptation(Study[AdaptationConfig]):
             return {}
         differences = {}
         for attack in attack_names(rows[0]):
-            people = [by_person([cell["numbers"]["leakage"][attack] for cell in row]) for row in rows]
-            differences[attack] = paired_difference(*people)
+            off, on = (by_person([cell["numbers"]["leakage"][attack] for cell in row]) for row in rows)
+            differences[attack] = paired_difference(off, on)
         return differences
 
     @classmethod

@@ -125,7 +125,8 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
         """Error and recognition against the rank; drawn faces before and after, where they are the data."""
         cells = good(found)
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
-        charts, pictures = figure.subfigures(1, 2, width_ratios=(2, 1)) if shown else (figure, None)
+        parts: Any = figure.subfigures(1, 2, width_ratios=(2, 1)) if shown else (figure, None)
+        charts, pictures = parts
         error, judge = charts.subplots(1, 2)
         ranks = [cell["values"]["rank"] for cell in cells]
         error.plot(ranks, [cell["numbers"]["mse"] for cell in cells], "o-", label="rebuilt")

@@ -73,7 +73,7 @@ class HeadRank(Study[HeadRankConfig]):
     def draw(cls, found: Found, figure: "Figure") -> None:
         """A bar a layer: its rank, in front of the width of what it reads."""
         panel = figure.subplots()
-        labels, place, ticks = [], 0.0, []
+        place, ticks, labels = 0.0, list[float](), list[str]()
         for cell in good(found):
             layers = cell["numbers"]["head"]["layers"]
             for layer in layers:

@@ -114,7 +114,8 @@ class InversionSpace(Study[InversionSpaceConfig]):
         cells = good(found)
         names = [cell["values"]["defense"] for cell in cells]
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
-        top, below = figure.subfigures(2, 1, height_ratios=(1.25, 1)) if shown else (figure, None)
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1)) if shown else (figure, None)
+        top, below = parts
         panels = top.subplots(1, 2, sharey=True)
         for panel, (kind, title) in zip(panels, POINTS.items(), strict=True):
             for number, rule in enumerate(RULES):
