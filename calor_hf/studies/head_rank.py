@@ -52,7 +52,8 @@ class HeadRank(Study[HeadRankConfig]):
     source = "Table 19"
     caveat = (
         "Numerical rank: singular values above σ_max · max(shape) · ε, in float64. It says how many directions of the "
-        "features can reach the scores, not how far each does."
+        "features can reach the scores, not how far each does. With fewer classes than features, as on the drawn "
+        "faces, the classes limit the rank of every head."
     )
     quick: ClassVar[dict[str, Any]] = {"rank": 2, "epochs": 1, "defenses": ("none", "calor")}
 
@@ -89,6 +90,7 @@ class HeadRank(Study[HeadRankConfig]):
             place += 0.5
         panel.set_yticks(ticks, labels)
         panel.invert_yaxis()
+        panel.margins(x=0.08)  # room for the last number
         panel.set_xlabel("dimensions")
         panel.set_title("linear layers of the head")
         panel.grid(alpha=0.3, axis="x")

@@ -24,7 +24,7 @@ SURE = 0.999
 EXAMPLES = 6
 _DRAW = 0x15  # purpose of the draws
 POINTS = {"samples": "samples of the prior", "optimised": "optimised pictures"}
-RULES = {"sure": f"confidence > {SURE}", "top": "the most confident"}
+RULES = ("sure", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class InversionSpaceConfig(MethodConfig):
     samples: int = field(default=20000, metadata={"help": "Pictures drawn from the prior."})
     quantile: float = field(
         default=0.99,
-        metadata={"help": "The second rule: as confident as this share is not, by each model's own scores."},
+        metadata={"help": "The second rule: surer than of this share of the samples, by each model's own scores."},
     )
     attack: str = field(default="plg:steps=60,initial_candidates=500,lr=0.03", metadata={"help": "Of the optimised."})
     people: int = field(default=32, metadata={"help": "Classes that are attacked: the first ones, at most all."})
@@ -68,7 +68,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
     caveat = (
         "A sample of the prior counts for the person that the target sees in it, an optimised picture for the person "
         "attacked. A CALoR model is trained to 0.88, so hardly anything passes 0.999 there, whatever it shows: the "
-        "second rule takes each model's own most confident pictures instead. Intervals are exact, picture by picture."
+        "second rule goes by each model's own scores instead. Intervals are exact, picture by picture."
     )
     needs = ("judge", "prior")
     quick: ClassVar[dict[str, Any]] = {
@@ -98,12 +98,13 @@ class InversionSpace(Study[InversionSpaceConfig]):
                 scores.append(best.values)
                 right.append(hits(judges(images), best.indices) > 0)
         drawn = torch.cat(scores), torch.cat(right)
+        top = float(drawn[0].quantile(config.quantile))
         found = lab.rebuild(name, folder, config.attack, config.people, config.images_per_person)
         optimised = found.scores.double(), hits(judges(found.images), found.labels) > 0
         return {
             **numbers,
-            "samples": shares(*drawn, config.quantile),
-            "optimised": shares(*optimised, config.quantile),
+            "samples": shares(*drawn, top),
+            "optimised": shares(*optimised, top),
             # Pictures themselves only where nobody is on them: the latents that the faces are drawn from.
             "examples": examples(latents, *drawn) if lab.embedded and prior.name == "renderer" else None,
         }
@@ -122,7 +123,9 @@ class InversionSpace(Study[InversionSpaceConfig]):
                 shares_of = [cell["numbers"][kind][rule] for cell in cells]
                 at = [x - 0.2 + 0.4 * number for x in range(len(cells))]
                 values, spans = bars([of_share(share) for share in shares_of])
-                label = RULES[rule] if rule == "sure" else f"the most confident {1 - found['settings']['quantile']:.0%}"
+                label = f"confidence > {SURE}"
+                if rule == "top":
+                    label = f"surer than of {found['settings']['quantile']:.0%} of the samples"
                 panel.bar(at, values, 0.38, yerr=spans, capsize=3, color=f"C{number}", label=label)
                 for x, share in zip(at, shares_of, strict=True):
                     panel.text(x, -4, f"n={share['count']}", ha="center", va="top", fontsize=7)
@@ -171,21 +174,20 @@ class InversionSpace(Study[InversionSpaceConfig]):
         return f"{markdown(head, rows)}\n\nThe paper shows pictures, without numbers."
 
 
-def shares(scores: Tensor, right: Tensor, quantile: float) -> dict[str, dict[str, Any]]:
+def shares(scores: Tensor, right: Tensor, top: float) -> dict[str, dict[str, Any]]:
     """Of the pictures above each threshold, how many are right.
 
     Args:
         scores: (n,) float64 confidence.
         right: (n,) bool.
-        quantile: Of the scores, for the second threshold.
+        top: The second threshold, the model's own.
 
     Returns:
-        By rule: threshold, ``count`` above it ``of`` all, and the share of these that are right with its interval.
+        By rule: ``threshold``, the ``count`` above it ``of`` all, and the share of these that are right, with interval.
     """
-    thresholds = {"sure": SURE, "top": float(scores.quantile(quantile))}
     return {
         rule: {"threshold": threshold, "of": len(scores), **Share.of(right, scores > threshold).to_dict()}
-        for rule, threshold in thresholds.items()
+        for rule, threshold in zip(RULES, (SURE, top), strict=True)
     }
 
 

@@ -103,7 +103,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
             panel.plot(steps, numbers["confidence"], color=colour, ls=styles[start], label=label)
             panel.fill_between(steps, numbers["low"], numbers["high"], color=colour, alpha=0.1, lw=0)
         panel.set_xlabel("step of the attack")
-        panel.set_ylabel("confidence in the wanted person, mean (shaded: middle half)")
+        panel.set_ylabel("target's confidence in the wanted person")
         panel.set_ylim(-0.02, 1.02)
         panel.set_title(f"{found['settings']['attack'].partition(':')[0]} on {data_of(found)}")
         panel.grid(alpha=0.3)

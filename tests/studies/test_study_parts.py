@@ -54,12 +54,13 @@ def test_adaptation_compares_people_with_themselves() -> None:
 
 def test_shares_above_a_threshold() -> None:
     scores = torch.tensor([0.2, 0.9, 0.9995, 0.9999], dtype=torch.float64)
-    found = shares(scores, torch.tensor([True, True, False, True]), 0.5)
+    found = shares(scores, torch.tensor([True, True, False, True]), 0.9)
     assert {k: found["sure"][k] for k in ("hits", "count", "of", "value")} == {
         "hits": 1, "count": 2, "of": 4, "value": 0.5,
     }  # fmt: skip
-    assert found["top"]["threshold"] == pytest.approx((0.9 + 0.9995) / 2)  # median of four
-    assert found["top"]["count"] == 2
+    assert found["sure"]["threshold"] == 0.999
+    assert found["top"]["count"] == 2  # above, not at
+    assert shares(scores, torch.tensor([True] * 4), 0.1)["top"]["count"] == 4
 
 
 def test_confidence_is_the_own_class() -> None:
