@@ -34,6 +34,7 @@ class RobustnessConfig(MethodConfig):
     rank: int = field(default=16, metadata={"help": "Of low-rank heads."})
     attacks: tuple[str, ...] = field(default=tuple(ADVERSARIAL), metadata={"help": f"Of {','.join(ADVERSARIAL)}."})
     backdoors: tuple[str, ...] = field(default=tuple(TRIGGERS), metadata={"help": f"Of {','.join(TRIGGERS)}."})
+    poison_share: float = field(default=0.01, metadata={"help": "Share of training images with the backdoor, (0, 1]."})
     images: int = field(default=200, metadata={"help": "Test images at most, evenly spread."})
     training_seed: int = field(default=0, metadata={"help": "Of the trainings."})
 
@@ -43,10 +44,10 @@ class RobustnessConfig(MethodConfig):
         for name in self.backdoors:
             trigger_named(name)
         unknown = [name for name in self.defenses if name not in DEFENSES.names()]
-        if unknown or not self.defenses or self.rank < 1 or self.images < 1:
+        if unknown or not self.defenses or self.rank < 1 or self.images < 1 or not 0 < self.poison_share <= 1:
             raise ValueError(
-                f"expected defenses of {', '.join(DEFENSES.names())}, rank >= 1 and images >= 1, got {self.defenses}, "
-                f"{self.rank} and {self.images}"
+                f"expected defenses of {', '.join(DEFENSES.names())}, rank >= 1, images >= 1 and poison_share in "
+                f"(0, 1], got {self.defenses}, {self.rank}, {self.images} and {self.poison_share}"
             )
 
 
@@ -61,7 +62,9 @@ class Robustness(Study[RobustnessConfig]):
         "A low rate is no proof of robustness: Tanh and low rank hide gradients. pgd_margin follows the logit margin, "
         "which no Tanh or softmax flattens; where it does better than pgd, the gradient of cross-entropy was masked."
     )
-    quick: ClassVar[dict[str, Any]] = {"attacks": ("fgsm",), "backdoors": ("badnets",), "images": 6, "rank": 2}
+    quick: ClassVar[dict[str, Any]] = {
+        "attacks": ("fgsm",), "backdoors": ("badnets",), "poison_share": 0.1, "images": 6, "rank": 2,
+    }  # fmt: skip
     size = (12.0, 4.6)
 
     def cells(self) -> list[Cell]:
@@ -77,8 +80,10 @@ class Robustness(Study[RobustnessConfig]):
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Train; attack the clean model, or open the poisoned one's backdoor."""
         config, lab, name, backdoor = self.config, self.lab, cell.values["defense"], cell.values["backdoor"]
-        words = [] if backdoor is None else ["--backdoor", backdoor]
-        suffix = "" if backdoor is None else f"-{backdoor}"
+        words, suffix = [], ""
+        if backdoor is not None:
+            words = ["--backdoor", backdoor, "--poison-share", str(config.poison_share)]
+            suffix = f"-{backdoor}-{config.poison_share:g}"
         folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, words=words)
         target = as_read(lab.target(folder))
         images, labels = attacked_images(lab.splits(target), target, config.images)

@@ -52,7 +52,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
     needs = ("prior",)
     quick: ClassVar[dict[str, Any]] = {
         "attack": "ppa:steps=4,initial_candidates=20,restarts=1,final_views=0", "people": 2, "rank": 2,
-        "pretrainings": ("scratch",),
+        "defenses": ("calor",),
     }  # fmt: skip
 
     def cells(self) -> list[Cell]:

@@ -115,7 +115,7 @@ def test_every_study_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None
         (["rank_sweep", "--settings", "ranks=0"], "ranks must be whole numbers >= 1"),
         (["rank_sweep", "--settings", "attacks=plgg"], "Did you mean 'plg'?"),
         (["rank_sweep", "--defense", "mid"], "--defense: set for each run by this command"),
-        (["rank_sweep", "--num-train-epoch", "2"], "num-train-epoch"),
+        (["rank_sweep", "--no-such-option", "2"], "--no-such-option"),
         (["rank_sweep", "--dataset", "faces"], "pass a prior trained on public pictures"),
         (["rank_sweep", "--dataset", "faces", "--prior", "gan"], "no judge: train one"),
         (["rank_sweep", "--seed", "-1"], "--seed must be >= 0"),
