@@ -144,7 +144,7 @@ class Robustness(Study[RobustnessConfig]):
                     rows.append(
                         [name, title, "class 0", _cell(rates["success_of_others"]), _cell(rates["success"]), "-"]
                     )
-        head = ["defence", "attack", "aim", "success, of images where it was not so before (%)", "of all images (%)",
+        head = ["defence", "attack", "aim", "success, of images where it was not so before", "of all images",
                 "paper (%)"]  # fmt: skip
         note = "Paper: Table 16, high resolution, pre-trained on MS-Celeb-1M; Table 17 is an image in our copy."
         return f"{markdown(head, rows)}\n\n{note}"
