@@ -105,19 +105,22 @@ def vary(images: Tensor, numbers: Tensor) -> Tensor:
     return (moved * light).clamp(0, 1)
 
 
-def nearest_mean(data: Path, dataset: Path) -> Network:
-    """Network B as a classifier: the person whose mean training picture is nearest."""
+def nearest_mean(data: Path, dataset: Path, file: Path) -> Network:
+    """Network B as a classifier: the person whose mean training picture is nearest. The means are kept in ``file``."""
     judge = Embedding(data, "B")
-    images, labels = pictures(dataset / "train.parquet")
-    seen = F.normalize(embed(judge, images))
-    means = F.normalize(torch.stack([seen[labels == person].mean(0) for person in range(int(labels.max()) + 1)]))
+    if not file.is_file():
+        images, labels = pictures(dataset / "train.parquet")
+        seen = F.normalize(embed(judge, images))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"means": torch.stack([seen[labels == n].mean(0) for n in range(int(labels.max()) + 1)])}, file)
+    means = F.normalize(load_file(file)["means"])
     return Network("MobileFaceNet B, nearest mean", judge, judge, lambda features: features @ means.T)
 
 
 def attack(options: argparse.Namespace) -> None:
     """Audit every model of a comparison; one that is there already is not audited again."""
     found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
-    judge = nearest_mean(options.data, options.dataset)
+    judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge.safetensors")
     splits = load_splits(str(options.dataset))
     for row in found["defenses"]:
         for seed in row.get("seeds", ()):
@@ -164,7 +167,7 @@ def cell_of(place: Path) -> dict[str, Any]:
             "settings": result.settings, "cost": result.cost, "measures": measures, "floors": floors,
         }  # fmt: skip
     return {
-        "defense": report.target["defense"], **row, "networks": report.networks, "seed": report.seed,
+        **row, "networks": report.networks, "seed": report.seed,
         "budget": report.budget, "version": report.version, "utility": utility, "attacks": attacks,
     }  # fmt: skip
 

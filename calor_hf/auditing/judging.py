@@ -44,10 +44,13 @@ class Judges:
         self.networks, self.private, self.prior, self.metrics = networks, private, prior, metrics
         self.target, self.public_images = target, public_images
         held = private.held_images
-        self.pictures = {
-            role: SeenPictures(network.look(private.images), None if held is None else network.look(held))
-            for role, network in networks.items()
-        }
+        known: dict[int, SeenPictures] = {}  # a network may have several roles, and looks once
+        for network in networks.values():
+            if id(network) not in known:
+                known[id(network)] = SeenPictures(
+                    network.look(private.images), None if held is None else network.look(held)
+                )
+        self.pictures = {role: known[id(network)] for role, network in networks.items()}
 
     def described(self) -> dict[str, Any]:
         """Names by role, and how well the judges know the people on pictures that nobody was trained on."""
