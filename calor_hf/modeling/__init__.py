@@ -8,6 +8,7 @@ from calor_hf.modeling.configuration_ir import IRConfig
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification, defend
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification, DefendedImageClassifierOutput
 from calor_hf.modeling.modeling_ir import IRForImageClassification
+from calor_hf.modeling.save_standalone import save_standalone
 
 for _config, _model in (
     (CALoRConfig, CALoRForImageClassification),
@@ -26,4 +27,5 @@ __all__ = [
     "IRConfig",
     "IRForImageClassification",
     "defend",
+    "save_standalone",
 ]

@@ -35,6 +35,7 @@ class WrappedConfig(PretrainedConfig):
         self.base_config = base_config
         self.base_class = base_class
         self.head_paths = list(head_paths)
+        kwargs.pop("auto_map", None)  # names a file beside the model for those without calor_hf; a copy would lack it
         super().__init__(**kwargs)
 
     @property
