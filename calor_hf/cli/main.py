@@ -16,6 +16,7 @@ COMMANDS = {
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
     "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",
+    "export": "write a model as one ONNX or torch.export file, checked against the model",
     "report": "show the report of an audit again, or compare two",
     "card": "write the model card: what was measured, what was attacked, how to load it",
     "push": "publish a model with its card, and nothing else that lies in its folder",

@@ -61,11 +61,7 @@ class HFTarget(Target):
         """
         model = AutoModelForImageClassification.from_pretrained(source, **kwargs)
         revision = {"revision": kwargs["revision"]} if "revision" in kwargs else {}
-        try:
-            processor = AutoImageProcessor.from_pretrained(source, **revision)
-        except (OSError, ValueError):
-            processor = None
-        return cls(model, processor)
+        return cls(model, processor_of(source, **revision))
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, features) entering the classifier; of several classifiers side by side."""
@@ -75,6 +71,14 @@ class HFTarget(Target):
             return scores_of(self._body(**{self._body.main_input_name: pixels}, return_dict=True))
         finally:
             put_back_heads(self._body, self._paths, heads)
+
+
+def processor_of(source: str, **kwargs: Any) -> Any:
+    """Image processor of a folder or Hub id, or None where there is none."""
+    try:
+        return AutoImageProcessor.from_pretrained(source, **kwargs)
+    except (OSError, ValueError):
+        return None
 
 
 def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: int | None = None) -> PixelInput:
@@ -92,7 +96,7 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
     if model.main_input_name not in ("pixel_values", "inputs") or "Siglip2" in name:
         raise ValueError(
             f"{name} reads {model.main_input_name} that are no plain pixels (words or packed patches), so no gradient "
-            "reaches an image; attack another architecture"
+            "reaches an image; choose another architecture"
         )
     if processor is None:
         size = _size_of(image_size or _configured_size(model))

@@ -2,9 +2,11 @@
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from calor_hf.modeling.adapters import lora_config
 from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.modeling.configuration_ir import IRConfig
+from calor_hf.modeling.export import export_model
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification, defend
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification, DefendedImageClassifierOutput
 from calor_hf.modeling.modeling_ir import IRForImageClassification
@@ -27,5 +29,7 @@ __all__ = [
     "IRConfig",
     "IRForImageClassification",
     "defend",
+    "export_model",
+    "lora_config",
     "save_standalone",
 ]

@@ -5,7 +5,7 @@ same network from the same configuration and weights, for use and not for traini
 in calor_hf, whose own classes take the place of these where it is imported.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -139,7 +139,12 @@ class MeanOfHeads(nn.Module):
         return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)]).mean(0)
 
 
-_ACTIVATIONS = {"tanh": torch.tanh, "identity": nn.Identity(), "relu": F.relu, "sigmoid": torch.sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "identity": nn.Identity(),
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+}
 HEADS: dict[str, type[nn.Module]] = {"calor": LowRankHead, "loft": LowRankHead, "mid": BottleneckHead}
 
 
@@ -206,7 +211,7 @@ class _WrappedForImageClassification(PreTrainedModel):
 
     def __init__(self, config: Any, defense: str, settings: dict[str, Any]) -> None:
         super().__init__(config)
-        base_class = getattr(transformers, config.base_class or "", None)
+        base_class: Any = getattr(transformers, config.base_class or "", None)
         if not (isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)):
             raise ValueError(
                 f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "

@@ -46,12 +46,12 @@ class CALoRTrainer(DefenseTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not isinstance(self.model, CALoRForImageClassification):
+        if not isinstance(self.bare_model, CALoRForImageClassification):
             raise TypeError(
-                f"CALoRTrainer trains CALoRForImageClassification models, got {type(self.model).__name__}; make one "
-                "with CALoRForImageClassification.from_base(model)"
+                f"CALoRTrainer trains CALoRForImageClassification models, got {type(self.bare_model).__name__}; make "
+                "one with CALoRForImageClassification.from_base(model)"
             )
-        self.model.set_loss(self.args.ca_a, self.args.ca_b)
+        self.bare_model.set_loss(self.args.ca_a, self.args.ca_b)
 
     @property
     def target(self) -> float:

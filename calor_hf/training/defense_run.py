@@ -21,7 +21,7 @@ def training_run(trainer: "DefenseTrainer") -> TrainingRun:
         return cast(torch.optim.Optimizer, cls(parameters, weight_decay=trainer.args.weight_decay, **options))
 
     return TrainingRun(
-        model=trainer.model,
+        model=trainer.bare_model,
         scale=PixelScale.of(trainer.processing_class),
         seed=trainer.args.seed,
         make_optimizer=make_optimizer,

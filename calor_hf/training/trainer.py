@@ -73,9 +73,15 @@ class DefenseTrainer(PublishingTrainer):
         self._still: list[nn.Module] = []
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
         if self._own_loss:
-            self.model.class_weights = self._class_weights
+            self.bare_model.class_weights = self._class_weights
         self.add_callback(StageCallback(self))
         self.add_callback(self._interrupt)
+
+    @property
+    def bare_model(self) -> Any:
+        """The model, or what a ``PeftModel`` has inside: attributes that are set have to be set there."""
+        inside = getattr(self.model, "get_base_model", None)
+        return self.model if inside is None else inside()
 
     # Stages
 
@@ -155,20 +161,20 @@ class DefenseTrainer(PublishingTrainer):
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Freeze what does not learn and let the defence begin; free the weights again afterwards."""
-        frozen = [*(frozen_parameters(self.model) if self._own_loss else []), *self._unused_parameters()]
+        frozen = [*(frozen_parameters(self.bare_model) if self._own_loss else []), *self._unused_parameters()]
         for weight in frozen:
             weight.requires_grad_(False)
         if self._own_loss:
-            self._still = self.model.defense.still(self.model.backbone)
+            self._still = self.model.defense.still(self.bare_model.backbone)
             self.model.defense.begin(training_run(self))
-            self.model.in_training_run = True
+            self.bare_model.in_training_run = True
         try:
             yield
         finally:
             for weight in frozen:
                 weight.requires_grad_(True)
             if self._own_loss:
-                self.model.in_training_run = False
+                self.bare_model.in_training_run = False
 
     def progress(self) -> Progress:
         """Stage of the next step, and how far it has come."""
@@ -191,7 +197,7 @@ class DefenseTrainer(PublishingTrainer):
         labels = inputs.get("labels")
         count = None if labels is None else len(labels)
         if self._own_loss:
-            progress = self.model.progress = self.progress()
+            progress = self.bare_model.progress = self.progress()
             if model.training and labels is not None:
                 draws = draws_of_batch(self, len(labels), self._parts_of_step)
                 inputs = self.model.defense.on_batch(inputs, draws, progress)
@@ -227,7 +233,7 @@ class DefenseTrainer(PublishingTrainer):
         last_alone = self._own_loss and getattr(self.args, "adapt_only_last_layer", False)
         if is_new and (last_alone or (own_rate and self.model.defense.own_head)):
             rate = own_rate if own_rate and self.model.defense.own_head else self.args.learning_rate
-            separate_head(optimizer, self.model.classification_head, rate)
+            separate_head(optimizer, self.bare_model.classification_head, rate)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -336,7 +342,7 @@ class DefenseTrainer(PublishingTrainer):
 
     def _reads_plain_checkpoints(self, model: Any) -> bool:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return model is None and not sharded and isinstance(self.model, PreTrainedModel)
+        return model is None and not sharded and isinstance(self.bare_model, PreTrainedModel)
 
 
 class NonFiniteLossError(RuntimeError):

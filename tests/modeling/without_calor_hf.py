@@ -68,7 +68,7 @@ def look_at(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.meta_path.insert(0, Hidden())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Hidden())
     try:
         import calor_hf  # noqa: F401
     except ModuleNotFoundError:
