@@ -12,7 +12,7 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Copy the weights of a saved model of the same class into ``model``, all of them; of a ``PeftModel`` its adapter's.
+    """Copy the weights of a saved model of the same class into ``model``: all, or a ``PeftModel``'s adapter.
 
     Raises:
         RuntimeError: a weight is missing, left over, or of another shape.

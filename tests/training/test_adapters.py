@@ -13,6 +13,8 @@ from tests.tiny_models import tiny_base
 from tests.training.small_task import Patterns, arguments, config
 
 peft = pytest.importorskip("peft", reason="adapters need the extra calor-hf[peft]")
+# peft asks transformers 5.23 by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
 def scores(model: Any, images: Tensor) -> Tensor:
