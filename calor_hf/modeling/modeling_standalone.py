@@ -212,7 +212,8 @@ class _WrappedForImageClassification(PreTrainedModel):
     def __init__(self, config: Any, defense: str, settings: dict[str, Any]) -> None:
         super().__init__(config)
         base_class: Any = getattr(transformers, config.base_class or "", None)
-        if not (isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)):
+        is_model = isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)
+        if not is_model:
             raise ValueError(
                 f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
                 f"install the version that this model was saved with ({config.transformers_version})"

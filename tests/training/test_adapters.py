@@ -68,7 +68,11 @@ def test_adapter_is_trained_in_both_stages_saved_loaded_and_merged(tmp_path: Pat
 
 @pytest.mark.parametrize("defense", ["calor", "mid", "none"])
 def test_statistics_and_head_travel_with_the_adapter(defense: str, images: Tensor, tmp_path: Path) -> None:
-    settings = {"calor": {"input_norm": "batchnorm", "rank": 3}, "mid": {"sample_at_eval": False}}.get(defense, {})
+    own: dict[str, dict[str, Any]] = {
+        "calor": {"input_norm": "batchnorm", "rank": 3},
+        "mid": {"sample_at_eval": False},
+    }
+    settings = own.get(defense, {})
     defend(tiny_base("resnet"), defense, **settings).save_pretrained(tmp_path / "base")
     kind = CALoRForImageClassification if defense == "calor" else DefendedForImageClassification
 
