@@ -40,6 +40,7 @@ from calor_hf.metrics import Measure
 
 SIDE = 64
 ROW = ("setting", "value", "matched", "validation_accuracy", "train_confidence")
+METRICS = ("attack_accuracy", "verification", "agreement")  # the last with a second judge
 KEPT = ("value", "low", "high", "images", "people")
 
 
@@ -136,7 +137,7 @@ def attack(options: argparse.Namespace) -> None:
                 private_pictures(splits, target, labels, options.dataset.name), output_dir=place,
                 second_judge=options.second_judge, embedding=judge, classes=labels, budget=options.budget,
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
-                target_name=place.name, metrics=["attack_accuracy", "agreement", "verification"], resume=True,
+                target_name=place.name, metrics=METRICS[: 2 + (options.second_judge is not None)], resume=True,
             )  # fmt: skip
             extra = {
                 key: row[key] for key in ("setting", "value", "matched", "validation_accuracy", "train_confidence")

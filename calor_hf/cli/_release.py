@@ -9,7 +9,7 @@ from calor_hf.defenses import DEFENSES
 from calor_hf.hub.card import CARD, CardDetails, base_card
 from calor_hf.hub.evidence import read_model
 from calor_hf.hub.release import Release, prepare_release
-from calor_hf.modeling.released import stock_copy
+from calor_hf.modeling.released import released_copy
 
 
 def add_card_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def release_of(options: argparse.Namespace, room: Path, source: str | None, remo
     name = (source or folder.resolve().name).rpartition("/")[2]
     details = CardDetails(name, source, options.license, options.base_model, options.dataset, options.tags)
     return prepare_release(
-        stock_copy(folder, room / "stock"),
+        folder if source is None else released_copy(folder, room / "released"),
         method_of(known),
         details,
         measured_in=folder,

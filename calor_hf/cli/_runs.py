@@ -112,7 +112,7 @@ class Runs:
 
     def _run(self, folder: Path, options: Sequence[str], keep_checkpoints: bool) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
-        log = folder.with_suffix(".log")
+        log = folder.with_name(f"{folder.name}.log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
         words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
         status = run_process(words, log)

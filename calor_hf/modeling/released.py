@@ -9,12 +9,15 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
+from calor_hf.core.files import WEIGHTS
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.modeling.configuration_defended import WrappedConfig
+from calor_hf.modeling.own_code import add_code, knows
 
 logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
+_KEPT = ("config.json", "model.safetensors.index.json", PROCESSOR)
 
 
 @contextmanager
@@ -40,19 +43,30 @@ def fit_to_publish(config: WrappedConfig, anonymize_labels: bool) -> Iterator[No
         config.id2label, config.label2id, base.name_or_path = kept
 
 
-def stock_copy(folder: Path, into: Path) -> Path:
-    """The folder of a saved model as it is published: a copy as a stock model where the classifier was kept.
+def released_copy(folder: Path, into: Path) -> Path:
+    """The folder of a saved model as it is published: loadable by those who have transformers alone.
+
+    A copy as a stock model where the defence kept the classifier, else one with the code of its head.
 
     Args:
         folder: The saved model.
-        into: Empty folder for the copy.
+        into: Folder for the copy; made if need be.
 
     Returns:
-        ``into``, or ``folder`` itself where there is no stock model with the same scores.
+        ``into``, or ``folder`` itself where it is a stock model, or of a defence that the code does not know.
     """
     config = AutoConfig.from_pretrained(folder)
-    if not isinstance(config, WrappedConfig) or config.make_defense().own_head:
+    if not isinstance(config, WrappedConfig):
         return folder
+    if config.make_defense().own_head:
+        if not knows(config.defense_name):
+            return folder
+        into.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name in _KEPT or WEIGHTS.fullmatch(path.name):
+                shutil.copy(path, into)
+        add_code(into)
+        return into
     AutoModelForImageClassification.from_pretrained(folder, dtype="auto").to_base().save_pretrained(into)
     if (folder / PROCESSOR).is_file():
         shutil.copy(folder / PROCESSOR, into)

@@ -1,15 +1,11 @@
 """Saving a defended model for people who have transformers alone."""
 
-import json
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from calor_hf.core.files import write_whole
-from calor_hf.modeling import modeling_standalone
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
-
-MODELING_FILE = Path(modeling_standalone.__file__)
+from calor_hf.modeling.own_code import MODELING_FILE, add_code, knows
 
 
 def save_standalone(
@@ -41,26 +37,14 @@ def save_standalone(
     if (folder / "config.json").exists() and not overwrite:
         raise FileExistsError(f"{folder} holds a model already; choose another folder, or pass overwrite=True")
     if model.defense.own_head:
-        if model.config.defense_name not in modeling_standalone.HEADS:
+        if not knows(model.config.defense_name):
             raise ValueError(
                 f"the defence '{model.config.defense_name}' has a head of its own that {MODELING_FILE.name} does not "
                 "know; such models need calor_hf and the package that registers the defence: use save_pretrained"
             )
         model.save_pretrained(folder, **kwargs)
-        _add_code(folder)
+        add_code(folder)
     else:
         model.to_base().save_pretrained(folder, **kwargs)
     if processor is not None:
         processor.save_pretrained(folder)
-
-
-def _add_code(folder: Path) -> None:
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    name = "CALoR" if config["model_type"] == "calor" else "Defended"
-    config["auto_map"] = {
-        "AutoConfig": f"{MODELING_FILE.stem}.{name}Config",
-        "AutoModelForImageClassification": f"{MODELING_FILE.stem}.{name}ForImageClassification",
-    }
-    write_whole(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
-    write_whole(config_file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())

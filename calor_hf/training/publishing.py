@@ -16,7 +16,7 @@ from calor_hf.hub.card import CARD, CardDetails, base_card, build_card
 from calor_hf.hub.evidence import StaleRecordError, gather
 from calor_hf.hub.push import PushFailedError, push_release, remote_card
 from calor_hf.hub.release import prepare_release
-from calor_hf.modeling.released import stock_copy
+from calor_hf.modeling.released import released_copy
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class PublishingTrainer(Trainer):
         repo = getattr(self, "hub_model_id", None) or args.hub_model_id or Path(args.output_dir).absolute().name
         token, revision = token or args.hub_token, revision or getattr(args, "hub_revision", None)
         with tempfile.TemporaryDirectory() as room:
-            stock, fetched = Path(room) / "stock", Path(room) / "card"
+            released, fetched = Path(room) / "released", Path(room) / "card"
             release = prepare_release(
-                stock_copy(folder, stock),
+                released_copy(folder, released),
                 self._method,
                 self._details(repo, **details),
                 measured_in=folder,

@@ -89,6 +89,7 @@ def main(folder: Path) -> dict[str, Any]:
     trainer.save_model()  # with push_to_hub this pushes
     seen["after training"] = files("me/trained")
     seen["trained card"] = Path(api.hf_hub_download("me/trained", "README.md")).read_text()
+    seen["logits"] = loaded("me/trained").tolist()
     seen["same logits"] = bool(torch.equal(loaded("me/trained"), loaded(str(folder / "run"))))
     training(folder / "unfinished", "me/unfinished", push_unfinished=True)
     seen["unfinished"] = files("me/unfinished")

@@ -13,7 +13,10 @@ import pytest
 from tests.hub.local_hub import LocalHub, check_card
 
 HUB = [".gitattributes"]  # what the Hub makes itself
-MODEL = sorted([*HUB, "README.md", "config.json", "evidence.json", "model.safetensors", "preprocessor_config.json"])
+CODE = "modeling_standalone.py"  # for people without calor_hf
+MODEL = sorted(
+    [*HUB, "README.md", "config.json", "evidence.json", "model.safetensors", CODE, "preprocessor_config.json"]
+)
 
 
 def client(hub: LocalHub, folder: Path, token: str | None = "hf_owner") -> dict[str, str]:
@@ -108,6 +111,27 @@ def test_loading_by_id(seen: dict[str, Any]) -> None:
     for refused in ("private without token", "stranger", "missing", "missing revision"):
         assert seen[refused].startswith("OSError"), refused
     assert "is not a valid git identifier" in seen["missing revision"]
+
+
+def test_loading_with_transformers_alone(seen: dict[str, Any], hub: LocalHub, tmp_path: Path) -> None:
+    script = """
+import json, sys
+sys.modules["calor_hf"] = None  # as if it were not installed
+import torch
+from PIL import Image
+from transformers import AutoModelForImageClassification, pipeline
+model = AutoModelForImageClassification.from_pretrained("me/trained", trust_remote_code=True).eval()
+classify = pipeline("image-classification", "me/trained", trust_remote_code=True)
+answers = classify(Image.new("RGB", (32, 32)))
+print(json.dumps([model(torch.ones(1, 3, 32, 32)).logits.tolist(), len(answers), type(model).__module__]))
+"""
+    done = python(hub, tmp_path, "-c", script)
+    assert done.returncode == 0, done.stderr[-3000:]
+    logits, answers, module = json.loads(done.stdout)
+    assert logits == seen["logits"]
+    assert answers == 5
+    assert module.startswith("transformers_modules.")
+    assert "pass `trust_remote_code=True`" in seen["trained card"]
 
 
 def test_a_card_edited_on_the_hub_is_kept(seen: dict[str, Any]) -> None:

@@ -1,0 +1,27 @@
+"""The code that travels with a model whose head transformers does not have."""
+
+import json
+from pathlib import Path
+
+from calor_hf.core.files import write_whole
+from calor_hf.modeling import modeling_standalone
+
+MODELING_FILE = Path(modeling_standalone.__file__)
+
+
+def knows(defense: str) -> bool:
+    """Whether the file that travels with a model has the head of this defence."""
+    return defense in modeling_standalone.HEADS
+
+
+def add_code(folder: Path) -> None:
+    """Put the code of the head beside a saved model, and name it in its configuration."""
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    name = "CALoR" if config["model_type"] == "calor" else "Defended"
+    config["auto_map"] = {
+        "AutoConfig": f"{MODELING_FILE.stem}.{name}Config",
+        "AutoModelForImageClassification": f"{MODELING_FILE.stem}.{name}ForImageClassification",
+    }
+    write_whole(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
+    write_whole(config_file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
