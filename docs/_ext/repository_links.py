@@ -6,23 +6,19 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-CONTENTS = """
-```{toctree}
+GUIDES = ("first_steps", "choose_a_rank", "defend_a_finished_model", "own_data", "audit", "devices")
+"""In the order of reading; guides that are not named here come after them."""
+
+_CONTENTS = """
+```{{toctree}}
 :hidden:
 :caption: Guides
-:glob:
 
-docs/first_steps
-docs/choose_a_rank
-docs/defend_a_finished_model
-docs/own_data
-docs/audit
-docs/devices
-docs/*
+{guides}
 CONTRIBUTING
 ```
 
-```{toctree}
+```{{toctree}}
 :hidden:
 :caption: Reference
 
@@ -31,7 +27,7 @@ docs/reference/cli
 docs/reference/registries
 ```
 
-```{toctree}
+```{{toctree}}
 :hidden:
 :caption: Measured
 :glob:
@@ -57,12 +53,19 @@ def to_pages(text: str, folder: Path, root: Path) -> str:
     return _LINK.sub(resolved, text)
 
 
+def contents(root: Path) -> str:
+    """Table of contents of the site, which stands at the end of README.md."""
+    there = {file.stem for file in (root / "docs").iterdir() if file.suffix in (".md", ".ipynb")}
+    names = [*(name for name in GUIDES if name in there), *sorted(there - set(GUIDES))]
+    return _CONTENTS.format(guides="\n".join(f"docs/{name}" for name in names))
+
+
 def _read(app: Sphinx, docname: str, source: list[str]) -> None:
     file = Path(app.env.doc2path(docname))
     if file.suffix == ".md":
         source[0] = to_pages(source[0], file.parent, Path(app.srcdir))
     if docname == app.config.root_doc:
-        source[0] += CONTENTS
+        source[0] += contents(Path(app.srcdir))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
