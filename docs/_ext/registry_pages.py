@@ -103,6 +103,8 @@ def method_page(kind: Kind, name: str, method: type) -> str:
         parts += [_title("Presets", "-"), _table(["preset", "what it changes"], rows, (20, 80))]
     if kind.registry == "METRICS":
         parts += [_title("In an audit", "-"), _metric(method)]
+    if kind.registry == "STUDIES":
+        parts += [_title("In the paper", "-"), _study(method)]
     return "".join(parts)
 
 
@@ -130,6 +132,13 @@ def _metric(method: Any) -> str:
         lines.append("- About the target, whatever was rebuilt: an audit gives it once.")
     elif method.by_image:
         lines.append("- A mean over images, with reconstructions of other people as its floor.")
+    return "\n".join(lines) + "\n\n"
+
+
+def _study(method: Any) -> str:
+    lines = [f"- Claim: {escape(method.claim)}", f"- Where: {escape(method.source)}"]
+    if method.caveat:
+        lines.append(f"- To know: {escape(method.caveat)}")
     return "\n".join(lines) + "\n\n"
 
 
