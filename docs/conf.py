@@ -50,7 +50,7 @@ myst_heading_anchors = 4  # `page.md#a-heading`, as GitHub has them
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # seconds a cell; a busy machine takes its time
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}

@@ -49,7 +49,7 @@ def train_prior(
     Args:
         prior: What to train, and how.
         images: Public images, (3, side, side) each, in [0, 1].
-        output_dir: Folder of the generator, the samples, and the checkpoint that :paramref:`resume` reads.
+        output_dir: Folder of the generator, the samples, and the checkpoint that ``resume`` reads.
         target: The model under attack, for the priors that ask it; its weights stay as they are.
         seed: Of weights and draws; a run that was stopped and resumed gives the same result.
         save_steps: Updates of the generator between checkpoints, each with a grid of samples.
