@@ -93,7 +93,8 @@ def _overview(kind: Kind, classes: dict[str, type]) -> str:
 def method_page(kind: Kind, name: str, method: type) -> str:
     """Page of one registered class: how it is called, what it is, its settings and presets."""
     parts = [_title(name), f'``{kind.use.format(name=name)}``, class from ``{kind.registry}.get("{name}")``.\n\n']
-    parts.append(f".. autoclass:: {method.__module__}.{method.__qualname__}\n   :members:\n   :exclude-members: config_class\n\n")
+    parts.append(f".. autoclass:: {method.__module__}.{method.__qualname__}\n")
+    parts.append("   :members:\n   :exclude-members: config_class\n\n")
     config = getattr(method, "config_class", None)
     if config is not None:
         parts += [_title("Settings", "-"), _settings(config)]
