@@ -38,6 +38,8 @@ include_patterns = [
 ]
 exclude_patterns = ["build", "outputs", "runs", "tests", ".*", "**/.ipynb_checkpoints"]
 nitpicky = False  # docstrings name classes of transformers and torch, which have no page here
+default_role = "code"  # `one backtick` is code in our docstrings, too
+highlight_language = "text"  # blocks without a language are commands
 
 html_theme = "furo"
 html_title = f"calor_hf {release}"
