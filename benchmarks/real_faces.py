@@ -14,16 +14,18 @@ No picture is written outside the output folders, and the table holds numbers al
 """
 
 import argparse
+import hashlib
 import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
@@ -34,6 +36,7 @@ from calor_hf.auditing.networks import Network
 from calor_hf.auditing.verdict import interval, percent
 from calor_hf.cli._runs import markdown
 from calor_hf.cli.audit import parse_classes, private_pictures
+from calor_hf.core.files import write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
@@ -106,22 +109,39 @@ def vary(images: Tensor, numbers: Tensor) -> Tensor:
     return (moved * light).clamp(0, 1)
 
 
-def nearest_mean(data: Path, dataset: Path, file: Path) -> Network:
-    """Network B as a classifier: the person whose mean training picture is nearest. The means are kept in ``file``."""
-    judge = Embedding(data, "B")
+@dataclass(frozen=True)
+class Remembering(Network):
+    """A slow network that keeps what it saw in a folder: all models are judged beside the same private pictures."""
+
+    folder: Path = Path()
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`Network.look`."""
+        assert self.head is not None
+        file = self.folder / f"{hashlib.sha256(images.numpy().tobytes()).hexdigest()}.safetensors"
+        if not file.is_file():
+            write_whole(file, save({"features": super().look(images)[0]}))
+        features = load_file(file)["features"]
+        return features, self.head(features)
+
+
+def nearest_mean(data: Path, dataset: Path, folder: Path) -> Network:
+    """Network B as a classifier: the person whose mean training picture is nearest."""
+    judge, file = Embedding(data, "B"), folder / "means.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         images, labels = pictures(dataset / "train.parquet")
         seen = F.normalize(embed(judge, images))
-        file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"means": torch.stack([seen[labels == n].mean(0) for n in range(int(labels.max()) + 1)])}, file)
     means = F.normalize(load_file(file)["means"])
-    return Network("MobileFaceNet B, nearest mean", judge, judge, lambda features: features @ means.T)
+    name = "MobileFaceNet B, nearest mean"
+    return Remembering(name, judge, judge, lambda features: features @ means.T, folder=folder)
 
 
 def attack(options: argparse.Namespace) -> None:
     """Audit every model of a comparison; one that is there already is not audited again."""
     found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
-    judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge.safetensors")
+    judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge")
     splits = load_splits(str(options.dataset))
     for row in found["defenses"]:
         for seed in row.get("seeds", ()):
