@@ -29,6 +29,7 @@ SHORT_TRAINING = [
 ]  # fmt: skip
 # Added to what the reader types: the same work, and less of it.
 LIMITS = {
+    "export": ["--overwrite"],
     "list": [],
     "prior": ["--settings", "steps=2", "critic_steps=1", "batch_size=4", "width=8", "--overwrite"],
     "train": SHORT_TRAINING,
