@@ -32,7 +32,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces_audit import embed, pictures
 from calor_hf import HFTarget, LeakageReport, audit
-from calor_hf.auditing.networks import Network
+from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.verdict import interval, percent
 from calor_hf.cli._runs import markdown
 from calor_hf.cli.audit import parse_classes, private_pictures
@@ -142,6 +142,7 @@ def attack(options: argparse.Namespace) -> None:
     """Audit every model of a comparison; one that is there already is not audited again."""
     found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
     judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge")
+    second = load_network(options.second_judge, "classifier from random weights") if options.second_judge else None
     splits = load_splits(str(options.dataset))
     for row in found["defenses"]:
         for seed in row.get("seeds", ()):
@@ -155,14 +156,16 @@ def attack(options: argparse.Namespace) -> None:
             report = audit(
                 target, options.attacks, str(options.prior), judge,
                 private_pictures(splits, target, labels, options.dataset.name), output_dir=place,
-                second_judge=options.second_judge, embedding=judge, classes=labels, budget=options.budget,
+                second_judge=second, embedding=judge, classes=labels, budget=options.budget,
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_judge is not None)], resume=True,
             )  # fmt: skip
             extra = {
                 key: row[key] for key in ("setting", "value", "matched", "validation_accuracy", "train_confidence")
             }
-            (place / "row.json").write_text(json.dumps({"training_seed": seed, **extra}), encoding="utf-8")
+            (place / "row.json").write_text(
+                json.dumps({"defense": row["name"], "training_seed": seed, **extra}), encoding="utf-8"
+            )
             print(f"{place.name}: {time.perf_counter() - begin:.0f} s, {report.worst().name}", flush=True)
 
 
@@ -207,7 +210,7 @@ def tables(cells: list[dict[str, Any]]) -> str:
         accuracy = percent(cell["utility"]["accuracy"]["value"], 1)
         validation = percent(sum(cell["validation_accuracy"]) / len(cell["validation_accuracy"]), 1)
         rows.append([*title, validation, accuracy, *(_number(cell["attacks"][n]["measures"][m]) for n, m in columns)])
-        auto = cell["attacks"]["auto"]
+        auto = next(found for name, found in cell["attacks"].items() if name.startswith("auto"))
         floors = [f"{percent(found['people_recognised'])} {name}" for name, found in auto["floors"].items()]
         worst.append(
             [*title, *(_number(auto["measures"][name]) for name in WORST), ", ".join(floors)]
