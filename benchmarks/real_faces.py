@@ -171,9 +171,10 @@ def attack(options: argparse.Namespace) -> None:
 
 def tabulate(options: argparse.Namespace) -> None:
     """Numbers of all audits in one JSON file, and its tables as Markdown."""
-    cells = [cell_of(path.parent) for path in sorted(options.audits.glob("*/report.json"))]
-    options.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
-    print(tables(cells))
+    if options.audits is not None:
+        cells = [cell_of(path.parent) for path in sorted(options.audits.glob("*/report.json"))]
+        options.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+    print(tables(json.loads(options.output.read_text(encoding="utf-8"))))
 
 
 def cell_of(place: Path) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def tables(cells: list[dict[str, Any]]) -> str:
         (name, measure) for name, result in cells[0]["attacks"].items() for measure in result["measures"]
         if measure.startswith("attack_accuracy@1")
     ]  # fmt: skip
-    names = [measure.partition("[")[2].rstrip("]") or name for name, measure in columns]
+    names = [measure.partition("[")[2].rstrip("]") or name.partition("-")[0] for name, measure in columns]
     rows, worst = [], []
     for cell in cells:
         title = [cell["defense"], "-" if cell["value"] is None else f"{cell['setting']} = {cell['value']:g}",
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     auditing.add_argument("--output-dir", type=Path, required=True)
     auditing.set_defaults(call=attack)
     table = commands.add_parser("table", help="numbers of all audits")
-    table.add_argument("--audits", type=Path, required=True)
+    table.add_argument("--audits", type=Path, help="default: the tables of the numbers that are in the JSON file")
     table.add_argument("--output", type=Path, required=True, help="JSON file")
     table.set_defaults(call=tabulate)
     options = parser.parse_args(argv)
