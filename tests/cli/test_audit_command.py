@@ -18,8 +18,6 @@ from calor_hf.cli.train import main as train
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 REPOSITORY = Path(__file__).parents[2]
 ONLY = "--reconstructions-only"
 

@@ -20,8 +20,6 @@ from calor_hf.data.loading import load_splits
 from calor_hf.layers.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 PEOPLE = 4
 SMALL = ["--num-identities", str(PEOPLE), "--num-train-epochs", "1", "--defense", "none", "--use-cpu",
          "--report-to", "none"]  # fmt: skip

@@ -12,8 +12,6 @@ import pytest
 
 from tests.hub.local_hub import LocalHub, check_card
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 HUB = [".gitattributes"]  # what the Hub makes itself
 CODE = "modeling_standalone.py"  # for people without calor_hf
 MODEL = sorted(

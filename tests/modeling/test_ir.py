@@ -19,8 +19,6 @@ from calor_hf.layers.find_head import find_heads
 from calor_hf.modeling import IRConfig, IRForImageClassification, defend
 from calor_hf.modeling.convert_ir import convert_ir
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 # Counted by hand. A unit that keeps d channels has 18d² + 5d weights (two 3x3 convolutions, PReLU, two batch norms),
 # one from c to d channels 10cd + 9d² + 2c + 5d (a 1x1 convolution and its batch norm more); the stem 27·64 + 3·64.
 UNIT = {64: 74_048, 128: 295_552, 256: 1_180_928, 512: 4_721_152}

@@ -22,8 +22,6 @@ from calor_hf.modeling.own_code import MODELING_FILE
 from tests.tiny_models import tiny_base
 from tests.training.small_task import image_processor
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 CODE = MODELING_FILE.name
 # Name of the case: base, defence, its settings.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {

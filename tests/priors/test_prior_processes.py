@@ -16,8 +16,6 @@ from calor_hf.priors import PRIORS, train_prior
 from tests.priors.small_prior import SIDE, Pictures, assert_same_weights, precise, read_in_step, tiny_target, train
 from tests.priors.test_prior_contract import steps_in
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 REPOSITORY = Path(__file__).parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

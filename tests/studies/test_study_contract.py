@@ -14,10 +14,8 @@ from calor_hf.cli.train import main as train
 from calor_hf.studies import STUDIES
 from calor_hf.studies._run import page
 
-pytestmark = pytest.mark.xdist_group(__name__)  # one process makes what these tests share
-
 NAMES = STUDIES.names()
-QUICK = ("gradient_magnitude",)  # the others take minutes together
+QUICK = ("rank_sweep", "gradient_magnitude")  # with a judge, and with traces; the others take minutes together
 TRAINED: list[str] = []  # folders, in the order of training
 
 
