@@ -15,7 +15,7 @@ from calor_hf.studies import STUDIES
 from calor_hf.studies._run import page
 
 NAMES = STUDIES.names()
-QUICK = ("rank_sweep", "gradient_magnitude")  # with a judge, and with traces; the others take minutes together
+QUICK = ("gradient_magnitude",)  # the others take minutes together
 TRAINED: list[str] = []  # folders, in the order of training
 
 
