@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from calor_hf import load_synthetic_faces
 from tests.hub.local_hub import LocalHub
-from tests.hub.test_push import MODEL, client
+from tests.hub.test_push import HUB, MODEL, client
 
 ID = "google/vit-base-patch16-224"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_calor.py"
@@ -38,7 +38,7 @@ def test_training_vit_base_from_the_hub_and_pushing_it(tmp_path: Path) -> None:
         done = subprocess.run(words, env=client(hub, tmp_path), capture_output=True, text=True, timeout=1500)
         assert done.returncode == 0, done.stderr[-3000:]
         history = hub.every_file("me/vit")["main"]
-        assert [sorted({*files} - {"curves.png"}) for files in history] == [MODEL]
+        assert [sorted({*files} - {"curves.png"}) for files in history] == [HUB, MODEL]
         assert hub.repos["me/vit"].private
         card = hub.read("me/vit", "README.md").decode()
         config = json.loads(hub.read("me/vit", "config.json"))
