@@ -1,10 +1,5 @@
-"""Two public face networks as judges of real faces: MobileFaceNet on CASIA-WebFace (A) and on MS-Celeb-1M (B).
+"""Two public face networks as judges of real faces: MobileFaceNet on CASIA-WebFace (A) and on MS-Celeb-1M (B)."""
 
-``FACE_DATA`` names the folder for ``package.module:function`` words
-such as ``--embedding benchmarks.mobilefacenet:evaluator_b``.
-"""
-
-import os
 from pathlib import Path
 
 import torch
@@ -126,19 +121,3 @@ class Embedding(nn.Module):
         x = F.interpolate(images, (84, 84), mode="bicubic", antialias=True, align_corners=False)
         x = F.pad(x.clamp(0, 1), self.border, mode="replicate")
         return 2 * F.normalize(self.net((x - self.mean) / self.std))
-
-
-def evaluator_a() -> Embedding:
-    """Network A, from the folder that the environment variable ``FACE_DATA`` names."""
-    return Embedding(_data(), "A")
-
-
-def evaluator_b() -> Embedding:
-    """Network B, from there as well."""
-    return Embedding(_data(), "B")
-
-
-def _data() -> Path:
-    if "FACE_DATA" not in os.environ:
-        raise ValueError("set FACE_DATA to the folder that holds evaluators/")
-    return Path(os.environ["FACE_DATA"])

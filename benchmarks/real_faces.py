@@ -6,9 +6,10 @@ Everything but the first step is the library's own commands; ``DATA`` holds the 
     calor-hf compare --model outputs/backbone --dataset DATA/bolly100_64 --output-dir outputs/real ...
     calor-hf train --role judge --dataset DATA/bolly100_64 --output-dir outputs/real_judge ...
     calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 --output-dir outputs/prior_lfw ...
-    python -m benchmarks.real_faces audit --data DATA --comparison outputs/real --prior outputs/prior_lfw \
-        --second-judge outputs/real_judge --output-dir outputs/real_audits --attacks gmi plg auto
-    python -m benchmarks.real_faces table --audits outputs/real_audits --output-dir docs/results/real_comparison
+    python -m benchmarks.real_faces audit --data DATA --dataset DATA/bolly100_64 --comparison outputs/real \
+        --prior outputs/prior_lfw --second-judge outputs/real_judge --output-dir outputs/real_audits \
+        --attacks gmi plg auto
+    python -m benchmarks.real_faces table --audits outputs/real_audits --output docs/results/real_comparison.json
 
 No picture is written outside the output folders, and the table holds numbers alone.
 """
@@ -19,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,29 +118,26 @@ class Remembering(Network):
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """As :meth:`Network.look`."""
-        assert self.head is not None
         file = self.folder / f"{hashlib.sha256(images.numpy().tobytes()).hexdigest()}.safetensors"
         if not file.is_file():
             write_whole(file, save({"features": super().look(images)[0]}))
         features = load_file(file)["features"]
-        return features, self.head(features)
+        return features, None if self.head is None else self.head(features)
 
 
 def nearest_mean(data: Path, dataset: Path, folder: Path) -> Network:
     """Network B as a classifier: the person whose mean training picture is nearest."""
-    judge, file = Embedding(data, "B"), folder / "means.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    if not file.is_file():
-        images, labels = pictures(dataset / "train.parquet")
-        seen = F.normalize(embed(judge, images))
-        save_file({"means": torch.stack([seen[labels == n].mean(0) for n in range(int(labels.max()) + 1)])}, file)
-    means = F.normalize(load_file(file)["means"])
-    name = "MobileFaceNet B, nearest mean"
-    return Remembering(name, judge, judge, lambda features: features @ means.T, folder=folder)
+    net = Embedding(data, "B")
+    judge = Remembering("MobileFaceNet B, nearest mean", net, net, folder=folder)
+    images, labels = pictures(dataset / "train.parquet")
+    seen = F.normalize(judge.look(images)[0])
+    means = F.normalize(torch.stack([seen[labels == person].mean(0) for person in range(int(labels.max()) + 1)]))
+    return replace(judge, head=lambda features: features @ means.T)
 
 
 def attack(options: argparse.Namespace) -> None:
-    """Audit every model of a comparison; one that is there already is not audited again."""
+    """Audit every model of a comparison; attacks that are done are judged, and not run again."""
     found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
     judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge")
     second = load_network(options.second_judge, "classifier from random weights") if options.second_judge else None
@@ -160,12 +158,8 @@ def attack(options: argparse.Namespace) -> None:
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_judge is not None)], resume=True,
             )  # fmt: skip
-            extra = {
-                key: row[key] for key in ("setting", "value", "matched", "validation_accuracy", "train_confidence")
-            }
-            (place / "row.json").write_text(
-                json.dumps({"defense": row["name"], "training_seed": seed, **extra}), encoding="utf-8"
-            )
+            record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}
+            (place / "row.json").write_text(json.dumps(record), encoding="utf-8")
             print(f"{place.name}: {time.perf_counter() - begin:.0f} s, {report.worst().name}", flush=True)
 
 

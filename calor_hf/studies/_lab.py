@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from calor_hf.generators import Generator, load_generator
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.studies._leakage import leakage
 from calor_hf.studies._trace import Trace, traced
+
+if TYPE_CHECKING:
+    from calor_hf.studies._base import AttackedConfig
 
 QUICK_WORDS = ("--num-train-epochs", "2", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--warmup-steps", "0")
 # For models that start from the one trained on other people; found for docs/results/comparison.md.
@@ -290,26 +293,24 @@ class Lab:
         )
         return name, found.scores, trace
 
-    def audit(self, name: str, source: str, attacks: str, people: int, images_per_person: int) -> dict[str, Any]:
+    def audit(self, name: str, source: str, config: "AttackedConfig") -> dict[str, Any]:
         """Attack a saved model and have the judge say who is recognised, by attack; goes on where it stopped.
 
         Args:
             name: Of the audit's folder.
             source: Folder of the model.
-            attacks: As in the settings.
-            people: Classes attacked, at most.
-            images_per_person: Reconstructions of each.
+            config: Which attacks, and on whom.
         """
         target = self.target(source)
         report = audit(
             target,
-            attacks.split(),
+            config.attacks.split(),
             self.prior(target),
             self.judge(),
-            self.private(target, people),
+            self.private(target, config.people),
             output_dir=self.folder / "audits" / name,
-            classes=self.labels(target, people),
-            images_per_class=images_per_person,
+            classes=self.labels(target, config.people),
+            images_per_class=config.images_per_person,
             seed=self.options.seed,
             metrics=["attack_accuracy"],
             target_name=name,

@@ -94,6 +94,20 @@ def of_attack(cells: Sequence[dict[str, Any]], attack: str) -> tuple[float, floa
     return pooled([cell["numbers"]["leakage"][attack] for cell in cells])
 
 
+def model_head(attacks: Sequence[str]) -> list[str]:
+    """Heads of the columns of :func:`model_columns`."""
+    return ["test accuracy (%)", "training confidence", *(f"attack accuracy (%), {attack}" for attack in attacks)]
+
+
+def model_columns(cells: Sequence[dict[str, Any]], attacks: Sequence[str]) -> list[str]:
+    """What models are good for, and what each attack got from them, for a table; means over their records."""
+    return [
+        f"{100 * mean_of(cells, 'test_accuracy'):.1f}",
+        f"{mean_of(cells, 'train_confidence'):.3f}",
+        *(with_interval(*of_attack(cells, attack)) for attack in attacks),
+    ]
+
+
 def mean_of(cells: Sequence[dict[str, Any]], key: str) -> float:
     """Mean of a number over records."""
     return float(sum(cell["numbers"][key] for cell in cells) / len(cells))

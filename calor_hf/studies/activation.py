@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.cli._runs import markdown
 from calor_hf.layers.low_rank_head import ACTIVATIONS
 from calor_hf.studies._base import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
-from calor_hf.studies._leakage import attack_labels, attack_names, bars, mean_of, of_attack, with_interval
+from calor_hf.studies._leakage import attack_labels, attack_names, bars, mean_of, model_columns, model_head, of_attack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,8 +70,7 @@ class Activation(Study[ActivationConfig]):
         config = self.config
         name, seed = cell.values["activation"], cell.values["seed"]
         folder, numbers = self.lab.train("loft", seed, rank=config.rank, activation=name)
-        found = self.lab.audit(cell.name, folder, config.attacks, config.people, config.images_per_person)
-        return {**numbers, "leakage": found}
+        return {**numbers, "leakage": self.lab.audit(cell.name, folder, config)}
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
@@ -118,14 +117,11 @@ class Activation(Study[ActivationConfig]):
             rows.append(
                 [
                     name,
-                    f"{100 * mean_of(row, 'test_accuracy'):.1f}",
-                    f"{mean_of(row, 'train_confidence'):.3f}",
-                    *(with_interval(*of_attack(row, attack)) for attack in attacks),
+                    *model_columns(row, attacks),
                     f"{low[0]} / {low[1]}",
                     f"{high[0]} / {high[1]}",
                 ]
             )
-        head = ["activation", "test accuracy (%)", "training confidence",
-                *(f"attack accuracy (%), {a}" for a in attacks),
+        head = ["activation", *model_head(attacks),
                 "paper, rank 20, 64 pixels: test / attack", "paper, rank 50, 224 pixels: test / attack"]  # fmt: skip
         return markdown(head, rows)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.cli._runs import markdown
 from calor_hf.metrics import paired_difference
 from calor_hf.studies._base import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
-from calor_hf.studies._leakage import attack_labels, attack_names, bars, by_person, mean_of, of_attack, with_interval
+from calor_hf.studies._leakage import (
+    attack_labels,
+    attack_names,
+    bars,
+    by_person,
+    mean_of,
+    model_columns,
+    model_head,
+    of_attack,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +72,7 @@ class Adaptation(Study[AdaptationConfig]):
         """Train, and attack what was trained."""
         config = self.config
         folder, numbers = self.lab.train(cell.values["defense"], cell.values["seed"], rank=config.rank)
-        found = self.lab.audit(cell.name, folder, config.attacks, config.people, config.images_per_person)
-        return {**numbers, "leakage": found}
+        return {**numbers, "leakage": self.lab.audit(cell.name, folder, config)}
 
     @classmethod
     def differences(cls, found: Found) -> dict[str, tuple[float, float, float]]:
@@ -124,12 +133,10 @@ class Adaptation(Study[AdaptationConfig]):
                 rows.append(
                     [
                         name,
-                        f"{100 * mean_of(row, 'test_accuracy'):.1f}",
-                        f"{mean_of(row, 'train_confidence'):.3f}",
-                        *(with_interval(*of_attack(row, attack)) for attack in attacks),
+                        *model_columns(row, attacks),
                     ]
                 )
-        head = ["defence", "test accuracy (%)", "training confidence", *(f"attack accuracy (%), {a}" for a in attacks)]
+        head = ["defence", *model_head(attacks)]
         changes = [[attack, with_interval(*numbers)] for attack, numbers in cls.differences(found).items()]
         changes += [[f"paper, IF, {name}", f"{-points:.1f}"] for name, points in PAPER.items()]
         return f"{markdown(head, rows)}\n\n{markdown(['attack', 'change by adaptation (points)'], changes)}"

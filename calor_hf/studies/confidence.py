@@ -84,7 +84,7 @@ class Confidence(Study[ConfidenceConfig]):
             "train_accuracy": float(hits(seen, pictures.labels).mean()),
             "test_accuracy": float(hits(held, pictures.held_labels).mean()),
             "train_seconds": numbers["train_seconds"],
-            "leakage": lab.audit(cell.name, checkpoint, config.attacks, config.people, config.images_per_person),
+            "leakage": lab.audit(cell.name, checkpoint, config),
         }
 
     @classmethod

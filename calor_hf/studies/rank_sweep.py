@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.cli._runs import markdown
 from calor_hf.studies._base import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
-from calor_hf.studies._leakage import attack_labels, attack_names, bars, mean_of, of_attack, with_interval
+from calor_hf.studies._leakage import attack_labels, attack_names, bars, mean_of, model_columns, model_head, of_attack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +65,7 @@ class RankSweep(Study[RankSweepConfig]):
             folder, numbers = self.lab.train("none", seed)
         else:
             folder, numbers = self.lab.train(config.defense, seed, rank=rank, activation=config.activation)
-        found = self.lab.audit(cell.name, folder, config.attacks, config.people, config.images_per_person)
-        return {**numbers, "leakage": found}
+        return {**numbers, "leakage": self.lab.audit(cell.name, folder, config)}
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
@@ -122,13 +121,10 @@ class RankSweep(Study[RankSweepConfig]):
             rows.append(
                 [
                     "undefended" if rank is None else str(rank),
-                    f"{100 * mean_of(row, 'test_accuracy'):.1f}",
-                    f"{mean_of(row, 'train_confidence'):.3f}",
-                    *(with_interval(*of_attack(row, attack)) for attack in attacks),
+                    *model_columns(row, attacks),
                 ]
             )
-        head = ["rank", "test accuracy (%)", "training confidence", *(f"attack accuracy (%), {a}" for a in attacks)]
-        parts = [markdown(head, rows)]
+        parts = [markdown(["rank", *model_head(attacks)], rows)]
         for title, numbers in PAPER.items():
             own = [[str(rank), f"{accuracy}", f"{leaked}"] for rank, (accuracy, leaked) in numbers.items()]
             parts.append(f"Paper, {title}, FaceScrub, IF on the head alone:")
