@@ -24,8 +24,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
@@ -35,12 +37,13 @@ from benchmarks.real_faces_audit import embed, pictures
 from calor_hf import HFTarget, LeakageReport, audit
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.verdict import interval, percent
-from calor_hf.cli._runs import markdown
+from calor_hf.cli._runs import markdown, mean_and_range
 from calor_hf.cli.audit import parse_classes, private_pictures
 from calor_hf.core.files import write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
+from calor_hf.metrics._statistics import pooled_interval, share_interval
 
 SIDE = 64
 ROW = ("setting", "value", "matched", "validation_accuracy", "train_confidence")
@@ -167,7 +170,8 @@ def tabulate(options: argparse.Namespace) -> None:
     """Numbers of all audits in one JSON file, and its tables as Markdown."""
     if options.audits is not None:
         cells = [cell_of(path.parent) for path in sorted(options.audits.glob("*/report.json"))]
-        options.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(json.dumps(cell) for cell in cells)
+        options.output.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     print(tables(json.loads(options.output.read_text(encoding="utf-8"))))
 
 
@@ -178,7 +182,10 @@ def cell_of(place: Path) -> dict[str, Any]:
     utility = {measure.name: {key: getattr(measure, key) for key in KEPT} for measure in report.utility}
     attacks = {}
     for result in report.attacks:
-        measures = {m.name: {key: getattr(m, key) for key in KEPT} for m in result.measures if not math.isnan(m.value)}
+        measures = {
+            m.name: {**{key: getattr(m, key) for key in KEPT}, "by_identity": list(m.by_identity.values())}
+            for m in result.measures if not math.isnan(m.value)
+        }  # fmt: skip
         floors = {
             name: {m.name: m.value for m in some if not math.isnan(m.value)} for name, some in result.floors.items()
         }
@@ -192,35 +199,67 @@ def cell_of(place: Path) -> dict[str, Any]:
 
 
 def tables(cells: list[dict[str, Any]]) -> str:
-    """A row a model: what it is good for, and what each attack got; then the worst case beside its floors."""
+    """A row a defence, pooled over its trainings: its use, each attack, the worst case, and that against no defence."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for cell in cells:
+        strength = "-" if cell["value"] is None else f"{cell['setting']} = {cell['value']:g}"
+        rows.setdefault((cell["defense"], strength), []).append(cell)
+    undefended = next(some for (name, _), some in rows.items() if name == "none")
     columns = [
         (name, measure) for name, result in cells[0]["attacks"].items() for measure in result["measures"]
         if measure.startswith("attack_accuracy@1")
     ]  # fmt: skip
+    worst = next(name for name in cells[0]["attacks"] if name.startswith("auto"))
+    plg = next(name for name in cells[0]["attacks"] if name.startswith("plg"))
     names = [measure.partition("[")[2].rstrip("]") or name.partition("-")[0] for name, measure in columns]
-    rows, worst = [], []
-    for cell in cells:
-        title = [cell["defense"], "-" if cell["value"] is None else f"{cell['setting']} = {cell['value']:g}",
-                 str(cell["training_seed"])]  # fmt: skip
-        accuracy = percent(cell["utility"]["accuracy"]["value"], 1)
-        validation = percent(sum(cell["validation_accuracy"]) / len(cell["validation_accuracy"]), 1)
-        rows.append([*title, validation, accuracy, *(_number(cell["attacks"][n]["measures"][m]) for n, m in columns)])
-        auto = next(found for name, found in cell["attacks"].items() if name.startswith("auto"))
-        floors = [f"{percent(found['people_recognised'])} {name}" for name, found in auto["floors"].items()]
-        worst.append(
-            [*title, *(_number(auto["measures"][name]) for name in WORST), ", ".join(floors)]
-        )  # fmt: skip
-    first = markdown(["defence", "strength", "seed", "validation", "test accuracy", *names], rows)
+    use, found, compared = [], [], []
+    for title, some in rows.items():
+        validation = shares([mean_and_range(cell["validation_accuracy"])[0] for cell in some])
+        seeds = ", ".join(str(cell["training_seed"]) for cell in some)
+        accuracy = [cell["utility"]["accuracy"]["value"] for cell in some]
+        use.append([*title, seeds, validation, shares(accuracy), *(_pooled(by_person(some, *c)) for c in columns)])
+        floors: dict[str, list[float]] = {}
+        for cell in some:
+            for name, measures in cell["attacks"][worst]["floors"].items():
+                floors.setdefault(name, []).append(measures["people_recognised"])
+        words = [f"{percent(mean_and_range(values)[0])} {name}" for name, values in floors.items()]
+        found.append([*title, *(_pooled(by_person(some, worst, name)) for name in WORST), ", ".join(words)])
+        same = [cell for cell in undefended if cell["training_seed"] in {other["training_seed"] for other in some}]
+        if title[0] != "none":
+            cost = [cell["utility"]["accuracy"]["value"] - value for cell, value in zip(same, accuracy, strict=True)]
+            pairs = [(worst, "people_recognised"), (worst, "attack_accuracy@1"), (plg, "attack_accuracy@1")]
+            less = (_pooled(by_person(same, *c) - by_person(some, *c), points=True) for c in pairs)
+            compared.append([title[0], shares(cost, "points"), *less])
     head = ["people: nearest mean (B)", "pictures: verified by B at FAR 1e-3", "pictures: both judges agree"]
-    return f"{first}\n\n{markdown(['defence', 'strength', 'seed', *head, 'floor: people'], worst)}"
+    lost = ["accuracy lost", "people, worst case", "pictures, auto", "pictures, plg"]
+    return "\n\n".join([
+        markdown(["defence", "strength", "seeds", "validation", "test accuracy", *names], use),
+        markdown(["defence", "strength", *head, "floor: people"], found),
+        markdown(["less than undefended (points)", *lost], compared),
+    ])  # fmt: skip
+
+
+def by_person(cells: list[dict[str, Any]], attack: str, measure: str) -> NDArray[np.float64]:
+    """(trainings, people) one measure of one attack."""
+    return np.array([cell["attacks"][attack]["measures"][measure]["by_identity"] for cell in cells])
+
+
+def shares(values: Sequence[float], unit: str = "%") -> str:
+    """Mean of shares or of their differences, and how far they lie apart."""
+    mean, low, high = (100 * value for value in mean_and_range(values))
+    return f"{mean:.1f} {unit}" + (f" ({low:.1f} to {high:.1f})" if len(values) > 1 else "")
 
 
 WORST = ("people_recognised", "verified@FAR=1e-3", "both_judges@1")
 
 
-def _number(numbers: dict[str, float]) -> str:
-    shown = Measure("", numbers["value"], "share", "leakage", 1, 1, numbers["low"], numbers["high"])
-    return f"{percent(shown.value)} [{interval(shown).removesuffix(' %')}]"
+def _pooled(values: NDArray[np.float64], points: bool = False) -> str:
+    mean, low, high = pooled_interval(values)
+    if points:
+        return f"{100 * mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    low, high = share_interval(low, high, values.shape[1])
+    shown = Measure("", mean, "share", "leakage", 1, 1, low, high)
+    return f"{percent(mean)} [{interval(shown).removesuffix(' %')}]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -48,6 +48,33 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """Mean over several trainings and the same people, with its 95 % interval: both are resampled.
+
+    Resampling the people alone would say how sure the mean of *these* models is, and not of models trained so.
+
+    Args:
+        values: (trainings, people) a number for each; of one training the interval is that of its people.
+        seed: Of the resampling.
+
+    Returns:
+        Mean, lower and upper end.
+
+    Source:
+        Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
+    """
+    trainings, people = values.shape
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(0, people, (RESAMPLES, people))
+    rows = rng.integers(0, trainings, (RESAMPLES, trainings))
+    counts = np.zeros((RESAMPLES, trainings))
+    np.add.at(counts, (np.arange(RESAMPLES)[:, None], rows), 1 / trainings)
+    of_people = values[:, columns].mean(axis=2)  # (trainings, resamples)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile((counts.T * of_people).sum(axis=0), [tail, 100 - tail])
+    return float(values.mean()), float(low), float(high)
+
+
 def share_interval(low: float, high: float, people: int) -> tuple[float, float]:
     """The interval of a share of 0 or 1, where resampling knows no doubt: what so few people leave open.
 

@@ -9,7 +9,13 @@ import torch
 
 from calor_hf.metrics import Measure, paired_difference
 from calor_hf.metrics._base import check_rows
-from calor_hf.metrics._statistics import bootstrap_interval, identity_means, share_interval, slot_spread
+from calor_hf.metrics._statistics import (
+    bootstrap_interval,
+    identity_means,
+    pooled_interval,
+    share_interval,
+    slot_spread,
+)
 
 LABELS = torch.tensor([7, 7, 2, 2, 2])
 VALUES = torch.tensor([1.0, 3.0, 0.0, 1.0, 5.0])
@@ -148,3 +154,31 @@ def test_a_share_of_all_or_nothing_is_not_certain() -> None:
     assert share_interval(0.1, 1.0, 10) == (0.1, 1.0)
     none = Measure.of_images("x", "share", "leakage", torch.zeros(20), torch.arange(10).repeat_interleave(2))
     assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.3085), abs=1e-4)
+
+
+def test_one_training_has_the_interval_of_its_people() -> None:
+    values = np.random.default_rng(5).random(20)
+    mean, *ends = pooled_interval(values[None])
+    assert mean == pytest.approx(values.mean())
+    assert ends == pytest.approx(bootstrap_interval(values), abs=0.01)  # other draws
+
+
+def test_pooled_interval_is_that_of_a_slow_bootstrap() -> None:
+    rng = np.random.default_rng(6)
+    values = rng.random((3, 12)) + np.array([[0.0], [0.2], [0.5]])  # trainings that differ
+    means = []
+    for _ in range(4000):
+        rows, people = rng.integers(0, 3, 3), rng.integers(0, 12, 12)
+        means.append(np.mean([[values[row, person] for person in people] for row in rows]))
+    mean, low, high = pooled_interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
+
+
+def test_trainings_that_differ_widen_the_interval_and_people_who_differ_too() -> None:
+    people = np.linspace(0, 1, 10)
+    same = np.stack([people, people])
+    assert pooled_interval(same)[1:] == pytest.approx(bootstrap_interval(people), abs=0.02)
+    other = pooled_interval(np.stack([people, people + 1]))
+    assert other[2] - other[1] > 1  # from nearly the mean of the one to nearly that of the other
+    assert pooled_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
