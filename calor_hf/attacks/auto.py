@@ -126,13 +126,13 @@ class Auto(Attack[AutoConfig]):
                 task.watch(labels, place * _TICKS + step * _TICKS // steps, len(self.members) * _TICKS, success)
 
         notes = dict(task.notes.get(name, {}))
-        pool = _pool(member)
+        pool = shared_pool(member)
         if pool and pool in task.notes:
             notes["starts"] = task.notes[pool]
         return replace(task, explored=task.explored[name], notes=notes, watch=watch)
 
 
-def _pool(member: Attack[Any]) -> str:
+def shared_pool(member: Attack[Any]) -> str:
     """What tells apart the samples that members start from; nothing: it looks at none."""
     if not isinstance(member, GradientAttack) or member.config.initial_candidates == 0:
         return ""
@@ -142,7 +142,7 @@ def _pool(member: Attack[Any]) -> str:
 
 def _note(notes: dict[str, Any], name: str, member: Attack[Any], mine: dict[str, Any]) -> None:
     """Keep what a member worked out, for its next chunk, and its starts for other members."""
-    pool = _pool(member)
+    pool = shared_pool(member)
     if pool and "starts" in mine:
         notes[pool] = mine["starts"]
     notes[name] = mine

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
+from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks._starts import scaled_pool
@@ -92,6 +93,10 @@ class IFGMI(GradientAttack[IFConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {"steps": 70, "later_steps": 25, "most_stages": 4, "initial_candidates": 5000, "shared_views": False}
     }
+
+    def effort(self) -> dict[str, Effort]:
+        """The steps of the later stages, too."""
+        return {**super().effort(), "later_steps": STEPS}
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Refuse generators that cannot be taken apart."""

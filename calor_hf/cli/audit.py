@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits, load_splits
-from calor_hf.data.public_images import labelled_pixels
+from calor_hf.data.public_images import PublicImages, labelled_pixels
 from calor_hf.data.synthetic_faces import sample_identities
-from calor_hf.generators import load_generator
+from calor_hf.generators import Generator, load_generator
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.metrics import METRICS
 
@@ -36,11 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 when the target's scores are not finite; 2 for options or data that are refused, or a full disk; 130 after
         Ctrl-C.
     """
-    parser = _parser()
-    options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
-    if (options.model is None) == (options.target is None):
-        parser.error("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
-    options.target = options.target or options.model
+    options = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         _run(options)
     except KeyboardInterrupt:
@@ -53,6 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"calor-hf audit: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the options.
+
+    Raises:
+        SystemExit: options that are not understood (status 2), or ``--help``.
+    """
+    parser = _parser()
+    options = parser.parse_args(list(words))
+    if (options.model is None) == (options.target is None):
+        parser.error("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
+    options.target = options.target or options.model
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,7 +114,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+@dataclass
+class Parts:
+    """What an audit is made of, as its options say.
+
+    Attributes:
+        target: The model under attack, on this process's device.
+        generator: The prior, there too.
+        plans: Attacks.
+        labels: Classes attacked.
+        embedded: Whether the target's classes are the drawn faces, of which everything else is known.
+        budget: Of the attacks.
+        public: Public images, or None.
+    """
+
+    target: HFTarget
+    generator: Generator[Any]
+    plans: list[PlannedAttack]
+    labels: list[int]
+    embedded: bool
+    budget: str | float
+    public: PublicImages | None
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work.
+
+    Raises:
+        ValueError: the message says which option.
+    """
     if options.resume and options.overwrite:
         raise ValueError(
             "--resume goes on with the output folder's attacks, --overwrite deletes them; pass one of them"
@@ -113,11 +152,18 @@ def _run(options: argparse.Namespace) -> None:
             METRICS.get(name)
         except KeyError as error:
             raise ValueError(f"--metrics: {error.args[0]}") from error
-    plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)  # refused before work
-    state = process_state()
-    log_to_terminal(state.is_main_process)
+    plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)
+
+
+def parts_of(options: argparse.Namespace) -> Parts:
+    """Load what is attacked, and what with.
+
+    Raises:
+        ValueError: options that do not fit together, or parts that are not to be had.
+    """
+    device = process_state().device
     target = HFTarget.from_pretrained(options.target)
-    target.module.to(state.device)
+    target.module.to(device)
     embedded = options.dataset is None and not options.reconstructions_only and is_embedded(target)
     if options.dataset is None and not embedded and not options.reconstructions_only:
         raise ValueError(
@@ -133,39 +179,47 @@ def _run(options: argparse.Namespace) -> None:
     plans = plan_attacks(options.attacks, options.preset, budget, options.settings)
     count = min(EMBEDDED_PEOPLE if embedded else 100, target.num_classes)
     labels = check_labels(parse_classes(options.classes, count), target.num_classes)
-    generator = load_generator(options.generator, image_size=target.image_size[0]).to(state.device)
+    generator = load_generator(options.generator, image_size=target.image_size[0]).to(device)
     public = (
         load_public_images(options.public_dataset, target.image_size[0]) if options.public_dataset is not None else None
     )
+    return Parts(target, generator, plans, labels, embedded, budget, public)
+
+
+def _run(options: argparse.Namespace) -> None:
+    check_options(options)
+    state = process_state()
+    log_to_terminal(state.is_main_process)
+    parts = parts_of(options)
+    target = parts.target
     common: dict[str, Any] = {
         "images_per_class": options.images_per_class,
         "seed": options.seed,
         "chunk_size": options.chunk_size,
-        "public_images": public,
+        "public_images": parts.public,
         "resume": options.resume,
         "overwrite": options.overwrite,
         "target_name": str(options.target),
     }
     folder = Path(options.output_dir)
     if options.reconstructions_only:
-        _attack_only(plans, target, generator, labels, folder, common, state.is_main_process)
+        _attack_only(parts.plans, target, parts.generator, parts.labels, folder, common, state.is_main_process)
         return
     with state.main_process_first():
-        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-        private = private_pictures(splits, target, labels, options.dataset)
+        private = load_private(parts, options.dataset)
         judge = options.judge or _embedded_judge(folder / "judge", target)
     report = audit(
         target,
-        plans,
-        generator,
+        parts.plans,
+        parts.generator,
         judge,
         private,
         output_dir=folder,
         second_judge=options.second_judge,
         embedding=options.embedding,
         extractor=options.extractor,
-        classes=labels,
-        budget=budget,
+        classes=parts.labels,
+        budget=parts.budget,
         metrics=options.metrics,
         anonymize_labels=options.anonymize_labels,
         **common,
@@ -175,6 +229,13 @@ def _run(options: argparse.Namespace) -> None:
         pages = write_pages(report, folder, shown, judge, overwrite=True)
         print("\n" + "\n".join(verdict(report)))
         print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
+
+
+def load_private(parts: Parts, dataset: str | None) -> PrivatePictures:
+    """The pictures that the target was trained on: of ``dataset``, or drawn."""
+    target = parts.target
+    splits = load_splits(dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+    return private_pictures(splits, target, parts.labels, dataset)
 
 
 def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], source: str | None) -> PrivatePictures:
@@ -200,14 +261,22 @@ def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], so
     )
 
 
+def judge_words(folder: Path, target: HFTarget) -> list[str]:
+    """Options of ``calor-hf train`` for the judge of drawn faces; none: there is one in ``folder``."""
+    if (folder / "metrics.json").is_file():
+        return []
+    words = ["--role", "judge", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
+    return [*words, "--resume" if folder.exists() else "--overwrite"]
+
+
 def _embedded_judge(folder: Path, target: HFTarget) -> str:
     from calor_hf.cli.train import train
     from calor_hf.cli.train_arguments import parse
 
-    if not (folder / "metrics.json").is_file():
+    words = judge_words(folder, target)
+    if words:
         print(f"training a judge, once; it is kept in {folder}")
-        words = ["--role", "judge", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
-        train(*parse([*words, "--resume" if folder.exists() else "--overwrite"]))
+        train(*parse(words))
         torch.manual_seed(0)
     return str(folder)
 

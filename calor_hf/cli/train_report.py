@@ -3,19 +3,17 @@
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from calor_hf._version import __version__
 from calor_hf.cli.train_arguments import DataArguments
 from calor_hf.core.files import weights_digest
+from calor_hf.core.peak_memory import peak_memory_bytes
 from calor_hf.layers.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
 from calor_hf.modeling.configuration_defended import WrappedConfig
@@ -185,17 +183,6 @@ def table(result: Result) -> str:
         f"seed {result.seed}, {result.seconds / 60:.1f} minutes"
     )
     return "\n".join(lines)
-
-
-def peak_memory_bytes() -> int:
-    """Most memory the process has taken so far: on the CUDA device if there is one, otherwise of the machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def synthetic_name(data_args: DataArguments) -> str:
