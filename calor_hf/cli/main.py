@@ -9,6 +9,7 @@ from calor_hf._version import __version__
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defence, or undefended as the reference",
+    "plan": "say what a training run or an audit will take, before it starts",
     "compare": "train several defences, tuned to the same accuracy, and write one table",
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
     "prepare": "crop and resize an image set of the paper, as it is distributed, once",

@@ -107,33 +107,7 @@ def train(
     args.push_to_hub = push and args.push_unfinished  # the finished model is pushed once, when its card can be written
     prepare_folder(Path(args.output_dir), run_args, args)
     set_seed(args.seed)
-    with args.main_process_first(desc="loading data"):
-        splits = load_splits(
-            data_args.dataset,
-            image_column=data_args.image_column,
-            label_column=data_args.label_column,
-            revision=data_args.dataset_revision,
-            held_out=data_args.held_out,
-            on_bad_image=data_args.on_bad_image,
-            num_identities=data_args.num_identities,
-            stream="public" if data_args.public_faces else "private",
-        )
-    base, processor = load_base(model_args, splits)
-    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
-    if data_args.backdoor is not None:
-        data["train"] = poison(data["train"], base, processor, data_args)
-    weights = (
-        balanced_class_weights(data["train"].labels, len(splits.label_names))
-        if data_args.class_weights == "balanced"
-        else None
-    )
-    common: dict[str, Any] = {
-        "data_collator": default_collate,
-        "train_dataset": data["train"],
-        "eval_dataset": data["validation"],
-        "processing_class": processor,
-        "class_weights": weights,
-    }
+    base, data, common = load_parts(model_args, data_args, args)
     measured: dict[str, dict[str, float]] = {}
 
     if model_args.defense == "none":
@@ -142,9 +116,7 @@ def train(
         if model_args.undefended_epochs > 0:
             measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
         trained = model_args.model is not None or model_args.undefended_epochs > 0
-        model = defended(base, model_args, data, trained, len(splits.label_names))
-        kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
-        trainer = kind(model=model, args=args, **common)
+        trainer = defended_trainer(base, model_args, args, data, common, trained)
 
     # A run that was stopped right after the undefended phase has nothing of the second one to resume.
     begun = not measured or bool(complete_checkpoints(args.output_dir))
@@ -179,6 +151,50 @@ def train(
     if push:
         trainer.push_to_hub()
     return result
+
+
+def load_parts(
+    model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments
+) -> tuple[PreTrainedModel, dict[str, ImageDataset], dict[str, Any]]:
+    """Base model, data by split, and what every trainer of the run is given."""
+    with args.main_process_first(desc="loading data"):
+        splits = load_splits(
+            data_args.dataset,
+            image_column=data_args.image_column,
+            label_column=data_args.label_column,
+            revision=data_args.dataset_revision,
+            held_out=data_args.held_out,
+            on_bad_image=data_args.on_bad_image,
+            num_identities=data_args.num_identities,
+            stream="public" if data_args.public_faces else "private",
+        )
+    base, processor = load_base(model_args, splits)
+    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    if data_args.backdoor is not None:
+        data["train"] = poison(data["train"], base, processor, data_args)
+    weights = (
+        balanced_class_weights(data["train"].labels, len(splits.label_names))
+        if data_args.class_weights == "balanced"
+        else None
+    )
+    common: dict[str, Any] = {
+        "data_collator": default_collate,
+        "train_dataset": data["train"],
+        "eval_dataset": data["validation"],
+        "processing_class": processor,
+        "class_weights": weights,
+    }
+    return base, data, common
+
+
+def defended_trainer(
+    base: PreTrainedModel, model_args: ModelArguments, args: CALoRTrainingArguments, data: dict[str, ImageDataset],
+    common: dict[str, Any], trained: bool,
+) -> DefenseTrainer:  # fmt: skip
+    """Trainer of the defended model; arguments as :func:`defended`."""
+    model = defended(base, model_args, data, trained, base.config.num_labels)
+    kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
+    return kind(model=model, args=args, **common)
 
 
 def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArguments) -> None:
