@@ -59,7 +59,11 @@ def _run(options: argparse.Namespace) -> None:
     module, name = PLANNERS[options.command].split(".")
     # Imported here, for the run imports the same, and that is counted.
     planner: Any = getattr(importlib.import_module(f"calor_hf.cli.{module}"), name)
+    from transformers.utils.logging import disable_progress_bar
+
     from calor_hf.cli._plan import Part
+
+    disable_progress_bar()
 
     started = Part("starting", time.perf_counter() - begin)
     plan = planner(options.options, options.processes)

@@ -1,0 +1,152 @@
+"""`calor-hf plan audit`: what the attacks and the judging of an audit will take."""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calor_hf.auditing.forecast import SECONDS, forecast
+from calor_hf.auditing.judging import Judges
+from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
+from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.cli._plan import Part, Plan
+from calor_hf.cli.audit import Parts, check_options, judge_words, load_private, parse, parts_of
+from calor_hf.core.peak_memory import PeakMemory, peak_memory_bytes
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.metrics import METRICS
+
+PICTURES = 512  # private ones and reconstructions that a trial judges, at most
+
+
+def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SECONDS) -> Plan:
+    """What ``calor-hf audit`` with these options will take.
+
+    Args:
+        words: Options of ``calor-hf audit``.
+        processes: That would share the classes.
+        seconds: About how long the trials of all attacks may take.
+    """
+    options = parse(words)
+    check_options(options)
+    if options.images_per_class < 1 or options.chunk_size < 1:
+        raise ValueError(
+            f"--images-per-class and --chunk-size must be >= 1, got {options.images_per_class} and {options.chunk_size}"
+        )
+    begin = time.perf_counter()
+    built = parts_of(options)
+    loaded = time.perf_counter() - begin
+    attacks, memory, notes = [], 0, []
+    for plan in built.plans:
+        found = forecast(
+            plan.attack, built.target, built.generator, built.labels, name=plan.name,
+            images_per_class=options.images_per_class, seed=options.seed, chunk_size=options.chunk_size,
+            processes=processes, public_images=built.public, trial_seconds=seconds / len(built.plans),
+        )  # fmt: skip
+        attacks.append(Part(plan.name, found.seconds, passes=found.passes))
+        memory, notes = max(memory, found.memory_bytes), notes + found.notes
+    judging: list[Part] = []
+    if not options.reconstructions_only:
+        before, judging, own = _judging(built, options)
+        loaded, memory = loaded + before, max(memory, own)
+    parts = [Part("loading", loaded), *judging[:-1], *attacks, *judging[-1:]]  # a judge is trained before the attacks
+    assumptions = ["attacks whose cost grows in proportion to classes, steps and samples", *notes]
+    if processes > 1:
+        assumptions.append(f"{processes} processes with devices like this one share the classes; the first one judges")
+    device = built.target.device.type
+    peak = max(memory, peak_memory_bytes() if device == "cpu" else 0)
+    return Plan("audit", parts, peak, _disk_bytes(built, options.images_per_class), device, processes, assumptions)
+
+
+def _judging(built: Parts, options: argparse.Namespace) -> tuple[float, list[Part], int]:
+    """Seconds of loading the pictures, the parts of judging, and the memory at its peak."""
+    target = built.target
+    begin = time.perf_counter()
+    private = load_private(built, options.dataset).of(built.labels)
+    loading = time.perf_counter() - begin
+    sources = [options.judge, options.second_judge, options.embedding, options.extractor]
+    parts: list[Part] = []
+    words = judge_words(Path(options.output_dir) / "judge", target) if options.judge is None else []
+    if options.judge is None:
+        sources[0] = str(Path(options.output_dir) / "judge")
+    networks = {
+        role: load_network(source)
+        for role, source in zip(ROLES, sources, strict=True)
+        if source is not None and not (role == "judge" and words)
+    }
+    if words:
+        from calor_hf.cli._plan_train import plan_training
+
+        training = plan_training(words, seconds=5.0)
+        parts.append(Part("judge", training.seconds, note="trained once, and kept"))
+        # Until there is one, the target stands in for it.
+        networks["judge"] = Network("stand-in", target.module, target.features, target.head)
+    networks["target"] = Network.of_target(target, "target")
+    metrics = {name: METRICS.get(name)() for name in options.metrics or METRICS.names()}
+    if options.metrics is None:
+        metrics = {name: metric for name, metric in metrics.items() if not metric.slow}
+    else:
+        check_needs(metrics, networks, private)
+
+    some = _some(private)
+    people = some.labels.unique()
+    tries = {plan.name: options.images_per_class * max(1, len(plan.attack.parts)) for plan in built.plans}
+    with PeakMemory(target.device) as memory:
+        begin = time.perf_counter()
+        judges = Judges(networks, some, built.generator, metrics, target, built.public)
+        looking = time.perf_counter() - begin
+        judged = 0.0
+        for plan in built.plans:
+            begin = time.perf_counter()
+            few = people[: max(2, PICTURES // tries[plan.name])]
+            judges.results([plan], {plan.name: _drawn(judges, few, tries[plan.name], options.seed)}, options.seed)
+            judged += (time.perf_counter() - begin) * len(built.labels) / len(few)
+        begin = time.perf_counter()
+        judges.utility()
+        judges.neighbours(options.seed)
+        once = time.perf_counter() - begin
+    every, looked = _count(private), _count(some)
+    rebuilt = sum(tries.values()) * len(built.labels)
+    distinct = len({id(network) for network in networks.values()})
+    passes = {"judge_passes": every * distinct + (rebuilt + max(tries.values()) * len(built.labels)) * len(networks)}
+    parts.append(Part("judging", looking * every / looked + judged + once, passes=passes))
+    whole = sum(4 * images.numel() for images in (private.images, private.held_images) if images is not None)
+    part = sum(4 * images.numel() for images in (some.images, some.held_images) if images is not None)
+    return loading, parts, memory.peak + whole - part
+
+
+def _some(private: PrivatePictures) -> PrivatePictures:
+    """At most so many pictures of each split, of as many people as there are."""
+
+    def rows(count: int) -> Tensor:
+        return torch.arange(0, count, max(1, math.ceil(count / PICTURES)))
+
+    train = rows(len(private.images))
+    some = replace(private, images=private.images[train], labels=private.labels[train])
+    if private.held_images is None or private.held_labels is None:
+        return some
+    held = rows(len(private.held_images))
+    return replace(some, held_images=private.held_images[held], held_labels=private.held_labels[held])
+
+
+def _count(private: PrivatePictures) -> int:
+    return len(private.images) + (0 if private.held_images is None else len(private.held_images))
+
+
+def _drawn(judges: Judges, people: Tensor, tries: int, seed: int) -> Reconstruction:
+    """Samples of the prior in the place of reconstructions."""
+    labels = people.repeat_interleave(tries)
+    latents, images = judges.samples(labels, seed)
+    return Reconstruction(images, labels, latents, torch.ones(len(labels)), Cost())
+
+
+def _disk_bytes(built: Parts, images_per_class: int) -> int:
+    """Reconstructions: images and latents in full precision."""
+    numbers = 3 * built.generator.image_size**2 + built.generator.latent_dim
+    images = sum(images_per_class * max(1, len(plan.attack.parts)) for plan in built.plans) * len(built.labels)
+    return 4 * numbers * images
+
