@@ -1,13 +1,15 @@
 """`calor-hf plan train`: what the stages, evaluations and checkpoints of a training run will take."""
 
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from calor_hf.cli._plan import Part, Plan
 from calor_hf.cli.train import defended_trainer, load_parts
-from calor_hf.cli.train_arguments import ModelArguments, parse
+from calor_hf.cli.train_arguments import DataArguments, ModelArguments, parse
+from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.plan import PlannedStage
 from calor_hf.training.trainer import DefenseTrainer
@@ -23,7 +25,14 @@ def plan_training(words: Sequence[str], processes: int = 1, seconds: float = 20.
         seconds: About how long the trial may take.
     """
     model_args, data_args, _, args = parse(words)
-    args.push_to_hub = False
+    with tempfile.TemporaryDirectory() as folder:  # a trainer makes its folder when it is made
+        args.push_to_hub, args.output_dir = False, folder
+        return _plan(model_args, data_args, args, processes, seconds)
+
+
+def _plan(
+    model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments, processes: int, seconds: float
+) -> Plan:
     begin = time.perf_counter()
     base, data, common = load_parts(model_args, data_args, args)
     if model_args.defense == "none":
