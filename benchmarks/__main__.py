@@ -15,7 +15,7 @@ from benchmarks import ratios
 from benchmarks._paired import SHOWN
 
 SHORT = ("imports", "training")
-LONG = ("attacks", "attack_processes", "defenses", "default_accuracy", "loading", "svd_start", "every_model",
+LONG = ("attacks", "attack_processes", "defenses", "default_accuracy", "loading", "plan", "svd_start", "every_model",
         "training_modes")  # fmt: skip
 
 

@@ -230,4 +230,4 @@ def counted_realism(generator: Generator[Any]) -> Iterator[list[int]]:
     try:
         yield count
     finally:
-        del generator.realism  # type: ignore[misc]
+        del generator.realism

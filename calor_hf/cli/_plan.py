@@ -71,9 +71,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written with ``--json``."""
-        parts = [
-            {**asdict(part), "seconds": None if math.isnan(part.seconds) else part.seconds} for part in self.parts
-        ]
+        parts = [{**asdict(part), "seconds": None if math.isnan(part.seconds) else part.seconds} for part in self.parts]
         return {
             "version": __version__, "command": self.command, "device": self.device, "processes": self.processes,
             "seconds": self.seconds, "at_least_seconds": self.at_least, "memory_bytes": self.memory_bytes,
@@ -92,10 +90,10 @@ class Plan:
         early = self.at_least if self.at_least < self.seconds else None
         rows.append(["in all", duration(self.seconds, early), *(f"{count:,}" for count in self.passes.values())])
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = [
-            row[0].ljust(widths[0]) + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-            for row in [head, *rows]
-        ]
+        lines = []
+        for row in [head, *rows]:
+            cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
         hours = self.seconds / 3600
         lines += ["", f"hours: {hours:.3g} of wall time, {hours * self.processes:.3g} of devices ({self.device})"]
         lines.append(f"memory: {self.memory_bytes / 2**20:,.0f} MiB a process at its peak")

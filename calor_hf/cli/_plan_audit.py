@@ -40,7 +40,9 @@ def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SE
     begin = time.perf_counter()
     built = parts_of(options)
     loaded = time.perf_counter() - begin
-    attacks, memory, notes = [], 0, []
+    attacks: list[Part] = []
+    notes: list[str] = []
+    memory = 0
     for plan in built.plans:
         found = forecast(
             plan.attack, built.target, built.generator, built.labels, name=plan.name,
@@ -149,4 +151,3 @@ def _disk_bytes(built: Parts, images_per_class: int) -> int:
     numbers = 3 * built.generator.image_size**2 + built.generator.latent_dim
     images = sum(images_per_class * max(1, len(plan.attack.parts)) for plan in built.plans) * len(built.labels)
     return 4 * numbers * images
-

@@ -67,9 +67,7 @@ def try_training(trainer: DefenseTrainer, seconds: float = 20.0) -> Rates:
         copied.train()
         size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         image_seconds = _evaluate(copied)
-    return Rates(
-        clock.step_seconds, image_seconds, clock.save_seconds, size, weights, max(0, memory.peak - weights)
-    )
+    return Rates(clock.step_seconds, image_seconds, clock.save_seconds, size, weights, max(0, memory.peak - weights))
 
 
 def _evaluate(trainer: DefenseTrainer) -> float:

@@ -40,7 +40,9 @@ def without_critic(found: Forecast) -> dict[str, int]:
 @pytest.mark.parametrize("variant", TOLD)
 def test_passes_are_those_that_the_attack_counts(variant: str, tmp_path: Path) -> None:
     prior = "dcgan" if variant.startswith("if_gmi") else "renderer"
-    longer = {"enough": 2.0} if variant.startswith("mirror_blackbox") else {}  # no class is found before the end
+    longer: dict[str, Any] = (
+        {"enough": 2.0} if variant.startswith("mirror_blackbox") else {}
+    )  # no class is found before the end
     attack, target, generator, found = told(variant, prior, tmp_path, 5, 4, **longer)
     assert without_critic(found) == counted(attack, target, generator, 5, 4)
     assert found.seconds > 0
@@ -49,7 +51,7 @@ def test_passes_are_those_that_the_attack_counts(variant: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("variant", ["plg, chosen starts", "ppa", "mirror_blackbox"])
 def test_a_generator_with_classes_looks_for_starts_of_each(variant: str, tmp_path: Path) -> None:
-    longer = {"enough": 2.0} if variant.startswith("mirror_blackbox") else {}
+    longer: dict[str, Any] = {"enough": 2.0} if variant.startswith("mirror_blackbox") else {}
     attack, target, generator, found = told(variant, "conditional", tmp_path, 3, 4, **longer)
     assert without_critic(found) == counted(attack, target, generator, 3, 4)
 
@@ -88,7 +90,9 @@ def test_mirror_by_hand(tmp_path: Path) -> None:
 
 
 def test_auto_plans_its_members_and_shared_starts_once(tmp_path: Path) -> None:
-    members = {"members": ("plg:steps=3,initial_candidates=40", "bypass:steps=2,initial_candidates=40", "gmi:steps=4")}
+    members: dict[str, Any] = {
+        "members": ("plg:steps=3,initial_candidates=40", "bypass:steps=2,initial_candidates=40", "gmi:steps=4")
+    }
     attack, target, generator, found = told("auto", "renderer", tmp_path, 5, 4, **members)
     assert without_critic(found) == counted(attack, target, generator, 5, 4)
 

@@ -152,7 +152,9 @@ def _check_calor_hf(words: Sequence[str]) -> None:
     if list(words) in (["--help"], ["--version"]):
         return
     _require(bool(words) and words[0] in COMMANDS, f"calor-hf has no command {words[:1]}")
-    _, unknown = read_options(lambda: calor_hf(words))
+    options, unknown = read_options(lambda: calor_hf(words))
+    if words[0] == "plan":
+        _check_calor_hf([options.command, *options.options])
     if unknown and words[0] in PASSES_ON:
         _, unknown = read_options(lambda: calor_hf(["train", *unknown]))
     _require(not unknown, f"calor-hf {words[0]} does not know {' '.join(unknown)}")

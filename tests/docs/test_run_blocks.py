@@ -38,6 +38,7 @@ LIMITS = {
 NOT_RUN = {
     "calor-hf audit": "minutes at the smallest budget; tests/cli/test_audit_command.py runs it on a smaller world",
     "calor-hf report": "needs two audits; tests/cli/test_report_command.py",
+    "calor-hf plan": "measures a run of full length; tests/cli/test_plan_command.py plans smaller ones",
     "calor-hf compare": "trains every defence several times; tests/cli/test_compare_command.py",
     "calor-hf sweep": "likewise; tests/cli/test_compare_command.py",
     "calor-hf robustness": "minutes, needs the extra; tests/cli/test_robustness_command.py",
