@@ -15,7 +15,7 @@ from calor_hf.auditing.plan import PlannedAttack, plan_attacks
 from calor_hf.auditing.private_pictures import PrivatePictures
 from calor_hf.auditing.report import LeakageReport, anonymous
 from calor_hf.auditing.run import run_attack
-from calor_hf.core.files import weights_digest
+from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
 from calor_hf.core.target import Target
 from calor_hf.generators import Generator, load_generator
@@ -112,6 +112,9 @@ def audit(
         check_needs(chosen_metrics, networks, private)
 
     folder, found = Path(output_dir), {}
+    if state.is_main_process:
+        remove_parts(folder)
+    state.wait_for_everyone()
     for plan in plans:
         found[plan.name] = run_attack(
             plan.attack, seen, prior, labels, folder / plan.name, name=plan.kind, target_name=target_name,

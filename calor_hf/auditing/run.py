@@ -17,7 +17,7 @@ from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, load_reconstruction, save_reconstruction
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import remove_parts, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import Target
@@ -119,6 +119,9 @@ def run_attack(
         images_per_class,
         seed,
     )
+    if state.is_main_process:
+        remove_parts(folder)
+    state.wait_for_everyone()
     if state.is_local_main_process:
         _prepare(folder, record, resume, overwrite)
     state.wait_for_everyone()

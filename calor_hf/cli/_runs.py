@@ -1,8 +1,10 @@
 """Many training runs, each in a process of its own, one after the other, kept in a folder and resumed."""
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,10 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
+from calor_hf.core.files import remove_parts, write_whole
 from calor_hf.training.checkpoints import complete_checkpoints
 
 OWN_OPTIONS = ("--defense", "--defense-settings", "--rank", "--activation", "--seed", "--output-dir", "--resume",
                "--overwrite", "--push-to-hub")  # fmt: skip
+
+
+# A command that gets SIGTERM when its parent dies, even by kill -9: it saves, and nobody resumes beside it.
+_FOLLOWER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(130)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class Runs:
                 f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the runs "
                 "in it, or --overwrite to delete them"
             )
+        remove_parts(folder)
         self._keep_options()
 
     def __call__(self, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> Outcome:
@@ -98,7 +112,10 @@ class Runs:
         done = self._finished(folder)
         print(f"{name}: {'finished before' if done else ' '.join(options)}", flush=True)
         if done is None:
-            done = self._run(folder, options, keep_checkpoints)
+            done = self._run(folder, options)
+        if not done.error and not keep_checkpoints:
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
         if done.error:
             print(f"  failed: {done.error}", flush=True)
         else:
@@ -110,7 +127,7 @@ class Runs:
             )
         return done
 
-    def _run(self, folder: Path, options: Sequence[str], keep_checkpoints: bool) -> Outcome:
+    def _run(self, folder: Path, options: Sequence[str]) -> Outcome:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
@@ -120,14 +137,12 @@ class Runs:
             raise KeyboardInterrupt
         found = self._finished(folder)
         if status == 0 and found is not None:
-            for path in [] if keep_checkpoints else folder.glob("checkpoint-*"):
-                shutil.rmtree(path)
             return found
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         error = lines[-1] if lines else f"exit status {status}"
         if status != 1:  # 1 is a training that came to a bad end; anything else is not the defence's fault
             raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
-        (folder / "failure.json").write_text(json.dumps({"error": error}), encoding="utf-8")
+        write_whole(folder / "failure.json", json.dumps({"error": error}).encode())
         return Outcome(error=error)
 
     @staticmethod
@@ -147,21 +162,25 @@ class Runs:
                     f"the runs in {self.folder} were made with the options {' '.join(before) or '(none)'}, now they "
                     f"are {' '.join(self.common) or '(none)'}; resume with the same ones, or pass another --output-dir"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.common), encoding="utf-8")
+        write_whole(file, json.dumps(self.common).encode())
 
 
 def run_process(words: Sequence[str], log: Path) -> int:
     """Run a command with its output appended to ``log``; its exit status.
 
+    On Linux the command is asked to stop when this process dies.
+
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the command, which the same signal reached, has ended.
+        KeyboardInterrupt: Ctrl-C, after the command has been asked to stop, and has ended.
     """
+    if sys.platform == "linux":
+        words = [sys.executable, "-c", _FOLLOWER, str(os.getpid()), *words]
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
         try:
             return process.wait()
         except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)  # Ctrl-C in a terminal reached it too, and counts once
             process.wait()  # it saves its checkpoint
             raise
 

@@ -18,6 +18,7 @@ from calor_hf.cli._common import check_classes, is_embedded, load_public_images,
 from calor_hf.cli.report import write_pages
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.public_images import PublicImages, labelled_pixels
@@ -35,11 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 when the target's scores are not finite; 2 for options or data that are refused, or a full disk; 130 after
-        Ctrl-C.
+        Ctrl-C or SIGTERM.
     """
     options = parse(list(sys.argv[1:] if argv is None else argv))
     try:
-        _run(options)
+        with sigterm_as_ctrl_c():
+            _run(options)
     except KeyboardInterrupt:
         print("\nstopped; finished chunks are kept: the same command with --resume goes on", file=sys.stderr)
         return 130

@@ -12,6 +12,8 @@ from calor_hf._version import __version__
 from calor_hf.cli._matching import Trial, best_trial, match_strength
 from calor_hf.cli._runs import Outcome, Runs, markdown, percent
 from calor_hf.cli.compare_figure import draw_comparison
+from calor_hf.core.files import write_whole
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.defenses import DEFENSES
 from calor_hf.layers.low_rank_head import default_rank
 
@@ -22,15 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 2 for options or data that are refused; 130 after Ctrl-C.
+        0; 2 for options or data that are refused; 130 after Ctrl-C or SIGTERM.
     """
     try:
         options, common = parse(list(sys.argv[1:] if argv is None else argv))
-        compare(options, common)
+        with sigterm_as_ctrl_c():
+            compare(options, common)
     except KeyboardInterrupt:
         print("\nStopped. Go on with the same command and --resume.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"calor-hf compare: {error}", file=sys.stderr)
         return 2
     return 0
@@ -225,8 +228,8 @@ def words_for(name: str, seed: int, settings: Sequence[str]) -> list[str]:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """``comparison.json``, ``comparison.md`` and ``comparison.png``."""
-    (folder / "comparison.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (folder / "comparison.md").write_text(table(found) + "\n", encoding="utf-8")
+    write_whole(folder / "comparison.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(folder / "comparison.md", (table(found) + "\n").encode())
     draw_comparison(found, folder / "comparison.png")
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from calor_hf.core.files import write_figure
+
 
 def draw_comparison(found: dict[str, Any], path: Path) -> None:
     """Test accuracy, training confidence, cost of training, and how the strengths were tuned."""
@@ -44,4 +46,4 @@ def draw_comparison(found: dict[str, Any], path: Path) -> None:
         tuning.legend(fontsize=7)
     if any(not row["matched"] for row in rows):
         accuracy.set_xlabel("* not at the common validation accuracy")
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)

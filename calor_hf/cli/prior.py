@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
 from calor_hf.core.processes import process_state
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.generators import import_stylegan2
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.priors import PRIORS, train_prior
@@ -17,11 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 1 when a loss is not finite; 2 for options or data that are refused; 130 after Ctrl-C.
+        0; 1 when a loss is not finite; 2 for options or data that are refused; 130 after Ctrl-C or SIGTERM.
     """
     options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
-        _run(options)
+        with sigterm_as_ctrl_c():
+            _run(options)
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}: the same command with --resume goes on", file=sys.stderr)
         return 130

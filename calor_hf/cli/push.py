@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calor_hf.cli._common import log_to_terminal
 from calor_hf.cli._release import add_card_options, release_of
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.hub.evidence import read_model
 from calor_hf.hub.push import PushFailedError, push_release, remote_card
 
@@ -16,12 +17,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 1 where the Hub cannot be reached; 2 for options or files that are refused, or a Hub that refuses.
+        0; 1 where the Hub cannot be reached; 2 for options or files that are refused, or a Hub that refuses; 130
+        after Ctrl-C or SIGTERM.
     """
     options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     log_to_terminal()
     try:
-        return _run(options)
+        with sigterm_as_ctrl_c():
+            return _run(options)
+    except KeyboardInterrupt:
+        print(
+            "\nstopped; the repository holds all of this push or none of it: the same command again goes on",
+            file=sys.stderr,
+        )
+        return 130
     except PushFailedError as error:
         print(f"calor-hf push: {error}", file=sys.stderr)
         return 1

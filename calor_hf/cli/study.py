@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calor_hf.cli._common import log_to_terminal, settings_of
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.studies import STUDIES, LabOptions, run_study
 from calor_hf.studies._run import TABLE
 
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 when an attack or training met numbers that are not finite; 2 for options or data that are refused, or a
-        library that is missing; 130 after Ctrl-C.
+        library that is missing; 130 after Ctrl-C or SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {name:<20} {STUDIES.get(name).claim}")
         return 0
     try:
-        _run(options, rest)
+        with sigterm_as_ctrl_c():
+            _run(options, rest)
     except KeyboardInterrupt:
         print("\nStopped. Go on with the same command and --resume.", file=sys.stderr)
         return 130

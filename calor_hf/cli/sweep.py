@@ -9,6 +9,8 @@ from typing import Any
 
 from calor_hf._version import __version__
 from calor_hf.cli._runs import Runs, markdown, mean_and_range, percent
+from calor_hf.core.files import write_figure, write_whole
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.layers.low_rank_head import ACTIVATIONS
 
 DEFENSES_WITH_RANK = ("loft", "calor")
@@ -18,15 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 2 for options or data that are refused; 130 after Ctrl-C.
+        0; 2 for options or data that are refused; 130 after Ctrl-C or SIGTERM.
     """
     try:
         options, common = parse(list(sys.argv[1:] if argv is None else argv))
-        sweep(options, common)
+        with sigterm_as_ctrl_c():
+            sweep(options, common)
     except KeyboardInterrupt:
         print("\nStopped. Go on with the same command and --resume.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"calor-hf sweep: {error}", file=sys.stderr)
         return 2
     return 0
@@ -96,8 +99,8 @@ def sweep(options: argparse.Namespace, common: Sequence[str]) -> dict[str, Any]:
         "cells": cells,
     }
     folder: Path = options.output_dir
-    (folder / "sweep.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (folder / "sweep.md").write_text(table(found) + "\n", encoding="utf-8")
+    write_whole(folder / "sweep.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(folder / "sweep.md", (table(found) + "\n").encode())
     draw(found, folder / "sweep.png")
     print(f"\n{table(found)}\n\nTable, numbers and figure: {folder / 'sweep.md'}, .json, .png")
     return found
@@ -145,7 +148,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     panel.set_ylabel("test accuracy")
     panel.grid(alpha=0.3)
     panel.legend()
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 if __name__ == "__main__":

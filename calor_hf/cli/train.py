@@ -2,11 +2,9 @@
 
 import copy
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +26,27 @@ from transformers import (
 from calor_hf.cli._backdoor import backdoor_record, poison
 from calor_hf.cli._common import hub_id, log_to_terminal
 from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
+from calor_hf.cli.train_folder import UNDEFENDED_FOLDER, prepare_folder
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
+from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses._low_rank import LowRankDefense
-from calor_hf.hub.push import PushFailedError, check_token
+from calor_hf.hub.push import check_token
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.arguments import CALoRTrainingArguments
-from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, AccuracyLostError, CALoRTrainer
-from calor_hf.training.checkpoints import complete_checkpoints, load_weights
+from calor_hf.training.calor_trainer import AccuracyLostError, CALoRTrainer
+from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
-from calor_hf.training.interrupt import TrainingInterrupted
 from calor_hf.training.rank import suggest_rank
 from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
 
 logger = logging.getLogger("calor_hf.train")
 
-UNDEFENDED_FOLDER = "undefended"
 JUDGE_NETWORK: dict[str, Any] = {
     "embedding_size": 32,
     "hidden_sizes": [32, 64, 128, 256],
@@ -56,21 +54,6 @@ JUDGE_NETWORK: dict[str, Any] = {
     "groups_width": 16,
     "layer_type": "x",
 }
-OWN_FILES = (
-    "checkpoint-*",
-    FIRST_STAGE_FOLDER,
-    UNDEFENDED_FOLDER,
-    "runs",
-    "config.json",
-    "model*.safetensors*",
-    "preprocessor_config.json",
-    "trainer_state.json",
-    "training_args.bin",
-    "metrics.json",
-    "curves.png",
-    "evidence.json",
-    "reconstructions.png",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,18 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 when adapting cost too much accuracy or the loss was not finite; 2 for options or data that are refused;
-        130 after Ctrl-C.
+        130 after Ctrl-C or SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        train(*parse(words))
-    except (TrainingInterrupted, AccuracyLostError, NonFiniteLossError) as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        if not isinstance(stop, TrainingInterrupted):
-            return 1
-        print("Go on with the same command and --resume.", file=sys.stderr)
+        with sigterm_as_ctrl_c():
+            train(*parse(words))
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}\nGo on with the same command and --resume.", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, PushFailedError) as error:
+    except (AccuracyLostError, NonFiniteLossError) as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
         print(f"calor-hf train: {error}", file=sys.stderr)
         return 2
     return 0
@@ -118,9 +102,7 @@ def train(
         trained = model_args.model is not None or model_args.undefended_epochs > 0
         trainer = defended_trainer(base, model_args, args, data, common, trained)
 
-    # A run that was stopped right after the undefended phase has nothing of the second one to resume.
-    begun = not measured or bool(complete_checkpoints(args.output_dir))
-    train_seconds = run_trainer(trainer, replace(run_args, resume=run_args.resume and begun))
+    train_seconds = run_trainer(trainer, run_args)
     if isinstance(trainer, CALoRTrainer):
         measured |= measure_stages(trainer, data["test"])
     else:
@@ -195,25 +177,6 @@ def defended_trainer(
     model = defended(base, model_args, data, trained, base.config.num_labels)
     kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
     return kind(model=model, args=args, **common)
-
-
-def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArguments) -> None:
-    """Refuse a folder with files in it, unless they are to be resumed or overwritten.
-
-    Raises:
-        FileExistsError: it is not empty, and neither was asked for.
-    """
-    if not args.should_save or not folder.exists() or run_args.resume:
-        return
-    if run_args.overwrite:
-        for pattern in OWN_FILES:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif any(folder.iterdir()):
-        raise FileExistsError(
-            f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the run in "
-            "it, or --overwrite to delete that run"
-        )
 
 
 def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedModel, Any]:
@@ -324,11 +287,12 @@ def fine_tune_undefended(
     own.push_to_hub = False
     own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []
     trainer = DefenseTrainer(model=base, args=own, **common)
-    if run_args.resume and (folder / "config.json").is_file():
+    if run_args.resume and is_complete(folder):
         load_weights(base, folder)
     else:
-        run_trainer(trainer, replace(run_args, resume=run_args.resume and bool(complete_checkpoints(folder))))
+        run_trainer(trainer, run_args)
         trainer.save_model()
+        trainer.save_state()  # last: all is there
     return measure(trainer, test)
 
 
@@ -341,7 +305,10 @@ def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
         stages = ", ".join(f"{stage.name} {stage.epochs:g} epochs" for stage in trainer.stages())
         logger.info("about %.1f minutes of training at most (%s)", minutes, stages)
     begin = time.perf_counter()
-    trainer.train(resume_from_checkpoint=True if run_args.resume else None)
+    begun = run_args.resume and bool(complete_checkpoints(trainer.args.output_dir))
+    if run_args.resume and not begun and trainer.is_world_process_zero():
+        logger.info("no complete checkpoint in %s: from the beginning", trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=True if begun else None)
     return time.perf_counter() - begin
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from calor_hf._version import __version__
 from calor_hf.cli.train_arguments import DataArguments
-from calor_hf.core.files import weights_digest
+from calor_hf.core.files import weights_digest, write_figure, write_whole
 from calor_hf.core.peak_memory import peak_memory_bytes
 from calor_hf.layers.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
@@ -101,8 +101,8 @@ class EpochLine(TrainerCallback):
 def show_and_save(result: Result, folder: Path) -> None:
     """Print the table; write ``metrics.json`` and ``curves.png`` into ``folder``."""
     numbers = summary(result) | {"weights": weights_digest(folder)}
-    (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     draw_curves(result, folder / "curves.png")
+    write_whole(folder / "metrics.json", (json.dumps(numbers, indent=2) + "\n").encode())  # last: all is there
     print()
     print(table(result))
     print()
@@ -224,7 +224,7 @@ def draw_curves(result: Result, path: Path) -> None:
             panel.axhline(result.target, color="k", ls=":", lw=1, label=f"target {result.target:.4f}")
         panel.legend(fontsize=8)
         panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 _LABELS = {

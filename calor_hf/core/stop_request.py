@@ -1,12 +1,18 @@
 """Ctrl-C as a request: what is being done is finished and saved first."""
 
 import logging
+import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+SAME_REQUEST = 1.0  # seconds: `timeout`, batch systems and launchers may send a request to a process twice
 
 
 def leave_interrupts_to_parent(_: int = 0) -> None:
@@ -14,8 +20,25 @@ def leave_interrupts_to_parent(_: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises ``KeyboardInterrupt`` as Ctrl-C does: commands say how to go on, and clean up.
+
+    Not in one of several processes: waiting for the others, it would not notice, and its launcher would wait for it.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class StopRequest:
-    """Inside a ``with`` block, the first SIGINT or SIGTERM sets :attr:`requested`; the second stops at once.
+    """Inside a ``with`` block, the first SIGINT or SIGTERM sets :attr:`requested`; a later one stops at once.
 
     Signals reach the main thread alone; elsewhere, or with ``active`` false, they do what they always do.
 
@@ -28,6 +51,7 @@ class StopRequest:
         self.requested = False
         self._promise, self._active = promise, active
         self._previous: dict[int, Any] = {}
+        self._since = 0.0
 
     def __enter__(self) -> "StopRequest":
         self.requested = False
@@ -43,6 +67,8 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if time.monotonic() - self._since < SAME_REQUEST:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._since = True, time.monotonic()
         logger.warning("%s: %s; once more stops at once", signal.Signals(number).name, self._promise)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from calor_hf._version import __version__
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import check_writable, remove_parts, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
@@ -90,7 +90,8 @@ def train_prior(
     if accelerator.is_main_process:
         if overwrite:
             clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+        remove_parts(folder)
     accelerator.wait_for_everyone()
     state = _State(prior, generator, seed, folder)
     if resume:

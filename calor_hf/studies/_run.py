@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import remove_parts, write_figure, write_whole
 from calor_hf.studies._base import STUDIES, Cell, Found, Study
 from calor_hf.studies._lab import Lab, LabOptions, TrainingFailedError
 
@@ -84,7 +84,7 @@ def show(kind: type[Study[Any]], found: Found, folder: Path) -> None:
     write_whole(folder / TABLE, (page(kind, found) + "\n").encode())
     figure = Figure(figsize=kind.size, layout="constrained")
     kind.draw(found, figure)
-    figure.savefig(folder / FIGURE, dpi=120)
+    write_figure(folder / FIGURE, figure)
 
 
 def page(kind: type[Study[Any]], found: Found) -> str:
@@ -139,6 +139,7 @@ def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool)
             f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the study in "
             "it, or --overwrite to delete that"
         )
+    remove_parts(folder)
     file = folder / "options.json"
     if file.is_file():
         before = json.loads(file.read_text(encoding="utf-8"))

@@ -1,6 +1,8 @@
 """Checkpoints of the Trainer: the newest that is whole, and reading one into a model."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,50 @@ def _load_adapter(model: Any, path: Path) -> None:
 
 def complete_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     """Checkpoints in ``output_dir`` that were written to their end, oldest first."""
-    found = [
-        path
-        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / TRAINER_STATE).is_file()
-    ]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for path in _checkpoints(output_dir) if is_complete(path)]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a model was saved to its end: the state, which is written last, is there and whole."""
+    try:
+        json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def delete_old_checkpoints(output_dir: str | os.PathLike[str], limit: int | None, best_step: int | None) -> None:
+    """Keep the newest checkpoints, and the best one.
+
+    Newest by step. (The Trainer of transformers goes by the time of the folder: where a clock was put back, it deletes
+    the checkpoint that it has just written.)
+
+    Args:
+        output_dir: Where they are.
+        limit: How many to keep, as ``save_total_limit``; None or 0: all.
+        best_step: Step of the best one; None: there is none.
+    """
+    found = _checkpoints(output_dir)
+    if not limit or limit < 0 or len(found) <= limit:
+        return
+    kept = {path for path in found if _step(path) == best_step} | {found[-1]}
+    for path in reversed(found):
+        if len(kept) < limit:
+            kept.add(path)
+    for path in found:
+        if path not in kept:
+            (path / TRAINER_STATE).unlink(missing_ok=True)  # first: half of it is not to be resumed from
+            shutil.rmtree(path)
+
+
+def _checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
+    found = [path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) >= 0]
+    return sorted(found, key=_step)
+
+
+def _step(path: Path) -> int:
+    number = path.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
 
 
 def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:

@@ -23,15 +23,15 @@ from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, tra
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
-from calor_hf.training.publishing import PublishingTrainer
 from calor_hf.training.samples import some_samples
+from calor_hf.training.saving import SavingTrainer
 from calor_hf.training.schedule import schedule_of, separate_head
 from calor_hf.training.stage_callback import StageCallback
 
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
 
 
-class DefenseTrainer(PublishingTrainer):
+class DefenseTrainer(SavingTrainer):
     """``Trainer`` for defended models and, as the reference, for ordinary ones.
 
     - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function

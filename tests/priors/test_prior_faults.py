@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from calor_hf.core import stop_request
 from calor_hf.generators import load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.priors._loop import _check, _EndlessBatches
@@ -206,7 +207,10 @@ def test_a_target_is_given_back_after_a_fault(tmp_path: Path) -> None:
     assert all(weight.requires_grad for weight in target.module.parameters())
 
 
-def test_asking_to_stop_is_answered_and_twice_stops_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_asking_to_stop_is_answered_and_twice_stops_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop_request, "SAME_REQUEST", 0)
     logging.getLogger("calor_hf").propagate = True
     with pytest.raises(KeyboardInterrupt):
         train("gmi", tmp_path / "once", Pictures(signal_at=read_in_step("gmi", 1)))

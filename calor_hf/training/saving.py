@@ -1,0 +1,59 @@
+"""A Trainer that keeps the newest checkpoints, and says what to do where they cannot be written."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from calor_hf.training.checkpoints import delete_old_checkpoints
+from calor_hf.training.publishing import PublishingTrainer
+
+
+class NotSavedError(OSError):
+    """A model or checkpoint could not be written."""
+
+
+@contextmanager
+def saving(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what libraries raise where a disk is full into an error that says what to do.
+
+    Raises:
+        NotSavedError: nothing could be written to ``folder``.
+    """
+    try:
+        yield
+    except NotSavedError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise NotSavedError(
+            f"cannot write {folder} ({error}); the checkpoints before it are kept: make room, and resume"
+        ) from error
+
+
+class SavingTrainer(PublishingTrainer):
+    """``Trainer`` whose old checkpoints are deleted in the order of steps, and that explains a full disk."""
+
+    def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """As ``Trainer.save_model``.
+
+        Raises:
+            NotSavedError: the disk is full, or not to be written to.
+        """
+        with saving(output_dir or self.args.output_dir):
+            super().save_model(output_dir, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones are deleted below
+        try:
+            with saving(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+                super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            delete_old_checkpoints(self.args.output_dir, limit, self.state.best_global_step)

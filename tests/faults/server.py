@@ -1,0 +1,162 @@
+"""A process that has imported everything, and runs each command in a fork of itself: ``python -m tests.faults.server``.
+
+A command in a new process spends five seconds on imports; here it costs what it does. Requests come over a socket, from
+:class:`Server` in the tests and from ``launch.py``, which stands for a launcher.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.launch import SOCKET, ask
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended.
+
+    Attributes:
+        status: As ``subprocess`` has it: below 0 for a signal.
+        shown: What it printed.
+        moments: How many there were, see ``moments.py``.
+        steps: Of optimisers.
+    """
+
+    status: int
+    shown: str
+    moments: int
+    steps: int
+
+
+class Server:
+    """The server, for tests; a context manager."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder, self.count = folder, 0
+        self.address = str(folder / "socket")
+        known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+        self.environment = known | {
+            "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(REPOSITORY), SOCKET: self.address,
+            "HF_HOME": str(folder / "hf"), **environment,
+        }  # fmt: skip
+
+    def __enter__(self) -> "Server":
+        self.log = (self.folder / "server.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.server", self.address],
+            cwd=REPOSITORY, env=self.environment, stdout=subprocess.PIPE, stderr=self.log, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n", (self.folder / "server.log").read_text()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+    def run(self, words: list[str], cwd: Path, **trouble: Any) -> Done:
+        """Run a command, with :class:`~tests.faults.moments.Moments` as ``trouble`` says."""
+        from tests.faults.moments import COUNTER, VARIABLE
+
+        self.count += 1
+        counter, shown = self.folder / f"{self.count}.counter", self.folder / f"{self.count}.shown"
+        counter.write_bytes(bytes(COUNTER.size))
+        moments = {"counter": str(counter), "root": str(cwd), **trouble}
+        with shown.open("wb") as file:
+            status = ask(self.address, words, {VARIABLE: json.dumps(moments)}, (file.fileno(), file.fileno()), str(cwd))
+        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()))
+
+
+def serve(address: str) -> None:
+    """Answer until killed, or until the test that started this is gone."""
+    import matplotlib.figure  # noqa: F401
+    import transformers.models.resnet.modeling_resnet
+    import transformers.models.vit.modeling_vit  # noqa: F401
+
+    import calor_hf.studies
+    from calor_hf.attacks import ATTACKS
+    from calor_hf.cli import audit, compare, prior, push, study, sweep, train  # noqa: F401
+    from calor_hf.defenses import DEFENSES
+    from calor_hf.metrics import METRICS
+
+    for registry in (ATTACKS, DEFENSES, METRICS, calor_hf.studies.STUDIES):
+        registry.names()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(address)
+        server.listen()
+        server.settimeout(5)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        parent = os.getppid()
+        while os.getppid() == parent:
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                continue
+            if os.fork() == 0:
+                server.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                answer(connection)
+                os._exit(0)
+            connection.close()
+
+
+def answer(connection: socket.socket) -> None:
+    """Run one command in a fork, in a process group of its own or of the command that asks for it."""
+    message, files, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+    request = json.loads(message)
+    child = os.fork()
+    if child == 0:
+        os._exit(command(request, files))
+    connection.sendall(f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def command(request: dict[str, Any], files: list[int]) -> int:
+    """What the forked process does."""
+    import traceback
+
+    os.setpgid(0, request["group"])
+    for number, file in enumerate(files, 1):
+        os.dup2(file, number)
+    os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
+    sys.argv = ["calor-hf", *request["words"]]
+    status: Any = 1
+    try:
+        from calor_hf.cli.main import main
+        from tests.faults.moments import Moments
+
+        Moments.begin()
+        status = main(request["words"])
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return int(status or 0)
+
+
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    """Until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,122 @@
+"""A tiny world of files, the commands that work on it, and what is left of them when they end well."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from tests.attacks.tiny_world import tiny_generator
+from tests.hub.released_model import saved_model
+from tests.training.small_task import image_processor
+
+PEOPLE, SIDE = 3, 16
+LAUNCHER = f"{sys.executable} {Path(__file__).with_name('launch.py')}"
+# Of no meaning for the result: how long something took, or when and where it was done.
+TIMES = {
+    "seconds", "wall_seconds", "train_seconds", "peak_memory_bytes", "created", "runtime", "total_flos",
+    "best_model_checkpoint", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command.
+
+    Attributes:
+        words: It, with ``{world}`` for the folder of the inputs; what it makes goes to ``out``.
+        unit: Optimiser steps between two things that are finished: most that a kill may cost.
+    """
+
+    words: str
+    unit: int
+
+    def given(self, world: Path) -> list[str]:
+        """The words for a world."""
+        return [word.format(world=world, launcher=LAUNCHER) for word in self.words.split()]
+
+
+_TRAINING = (
+    "--model {world}/base --dataset {world}/faces --per-device-train-batch-size 8 --use-cpu --report-to none "
+    "--max-accuracy-drop 100 --confidence-tolerance 1e-9 --warmup-steps 0 --output-dir out"
+)
+_STEPS = 4  # of an epoch
+WORKS = {
+    "training": Work(
+        f"train --undefended-epochs 1 --rank 2 --num-train-epochs 2 --adapt-epochs 2 {_TRAINING}", _STEPS
+    ),
+    "prior": Work(
+        "prior --dataset {world}/faces --image-size 16 --save-steps 1 --output-dir out --settings steps=4 "
+        "critic_steps=1 batch_size=4 width=4 latent_dim=4",
+        2,
+    ),
+    "audit": Work(
+        "audit {world}/base --dataset {world}/faces --judge {world}/judge --generator {world}/prior --images-per-class "
+        "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
+        4,
+    ),
+    "comparison": Work(
+        "compare --defenses loft --trials 1 --launcher {launcher} --num-train-epochs 2 " + _TRAINING, _STEPS
+    ),
+    "sweep": Work("sweep --ranks 2 --launcher {launcher} --num-train-epochs 1 " + _TRAINING, _STEPS),
+}
+
+
+def make_world(folder: Path) -> Path:
+    """Faces, a base model, a judge, a prior and a model to publish."""
+    rng = np.random.default_rng(0)
+    for person in range(PEOPLE):
+        place = folder / "faces" / f"person {person}"
+        place.mkdir(parents=True)
+        pattern = rng.integers(0, 256, (SIDE, SIDE, 3))
+        for index in range(12):
+            noisy = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(place / f"{index:02d}.png")
+    for name, width in (("base", 8), ("judge", 4)):
+        torch.manual_seed(width)
+        config = ResNetConfig(
+            embedding_size=4, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic", num_labels=PEOPLE,
+            id2label={i: f"person {i}" for i in range(PEOPLE)},
+        )  # fmt: skip
+        ResNetForImageClassification(config).save_pretrained(folder / name)
+        processor = image_processor()
+        processor.size = {"height": SIDE, "width": SIDE}
+        processor.save_pretrained(folder / name)
+    tiny_generator("dcgan", torch.float32).save_pretrained(folder / "prior")
+    saved_model(folder / "model")
+    return folder
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """All that a command left, by file: content where it is the same each time, else that it is there and whole."""
+    return {
+        path.relative_to(folder).as_posix(): content(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".log"
+    }
+
+
+def content(path: Path) -> Any:
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".safetensors":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            picture.load()
+            return picture.size
+    if path.suffix in (".pt", ".pth", ".bin"):
+        return sorted(torch.load(path, weights_only=False)) if path.name == "checkpoint.pt" else "there"
+    return path.stat().st_size > 0
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_times(one) for name, one in value.items() if name not in TIMES}
+    return [without_times(one) for one in value] if isinstance(value, list) else value
