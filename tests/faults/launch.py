@@ -5,13 +5,20 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 SOCKET = "CALOR_HF_TEST_SERVER"
 
 
 def ask(
-    address: str, words: list[str], environment: dict[str, str], files: tuple[int, int], cwd: str, group: int = 0
+    address: str,
+    words: list[str],
+    environment: dict[str, str],
+    files: tuple[int, int],
+    cwd: str,
+    group: int = 0,
+    on_start: Callable[[int], None] | None = None,
 ) -> int:
     """Run a command in the server, with these files for its output; its status. SIGTERM is passed on."""
     request = {"words": words, "environment": environment, "cwd": cwd, "group": group}
@@ -24,6 +31,8 @@ def ask(
             def forward(number: int, frame: FrameType | None) -> None:
                 os.kill(child, number)
 
+            if on_start is not None:
+                on_start(child)
             if group:
                 signal.signal(signal.SIGTERM, forward)
             return int(lines.readline())

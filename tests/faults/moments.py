@@ -9,7 +9,6 @@ import errno
 import json
 import mmap
 import os
-import signal
 import struct
 import sys
 import time
@@ -36,8 +35,9 @@ class Moments:
         root: Folder in which files count.
         at: The moment; 0: none.
         torn: Cut what is being written there in half: an opened file is empty, weights are half there.
-        number: Signal that is sent at the moment; SIGKILL goes to every process of the command, as if the machine were
-            switched off, others to the first one.
+        number: Signal that is sent at the moment.
+        whom: To ``all`` processes of the command, as if the machine were switched off, to the ``first``, which the user
+            started, or to ``me``.
         full: From the moment on the disk is full.
         clock: Seconds by which the clock is put on (or, < 0, back) at the moment.
     """
@@ -49,13 +49,15 @@ class Moments:
         at: int = 0,
         torn: bool = False,
         number: int = 0,
+        whom: str = "first",
         full: bool = False,
         clock: float = 0.0,
     ) -> None:
         with open(counter, "r+b") as file:
             self._numbers = mmap.mmap(file.fileno(), COUNTER.size)
         self.root = os.path.realpath(root) + os.sep
-        self.at, self.torn, self.number, self.full, self.clock = at, torn, number, full, clock
+        self.at, self.torn, self.number, self.whom, self.full, self.clock = at, torn, number, whom, full, clock
+        self._died = Path(counter).with_suffix(".died")
         self._inside = False
 
     @classmethod
@@ -130,10 +132,15 @@ class Moments:
     def _act(self, here: bool) -> None:
         if here and self.clock:
             self._put_clock()
-        if here and self.number == signal.SIGKILL:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-        elif here and self.number:
-            os.kill(os.getpgrp(), self.number)
+        if not (here and self.number):
+            return
+        self._inside = True
+        self._died.touch()
+        self._inside = False
+        if self.whom == "all":
+            os.killpg(os.getpgrp(), self.number)
+        else:
+            os.kill(os.getpid() if self.whom == "me" else os.getpgrp(), self.number)
 
     def _put_clock(self) -> None:
         now = time.time

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class Server:
         self.process.communicate()
         self.log.close()
 
-    def run(self, words: list[str], cwd: Path, **trouble: Any) -> Done:
-        """Run a command, with :class:`~tests.faults.moments.Moments` as ``trouble`` says."""
+    def run(self, words: list[str], cwd: Path, on_start: Callable[[int], None] | None = None, **trouble: Any) -> Done:
+        """Run a command, with :class:`~tests.faults.moments.Moments` as ``trouble`` says; told its process first."""
         from tests.faults.moments import COUNTER, VARIABLE
 
         self.count += 1
@@ -73,7 +74,8 @@ class Server:
         counter.write_bytes(bytes(COUNTER.size))
         moments = {"counter": str(counter), "root": str(cwd), **trouble}
         with shown.open("wb") as file:
-            status = ask(self.address, words, {VARIABLE: json.dumps(moments)}, (file.fileno(), file.fileno()), str(cwd))
+            files = (file.fileno(), file.fileno())
+            status = ask(self.address, words, {VARIABLE: json.dumps(moments)}, files, str(cwd), on_start=on_start)
         return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from tests.attacks.tiny_world import tiny_generator
@@ -18,10 +19,14 @@ from tests.training.small_task import image_processor
 
 PEOPLE, SIDE = 3, 16
 LAUNCHER = f"{sys.executable} {Path(__file__).with_name('launch.py')}"
-# Of no meaning for the result: how long something took, or when and where it was done.
-TIMES = {
+# Of no meaning for the result: how long something took, when and where it was done, and what was spent on it (an attack
+# that goes on looks at its starts again, and says so).
+SPENT = {
     "seconds", "wall_seconds", "train_seconds", "peak_memory_bytes", "created", "runtime", "total_flos",
     "best_model_checkpoint", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime",
+    "train_samples_per_second", "train_steps_per_second", "generator_passes", "target_passes", "target_gradients",
+    "checksum",
+    "train_loss",  # of the Trainer of transformers: the mean since the process began
 }  # fmt: skip
 
 
@@ -48,9 +53,7 @@ _TRAINING = (
 )
 _STEPS = 4  # of an epoch
 WORKS = {
-    "training": Work(
-        f"train --undefended-epochs 1 --rank 2 --num-train-epochs 2 --adapt-epochs 2 {_TRAINING}", _STEPS
-    ),
+    "training": Work(f"train --undefended-epochs 1 --rank 2 --num-train-epochs 2 --adapt-epochs 2 {_TRAINING}", _STEPS),
     "prior": Work(
         "prior --dataset {world}/faces --image-size 16 --save-steps 1 --output-dir out --settings steps=4 "
         "critic_steps=1 batch_size=4 width=4 latent_dim=4",
@@ -104,19 +107,40 @@ def result(folder: Path) -> dict[str, Any]:
 
 def content(path: Path) -> Any:
     if path.suffix == ".json":
-        return without_times(json.loads(path.read_text(encoding="utf-8")))
+        return numbers(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".safetensors":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256()
+        for name, value in sorted(load_file(path).items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+        return digest.hexdigest()
     if path.suffix == ".png":
         with Image.open(path) as picture:
             picture.load()
             return picture.size
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return sorted(torch.load(path, weights_only=False)) if path.name == "checkpoint.pt" else "there"
+    if path.name == "checkpoint.pt":
+        return sorted(torch.load(path, weights_only=True))
     return path.stat().st_size > 0
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: without_times(one) for name, one in value.items() if name not in TIMES}
-    return [without_times(one) for one in value] if isinstance(value, list) else value
+def numbers(value: Any, place: str = "") -> dict[str, str]:
+    """What a JSON file holds but for what was spent, by its place there."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        parts = [numbers(one, f"{place}/{name}") for name, one in pairs if name not in SPENT]
+        return {name: text for part in parts for name, text in part.items()}
+    return {place: repr(value)}
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What differs between two results."""
+    missing = [f"{name} is in one of them only" for name in sorted(found.keys() ^ expected.keys())]
+    both = [(name, found[name], expected[name]) for name in sorted(found.keys() & expected.keys())]
+    inside = [
+        f"{name}{place}: {a.get(place)}, undisturbed {b.get(place)}"
+        for name, a, b in both
+        if isinstance(a, dict)
+        for place in sorted(a.keys() | b.keys())
+        if a.get(place) != b.get(place)
+    ]
+    others = [f"{name}: {a}, undisturbed {b}" for name, a, b in both if not isinstance(a, dict) and a != b]
+    return missing + inside + others
