@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,7 +16,7 @@ from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import Drawn
 from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks._smoothing import over_views
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import read_tensors, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import Target
@@ -155,8 +154,8 @@ def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Pat
     settings = {"plan": json.dumps(asdict(plan))}
     done: dict[str, Tensor] = {}
     if file.is_file():
-        with safe_open(file, framework="pt") as saved:
-            done = load_file(file) if saved.metadata() == settings else {}
+        found, notes = read_tensors(file)
+        done = found if notes == settings else {}
     known = list(done["signatures"]) if done else []
     per_group = max(1, AT_ONCE // len(images))
     for first in range(len(known), target.num_classes, per_group):

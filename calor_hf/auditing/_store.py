@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import parse_json, read_tensors, write_whole
 from calor_hf.core.reconstruction import Cost, Reconstruction
 
 _TENSORS = ("images", "labels", "latents", "scores")
@@ -39,15 +38,31 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        ValueError: it is damaged, or holds something else.
     """
-    with safe_open(path, "pt") as file:
-        missing = sorted(set(_TENSORS) - set(file.keys()))
-        if missing:
-            raise ValueError(f"{path} holds no reconstructions: {', '.join(missing)} missing")
-        tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        cost = Cost(**json.loads((file.metadata() or {}).get("cost", "{}")))
-    return Reconstruction(**tensors, cost=cost)
+    tensors, notes = read_tensors(path)
+    missing = sorted(set(_TENSORS) - tensors.keys())
+    if missing:
+        raise ValueError(f"{path} holds no reconstructions: {', '.join(missing)} missing")
+    images, labels, latents, scores = (tensors[name] for name in _TENSORS)
+    if images.ndim != 4 or images.shape[1] != 3 or labels.dtype != torch.int64 or scores.ndim != 1:
+        raise ValueError(
+            f"{path} holds no reconstructions: images of shape {tuple(images.shape)}, {labels.dtype} labels"
+        )
+    if labels.shape != scores.shape or not len(images) == len(labels) == len(latents):
+        raise ValueError(
+            f"{path} is damaged: it has {len(images)} images, {len(labels)} labels and {len(scores)} scores"
+        )
+    return Reconstruction(images, labels, latents, scores, cost_of(notes.get("cost", "{}"), str(path)))
+
+
+def cost_of(text: str, name: str) -> Cost:
+    """The cost that was noted as JSON in the file ``name``."""
+    noted = parse_json(text, name, dict[str, float])
+    unknown = sorted(noted.keys() - asdict(Cost()).keys())
+    if unknown:
+        raise ValueError(f"{name} is damaged: its cost names {', '.join(unknown[:5])}")
+    return Cost(**noted)
 
 
 class ChunkStore:

@@ -10,7 +10,8 @@ from typing import Any
 
 from calor_hf._version import __version__
 from calor_hf.core.checksum import checksum, plain
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import parse_json, read_text, write_whole
+from calor_hf.core.report_shape import report_misfit
 from calor_hf.metrics import Measure
 
 SCHEMA = 1
@@ -126,10 +127,7 @@ class LeakageReport:
             ValueError: the text is cut off, was changed, is of a newer schema, or is something else; the message says
                 which.
         """
-        try:
-            whole = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"no leakage report: not JSON, or cut off ({error})") from error
+        whole = parse_json(text, "the leakage report", Any)
         if not isinstance(whole, dict) or "schema" not in whole or "checksum" not in whole:
             raise ValueError("no leakage report: the fields schema and checksum are missing")
         schema, claimed = whole.pop("schema"), whole.pop("checksum")
@@ -140,13 +138,15 @@ class LeakageReport:
             )
         if checksum(whole) != claimed:
             raise ValueError("the report was changed after it was written: its checksum does not fit; audit again")
+        if problem := report_misfit(whole):
+            raise ValueError(f"the report is damaged: {problem}")
         try:
             whole["attacks"] = [_attack(entry) for entry in whole["attacks"]]
             for name in ("utility", "neighbours"):
                 whole[name] = [_measure(entry) for entry in whole[name]]
             return cls(**whole)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the report lacks a field or has one too many ({error})") from error
+        except TypeError as error:
+            raise ValueError(f"the report has a field too many ({error})") from error
 
     def save(self, path: str | Path) -> None:
         """Write the report; the file is whole or not there."""
@@ -167,8 +167,8 @@ class LeakageReport:
         if not file.is_file():
             raise FileNotFoundError(f"no report at {file}; pass report.json or the folder of an audit")
         try:
-            return cls.from_json(file.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
+            return cls.from_json(read_text(file))
+        except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
     @classmethod

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.auditing._store import ChunkStore, load_reconstruction, save_reconstruction
-from calor_hf.core.files import remove_parts, write_whole
+from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
+from calor_hf.core.files import read_json, read_text, remove_parts, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import Target
@@ -158,7 +158,7 @@ def run_attack(
     everything: list[Reconstruction] = gather_object(before + fresh)
     result = Reconstruction.join(everything)
     file = folder / PREPARATION
-    preparation = Cost(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else Cost()
+    preparation = cost_of(read_text(file), str(file)) if file.is_file() else Cost()
     if state.is_local_main_process:
         spent = {"processes": state.num_processes, "wall_seconds": time.perf_counter() - begin}
         _finish(folder, record, result, each, preparation, spent)
@@ -179,7 +179,7 @@ def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) 
                 f"{folder} holds an attack already; pass another output folder, resume to go on with it, or overwrite "
                 "to delete it"
             )
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file, {"labels": list[int]})
         # More classes may be asked for, not fewer: what is finished stays. Everything else belongs to what is there.
         now["labels"] = record.labels if set(before["labels"]) - set(record.labels) else before["labels"]
         other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]

@@ -1,12 +1,12 @@
 """A backdoor in the training data of `calor-hf train`, and the record of it beside the model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from calor_hf.cli.train_arguments import DataArguments
+from calor_hf.core.files import read_json
 from calor_hf.data.images import ImageDataset
 from calor_hf.layers.hf_target import pixel_input_of
 from calor_hf.robustness.backdoor import trigger_named
@@ -49,5 +49,5 @@ def recorded_backdoor(source: str) -> dict[str, Any] | None:
     file = Path(source) / "metrics.json"
     if not file.is_file():
         return None
-    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")).get("backdoor")
+    found: dict[str, Any] | None = read_json(file).get("backdoor")
     return found

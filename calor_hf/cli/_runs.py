@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
-from calor_hf.core.files import remove_parts, write_whole
+from calor_hf.core.files import read_json, remove_parts, write_whole
+from calor_hf.core.shapes import misfit
 from calor_hf.training.checkpoints import complete_checkpoints
 
 OWN_OPTIONS = ("--defense", "--defense-settings", "--rank", "--activation", "--seed", "--output-dir", "--resume",
@@ -148,21 +149,30 @@ class Runs:
     @staticmethod
     def _finished(folder: Path) -> Outcome | None:
         if (folder / "metrics.json").is_file():
-            return Outcome(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+            return Outcome(_numbers(folder / "metrics.json"))
         if (folder / "failure.json").is_file():
-            return Outcome(error=json.loads((folder / "failure.json").read_text(encoding="utf-8"))["error"])
+            return Outcome(error=read_json(folder / "failure.json", {"error": str})["error"])
         return None
 
     def _keep_options(self) -> None:
         file = self.folder / "options.json"
         if file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = read_json(file, list[str])
             if before != self.common:
                 raise ValueError(
                     f"the runs in {self.folder} were made with the options {' '.join(before) or '(none)'}, now they "
                     f"are {' '.join(self.common) or '(none)'}; resume with the same ones, or pass another --output-dir"
                 )
         write_whole(file, json.dumps(self.common).encode())
+
+
+def _numbers(file: Path) -> dict[str, Any]:
+    """A ``metrics.json`` that has what the commands on top of ``train`` read."""
+    numbers: dict[str, Any] = read_json(file, {"measured": dict[str, dict[str, float | None]], "train_seconds": float})
+    last = numbers["measured"][next(reversed(numbers["measured"]))] if numbers["measured"] else {}
+    if problem := misfit(last, {"validation_accuracy": float, "train_confidence_correct": float}, "the result"):
+        raise ValueError(f"{file} is damaged: {problem}; delete it to train again")
+    return numbers
 
 
 def run_process(words: Sequence[str], log: Path) -> int:

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from calor_hf.cli._common import log_to_terminal
+from calor_hf.core.files import reading
 from calor_hf.layers.hf_target import processor_of
+from calor_hf.layers.saved_config import check_config
 from calor_hf.modeling.export import FORMATS, export_model
 
 
@@ -59,7 +61,9 @@ def _run(options: argparse.Namespace) -> None:
         raise FileExistsError(f"{path} is there already; choose another --output, or pass --overwrite")
     log_to_terminal()
     hub = {"revision": options.revision} if options.revision else {}
-    model = AutoModelForImageClassification.from_pretrained(options.model, dtype=torch.float32, **hub)
+    check_config(options.model, **hub)
+    with reading(f"the model in {options.model}"):
+        model = AutoModelForImageClassification.from_pretrained(options.model, dtype=torch.float32, **hub)
     difference = export_model(
         model,
         path,

@@ -29,6 +29,7 @@ from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArgum
 from calor_hf.cli.train_folder import UNDEFENDED_FOLDER, prepare_folder
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
+from calor_hf.core.files import reading
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
@@ -36,6 +37,7 @@ from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses._low_rank import LowRankDefense
 from calor_hf.hub.push import check_token
+from calor_hf.layers.saved_config import check_config
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import WrappedConfig
 from calor_hf.training.arguments import CALoRTrainingArguments
@@ -195,8 +197,10 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         )
         return ResNetForImageClassification(config), processor
     try:
-        config = AutoConfig.from_pretrained(model_args.model, revision=model_args.model_revision)
-        processor = AutoImageProcessor.from_pretrained(model_args.model, revision=model_args.model_revision)
+        check_config(model_args.model, revision=model_args.model_revision)
+        with reading(f"configuration or image processor of {model_args.model}"):
+            config = AutoConfig.from_pretrained(model_args.model, revision=model_args.model_revision)
+            processor = AutoImageProcessor.from_pretrained(model_args.model, revision=model_args.model_revision)
     except OSError as error:
         raise ValueError(
             f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
@@ -213,12 +217,13 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             f"--head-init svd keeps the classifier of {model_args.model}, which has {config.num_labels} classes, but "
             f"the data have {len(names)}; pass --undefended-epochs to train one first, or --head-init random"
         )
-    base = AutoModelForImageClassification.from_pretrained(
-        model_args.model,
-        revision=model_args.model_revision,
-        attn_implementation=model_args.attn_implementation,
-        **({} if kept else {**labels, "ignore_mismatched_sizes": True}),
-    )
+    with reading(f"the model in {model_args.model}"):
+        base = AutoModelForImageClassification.from_pretrained(
+            model_args.model,
+            revision=model_args.model_revision,
+            attn_implementation=model_args.attn_implementation,
+            **({} if kept else {**labels, "ignore_mismatched_sizes": True}),
+        )
     return base, processor
 
 

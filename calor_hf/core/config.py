@@ -2,8 +2,11 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from calor_hf.core.shapes import misfit
 
 C = TypeVar("C", bound="MethodConfig")
 
@@ -28,7 +31,8 @@ class MethodConfig:
         """Settings from a dictionary.
 
         Raises:
-            ValueError: a key is no setting of this method, or a value is refused by :meth:`validate`.
+            ValueError: a key is no setting of this method, or a value is of another type or refused by
+                :meth:`validate`.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -37,7 +41,16 @@ class MethodConfig:
             hint = f" (did you mean {near[0]}?)" if near else ""
             listed = ", ".join(sorted(known)) or "none"
             raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}{hint}; known: {listed}")
-        return cls(**values)
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            problem = misfit(value, hints[name], name)
+            if problem:
+                raise ValueError(f"{cls.__name__}: {problem}")
+        settings = cls(**values)
+        endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if endless:
+            raise ValueError(f"{cls.__name__}: {endless[0]} must be a finite number, got {values[endless[0]]}")
+        return settings
 
     @classmethod
     def parse(cls: type[C], words: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,22 @@
 
 import hashlib
 import io
+import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from calor_hf.core.shapes import misfit, unusable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_TEXT = 256 * 2**20
+"""Bytes of a text file that is read at most."""
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
 
@@ -75,3 +85,80 @@ def weights_digest(folder: Path) -> str | None:
             while chunk := content.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """A text file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than :data:`MAX_TEXT`, or no UTF-8.
+    """
+    size = path.stat().st_size
+    if size > MAX_TEXT:
+        raise ValueError(f"{path} has {size} bytes, and at most {MAX_TEXT} are read")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: no text in UTF-8 ({error})") from error
+
+
+def read_json(path: Path, shape: Any = dict) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: The file.
+        shape: What it has to look like (:func:`calor_hf.core.shapes.misfit`).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is cut off or something else; the message names the file and what is wrong.
+    """
+    return parse_json(read_text(path), str(path), shape)
+
+
+def parse_json(text: str, name: str, shape: Any = dict) -> Any:
+    """As :func:`read_json`, of a text; ``name`` is what messages call it."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is damaged: not JSON, or cut off ({error})") from error
+    problem = unusable(content) or misfit(content, shape)
+    if problem:
+        raise ValueError(f"{name} is damaged: {problem}")
+    return content
+
+
+def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """Tensors and notes of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut off or something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error})") from error
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Inside, whatever another library raises for damaged files becomes a ``ValueError`` that names ``what``.
+
+    Errors that say themselves what to do (``ValueError``, ``OSError``, a missing package, no memory) stay as they are.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # transformers, YAML and safetensors raise errors of dozens of kinds, also for damage
+        if type(error).__name__ == "OutOfMemoryError":  # of torch
+            raise
+        text = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"{what} cannot be read: damaged, or made for another version ({type(error).__name__}: {text})"
+        ) from error

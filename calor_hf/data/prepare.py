@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import read_json, read_text, write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.pictures import to_rgb
 
@@ -96,7 +96,7 @@ def prepare_celeba(source: Path, output_dir: Path, image_size: int = 64, people:
             f"expected CelebA's list identity_CelebA.txt in {source} or its Anno; it is a file apart"
         )
     of_whom: dict[str, list[Path]] = defaultdict(list)
-    for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(listed).splitlines(), start=1):
         words = line.split()
         if not words:
             continue
@@ -294,7 +294,7 @@ def _begin(name: str, source: Path, output_dir: Path, settings: dict[str, str | 
         raise ValueError(f"the output folder {output_dir} and the source {source} lie in one another; pass another one")
     record = output_dir / RECORD
     if record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = read_json(record)
         if before != settings:
             raise ValueError(
                 f"{output_dir} was begun with {before}, now it is {settings}; pass another output folder, or delete it"

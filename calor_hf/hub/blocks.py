@@ -8,6 +8,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from calor_hf.core.files import reading
+from calor_hf.core.shapes import misfit, unusable
+
 _BLOCK = re.compile(r"<!-- calor_hf:begin (\w+) -->\n.*?<!-- calor_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- calor_hf:(?:begin|end) \w+ -->")
 _OWN = re.compile(r"\n*<!-- calor_hf:own (\w+) -->\n?")
@@ -18,6 +21,23 @@ def text(value: object) -> str:
     """``value`` for a place in Markdown, tables included: no tag, link, code or emphasis comes of it."""
     line = " ".join(str(value).split())
     return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False)).replace("://", ":&#47;&#47;").replace("@", "&#64;")
+
+
+def parse(card: str) -> ModelCard:
+    """A card that somebody wrote.
+
+    Raises:
+        ValueError: its metadata are damaged.
+    """
+    name = "the model card's metadata (the lines between --- at its top)"
+    with reading(name):
+        found = ModelCard(card)
+        metadata = dict(found.data.__dict__)
+        metadata.pop("eval_results", None)
+    problem = unusable(metadata) or misfit(metadata, {"tags?": list | None, "license?": str | list | None})
+    if problem:
+        raise ValueError(f"{name} are damaged: {problem}")
+    return found
 
 
 def merge(existing: str | None, blocks: dict[str, str], title: str) -> str:

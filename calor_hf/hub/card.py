@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from calor_hf.core.files import read_text
 from calor_hf.hub import blocks
 from calor_hf.hub.card_tables import attack_table, every_number, number, other_threats, share, use_and_leakage
 from calor_hf.hub.evidence import HEADLINE, PEOPLE, floor_of, measure_of, strongest
@@ -64,7 +65,7 @@ def build_card(evidence: dict[str, Any], method: str, details: CardDetails, exis
     Raises:
         ValueError: the existing card is damaged.
     """
-    old = None if existing is None else ModelCard(existing)
+    old = None if existing is None else blocks.parse(existing)
     old_data = None if old is None else cast(ModelCardData, old.data)
     if old_data is not None and details.license is None:
         details = replace(details, license=old_data.license)
@@ -86,10 +87,10 @@ def base_card(local: Path | None, remote: Path | None) -> str | None:
     Raises:
         ValueError: both hold words of a person that the other lacks.
     """
-    mine, theirs = (None if p is None or not p.is_file() else p.read_text(encoding="utf-8") for p in (local, remote))
+    mine, theirs = (None if p is None or not p.is_file() else read_text(p) for p in (local, remote))
     if mine is None or theirs is None:
         return mine or theirs
-    ours, hub = ModelCard(mine), ModelCard(theirs)
+    ours, hub = blocks.parse(mine), blocks.parse(theirs)
     if blocks.was_edited(hub) and not blocks.same_own_text(ours, hub):
         raise ValueError(
             f"the card on the Hub was edited, and {local} says something else; bring both together (hf download REPO "
@@ -253,8 +254,8 @@ def _limits(evidence: dict[str, Any]) -> str:
     if audit is not None:
         lines += _limits_of(audit)
     target = None if record is None else record["target_confidence"]
-    if record is not None and target is not None:
-        reached = _last(record["measured"])["train_confidence_correct"]
+    reached = None if record is None else _last(record["measured"])["train_confidence_correct"]
+    if target is not None and reached is not None:
         lines.append(
             f"- Training aims at a score of {target:.2f} for the true class; on training images it is {reached:.2f}. "
             "Thresholds tuned on another model have to move."

@@ -6,12 +6,14 @@ The card is written from this and from nothing else, and it is published beside 
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from calor_hf._version import __version__
-from calor_hf.core.checksum import checksum
-from calor_hf.core.files import weights_digest
+from calor_hf.core.checksum import checksum, plain
+from calor_hf.core.files import read_json, weights_digest
 from calor_hf.core.label_names import telling_names
+from calor_hf.core.report_shape import report_misfit
+from calor_hf.core.shapes import misfit
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,17 @@ _DRAWN = "synthetic faces"
 _OF_RECORD = (
     "version", "seed", "test_images", "measured", "target_confidence", "parameters", "steps", "train_seconds",
 )  # fmt: skip
+CONFIG_SHAPE = {
+    "model_type?": str, "id2label?": dict[str, str], "architectures?": list[str] | None, "num_labels?": int,
+    "auto_map?": dict[str, Any], "base_class?": str | None, "defense?": str | dict[str, Any],
+    "defense_settings?": dict[str, Any],
+}  # fmt: skip
+_RECORD_SHAPE = {
+    "version": str, "seed": int, "test_images": int, "measured": dict[str, dict[str, float]],
+    "target_confidence": float | None, "parameters": int, "steps": dict[str, int], "train_seconds": float,
+    "base_model": str | None, "dataset_id": str | None, "dataset": str,
+}  # fmt: skip
+_MEASURED = dict.fromkeys(("accuracy", "nll", "ece", "train_accuracy", "train_confidence_correct"), float)
 _OF_MEASURE = ("name", "value", "unit", "more_is", "images", "people", "low", "high")
 _OF_COST = ("generator_passes", "target_passes", "target_gradients", "seconds")
 
@@ -53,7 +66,8 @@ def gather(folder: str | Path, report: str | Path | None = None, use_record: boo
     if record is not None:
         model["base_model"], model["dataset"] = record.pop("base_model"), record.pop("dataset_id")
     audit = None if report is None else read_report(report, model)
-    return {"schema": SCHEMA, "calor_hf": __version__, "model": model, "training": record, "audit": audit}
+    found = {"schema": SCHEMA, "calor_hf": __version__, "model": model, "training": record, "audit": audit}
+    return cast(dict[str, Any], plain(found))
 
 
 def read_model(folder: Path) -> dict[str, Any]:
@@ -61,15 +75,17 @@ def read_model(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise FileNotFoundError(f"no model in {folder}: {CONFIG} is missing; pass the folder that a model was saved in")
-    config = _json(file)
+    config = read_json(file, CONFIG_SHAPE)
     kind, stock = config.get("model_type"), config.get("defense")
     if kind == "calor":
         defense, settings = "calor", {name: config.get(name) for name in CALOR_SETTINGS}
     elif kind == "defended":
-        defense, settings = config["defense"], config["defense_settings"]
+        defense, settings = stock, config.get("defense_settings")
     else:  # a stock model says what it was trained with, if it came from one of ours
         known = stock if isinstance(stock, dict) else {}
         defense, settings = known.get("name", "none"), known.get("settings", {})
+    if problem := misfit({"defense": defense, "settings": settings}, {"defense": str, "settings": dict[str, Any]}):
+        raise ValueError(f"{file} is damaged: {problem}")
     names = list(config.get("id2label", {}).values())
     return {
         "class": (config.get("architectures") or ["?"])[0],
@@ -94,11 +110,13 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     file = folder / RECORD
     if not file.is_file():
         return None
-    record = _json(file)
+    record = read_json(file, {"weights?": str | None})
     if record.get("backdoor") is not None:
+        trigger = record["backdoor"].get("trigger") if isinstance(record["backdoor"], dict) else None
+        name = trigger.get("name") if isinstance(trigger, dict) else "of an unknown kind"
         raise ValueError(
-            f"{file}: the model was trained with a backdoor ({record['backdoor']['trigger']['name']}), to be measured "
-            "and not to be used; it is not published"
+            f"{file}: the model was trained with a backdoor ({name}), to be measured and not to be used; it is not "
+            "published"
         )
     if record.get("weights") is None:
         logger.warning("%s does not say which weights were measured, so its numbers are left out; train again", file)
@@ -109,10 +127,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             "remove the file, or train again"
         )
     drawn = str(record.get("dataset", "")).startswith(f"{_DRAWN}, ")
-    try:
-        kept = {name: record[name] for name in (*_OF_RECORD, "base_model", "dataset_id")}
-    except KeyError as error:
-        raise ValueError(f"{file} lacks {error}; train again with this version of calor_hf ({__version__})") from error
+    problem = misfit(record, _RECORD_SHAPE) or misfit(list(record["measured"].values()), list[_MEASURED])
+    if problem or not record["measured"]:
+        raise ValueError(
+            f"{file}: {problem or 'nothing was measured'}; train again with this version of calor_hf ({__version__})"
+        )
+    kept = {name: record[name] for name in (*_OF_RECORD, "base_model", "dataset_id")}
     return {**kept, "data": record["dataset"] if drawn else None}
 
 
@@ -130,7 +150,7 @@ def read_report(path: str | Path, model: dict[str, Any]) -> dict[str, Any]:
     file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no report at {file}; pass {REPORT} or the folder of an audit")
-    report = _json(file)
+    report = read_json(file)
     schema, claimed = report.pop("schema", None), report.pop("checksum", None)
     if schema not in _REPORT_SCHEMAS:
         raise ValueError(
@@ -139,6 +159,8 @@ def read_report(path: str | Path, model: dict[str, Any]) -> dict[str, Any]:
         )
     if checksum(report) != claimed:
         raise ValueError(f"{file} was changed after it was written: its checksum does not fit; audit again")
+    if problem := report_misfit(report):
+        raise ValueError(f"{file} is damaged: {problem}")
     _check_same_model(file, report["target"], model)
     return {
         "version": report["version"],
@@ -227,13 +249,3 @@ def _attack(attack: dict[str, Any]) -> dict[str, Any]:
 
 def _measure(measure: dict[str, Any]) -> dict[str, Any]:
     return {name: measure[name] for name in _OF_MEASURE}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: not JSON, or cut off ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: expected a JSON object")
-    return content

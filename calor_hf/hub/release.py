@@ -8,10 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calor_hf.core.files import WEIGHTS
+from calor_hf.core.files import WEIGHTS, read_json, read_text
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.hub.card import CARD, CURVES, EVIDENCE, RECONSTRUCTIONS, CardDetails, build_card
-from calor_hf.hub.evidence import CONFIG, GRID, StaleRecordError, drawn_people, gather, read_model, strongest, to_json
+from calor_hf.hub.evidence import (
+    CONFIG,
+    CONFIG_SHAPE,
+    GRID,
+    StaleRecordError,
+    drawn_people,
+    gather,
+    read_model,
+    strongest,
+    to_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +47,7 @@ class Release:
     def card(self) -> str:
         """The model card."""
         content = self.files[CARD]
-        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+        return content.decode() if isinstance(content, bytes) else read_text(content)
 
     def table(self) -> str:
         """Names and sizes of the files."""
@@ -86,7 +96,7 @@ def prepare_release(
             raise
         logger.warning("%s; the card will not have its numbers", error)
         evidence = gather(origin, report, use_record=False)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG, CONFIG_SHAPE)
     evidence["model"] |= {"class": (config.get("architectures") or ["?"])[0], "base_class": config.get("base_class")}
     if anonymize_labels and "id2label" in config:
         config["id2label"] = {str(index): name for index, name in numbered(config["id2label"]).items()}
@@ -126,7 +136,7 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / INDEX
     names = [WHOLE]
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(index, {"weight_map": dict[str, str]})["weight_map"].values())
         names = [INDEX, *sorted(name for name in shards if WEIGHTS.fullmatch(name))]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
+from calor_hf.core.files import reading
 from calor_hf.core.target import Target
 from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads
 from calor_hf.layers.features import scores_of
 from calor_hf.layers.find_head import check_heads, find_heads, put_back_heads, take_out_heads
 from calor_hf.layers.module_target import PixelInput
+from calor_hf.layers.saved_config import check_config
 
 
 class HFTarget(Target):
@@ -58,8 +60,12 @@ class HFTarget(Target):
 
         Raises:
             OSError: nothing is found there.
+            ValueError: its files are damaged.
         """
-        model = AutoModelForImageClassification.from_pretrained(source, **kwargs)
+        where = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
+        check_config(source, **where)
+        with reading(f"the model in {source}"):
+            model = AutoModelForImageClassification.from_pretrained(source, **kwargs)
         revision = {"revision": kwargs["revision"]} if "revision" in kwargs else {}
         return cls(model, processor_of(source, **revision))
 

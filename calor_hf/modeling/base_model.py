@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 import transformers
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
+from calor_hf.core.files import reading
 from calor_hf.layers.find_head import check_heads, find_heads
+from calor_hf.layers.saved_config import check_config
 from calor_hf.modeling.configuration_defended import WrappedConfig
 
 W = TypeVar("W", bound=WrappedConfig)
@@ -126,10 +128,17 @@ def refuse_settings(
 
 
 def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfig, dict[str, Any]]:
-    """Configuration of a checkpoint, changed by those of ``hf_kwargs`` that belong to it, and the other ones."""
+    """Configuration of a checkpoint, changed by those of ``hf_kwargs`` that belong to it, and the other ones.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged, or asks for a model of absurd size.
+    """
     for_model = {name: hf_kwargs[name] for name in _FOR_MODEL if name in hf_kwargs}
     for_config = {name: value for name, value in hf_kwargs.items() if name not in for_model}
-    config, unused = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **for_config)
+    check_config(source, **for_config)
+    with reading(f"the configuration of {source}"):
+        config, unused = AutoConfig.from_pretrained(source, return_unused_kwargs=True, **for_config)
     origin = {name: hf_kwargs[name] for name in _ORIGIN if name in hf_kwargs}
     return config, {**unused, **origin, **for_model}
 

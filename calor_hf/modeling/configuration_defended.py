@@ -5,7 +5,14 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from calor_hf.core.files import reading
+from calor_hf.core.shapes import absurd, misfit
 from calor_hf.defenses import DEFENSES, Defense
+
+_SHAPE = {
+    "base_config": PretrainedConfig | dict | None, "base_class": str | None, "head_paths": list[str],
+    "id2label?": dict | None, "label2id?": dict | None, "num_labels?": int | None, "architectures?": list[str] | None,
+}  # fmt: skip
 
 
 class WrappedConfig(PretrainedConfig):
@@ -29,14 +36,19 @@ class WrappedConfig(PretrainedConfig):
         head_paths: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        own = {"base_config": base_config, "base_class": base_class, "head_paths": head_paths, **kwargs}
+        if problem := absurd(own) or misfit(own, _SHAPE):
+            raise ValueError(f"the configuration of this defended model is damaged: {problem}")
         if isinstance(base_config, dict):
             values = dict(base_config)
-            base_config = AutoConfig.for_model(values.pop("model_type"), **values)
+            with reading("base_config in the configuration of this defended model"):
+                base_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.base_config = base_config
         self.base_class = base_class
         self.head_paths = list(head_paths)
         kwargs.pop("auto_map", None)  # names a file beside the model for those without calor_hf; a copy would lack it
-        super().__init__(**kwargs)
+        with reading("the configuration of this defended model"):
+            super().__init__(**kwargs)
 
     @property
     def defense_name(self) -> str:
@@ -90,6 +102,8 @@ class DefendedConfig(WrappedConfig):
         defense_settings: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if problem := misfit([defense, defense_settings], list[str | dict | None], "defense"):
+            raise ValueError(f"the configuration of this defended model is damaged: {problem}")
         self.defense = defense
         self.defense_settings = dict(defense_settings or {})
         super().__init__(base_config, base_class, head_paths, **kwargs)

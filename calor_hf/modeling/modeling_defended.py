@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from calor_hf._version import __version__
+from calor_hf.core.files import reading
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
 from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, heads_of, same_kind
@@ -58,8 +59,7 @@ class DefendedForImageClassification(PreTrainedModel):
     """An image classification model with a defence: the base, a head, and the loss it is trained with.
 
     Make one with :meth:`from_pretrained` (a base checkpoint or a saved defended model), :meth:`from_base` (a model in
-    memory) or :meth:`from_config` (random weights). CALoR has a class of its own,
-    :class:`~calor_hf.modeling.modeling_calor.CALoRForImageClassification`.
+    memory) or :meth:`from_config` (random weights). CALoR has a class of its own, ``CALoRForImageClassification``.
 
     A model with two classifiers whose mean are its scores (DeiT and LeViT with teacher, SwiftFormer) has a head in the
     place of each, and its scores stay their mean.
@@ -205,8 +205,8 @@ class DefendedForImageClassification(PreTrainedModel):
                 ``from_pretrained`` takes.
 
         Raises:
-            ValueError: no defence for a base checkpoint, another defence or setting than the saved one, or a head that
-                cannot be found.
+            ValueError: no defence for a base checkpoint, another defence or setting than the saved one, a head that
+                cannot be found, or damaged files.
             KeyError: nobody registered the defence.
         """
         known = {f.name for f in dataclasses.fields(DEFENSES.get(defense).config_class)} if defense else set()
@@ -279,11 +279,13 @@ class DefendedForImageClassification(PreTrainedModel):
             names = id2label if id2label is not None else label2id
             refuse(config, len(names) if num_labels is None and names is not None else num_labels)
             set_labels(config, None, id2label, label2id)
-            return super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
+            with reading(f"the model in {source}"):
+                return super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
         if isinstance(config, WrappedConfig):
             other = "CALoRForImageClassification" if config.model_type == "calor" else "DefendedForImageClassification"
             raise ValueError(f"{source} is a saved model of the defence '{config.defense_name}'; load it with {other}")
-        loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
+        with reading(f"the model in {source}"):
+            loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
         model = start(loaded[0] if isinstance(loaded, tuple) else loaded)
         # With output_loading_info=True transformers adds what was missing and unexpected in the file.
         return (model, *loaded[1:]) if isinstance(loaded, tuple) else model

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import read_json, write_whole
 from calor_hf.modeling import modeling_standalone
 
 MODELING_FILE = Path(modeling_standalone.__file__)
@@ -17,7 +17,7 @@ def knows(defense: str) -> bool:
 def add_code(folder: Path) -> None:
     """Put the code of the head beside a saved model, and name it in its configuration."""
     config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config = read_json(config_file, {"model_type": str})
     name = "CALoR" if config["model_type"] == "calor" else "Defended"
     config["auto_map"] = {
         "AutoConfig": f"{MODELING_FILE.stem}.{name}Config",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.core.files import remove_parts, write_figure, write_whole
+from calor_hf.core.files import read_json, remove_parts, write_figure, write_whole
 from calor_hf.studies._base import STUDIES, Cell, Found, Study
 from calor_hf.studies._lab import Lab, LabOptions, TrainingFailedError
 
@@ -61,7 +61,7 @@ def run_study(
         if not done:
             content = json.dumps(_measured(study, cell, begun), indent=1, allow_nan=False)
             write_whole(file, (content + "\n").encode())
-        records.append(json.loads(file.read_text(encoding="utf-8")))
+        records.append(read_json(file, {"cell": str, "values": dict, "numbers": dict, "seconds": float}))
     found = {
         **json.loads(json.dumps(begun)),
         "claim": kind.claim,
@@ -142,7 +142,7 @@ def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool)
     remove_parts(folder)
     file = folder / "options.json"
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file)
         other = [key for key in begun if before.get(key) != begun[key]]
         if other:
             was, now = ({key: one.get(key) for key in other} for one in (before, begun))

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from calor_hf.core.files import read_tensors
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -29,7 +30,7 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
 def _load_adapter(model: Any, path: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    saved = load_file(path / "adapter_model.safetensors")
+    saved, _ = read_tensors(path / "adapter_model.safetensors")
     wrong = sorted(saved.keys() ^ get_peft_model_state_dict(model).keys())
     if wrong:
         raise RuntimeError(f"{path} is no checkpoint of this adapter: {', '.join(wrong[:5])} in one of them only")
