@@ -21,10 +21,15 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from calor_hf.core.shapes import misfit
+
 MAX_BYTES = 2 * 1024**3
 """Size of a file that is read at most; the largest official one has 0.4 GB."""
 MAX_MODULES = 10_000
 MAX_DEPTH = 8
+MAX_ITEMS = 1000
+"""Of a tuple, with those in it; a network's have a dozen."""
+MAX_DIMENSIONS = 8
 
 
 class Record:
@@ -152,15 +157,19 @@ def read_official_pkl(file: Path) -> dict[str, StoredNetwork]:
         OSError: it cannot be read.
     """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise _RefusalError(f"it has {file.stat().st_size} bytes, more than {MAX_BYTES}")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise _RefusalError(f"it has {size} bytes, more than {MAX_BYTES}")
         with file.open("rb") as stream:
             _check_instructions(stream)
             stream.seek(0)
             content = InertUnpickler(stream).load()
         if not isinstance(content, dict):
             raise _RefusalError("it holds no dictionary of networks")
-        found = {name: _read(content[name]) for name in ("G_ema", "G", "D") if isinstance(content.get(name), Network)}
+        room = min(MAX_BYTES, 4 * size)  # halves become floats, and some slack
+        found = {
+            name: _read(content[name], room) for name in ("G_ema", "G", "D") if isinstance(content.get(name), Network)
+        }
         if not found:
             raise _RefusalError(f"it holds no network G_ema, only {', '.join(sorted(map(str, content)))[:200]}")
     except _RefusalError as error:
@@ -173,17 +182,39 @@ def read_official_pkl(file: Path) -> dict[str, StoredNetwork]:
 
 
 def _check_instructions(stream: BinaryIO) -> None:
-    """Read the instructions without following them: to the end, known ones, none that asks for endless memory."""
-    stored = 0
+    """Read the instructions without following them: to the end, known ones, none that asks for endless memory or time.
+
+    Of the objects only their sizes are followed: what lies on the stack, and what was numbered. A tuple as a key is
+    hashed with all that is in it, so one of tuples that are used twice each would take for ever.
+    """
+    stack: list[int] = []  # sizes; 0 is a mark
+    memo: dict[int, int] = {}
     for instruction, argument, _ in pickletools.genops(stream):
-        if not OPCODES.fullmatch(instruction.name):
-            raise _RefusalError(f"it has the instruction {instruction.name}, which no official network has")
-        stored += instruction.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE")
-        if instruction.name == "LONG_BINPUT" and int(argument or 0) > stored:  # numbered as they come
-            raise _RefusalError(f"it numbers an object {argument}, the one after {stored - 1}")
+        name, before = instruction.name, instruction.stack_before
+        if not OPCODES.fullmatch(name):
+            raise _RefusalError(f"it has the instruction {name}, which no official network has")
+        if name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if name == "MEMOIZE" else int(argument or 0)
+            if number > len(memo):  # they are numbered as they come
+                raise _RefusalError(f"it numbers an object {number}, the one after {len(memo) - 1}")
+            memo[number] = stack[-1]
+        elif name == "MARK":
+            stack.append(0)
+        else:
+            taken = []
+            if pickletools.markobject in before:
+                while size := stack.pop():
+                    taken.append(size)
+                before = before[: before.index(pickletools.markobject)]
+            taken += [stack.pop() for _ in before]
+            size = memo[int(argument or 0)] if name.endswith("BINGET") else 1
+            size += sum(taken) if name.startswith("TUPLE") else 0
+            if size > MAX_ITEMS:
+                raise _RefusalError(f"it holds a tuple of more than {MAX_ITEMS} items, with those in it")
+            stack += [size] * len(instruction.stack_after)
 
 
-def _read(network: Network) -> StoredNetwork:
+def _read(network: Network, room: int) -> StoredNetwork:
     found, total = StoredNetwork(), 0
     for index, (prefix, attributes) in enumerate(_modules(network, "", 0)):
         if index == MAX_MODULES:
@@ -193,8 +224,8 @@ def _read(network: Network) -> StoredNetwork:
                 if value is not None:
                     found.weights[f"{prefix}{name}"] = tensor = _tensor(value)
                     total += tensor.nbytes
-                    if total > MAX_BYTES:  # the same numbers, again and again
-                        raise _RefusalError(f"its weights have more than {MAX_BYTES} bytes")
+                    if total > room:  # the same numbers, again and again
+                        raise _RefusalError(f"its weights have more than {room} bytes")
         clamp = attributes.get("conv_clamp")
         if isinstance(clamp, int | float):
             found.clamp = max(found.clamp, float(clamp))
@@ -216,6 +247,11 @@ def _tensor(value: Any) -> Tensor:
     if not isinstance(values, Values) or not isinstance(values.args[0], Storage):
         raise _RefusalError(f"a weight is no tensor but {type(values).__name__}")
     storage, offset, size, stride = values.args[:4]
+    where = {"offset": int, "shape": tuple[int, ...], "steps": tuple[int, ...]}
+    if problem := misfit({"offset": offset, "shape": size, "steps": stride}, where, "a weight"):
+        raise ValueError(problem)
+    if len(size) > MAX_DIMENSIONS:
+        raise ValueError(f"a weight has {len(size)} dimensions")
     numbers = torch.load(io.BytesIO(storage.args[0]), weights_only=True, map_location="cpu")
     if not isinstance(numbers, torch.storage.TypedStorage) or not numbers.dtype.is_floating_point:
         raise _RefusalError("a weight's storage does not hold floating-point numbers")

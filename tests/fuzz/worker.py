@@ -9,13 +9,14 @@ import faulthandler
 import io
 import json
 import os
+import pickle
 import random
 import resource
 import sys
 import time
 import traceback
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -60,6 +61,18 @@ class Watch:
                 self.seen.append(f"open {path}{' to write' if writes else ''}")
 
 
+def tried(watch: Watch, folder: Path) -> list[str]:
+    """What the watch sees of what no reader may do."""
+    watch.on = True
+    os.system("true")
+    pickle.loads(pickle.dumps(PurePosixPath("x")))
+    (folder / "inside").write_text("")
+    (folder.parent / "outside").write_text("")
+    Path("/etc/hosts").read_text()
+    watch.on = False
+    return watch.seen
+
+
 def main(argv: list[str]) -> None:
     folder, cases = Path(argv[0]), int(argv[1])
     seed, kinds = int(argv[2]) if len(argv) > 2 else 0, argv[3:] or list(READERS)
@@ -78,6 +91,8 @@ def main(argv: list[str]) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
     watch = Watch(folder)
+    with (folder / "results.jsonl").open("a") as results:
+        results.write(json.dumps({"watch": tried(watch, folder)}) + "\n")
     for number, kind in enumerate(kinds):
         with (folder / "results.jsonl").open("a") as results:
             one_kind(number, kind, READERS[kind], made[kind], cases, seed, watch, folder, results)
@@ -113,7 +128,7 @@ def one_kind(
             problem += f" took {grown / 2**20:.0f} MiB"
         if watch.seen:
             problem += f" did {'; '.join(watch.seen[:3])}"
-        if list(folder.rglob("canary")):
+        if (file.parent / "canary").exists():
             problem += " ran the code in the file"
         if problem:
             (folder / f"failure-{number}-{case}").write_bytes(file.read_bytes())
