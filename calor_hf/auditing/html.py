@@ -9,6 +9,7 @@ from calor_hf.auditing.gallery import Gallery
 from calor_hf.auditing.markdown import DIRECTIONS
 from calor_hf.auditing.report import HEADLINE, AttackResult, LeakageReport
 from calor_hf.auditing.verdict import interval, limits, number, percent, verdict
+from calor_hf.core.plain_text import unturned
 
 
 def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple[LeakageReport, ...] = ()) -> str:
@@ -22,7 +23,11 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple
     from jinja2 import Environment
 
     source = files("calor_hf.auditing").joinpath("page.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    # Names are escaped, and cannot turn the direction of what follows; the plot is markup of ours.
+    shown = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: unturned(v) if type(v) is str else v
+    )
+    page = shown.from_string(source)
     return page.render(
         report=report,
         name=report.target["name"] or report.target["model"],

@@ -1,9 +1,11 @@
 """The report as Markdown."""
 
 import math
+import re
 
 from calor_hf.auditing.report import LeakageReport
 from calor_hf.auditing.verdict import interval, limits, number, verdict
+from calor_hf.core.plain_text import one_line
 from calor_hf.metrics import Measure
 
 DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neither": ""}
@@ -40,7 +42,7 @@ def to_markdown(report: LeakageReport) -> str:
         "\n".join(f"- {_safe(line)}" for line in limits(report)),
         "## Numbers",
         _table(head, measure_rows(report)),
-        "Floors: " + "; ".join(dict.fromkeys(name for attack in report.attacks for name in attack.floors)) + ".",
+        "Floors: " + _safe("; ".join(dict.fromkeys(name for a in report.attacks for name in a.floors))) + ".",
         *_measures("## The model on held-out pictures", report.utility),
         *_measures("## Other threats, for orientation", report.neighbours),
         "## How",
@@ -52,7 +54,8 @@ def to_markdown(report: LeakageReport) -> str:
             ],
         ),
         f"Seed {report.seed}, {report.images_per_class} images a person, {len(report.labels)} people, "
-        f"budget {report.budget:g}; data: {_safe(report.data['name'])}; calor_hf {report.version}, {report.created}.",
+        f"budget {report.budget:g}; data: {_safe(report.data['name'])}; calor_hf "
+        f"{_safe(report.version)}, {_safe(report.created)}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -70,5 +73,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text that stays text: a class named ``<script>`` or ``a|b`` breaks no table and runs nothing."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    """Text that stays text: no tag, link, code or cell comes of it; names of measures stay readable in the source."""
+    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|]", r"\\\g<0>", line)

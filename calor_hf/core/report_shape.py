@@ -11,7 +11,8 @@ _MEASURE = {
 }  # fmt: skip
 _ATTACK = {
     "name": str, "attack": str, "settings": dict[str, Any], "generator": dict[str, Any], "cost": dict[str, float],
-    "adaptive": bool, "measures": list, "floors": dict[str, list], "target_confidence": _NUMBER, "parts": list[str],
+    "adaptive": bool, "measures": list[Any], "floors": dict[str, list[Any]], "target_confidence": _NUMBER,
+    "parts": list[str],
 }  # fmt: skip
 _TARGET = {
     "name": str, "model": str, "defense": str | dict[str, Any], "settings": dict[str, Any], "classes": int,

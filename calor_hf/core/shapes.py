@@ -45,8 +45,8 @@ def misfit(value: Any, shape: Any, place: str = "") -> str | None:
         found = [misfit(value, part, place) for part in parts]
         return None if None in found else _sentence(place, described(shape), value)
     if shape in (int, float):
-        kind = Integral if shape is int else Real
-        fits = isinstance(value, kind) and not isinstance(value, bool) and not abs(value) > MAX_NUMBER
+        kind: Any = Integral if shape is int else Real  # of numpy, too
+        fits = type(value) is not bool and isinstance(value, kind) and not abs(value) > MAX_NUMBER
         return None if fits else _sentence(place, described(shape), value)
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):

@@ -1,7 +1,6 @@
 """Generated parts of a card between marks, so that what a person wrote around them stays; text that is only text."""
 
 import hashlib
-import html
 import json
 import re
 from typing import Any
@@ -9,18 +8,13 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from calor_hf.core.files import reading
+from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.shapes import misfit, unusable
 
 _BLOCK = re.compile(r"<!-- calor_hf:begin (\w+) -->\n.*?<!-- calor_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- calor_hf:(?:begin|end) \w+ -->")
 _OWN = re.compile(r"\n*<!-- calor_hf:own (\w+) -->\n?")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]|#~!$])")
-
-
-def text(value: object) -> str:
-    """``value`` for a place in Markdown, tables included: no tag, link, code or emphasis comes of it."""
-    line = " ".join(str(value).split())
-    return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False)).replace("://", ":&#47;&#47;").replace("@", "&#64;")
+text = markdown_text
 
 
 def parse(card: str) -> ModelCard:

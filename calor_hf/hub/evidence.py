@@ -127,7 +127,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             "remove the file, or train again"
         )
     drawn = str(record.get("dataset", "")).startswith(f"{_DRAWN}, ")
-    problem = misfit(record, _RECORD_SHAPE) or misfit(list(record["measured"].values()), list[_MEASURED])
+    problem = misfit(record, _RECORD_SHAPE)
+    for name, numbers in () if problem else record["measured"].items():
+        problem = problem or misfit(numbers, _MEASURED, f"measured.{name}")
     if problem or not record["measured"]:
         raise ValueError(
             f"{file}: {problem or 'nothing was measured'}; train again with this version of calor_hf ({__version__})"

@@ -102,7 +102,7 @@ class DefendedConfig(WrappedConfig):
         defense_settings: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if problem := misfit([defense, defense_settings], list[str | dict | None], "defense"):
+        if problem := misfit([defense, defense_settings], list[str | dict[str, Any] | None], "defense"):
             raise ValueError(f"the configuration of this defended model is damaged: {problem}")
         self.defense = defense
         self.defense_settings = dict(defense_settings or {})
