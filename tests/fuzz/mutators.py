@@ -15,15 +15,19 @@ from PIL import Image
 Mutator = Callable[[random.Random, bytes], bytes]
 
 WRONG: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3.5, -0.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 10**9, 10**12, 2**31,
-    2**63, 10**40, -(10**12), "", "x", "true", "0", "tanh", "relu", "../../etc/passwd", "/etc/passwd", "C:\\con", "a\x00b",
-    "\ud800", "<script>", "x" * 5000, "\u202eab", "os.system", [], [1], [[]], [None], ["x"], {}, {"a": 1}, {"model_type": "vit"},
+    None, True, False, 0, 1, -1, 2, 3.5, -0.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 10**9,
+    10**12, 2**31,
+    2**63, 10**40, -(10**12), "", "x", "true", "0", "tanh", "relu", "../../etc/passwd", "/etc/passwd", "C:\\con",
+    "a\x00b",
+    "\ud800", "<script>", "x" * 5000, "\u202eab", "os.system", [], [1], [[]], [None], ["x"], {}, {"a": 1},
+    {"model_type": "vit"},
     {"0": 0}, [0] * 300, [{}],
 ]  # fmt: skip
 """Values where others belong: of every JSON kind, huge, not finite, paths, text that is no text."""
 
 KEYS = ("auto_map", "model_type", "num_labels", "architectures", "id2label", "label2id", "trust_remote_code", "dtype",
-        "torch_dtype", "quantization_config", "attn_implementation", "_name_or_path", "__class__", "rank", "problem_type",
+        "torch_dtype", "quantization_config", "attn_implementation", "_name_or_path", "__class__", "rank",
+        "problem_type",
         "use_cache", "transformers_version", "extra")  # fmt: skip
 
 
@@ -138,7 +142,8 @@ def damaged_safetensors(rng: random.Random, content: bytes) -> bytes:
     elif kind == 5:
         header[rng.choice(("../../x", "/etc/passwd", "a" * 5000, "", "x\x00y", name + ".extra"))] = header.pop(name)
     elif kind == 6:
-        header["__metadata__"] = rng.choice(({"format": "tf"}, {"format": 3}, [], "x", {"cost": "{"}, {"cost": '{"a":1}'},
+        header["__metadata__"] = rng.choice(({"format": "tf"}, {"format": 3}, [], "x", {"cost": "{"},
+        {"cost": '{"a":1}'},
                                              {"cost": '{"seconds": "x"}'}, None))  # fmt: skip
     elif kind == 7:  # a name twice
         text = json.dumps(header)[:-1] + f", {json.dumps(name)}: {json.dumps(one)}}}"
@@ -175,9 +180,11 @@ def damaged_text(rng: random.Random, content: bytes) -> bytes:
 
 
 _LINES = (
-    "---", "...", "tags: [", "tags: {a: 1}", "license: [mit]", "model-index: 3", "model-index:\n- name: x\n  results: 3",
+    "---", "...", "tags: [", "tags: {a: 1}", "license: [mit]", "model-index: 3",
+    "model-index:\n- name: x\n  results: 3",
     "a: &a [*a]", "a: !!python/object/apply:os.system ['touch /tmp/x']", "tags: !!python/name:os.system", "&x *x",
-    "<!-- calor_hf:begin load -->", "<!-- calor_hf:end load -->", "<!-- calor_hf:own x -->", "<script>alert(1)</script>",
+    "<!-- calor_hf:begin load -->", "<!-- calor_hf:end load -->", "<!-- calor_hf:own x -->",
+    "<script>alert(1)</script>",
     "\t- x", "? ", "license: " + "x" * 5000, "base_model: ../../x", "../../x.jpg 3", "/etc/passwd 3", "a.jpg x", "\x00",
     "lol: &l [x,x,x,x,x,x,x,x,x]\nlol2: &m [*l,*l,*l,*l,*l,*l,*l,*l,*l]\nlol3: &n [*m,*m,*m,*m,*m,*m,*m,*m,*m]\n"
     "lol4: &o [*n,*n,*n,*n,*n,*n,*n,*n,*n]\nlol5: &p [*o,*o,*o,*o,*o,*o,*o,*o,*o]\nlol6: &q [*p,*p,*p,*p,*p,*p,*p]\n"
@@ -186,7 +193,7 @@ _LINES = (
 
 
 def damaged_image(rng: random.Random, content: bytes) -> bytes:
-    """A picture of some kind whose bytes are damaged, or whose header promises too much; ``content`` is not looked at."""
+    """A picture of some kind whose bytes are damaged, or whose header promises too much; ``content`` is unused."""
     kind = rng.randrange(10)
     if kind == 0:
         return _png(rng.choice(((2**31 - 1, 2**31 - 1), (60_000, 60_000), (1, 2**30), (0, 5), (20_000, 9_000))))
@@ -219,14 +226,18 @@ def _pictures() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "x" * 200
     found = []
-    for image, form, options in [
+    forms: list[tuple[Image.Image, str, dict[str, Any]]] = [
         (rgb, "png", {}), (rgba, "png", {}), (deep, "png", {}), (rgb.convert("P"), "png", {"transparency": 3}),
-        (rgb, "jpeg", {"exif": exif}), (rgb.convert("CMYK"), "jpeg", {}), (rgb.convert("L"), "jpeg", {"progressive": True}),
-        (rgb, "webp", {}), (rgba, "webp", {"lossless": True}), (rgb, "gif", {"save_all": True, "append_images": [rgb] * 3}),
-        (rgba, "tiff", {}), (deep, "tiff", {}), (rgb, "tiff", {"compression": "tiff_lzw"}), (rgb, "bmp", {}), (rgb, "ppm", {}),
+        (rgb, "jpeg", {"exif": exif}), (rgb.convert("CMYK"), "jpeg", {}), (rgb.convert("L"), "jpeg",
+        {"progressive": True}),
+        (rgb, "webp", {}), (rgba, "webp", {"lossless": True}), (rgb, "gif", {"save_all": True,
+        "append_images": [rgb] * 3}),
+        (rgba, "tiff", {}), (deep, "tiff", {}), (rgb, "tiff", {"compression": "tiff_lzw"}), (rgb, "bmp", {}), (rgb,
+        "ppm", {}),
         (rgb.convert("F"), "tiff", {}), (rgb.convert("1"), "tiff", {"compression": "group4"}), (rgba, "ico", {}),
         (rgb, "webp", {"save_all": True, "append_images": [rgba] * 3}), (rgb, "tga", {}), (rgb, "pcx", {}),
-    ]:  # fmt: skip
+    ]  # fmt: skip
+    for image, form, options in forms:
         file = io.BytesIO()
         image.save(file, form, **options)
         found.append(file.getvalue())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
@@ -218,7 +219,7 @@ def _look(file: Path) -> object:
     problem = pictures._problem({"bytes": file.read_bytes(), "path": None})["problem"]
     if problem:
         raise ValueError(problem)
-    with pictures.Image.open(file) as image:
+    with Image.open(file) as image:
         found = pictures.to_rgb(image)
     assert found.mode == "RGB"
     assert found.width * found.height <= 200_000_000
@@ -229,7 +230,7 @@ def _celeba(folder: Path) -> Path:
     (folder / "img_align_celeba").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
     for index in range(4):
-        pictures.Image.fromarray(noise).save(folder / "img_align_celeba" / f"{index}.jpg")
+        Image.fromarray(noise).save(folder / "img_align_celeba" / f"{index}.jpg")
     lines = [f"{index}.jpg {1 + index // 2}" for index in range(4)]
     (folder / "identity_CelebA.txt").write_text("\n".join(lines))
     return folder / "identity_CelebA.txt"
@@ -241,8 +242,8 @@ def _prepare_celeba(file: Path) -> object:
     return prepare.prepare_celeba(file.parent, goal, 16, 2)
 
 
-def _begin(file: Path) -> object:
-    return prepare._begin("celeba", file.parent.parent / "nowhere", file.parent, {"set": "celeba"})
+def _begin(file: Path) -> None:
+    prepare._begin("celeba", file.parent.parent / "nowhere", file.parent, {"set": "celeba"})
 
 
 _MEASURED = {"result": {"validation_accuracy": 0.5, "train_confidence_correct": 0.9}}

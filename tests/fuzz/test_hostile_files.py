@@ -1,7 +1,8 @@
 """Files of strangers, damaged in thousands of ways: read, or refused in clear words; nothing else happens.
 
 Each case ends with an object, or with a ``ValueError`` or ``OSError``. A worker process watches over the rest
-(:mod:`tests.fuzz.worker`): no case takes longer than 20 seconds or much memory, opens a file elsewhere, or runs anything.
+(:mod:`tests.fuzz.worker`): no case takes longer than 20 seconds or much memory, opens a file elsewhere, or runs
+anything.
 """
 
 import json
@@ -20,7 +21,7 @@ SHORT, LONG = 5, 400  # cases of a kind; the long run has more than 10,000
 
 
 def run_worker(folder: Path, cases: int, seed: int) -> list[dict[str, Any]]:
-    """Results and failures of all kinds; a worker that dies is one, and the next goes on with the kinds that are left."""
+    """Results and failures of all kinds; a worker that dies is one, and the next goes on with the other kinds."""
     kinds, found = list(READERS), list[dict[str, Any]]()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     for attempt in range(len(READERS)):
@@ -47,8 +48,8 @@ def check(found: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> Co
         for one in found:
             if "cases" in one:
                 total += Counter({name: one[name] for name in ("cases", "read", "refused")})
-                print(f"\n| {one['kind']} | {one['cases']} | {one['read']} | {one['refused']} |", end="")
-        print(f"\n| all | {total['cases']} | {total['read']} | {total['refused']} |")
+                print(f"\n| {one['kind']} | {one['cases']} | {one['read']} | {one['refused']} |", end="")  # noqa: T201
+        print(f"\n| all | {total['cases']} | {total['read']} | {total['refused']} |")  # noqa: T201
     seen = [one["watch"] for one in found if "watch" in one]
     assert seen
     assert all(

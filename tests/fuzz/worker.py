@@ -33,7 +33,8 @@ ROOM = 3 * 2**30
 GROWTH = 384 * 2**20
 """Memory that a case may add to the highest use so far."""
 CLEAR = (ValueError, OSError)
-_RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen", "socket.connect",
+_RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen",
+        "socket.connect",
          "pickle.find_class", "ctypes.dlopen", "webbrowser.open")  # fmt: skip
 
 
