@@ -76,6 +76,7 @@ def test_audit(target: str, tmp_path: Path) -> None:
     assert plan["seconds"] == pytest.approx(sum(one["seconds"] for one in plan["parts"]))
 
 
+@pytest.mark.slow
 def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> None:
     drawn = tmp_path / "drawn"
     assert calor_hf(["train", *SMALL, "--num-train-epochs", "1", "--defense", "none", "--output-dir", str(drawn)]) == 0

@@ -47,6 +47,7 @@ NOT_RUN = {
     "calor-hf push": "needs a Hub; tests/hub has one",
     "calor-hf prepare": "needs an image set as it is distributed; tests/data/test_prepare.py makes small ones",
     "accelerate launch --multi_gpu": "needs several GPUs",
+    "accelerate launch --config_file examples/accelerate": "needs several GPUs; tests/examples/test_accelerate.py",
     "torchrun": "several processes; tests/training/test_processes.py",
     "make": "makes an environment; CI does",
     "pip install": "changes the environment",
