@@ -22,60 +22,28 @@ from calor_hf.data.prepare import (
     prepare_imagenette,
     square_crop,
 )
-from calor_hf.data.synthetic_faces import load_synthetic_faces
-
-FACES = load_synthetic_faces(4, 3, 64)
-
-
-def face(index: int, size: tuple[int, int]) -> Image.Image:
-    picture: Image.Image = FACES[index % len(FACES)]["image"]
-    return picture.resize(size)
-
-
-def save(path: Path, index: int, size: tuple[int, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    face(index, size).save(path)
+from tests.data.made_up_sets import make_celeba, make_facescrub, make_ffhq, make_imagenette, save
 
 
 @pytest.fixture
 def facescrub(tmp_path: Path) -> Path:
-    root = tmp_path / "FaceScrub"
-    for group, people in (("actors", ("Zed Ox", "Al Bo")), ("actresses", ("Ann Di",))):
-        for person in people:
-            for i in range(4):
-                save(root / group / "faces" / person / f"{person}_{i}.jpeg", i, (90, 120))
-    (root / "actors" / "faces" / "Al Bo" / "Al Bo_4.jpeg").write_bytes(b"404 not found")
-    return root
+    return make_facescrub(tmp_path / "FaceScrub")
 
 
 @pytest.fixture
 def celeba(tmp_path: Path) -> Path:
-    root = tmp_path / "CelebA"
     whose = [7, 3, 7, 9, 3, 3, 9, 2]  # three of 3; two each of 7 and 9, 7 listed first; one of 2
-    for i in range(len(whose)):
-        save(root / "Img" / "img_align_celeba" / f"{i + 1:06d}.jpg", i, (178, 218))
-    (root / "Anno").mkdir()
-    lines = [f"{i + 1:06d}.jpg {identity}\n" for i, identity in enumerate(whose)]
-    (root / "Anno" / "identity_CelebA.txt").write_text("".join(lines))
-    return root
+    return make_celeba(tmp_path / "CelebA", whose)
 
 
 @pytest.fixture
 def ffhq(tmp_path: Path) -> Path:
-    root = tmp_path / "ffhq"
-    for i in (0, 1, 1000):
-        save(root / "thumbnails128x128" / f"{i // 1000 * 1000:05d}" / f"{i:05d}.png", i, (128, 128))
-    return root
+    return make_ffhq(tmp_path / "ffhq")
 
 
 @pytest.fixture
 def imagenette(tmp_path: Path) -> Path:
-    root = tmp_path / "imagenette2-160"
-    for split, count in (("train", 3), ("val", 2)):
-        for wnid in ("n01440764", "n03888257"):
-            for i in range(count):
-                save(root / split / wnid / f"{wnid}_{i}.JPEG", i, (200, 160))
-    return root
+    return make_imagenette(tmp_path / "imagenette2-160")
 
 
 def files(folder: Path) -> list[str]:

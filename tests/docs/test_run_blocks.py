@@ -1,6 +1,11 @@
 """What the guides tell a reader to type is run, in their order, in a folder of small stand-ins."""
 
+import os
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +21,67 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from calor_hf.cli import _runs
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
-from tests.docs.blocks import FILES, Block, blocks, split
+from tests.data.made_up_sets import make_celeba, make_facescrub, make_ffhq
+from tests.docs.blocks import FILES, ROOT, Block, blocks, split
+from tests.hub.local_hub import LocalHub
+from tests.hub.test_push import client
 
 PEOPLE, SIDE = 20, 32
-SHORT_TRAINING = [
+TRAIN = [
     "--num-train-epochs", "1", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--num-identities", "10",
-    "--use-cpu", "--bf16", "false", "--report-to", "none", "--warmup-steps", "0", "--overwrite",
+    "--use-cpu", "--bf16", "false", "--report-to", "none", "--warmup-steps", "0",
 ]  # fmt: skip
-# Added to what the reader types: the same work, and less of it.
+AUDIT = ["--budget", "0.005", "--classes", "0-1", "--images-per-class", "1"]
+# Added to what the reader types, by the longest beginning of the line: the same work, and less of it.
 LIMITS = {
-    "export": ["--overwrite"],
-    "list": [],
-    "prior": ["--settings", "steps=2", "critic_steps=1", "batch_size=4", "width=8", "--overwrite"],
-    "train": SHORT_TRAINING,
+    "accelerate launch examples/train_calor.py": TRAIN,
+    "calor-hf audit": AUDIT,
+    "calor-hf card": [],
+    "calor-hf compare": [*TRAIN, "--defenses", "loft", "--seeds", "1", "--trials", "1"],
+    "calor-hf export": [],
+    "calor-hf list": [],
+    "calor-hf prepare": [],
+    "calor-hf prior": ["--settings", "steps=2", "critic_steps=1", "batch_size=4", "width=8"],
+    "calor-hf push": [],
+    "calor-hf report": [],
+    "calor-hf robustness": ["--max-images", "4"],
+    "calor-hf study": ["--quick", "--report-to", "none", "--models-dir", "outputs/study-models"],
+    "calor-hf study rank_sweep --dataset": [*TRAIN, "--quick", "--settings", "ranks=2"],
+    "calor-hf sweep": [*TRAIN, "--ranks", "2", "4", "--activations", "tanh"],
+    "calor-hf train": TRAIN,
+    "python examples/paper/run.py": [],
+    "torchrun": TRAIN,
 }
 # Not run here, and why; the real parsers read all of them in test_code_blocks.py.
 NOT_RUN = {
-    "calor-hf audit": "minutes at the smallest budget; tests/cli/test_audit_command.py runs it on a smaller world",
-    "calor-hf report": "needs two audits; tests/cli/test_report_command.py",
-    "calor-hf plan": "measures a run of full length; tests/cli/test_plan_command.py plans smaller ones",
-    "calor-hf compare": "trains every defence several times; tests/cli/test_compare_command.py",
-    "calor-hf sweep": "likewise; tests/cli/test_compare_command.py",
-    "calor-hf robustness": "minutes, needs the extra; tests/cli/test_robustness_command.py",
-    "calor-hf study": "trains and attacks several models; tests/studies runs each with its quick settings",
-    "calor-hf card": "needs an audit; tests/hub",
-    "calor-hf push": "needs a Hub; tests/hub has one",
-    "calor-hf prepare": "needs an image set as it is distributed; tests/data/test_prepare.py makes small ones",
-    "accelerate launch --multi_gpu": "needs several GPUs",
     "accelerate launch --config_file examples/accelerate": "needs several GPUs; tests/examples/test_accelerate.py",
-    "torchrun": "several processes; tests/training/test_processes.py",
-    "make": "makes an environment; CI does",
+    "calor-hf plan": "measures a run of full length; tests/cli/test_plan_command.py plans smaller ones",
+    "accelerate launch --multi_gpu": "needs several GPUs",
+    "calor-hf compare --launcher": "its launcher needs several GPUs",
+    "make": "makes an environment; .ci/run runs `make test`, and nothing but a person `make demo`",
     "pip install": "changes the environment",
-    ".ci/": "makes environments",
-    "pre-commit": "changes the working copy",
-    "python -m benchmarks": "minutes to hours",
+    "python examples/paper/import_backbone.py": "reads weights that are not ours; tests/examples/test_paper.py makes some",
+    "python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run": "days on a GPU",
 }
-RUN_FILES = [file for file in FILES if file == "README.md" or Path(file).parent == Path("docs")]
+RUN_FILES = [
+    file for file in FILES if file in ("README.md", "examples/paper/README.md") or Path(file).parent == Path("docs")
+]
+# What the text of a guide says, or another guide, that the reader has already; the rest a guide has to write itself.
+READER_HAS = {
+    "README.md": ["demo", "demo-audit", "audit-undefended", "audit-calor"],
+    "docs/audit.md": [
+        "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
+    ],
+    "docs/choose_a_rank.md": ["rank8", "judge", "prior", "audit-16"],
+    "docs/defend_a_finished_model.md": ["finished"],
+    "docs/publish.md": ["demo", "demo-audit"],
+    "docs/studies.md": ["judge", "prior"],
+}  # fmt: skip
 
 
 def save(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -71,18 +97,18 @@ def vit() -> ViTForImageClassification:
     return ViTForImageClassification(config)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders under the names that the guides use: random models, drawn people, models trained for a moment."""
-    folder = tmp_path_factory.mktemp("world")
+def make_models(folder: Path) -> None:
+    """Random weights under the names that the guides use."""
     torch.manual_seed(0)
-    size = {"height": SIDE, "width": SIDE}
     for name in ("google/vit-base-patch16-224", "path/to/model"):
-        save(vit(), ViTImageProcessor(size=size), folder / name)
+        save(vit(), ViTImageProcessor(size={"height": SIDE, "width": SIDE}), folder / name)
     convnext = ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=SIDE)
     processor = ConvNextImageProcessor(size={"shortest_edge": SIDE}, crop_pct=1.0)
     save(ConvNextForImageClassification(convnext), processor, folder / "facebook/convnext-tiny-224")
 
+
+def make_pictures(folder: Path) -> None:
+    """Drawn people in every form that the guides speak of."""
     faces = load_synthetic_faces(PEOPLE, 8, image_size=SIDE)
     for number, face in enumerate(faces):
         home = folder / "path/to/folder" / f"person_{face['label']:02d}"
@@ -93,13 +119,65 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "path/to/public").mkdir(parents=True)
     for number, face in enumerate(load_synthetic_faces(4, 4, image_size=112, stream="public")):
         face["image"].save(folder / "path/to/public" / f"{number}.png")
+    make_facescrub(folder / "path/to/FaceScrub")
+    make_celeba(folder / "path/to/CelebA", [3, 7, 7, 3])
+    make_ffhq(folder / "path/to/ffhq")
 
+
+def make_outputs() -> None:
+    """What the guides call ``outputs/...``: trained for a moment, attacked for a moment."""
+
+    def run(line: str, limits: Sequence[str], name: str) -> None:
+        assert calor_hf([*shlex.split(line), *limits, "--output-dir", f"outputs/{name}"]) == 0
+
+    vit, people = "--model google/vit-base-patch16-224", "--dataset path/to/folder"
+    run("train", TRAIN, "demo")
+    run("train --defense none", TRAIN, "undefended")
+    run(f"train --defense none --model path/to/model {people}", TRAIN, "finished")
+    run(f"train {vit} {people}", TRAIN, "vit")
+    run(f"train {vit} {people} --rank 8", TRAIN, "rank8")
+    run(f"train --role judge --model facebook/convnext-tiny-224 {people}", TRAIN, "judge")
+    run("prior --dataset path/to/public --crop 108", LIMITS["calor-hf prior"], "prior")
+    run("audit --target outputs/demo", AUDIT, "demo-audit")
+    theirs = f"audit {people} --judge outputs/judge --generator outputs/prior"
+    for seed in range(3):
+        run(f"{theirs} --target outputs/vit --seed {seed}", AUDIT, f"audit-{seed}")
+    run(f"{theirs} --target outputs/finished", AUDIT, "audit-undefended")
+    for name in ("audit-calor", "audit-other", "audit-16"):
+        shutil.copytree("outputs/audit-0", f"outputs/{name}")
+
+
+def train_here(words: Sequence[str], log: Path) -> int:
+    """A training of `compare`, `sweep` or `study`, without a process of its own that imports everything again."""
+    assert words[1:3] == ["-m", "calor_hf.cli.train"]
+    log.touch()
+    return calor_hf(["train", *words[3:]])
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all that the readers of the guides have."""
+    folder = tmp_path_factory.mktemp("stand_ins")
+    make_models(folder)
+    make_pictures(folder)
+    (folder / "examples").symlink_to(ROOT / "examples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert calor_hf(["train", "--output-dir", "outputs/demo", *SHORT_TRAINING]) == 0
-        finished = ["--defense", "none", "--model", "path/to/model", "--dataset", "path/to/folder"]
-        assert calor_hf(["train", *finished, "--output-dir", "outputs/finished", *SHORT_TRAINING]) == 0
-    return folder
+        patch.setattr(_runs, "run_process", train_here)
+        with pytest.MonkeyPatch.context() as inside:
+            inside.chdir(folder)
+            make_outputs()
+        yield folder
+
+
+@pytest.fixture
+def reader(request: pytest.FixtureRequest, stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a reader of one guide, who stands in it."""
+    home = tmp_path / "home"
+    shutil.copytree(stand_ins, home, symlinks=True, ignore=shutil.ignore_patterns("outputs"))
+    for name in READER_HAS.get(request.getfixturevalue("file"), []):
+        shutil.copytree(stand_ins / "outputs" / name, home / "outputs" / name)
+    monkeypatch.chdir(home)
+    return home
 
 
 def names_of_a_reader() -> dict[str, Any]:
@@ -111,28 +189,35 @@ def names_of_a_reader() -> dict[str, Any]:
 
 
 def to_run(words: list[str]) -> list[str] | None:
-    """Words after ``calor-hf`` for a command that is run here; None for one that is listed as not run.
+    """The command with its limits; None for one that is listed as not run.
 
     Raises:
         ValueError: it is neither.
     """
-    if words[:3] == ["accelerate", "launch", "examples/train_calor.py"]:
-        words = ["calor-hf", "train", *words[3:]]  # the script is that command, and one process needs no launcher
-    if words[0] == "calor-hf" and words[1] in LIMITS:
-        return [*words[1:], *LIMITS[words[1]]]
     line = shlex.join(words)
-    if not any(line.startswith(known) for known in NOT_RUN):
+    known = max((start for start in (*LIMITS, *NOT_RUN) if line.startswith(start)), key=len, default=None)
+    if known is None:
         raise ValueError(f"run '{line}' here (LIMITS), or say why not (NOT_RUN)")
-    return None
+    return None if known in NOT_RUN else [*words, *LIMITS[known]]
 
 
-def run_block(block: Block, names: dict[str, Any]) -> None:
+def run_command(words: list[str], home: Path) -> int:
+    """Status of a command: one of `calor-hf` runs in this process, another one and what reaches for a Hub do not."""
+    if words[0] == "calor-hf" and words[1] != "push":
+        return calor_hf(words[1:])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with LocalHub() as hub:
+        environment = {**client(hub, home, token="hf_reader"), "PATH": path}
+        return subprocess.run(words, env=environment, check=False, timeout=240).returncode
+
+
+def run_block(block: Block, names: dict[str, Any], home: Path) -> None:
     if block.language == "python":
         exec(compile(block.text, f"{block.file}:{block.line}", "exec"), names)
     elif block.language in ("", "bash", "sh"):
         for words in split(block.text):
-            shorter = to_run(words)
-            assert shorter is None or calor_hf(shorter) == 0, shlex.join(words)
+            limited = to_run(words)
+            assert limited is None or run_command(limited, home) == 0, shlex.join(limited)
 
 
 @pytest.mark.parametrize("file", RUN_FILES)
@@ -146,8 +231,7 @@ def test_every_command_is_run_or_says_why_not(file: str) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # a reader sees warnings of other libraries too
 @pytest.mark.parametrize("file", RUN_FILES)
-def test_blocks_run(file: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(world)
+def test_blocks_run(file: str, reader: Path) -> None:
     names = names_of_a_reader()
     for block in blocks(file):
-        run_block(block, names)
+        run_block(block, names, reader)

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote
 import yaml
 from huggingface_hub import ModelCardData
 
-TOKENS = {"hf_owner": "me", "hf_stranger": "stranger"}
+TOKENS = {"hf_owner": "me", "hf_stranger": "stranger", "hf_reader": "you"}
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".png")
 LFS_SIZE = 5_000_000
 CHUNK = 1 << 20
