@@ -204,8 +204,8 @@ def check_defense(model: ModelArguments) -> None:
     if doubled:
         flag = "--" + doubled[0].replace("_", "-")
         raise ValueError(f"--defense-settings {doubled[0]}=...: pass {flag} instead")
-    if model.head_init == "svd" and model.defense != "calor":
-        raise ValueError(f"--head-init svd belongs to --defense calor, got --defense {model.defense}")
+    if model.head_init == "svd" and not low_rank:
+        raise ValueError(f"--head-init svd starts a low-rank head, and {model.defense} has none; leave it out")
 
 
 def _unknown(name: str) -> str:

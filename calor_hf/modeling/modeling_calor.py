@@ -1,21 +1,16 @@
 """CALoR around any image classification model of transformers."""
 
-from collections.abc import Mapping
 from os import PathLike
 from typing import Any, cast
 
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calor_hf.defenses.calor import CALoR, CALoRDefenseConfig, check_strength
-from calor_hf.layers.features import head_inputs
 from calor_hf.layers.find_head import check_heads
-from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.svd_init import svd_init
 from calor_hf.modeling.base_model import config_for, refuse_settings
 from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import WrappedConfig
-from calor_hf.modeling.modeling_defended import Classifiers, DefendedForImageClassification
+from calor_hf.modeling.modeling_defended import DefendedForImageClassification, check_head_init, start_of_heads
 
 
 class CALoRForImageClassification(DefendedForImageClassification):
@@ -123,8 +118,7 @@ class CALoRForImageClassification(DefendedForImageClassification):
         ``ca_a`` and ``ca_b`` are strength and sharpness of confidence adaptation; ``CALoRTrainer`` sets them from its
         arguments. ``base`` loses its classifier and its label names: the identity stands in its place afterwards.
         """
-        if head_init not in ("random", "svd"):
-            raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
+        check_head_init(head_init)
         if head_init == "svd" and not low_rank:
             raise ValueError("low_rank=False keeps the trained classifier as it is; leave head_init out")
         config = config_for(cls.config_class, base, head, num_labels, id2label, label2id)
@@ -133,18 +127,8 @@ class CALoRForImageClassification(DefendedForImageClassification):
             rank=rank, activation=activation, bias=bias, input_norm=input_norm, low_rank=low_rank, ca_a=ca_a, ca_b=ca_b
         )
         config.set_defense(CALoR.complete(chosen, min(widths), config.num_labels).to_dict())
-
-        def start_from_classifiers(heads: list[nn.Module], classifiers: Classifiers) -> None:
-            batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
-            features = None if calibration is None else head_inputs(base, config.head_paths, batches)
-            parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
-            for new, classifier, part in zip(heads, classifiers, parts, strict=True):
-                svd_init(cast(LowRankHead, new), classifier, part)
-
-        return cast(
-            CALoRForImageClassification,
-            cls._around(base, config, start_from_classifiers if head_init == "svd" else None),
-        )
+        start = start_of_heads(head_init, base, config.head_paths, calibration)
+        return cast(CALoRForImageClassification, cls._around(base, config, start))
 
 
 def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForImageClassification:

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, cast
@@ -16,9 +16,12 @@ from calor_hf._version import __version__
 from calor_hf.core.files import reading
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
+from calor_hf.defenses._low_rank import LowRankDefense
 from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, heads_of, same_kind
-from calor_hf.layers.features import run_with_taps, scores_of
+from calor_hf.layers.features import head_inputs, run_with_taps, scores_of
 from calor_hf.layers.find_head import check_heads, put_back_heads, take_out_heads
+from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.layers.svd_init import svd_init
 from calor_hf.modeling.base_model import (
     architecture_of,
     base_class_of,
@@ -32,6 +35,8 @@ from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConf
 from calor_hf.modeling.released import fit_to_publish
 
 Classifiers = Sequence[nn.Linear | nn.Conv2d]
+StartHeads = Callable[[list[nn.Module], Classifiers], None]
+"""Fills new heads, given the classifiers that they replace."""
 
 
 @dataclass
@@ -187,6 +192,8 @@ class DefendedForImageClassification(PreTrainedModel):
         num_labels: int | None = None,
         id2label: dict[int, str] | None = None,
         label2id: dict[str, int] | None = None,
+        head_init: str = "random",
+        calibration: Any = None,
         head: str | None = None,
         **kwargs: Any,
     ) -> "DefendedForImageClassification":
@@ -200,6 +207,9 @@ class DefendedForImageClassification(PreTrainedModel):
                 random one. None: the checkpoint's.
             id2label: Names of the classes.
             label2id: Their inverse.
+            head_init: ``"random"``, or for a low-rank head ``"svd"``, to start from the checkpoint's classifier.
+            calibration: For ``"svd"``: as for
+                :meth:`~calor_hf.modeling.modeling_calor.CALoRForImageClassification.from_pretrained`.
             head: Path of the classifier's linear layer, where it cannot be found.
             kwargs: Settings of the defence by name; ``revision``, ``dtype``, ``attn_implementation`` and what else
                 ``from_pretrained`` takes.
@@ -213,7 +223,9 @@ class DefendedForImageClassification(PreTrainedModel):
         settings = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
 
         def refuse(config: WrappedConfig, classes: int | None) -> None:
-            refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, {}, {"head": head})
+            init = None if head_init == "random" else head_init
+            for_base_only = {"head_init": init, "calibration": calibration, "head": head}
+            refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, {}, for_base_only)
 
         def start(base: PreTrainedModel) -> DefendedForImageClassification:
             if defense is None:
@@ -222,7 +234,8 @@ class DefendedForImageClassification(PreTrainedModel):
                     "with AutoModelForImageClassification"
                 )
             labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
-            return cls.from_base(base, defense, head=head, **labels, **settings)
+            new: dict[str, Any] = {"head_init": head_init, "calibration": calibration, "head": head}
+            return cls.from_base(base, defense, **new, **labels, **settings)
 
         found = cls._load(source, model_args, kwargs, (num_labels, id2label, label2id), refuse, start)
         return cast(DefendedForImageClassification, found)
@@ -236,6 +249,8 @@ class DefendedForImageClassification(PreTrainedModel):
         num_labels: int | None = None,
         id2label: dict[int, str] | None = None,
         label2id: dict[str, int] | None = None,
+        head_init: str = "random",
+        calibration: Any = None,
         head: str | None = None,
         **settings: Any,
     ) -> "DefendedForImageClassification":
@@ -246,13 +261,17 @@ class DefendedForImageClassification(PreTrainedModel):
         method = DEFENSES.get(defense)
         if defense == "calor":
             raise ValueError("CALoR has a class of its own: CALoRForImageClassification.from_base(model, rank=...)")
+        check_head_init(head_init)
+        if head_init == "svd" and not issubclass(method, LowRankDefense):
+            raise ValueError(f"head_init='svd' starts a low-rank head, and {defense} has none; leave it out")
         chosen = method.config_class.from_dict(settings)
         config = config_for(cls.config_class, base, head, num_labels, id2label, label2id)
         chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
         method(chosen).taps(base)  # complains before anything changes
         config.defense = defense
         config.set_defense(chosen.to_dict())
-        return cast(DefendedForImageClassification, cls._around(base, config))
+        start = start_of_heads(head_init, base, config.head_paths, calibration)
+        return cast(DefendedForImageClassification, cls._around(base, config, start))
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "DefendedForImageClassification":
@@ -295,15 +314,15 @@ class DefendedForImageClassification(PreTrainedModel):
         cls,
         base: PreTrainedModel,
         config: WrappedConfig,
-        start_head: Callable[[list[nn.Module], Classifiers], None] | None = None,
+        start: StartHeads | None = None,
     ) -> Any:
-        """Model that ``config`` describes, with the weights of ``base``; ``start_head`` fills its heads."""
+        """Model that ``config`` describes, with the weights of ``base``; ``start`` fills its heads."""
         with torch.device("meta"):
             model = cls(config)
         classifiers = [cast(nn.Linear, base.get_submodule(path)) for path in config.head_paths]
         new_head = model._make_head(classifiers).to(classifiers[0].weight.device).float()
-        if start_head is not None:
-            start_head(heads_of(new_head), classifiers)
+        if start is not None:
+            start(heads_of(new_head), classifiers)
         take_out_heads(base, config.head_paths)
         forget_labels(base.config)
         model.backbone, model.classification_head = base, new_head
@@ -348,3 +367,38 @@ class DefendedForImageClassification(PreTrainedModel):
             if self.defense.own_head:
                 return super().push_to_hub(*args, **kwargs)
             return self.to_base().push_to_hub(*args, **kwargs)
+
+
+def check_head_init(head_init: str) -> None:
+    """Refuse a start that nobody knows.
+
+    Raises:
+        ValueError: neither ``random`` nor ``svd``.
+    """
+    if head_init not in ("random", "svd"):
+        raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
+
+
+def start_of_heads(
+    head_init: str, base: PreTrainedModel, head_paths: Sequence[str], calibration: Any
+) -> StartHeads | None:
+    """What fills new low-rank heads of ``base``: nothing if they start at random, or the SVD of each classifier.
+
+    Args:
+        head_init: ``"random"`` or ``"svd"``.
+        base: With its trained classifiers.
+        head_paths: Where those are.
+        calibration: Processed training images, a batch of model inputs, an iterable of such batches, or None.
+    """
+    if head_init == "random":
+        return None
+    widths = check_heads(base, head_paths)
+
+    def start(heads: list[nn.Module], classifiers: Classifiers) -> None:
+        batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
+        features = None if calibration is None else head_inputs(base, head_paths, batches)
+        parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
+        for new, classifier, part in zip(heads, classifiers, parts, strict=True):
+            svd_init(cast(LowRankHead, new), classifier, part)
+
+    return start

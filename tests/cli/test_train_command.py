@@ -135,7 +135,7 @@ def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> No
         (["--defense", "mid", "--defense-settings", "beta=-1"], "beta must be a finite number >= 0, got -1.0"),
         (["--defense", "mid", "--rank", "3"], "belong to low-rank heads, and mid has none"),
         (["--defense", "loft", "--defense-settings", "rank=3"], "--defense-settings rank=...: pass --rank instead"),
-        (["--defense", "loft", "--head-init", "svd"], "--head-init svd belongs to --defense calor"),
+        (["--defense", "mid", "--head-init", "svd"], "--head-init svd starts a low-rank head, and mid has none"),
         (["--head-init", "svd"], "pass --model, or --undefended-epochs first"),
         (["--resume", "--overwrite"], "pass one of them"),
         (["--class-weights", "heavy"], "must be none or balanced"),

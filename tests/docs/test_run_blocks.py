@@ -33,7 +33,7 @@ from tests.hub.test_push import client
 
 PEOPLE, SIDE = 20, 32
 TRAIN = [
-    "--num-train-epochs", "1", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--num-identities", "10",
+    "--num-train-epochs", "1", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--num-identities", "4",
     "--use-cpu", "--bf16", "false", "--report-to", "none", "--warmup-steps", "0",
 ]  # fmt: skip
 AUDIT = ["--budget", "0.005", "--classes", "0-1", "--images-per-class", "1"]

@@ -18,7 +18,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from calor_hf import CALoRConfig, CALoRForImageClassification
+from calor_hf import CALoRConfig, CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.layers.low_rank_head import LowRankHead
 from calor_hf.modeling import DefendedImageClassifierOutput
 from calor_hf.modeling import base_model as modeling
@@ -564,6 +564,19 @@ def test_svd_of_full_rank_keeps_the_predictions(kind: str) -> None:
     model = CALoRForImageClassification.from_base(base, rank=10, head_init="svd", calibration=calibration)
     kept = (model(images).logits.argmax(1) == before).float().mean().item()
     assert kept >= 0.95
+
+
+@torch.no_grad()
+def test_svd_starts_other_low_rank_heads_alike_and_no_others() -> None:
+    images, _ = blobs(20, seed=2)
+    start: dict[str, Any] = {"rank": 3, "head_init": "svd", "calibration": images}
+    torch.manual_seed(3)
+    calor = CALoRForImageClassification.from_base(tiny_base("vit"), **start)
+    torch.manual_seed(3)
+    loft = DefendedForImageClassification.from_base(tiny_base("vit"), "loft", **start)
+    assert same_weights(calor.classification_head, loft.classification_head)
+    with pytest.raises(ValueError, match="head_init='svd' starts a low-rank head, and bido has none"):
+        DefendedForImageClassification.from_base(tiny_base("vit"), "bido", head_init="svd")
 
 
 @torch.no_grad()
