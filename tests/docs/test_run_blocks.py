@@ -65,7 +65,7 @@ NOT_RUN = {
     "calor-hf compare --launcher": "its launcher needs several GPUs",
     "make": "makes an environment; .ci/run runs `make test`, and nothing but a person `make demo`",
     "pip install": "changes the environment",
-    "python examples/paper/import_backbone.py": "reads weights that are not ours; tests/examples/test_paper.py makes some",
+    "python examples/paper/import_backbone.py": "needs weights; tests/examples/test_paper.py makes some",
     "python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run": "days on a GPU",
 }
 RUN_FILES = [
