@@ -208,7 +208,7 @@ def run_command(words: list[str], home: Path) -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with LocalHub() as hub:
         environment = {**client(hub, home, token="hf_reader"), "PATH": path}
-        return subprocess.run(words, env=environment, check=False, timeout=240).returncode
+        return subprocess.run(words, env=environment, check=False, timeout=900).returncode
 
 
 def run_block(block: Block, names: dict[str, Any], home: Path) -> None:
