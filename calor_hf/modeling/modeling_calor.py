@@ -10,7 +10,8 @@ from calor_hf.layers.find_head import check_heads
 from calor_hf.modeling.base_model import config_for, refuse_settings
 from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import WrappedConfig
-from calor_hf.modeling.modeling_defended import DefendedForImageClassification, check_head_init, start_of_heads
+from calor_hf.modeling.head_start import check_head_init, start_of_heads
+from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 
 
 class CALoRForImageClassification(DefendedForImageClassification):

@@ -2,15 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from os import PathLike
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from calor_hf._version import __version__
 from calor_hf.core.files import reading
@@ -18,10 +16,8 @@ from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
 from calor_hf.defenses._low_rank import LowRankDefense
 from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, heads_of, same_kind
-from calor_hf.layers.features import head_inputs, run_with_taps, scores_of
+from calor_hf.layers.features import run_with_taps, scores_of
 from calor_hf.layers.find_head import check_heads, put_back_heads, take_out_heads
-from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.svd_init import svd_init
 from calor_hf.modeling.base_model import (
     architecture_of,
     base_class_of,
@@ -32,32 +28,9 @@ from calor_hf.modeling.base_model import (
     set_labels,
 )
 from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConfig
+from calor_hf.modeling.head_start import Classifiers, StartHeads, check_head_init, start_of_heads
+from calor_hf.modeling.output import DefendedImageClassifierOutput
 from calor_hf.modeling.released import fit_to_publish
-
-Classifiers = Sequence[nn.Linear | nn.Conv2d]
-StartHeads = Callable[[list[nn.Module], Classifiers], None]
-"""Fills new heads, given the classifiers that they replace."""
-
-
-@dataclass
-class DefendedImageClassifierOutput(ModelOutput):
-    """What the base model returns, and what the head read.
-
-    Attributes:
-        loss: Scalar, the sum of ``loss_terms``; with labels only.
-        logits: (batch, num_labels) float32 scores.
-        hidden_states: As the base model returns them.
-        attentions: As the base model returns them.
-        features: (batch, features) entering the head.
-        loss_terms: Each term of the loss under its name; with labels only.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    features: Tensor | None = None
-    loss_terms: dict[str, Tensor] | None = None
 
 
 class DefendedForImageClassification(PreTrainedModel):
@@ -367,38 +340,3 @@ class DefendedForImageClassification(PreTrainedModel):
             if self.defense.own_head:
                 return super().push_to_hub(*args, **kwargs)
             return self.to_base().push_to_hub(*args, **kwargs)
-
-
-def check_head_init(head_init: str) -> None:
-    """Refuse a start that nobody knows.
-
-    Raises:
-        ValueError: neither ``random`` nor ``svd``.
-    """
-    if head_init not in ("random", "svd"):
-        raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
-
-
-def start_of_heads(
-    head_init: str, base: PreTrainedModel, head_paths: Sequence[str], calibration: Any
-) -> StartHeads | None:
-    """What fills new low-rank heads of ``base``: nothing if they start at random, or the SVD of each classifier.
-
-    Args:
-        head_init: ``"random"`` or ``"svd"``.
-        base: With its trained classifiers.
-        head_paths: Where those are.
-        calibration: Processed training images, a batch of model inputs, an iterable of such batches, or None.
-    """
-    if head_init == "random":
-        return None
-    widths = check_heads(base, head_paths)
-
-    def start(heads: list[nn.Module], classifiers: Classifiers) -> None:
-        batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
-        features = None if calibration is None else head_inputs(base, head_paths, batches)
-        parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
-        for new, classifier, part in zip(heads, classifiers, parts, strict=True):
-            svd_init(cast(LowRankHead, new), classifier, part)
-
-    return start

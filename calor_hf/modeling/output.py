@@ -1,0 +1,27 @@
+"""What a defended model returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class DefendedImageClassifierOutput(ModelOutput):
+    """What the base model returns, and what the head read.
+
+    Attributes:
+        loss: Scalar, the sum of ``loss_terms``; with labels only.
+        logits: (batch, num_labels) float32 scores.
+        hidden_states: As the base model returns them.
+        attentions: As the base model returns them.
+        features: (batch, features) entering the head.
+        loss_terms: Each term of the loss under its name; with labels only.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
