@@ -63,7 +63,7 @@ NOT_RUN = {
     "calor-hf plan": "measures a run of full length; tests/cli/test_plan_command.py plans smaller ones",
     "accelerate launch --multi_gpu": "needs several GPUs",
     "calor-hf compare --launcher": "its launcher needs several GPUs",
-    "make": "makes an environment; .ci/run runs `make test`, and nothing but a person `make demo`",
+    "make": "makes an environment; .ci/run makes lint, types, docs and test, and only people make the demo",
     "pip install": "changes the environment",
     "python examples/paper/import_backbone.py": "needs weights; tests/examples/test_paper.py makes some",
     "python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run": "days on a GPU",
