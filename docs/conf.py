@@ -30,6 +30,7 @@ include_patterns = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "docs/*.md",
     "docs/*.ipynb",
     "docs/results/*.md",

@@ -15,6 +15,7 @@ _CONTENTS = """
 :caption: Guides
 
 {guides}
+SECURITY
 CONTRIBUTING
 ```
 
