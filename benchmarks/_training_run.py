@@ -6,7 +6,6 @@ on the plain model). Prints a JSON object on its last line; in several processes
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
+from calor_hf.core.peak_memory import peak_memory_bytes
 
 CLASSES = 530
 
@@ -119,9 +119,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds = with_opacus(batch, steps) if who == "private" else with_trainer(who, batch, steps, folder, options)
     times = sorted(seconds[1:])  # the first step allocates, or compiles
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps({"images_per_second": batch / times[len(times) // 2], "peak_bytes": peak}))
+        print(json.dumps({"images_per_second": batch / times[len(times) // 2], "peak_bytes": peak_memory_bytes()}))
 
 
 if __name__ == "__main__":

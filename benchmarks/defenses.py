@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import ViTConfig, ViTForImageClassification
 
 from benchmarks._paired import paired_ratio, show
+from benchmarks._training_run import CLASSES, base_model
 from calor_hf import DEFENSES, CALoRTrainer, CALoRTrainingArguments, DefenseTrainer
 from calor_hf.modeling import defend
 
-PAIRS, CLASSES = 9, 530
+PAIRS = 9
 GOALS = {
     "none": "1",
     "calor": "<= 1.02",
@@ -47,15 +47,10 @@ class Images(Dataset[dict[str, Any]]):
 
 def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[], float]:
     """Seconds of a training step, forward to optimiser, each call one; of both stages in turn where there are two."""
-    torch.manual_seed(0)
-    size: dict[str, Any] = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
-    base = ViTForImageClassification(
-        ViTConfig(**size, intermediate_size=1536, image_size=112, patch_size=16, num_labels=CLASSES)
-    )
     quiet: dict[str, Any] = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
     args = CALoRTrainingArguments(str(folder), per_device_train_batch_size=batch, num_train_epochs=2, **quiet)
     kind = CALoRTrainer if name == "calor" else DefenseTrainer
-    trainer = kind(model=defend(base, name), args=args, train_dataset=Images(batch), eval_dataset=Images(batch))
+    trainer = kind(model=defend(base_model(), name), args=args, train_dataset=Images(batch), eval_dataset=Images(batch))
     trainer.processing_class = SimpleNamespace(do_normalize=True, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     total_steps = trainer.planned_values()[-1]
     trainer._first_bad_step = torch.full((), -1)

@@ -1,7 +1,6 @@
 """Students that imitate the target on public images: LOMMA looks through them too, and LOKT through nothing else."""
 
 import io
-import json
 import logging
 import math
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from transformers import (
 )
 
 from calor_hf.attacks._queries import Asked
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import LabelTarget, Target
@@ -241,5 +240,5 @@ def _train(
     measure = "cross-entropy %.3f nats to the target's labels" if plan.hard else "divergence %.3f nats from the target"
     logger.info(f"student %s: {measure}", name, divergence)
     student.eval().save_pretrained(folder)
-    write_whole(folder / RECORD, json.dumps({**settings, "divergence": divergence}).encode())  # last: all is there
+    write_json(folder / RECORD, {**settings, "divergence": divergence})  # last: all is there
     file.unlink()

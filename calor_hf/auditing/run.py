@@ -17,7 +17,7 @@ from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
-from calor_hf.core.files import read_json, read_text, remove_parts, write_whole
+from calor_hf.core.files import read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.target import Target
@@ -137,7 +137,7 @@ def run_attack(
     if rest:
         attack.prepare_for(target, generator, public_images, folder, seed)
         if state.is_local_main_process and attack.preparation != Cost():
-            write_whole(folder / PREPARATION, json.dumps(asdict(attack.preparation)).encode())
+            write_json(folder / PREPARATION, asdict(attack.preparation))
     fresh: list[Reconstruction] = []
     if mine:
         bar = _Progress(name, len(mine), state.is_main_process)
@@ -188,7 +188,7 @@ def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) 
             raise ValueError(f"the attack in {folder} was begun with {was}, now it is {wanted}; resume with the same")
     elif (folder / CHUNKS).exists():
         raise FileExistsError(f"{folder / CHUNKS} holds chunks of an unknown attack; pass another output folder")
-    write_whole(file, (json.dumps(asdict(record), indent=1) + "\n").encode())
+    write_json(file, asdict(record), indent=1)
 
 
 def _finish(
@@ -202,7 +202,7 @@ def _finish(
         "target_confidence": float(result.scores.double().mean()),
         "images": len(result.labels),
     }
-    write_whole(folder / RECORD, (json.dumps(summary, indent=1) + "\n").encode())
+    write_json(folder / RECORD, summary, indent=1)
     shutil.rmtree(folder / CHUNKS, ignore_errors=True)
 
 

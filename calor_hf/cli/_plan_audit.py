@@ -72,9 +72,10 @@ def _judging(built: Parts, options: argparse.Namespace) -> tuple[float, list[Par
     loading = time.perf_counter() - begin
     sources = [options.judge, options.second_judge, options.embedding, options.extractor]
     parts: list[Part] = []
-    words = judge_words(Path(options.output_dir) / "judge", target) if options.judge is None else []
+    words: list[str] = []
     if options.judge is None:
-        sources[0] = str(Path(options.output_dir) / "judge")
+        judge = Path(options.output_dir) / "judge"
+        sources[0], words = str(judge), judge_words(judge, target)
     networks = {
         role: load_network(source)
         for role, source in zip(ROLES, sources, strict=True)

@@ -1,6 +1,5 @@
 """Many training runs, each in a process of its own, one after the other, kept in a folder and resumed."""
 
-import json
 import os
 import shlex
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
-from calor_hf.core.files import read_json, remove_parts, write_whole
+from calor_hf.core.files import read_json, remove_parts, write_json
 from calor_hf.core.shapes import misfit
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -143,7 +142,7 @@ class Runs:
         error = lines[-1] if lines else f"exit status {status}"
         if status != 1:  # 1 is a training that came to a bad end; anything else is not the defence's fault
             raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
-        write_whole(folder / "failure.json", json.dumps({"error": error}).encode())
+        write_json(folder / "failure.json", {"error": error})
         return Outcome(error=error)
 
     @staticmethod
@@ -163,7 +162,7 @@ class Runs:
                     f"the runs in {self.folder} were made with the options {' '.join(before) or '(none)'}, now they "
                     f"are {' '.join(self.common) or '(none)'}; resume with the same ones, or pass another --output-dir"
                 )
-        write_whole(file, json.dumps(self.common).encode())
+        write_json(file, self.common)
 
 
 def _numbers(file: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`calor-hf compare`: several defences on one base and data, each as strong as the same accuracy allows."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -12,7 +11,7 @@ from calor_hf._version import __version__
 from calor_hf.cli._matching import Trial, best_trial, match_strength
 from calor_hf.cli._runs import Outcome, Runs, markdown, percent
 from calor_hf.cli.compare_figure import draw_comparison
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.defenses import DEFENSES
 from calor_hf.layers.low_rank_head import default_rank
@@ -228,7 +227,7 @@ def words_for(name: str, seed: int, settings: Sequence[str]) -> list[str]:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """``comparison.json``, ``comparison.md`` and ``comparison.png``."""
-    write_whole(folder / "comparison.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_json(folder / "comparison.json", found, indent=2)
     write_whole(folder / "comparison.md", (table(found) + "\n").encode())
     draw_comparison(found, folder / "comparison.png")
 

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -75,9 +74,9 @@ def _run(options: argparse.Namespace) -> None:
     print(plan.table())
     print(f"- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:
-        from calor_hf.core.files import write_whole
+        from calor_hf.core.files import write_json
 
-        write_whole(options.json, (json.dumps(plan.to_dict(), indent=2) + "\n").encode())
+        write_json(options.json, plan.to_dict(), indent=2)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from calor_hf._version import __version__
 from calor_hf.cli._backdoor import recorded_backdoor
 from calor_hf.cli._common import check_classes, is_embedded, log_to_terminal
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import write_json
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits, load_splits
@@ -126,7 +125,7 @@ def _run(options: argparse.Namespace) -> None:
         "backdoor": None if found is None else found.to_dict() | {"training": recorded},
         "caveats": notes,
     }
-    write_whole(file, (json.dumps(numbers, indent=2) + "\n").encode())
+    write_json(file, numbers, indent=2)
     print()
     print(table(accuracy, results, found))
     print("\n" + "\n".join(notes))

@@ -1,7 +1,6 @@
 """`calor-hf sweep`: accuracy against the rank of the head, and against the activation inside it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from calor_hf._version import __version__
 from calor_hf.cli._runs import Runs, markdown, mean_and_range, percent
-from calor_hf.core.files import write_figure, write_whole
+from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.layers.low_rank_head import ACTIVATIONS
 
@@ -99,7 +98,7 @@ def sweep(options: argparse.Namespace, common: Sequence[str]) -> dict[str, Any]:
         "cells": cells,
     }
     folder: Path = options.output_dir
-    write_whole(folder / "sweep.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_json(folder / "sweep.json", found, indent=2)
     write_whole(folder / "sweep.md", (table(found) + "\n").encode())
     draw(found, folder / "sweep.png")
     print(f"\n{table(found)}\n\nTable, numbers and figure: {folder / 'sweep.md'}, .json, .png")

@@ -1,7 +1,6 @@
 """What a training run shows: a line an epoch, a table, curves, and a file of numbers."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from calor_hf._version import __version__
 from calor_hf.cli.train_arguments import DataArguments
-from calor_hf.core.files import weights_digest, write_figure, write_whole
+from calor_hf.core.files import weights_digest, write_figure, write_json
 from calor_hf.core.peak_memory import peak_memory_bytes
 from calor_hf.layers.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
@@ -102,7 +101,7 @@ def show_and_save(result: Result, folder: Path) -> None:
     """Print the table; write ``metrics.json`` and ``curves.png`` into ``folder``."""
     numbers = summary(result) | {"weights": weights_digest(folder)}
     draw_curves(result, folder / "curves.png")
-    write_whole(folder / "metrics.json", (json.dumps(numbers, indent=2) + "\n").encode())  # last: all is there
+    write_json(folder / "metrics.json", numbers, indent=2)  # last: all is there
     print()
     print(table(result))
     print()

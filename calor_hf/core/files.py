@@ -41,6 +41,11 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def write_json(path: Path, content: Any, **options: Any) -> None:
+    """Write JSON as :func:`write_whole` does; ``options`` are those of ``json.dumps``."""
+    write_whole(path, (json.dumps(content, **options) + "\n").encode())
+
+
 def write_figure(path: Path, figure: Any) -> None:
     """Write a figure of matplotlib as PNG, as :func:`write_whole` does."""
     buffer = io.BytesIO()

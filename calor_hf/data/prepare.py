@@ -4,7 +4,6 @@ Private sets become ``train/CLASS/*.png`` and ``test/CLASS/*.png``, public pictu
 downloaded, and the source is only read. The crops are those of the MIBench code, on which the paper's tables were made.
 """
 
-import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from calor_hf.core.files import read_json, read_text, write_whole
+from calor_hf.core.files import read_json, read_text, write_json, write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.pictures import to_rgb
 
@@ -302,4 +301,4 @@ def _begin(name: str, source: Path, output_dir: Path, settings: dict[str, str | 
     elif output_dir.exists() and any(output_dir.iterdir()):
         raise FileExistsError(f"the output folder {output_dir} is not empty; pass a new one for {name}")
     else:
-        write_whole(record, json.dumps(settings).encode())
+        write_json(record, settings)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calor_hf._version import __version__
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.files import write_whole
+from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.registry import Registry
 
 C = TypeVar("C", bound=MethodConfig)
@@ -161,7 +161,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
         write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
-        write_whole(save_directory / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+        write_json(save_directory / CONFIG_FILE, settings, indent=2)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":

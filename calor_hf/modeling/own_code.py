@@ -1,9 +1,8 @@
 """The code that travels with a model whose head transformers does not have."""
 
-import json
 from pathlib import Path
 
-from calor_hf.core.files import read_json, write_whole
+from calor_hf.core.files import read_json, write_json, write_whole
 from calor_hf.modeling import modeling_standalone
 
 MODELING_FILE = Path(modeling_standalone.__file__)
@@ -24,4 +23,4 @@ def add_code(folder: Path) -> None:
         "AutoModelForImageClassification": f"{MODELING_FILE.stem}.{name}ForImageClassification",
     }
     write_whole(folder / MODELING_FILE.name, MODELING_FILE.read_bytes())
-    write_whole(config_file, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    write_json(config_file, config, indent=2, sort_keys=True)

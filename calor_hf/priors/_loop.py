@@ -2,7 +2,6 @@
 
 import copy
 import io
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from calor_hf._version import __version__
-from calor_hf.core.files import check_writable, remove_parts, write_whole
+from calor_hf.core.files import check_writable, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
@@ -276,7 +275,7 @@ class _State:
             "seconds": round(self.seconds, 1),
             "history": self.history,
         }
-        write_whole(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        write_json(self.folder / RECORD, record, indent=1)
 
     def load(self, device: torch.device) -> None:
         """Take up the checkpoint in the folder, if there is one."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.core.files import read_json, remove_parts, write_figure, write_whole
+from calor_hf.core.files import read_json, remove_parts, write_figure, write_json, write_whole
 from calor_hf.studies._base import STUDIES, Cell, Found, Study
 from calor_hf.studies._lab import Lab, LabOptions, TrainingFailedError
 
@@ -72,7 +72,7 @@ def run_study(
     failures = [record["numbers"]["failed"] for record in records if "failed" in record["numbers"]]
     if len(failures) == len(records):
         raise RuntimeError(f"every cell failed, the first with: {failures[0]}")
-    write_whole(folder / RESULT, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+    write_json(folder / RESULT, found, indent=1, allow_nan=False)
     show(kind, found, folder)
     return found
 
@@ -150,4 +150,4 @@ def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool)
                 f"the study in {folder} was begun with {was}, now it is {now}; resume with the same, or pass another "
                 "--output-dir"
             )
-    write_whole(file, (json.dumps(begun, indent=1) + "\n").encode())
+    write_json(file, begun, indent=1)

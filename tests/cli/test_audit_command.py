@@ -23,15 +23,6 @@ ONLY = "--reconstructions-only"
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A saved tiny ViT; its image size stands in its configuration."""
-    folder = tmp_path_factory.mktemp("target")
-    torch.manual_seed(0)
-    tiny_base("vit", CLASSES).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model of four drawn people, hardly trained."""
     folder = tmp_path_factory.mktemp("drawn") / "model"

@@ -5,22 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from calor_hf.cli._plan import Part, Plan, duration
 from calor_hf.cli.main import main as calor_hf
-from tests.attacks.tiny_world import CLASSES
-from tests.tiny_models import tiny_base
 
 SMALL = ["--num-identities", "4", "--use-cpu", "--report-to", "none", "--warmup-steps", "0"]
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("target")
-    torch.manual_seed(0)
-    tiny_base("vit", CLASSES).save_pretrained(folder)
-    return str(folder)
 
 
 def planned(folder: Path, command: str, words: list[str], *own: str) -> dict[str, Any]:
