@@ -8,13 +8,11 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from calor_hf.core.files import reading
-from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.shapes import misfit, unusable
 
 _BLOCK = re.compile(r"<!-- calor_hf:begin (\w+) -->\n.*?<!-- calor_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- calor_hf:(?:begin|end) \w+ -->")
 _OWN = re.compile(r"\n*<!-- calor_hf:own (\w+) -->\n?")
-text = markdown_text
 
 
 def parse(card: str) -> ModelCard:

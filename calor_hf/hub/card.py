@@ -9,6 +9,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from calor_hf.core.files import read_text
+from calor_hf.core.plain_text import markdown_text
 from calor_hf.hub import blocks
 from calor_hf.hub.card_tables import attack_table, every_number, number, other_threats, share, use_and_leakage
 from calor_hf.hub.evidence import HEADLINE, PEOPLE, floor_of, measure_of, strongest
@@ -76,7 +77,7 @@ def build_card(evidence: dict[str, Any], method: str, details: CardDetails, exis
         "limits": _limits(evidence),
         "about": _about(evidence, details),
     }
-    text = blocks.merge(None if old is None else old.text, written, blocks.text(details.name))
+    text = blocks.merge(None if old is None else old.text, written, markdown_text(details.name))
     data = _metadata(evidence, details, old_data)
     return blocks.seal(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
 
@@ -167,7 +168,7 @@ def _results(evidence: dict[str, Any], details: CardDetails) -> list[EvalResult]
 
 def _summary(evidence: dict[str, Any], method: str, details: CardDetails) -> str:
     model = evidence["model"]
-    base = f" around a {blocks.text(model['base_class'])}" if model["base_class"] else ""
+    base = f" around a {markdown_text(model['base_class'])}" if model["base_class"] else ""
     lines = [f"An image classifier with {model['classes']} classes: `{_code(model['class'])}`{base}."]
     if model["defense"] == "none":
         lines += ["", "**It has no defence against model inversion.** It is an undefended reference."]
@@ -183,7 +184,7 @@ def _summary(evidence: dict[str, Any], method: str, details: CardDetails) -> str
 
 
 def _class_warning(names: Sequence[str]) -> list[str]:
-    shown = [blocks.text(name) for name in names[:_SHOWN_CLASSES]]
+    shown = [markdown_text(name) for name in names[:_SHOWN_CLASSES]]
     more = len(names) - len(shown)
     return [
         "> **The names of the classes are published with this model.** If they are people's names, the model tells "
@@ -202,7 +203,7 @@ def _method_lines(method: str) -> list[str]:
     description, _, source = prose.partition("\nSource:")
     first = description.strip().split("\n\n")[0]
     lines = [" ".join(first.split())]
-    return lines + (["", "Source: " + blocks.text(source)] if source.strip() else [])
+    return lines + (["", "Source: " + markdown_text(source)] if source.strip() else [])
 
 
 def _load(evidence: dict[str, Any], details: CardDetails) -> str:
@@ -300,15 +301,16 @@ def _about(evidence: dict[str, Any], details: CardDetails) -> str:
     dataset = details.dataset or model["dataset"] or (record and record["data"])
     base = details.base_model or model["base_model"]
     rows = [
-        f"- Licence: {blocks.text(details.license) if details.license else 'none was given'}",
-        f"- Base model: {blocks.text(base) if base else 'not named'}",
-        f"- Data: {blocks.text(dataset) if dataset else 'not named'}",
+        f"- Licence: {markdown_text(details.license) if details.license else 'none was given'}",
+        f"- Base model: {markdown_text(base) if base else 'not named'}",
+        f"- Data: {markdown_text(dataset) if dataset else 'not named'}",
     ]
     if record is not None:
         stages = ", ".join(f"{steps} steps of stage `{_code(name)}`" for name, steps in record["steps"].items())
-        rows.append(f"- Trained with calor_hf {blocks.text(record['version'])}, seed {record['seed']}; {stages}")
+        rows.append(f"- Trained with calor_hf {markdown_text(record['version'])}, seed {record['seed']}; {stages}")
     if audit is not None:
-        rows.append(f"- Audited with calor_hf {blocks.text(audit['version'])} on {blocks.text(audit['created'][:10])}, "
+        rows.append(f"- Audited with calor_hf {markdown_text(audit['version'])} on "
+                    f"{markdown_text(audit['created'][:10])}, "
                     f"seed {audit['seed']}; checksum of the report `{_code(audit['checksum'])}`")  # fmt: skip
     rows.append(f"- Card written by calor_hf {evidence['calor_hf']}; its numbers come from [`{EVIDENCE}`]({EVIDENCE})")
     citation = ["", "## Citation", "", "```bibtex", _CITATION, "```"] if model["defense"] == "calor" else []

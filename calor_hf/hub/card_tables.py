@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from calor_hf.hub.blocks import text
+from calor_hf.core.plain_text import markdown_text
 from calor_hf.hub.evidence import HEADLINE, PEOPLE, floor_of, measure_of, strongest
 
 DASH = "–"
@@ -56,27 +56,29 @@ def use_and_leakage(evidence: dict[str, Any]) -> list[str]:
     if audit is not None:
         empty = [DASH] * (len(columns) - 1)
         if record is None:
-            rows += [[f"{text(one['name'])}, on pictures new to the model", shown(one)] for one in audit["utility"]]
+            rows += [
+                [f"{markdown_text(one['name'])}, on pictures new to the model", shown(one)] for one in audit["utility"]
+            ]
         attack = strongest(audit)
         for title, name in (("Rebuilt pictures recognised", HEADLINE), ("People recognised at least once", PEOPLE)):
             found = None if attack is None else measure_of(attack, name)
             if attack is not None and found is not None:
-                rows.append([f"{title}, by {text(attack['name'])}", *empty, shown(found)])
+                rows.append([f"{title}, by {markdown_text(attack['name'])}", *empty, shown(found)])
                 if floor_of(attack, name) is not None:
                     rows.append([f"{title}, by chance", *empty, share(floor_of(attack, name))])
     words = ["In brackets: 95 % intervals over people."] if audit is not None else []
     if record is not None:
         words = [f"On {record['test_images']} test images.", *words]
-    return [*table(["", *map(text, columns)], rows), "", " ".join(words)]
+    return [*table(["", *map(markdown_text, columns)], rows), "", " ".join(words)]
 
 
 def attack_table(audit: dict[str, Any]) -> list[str]:
     """Every attack with its effort, what it got, and what chance gets."""
     rows = [
         [
-            text(attack["name"]),
+            markdown_text(attack["name"]),
             "yes" if attack["adaptive"] else "no",
-            text(attack["prior"] or DASH),
+            markdown_text(attack["prior"] or DASH),
             shown(measure_of(attack, HEADLINE)),
             share(floor_of(attack, HEADLINE)),
             shown(measure_of(attack, PEOPLE)),
@@ -92,13 +94,13 @@ def attack_table(audit: dict[str, Any]) -> list[str]:
         "",
         f"{audit['images_per_class']} pictures of each of {audit['people_attacked']} people, "
         f"{share(audit['budget'], 0)} of the published effort, seed {audit['seed']}, calor_hf "
-        f"{text(audit['version'])}. Judges: {', '.join(map(text, audit['judges'])) or 'none'}.",
+        f"{markdown_text(audit['version'])}. Judges: {', '.join(map(markdown_text, audit['judges'])) or 'none'}.",
     ]
 
 
 def other_threats(audit: dict[str, Any]) -> list[str]:
     """Numbers of other threats, if there are any."""
-    rows = [[text(one["name"]), shown(one)] for one in audit["neighbours"]]
+    rows = [[markdown_text(one["name"]), shown(one)] for one in audit["neighbours"]]
     return ["### Other threats", "", *table(["measure", "value"], rows)] if rows else []
 
 
@@ -106,8 +108,8 @@ def every_number(audit: dict[str, Any]) -> list[str]:
     """Every number of the audit, folded away."""
     rows = [
         [
-            text(attack["name"]),
-            text(measure["name"]),
+            markdown_text(attack["name"]),
+            markdown_text(measure["name"]),
             shown(measure),
             {"leakage": "more leaks more", "privacy": "more leaks less"}.get(measure["more_is"], ""),
             str(measure["images"]),

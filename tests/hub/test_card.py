@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from calor_hf.core.label_names import numbered, telling_names
-from calor_hf.hub.blocks import text
+from calor_hf.core.plain_text import markdown_text
 from calor_hf.hub.card import CardDetails, base_card, build_card
 from calor_hf.hub.evidence import CALOR_SETTINGS, REPORT, StaleRecordError, gather
 from calor_hf.hub.release import Release, prepare_release
@@ -141,7 +141,7 @@ def test_class_names_stay_text(tmp_path: Path) -> None:
     assert page.count("<h1>") == 1
     assert "The names of the classes are published" in page
     for name in names:
-        shown = markdown.markdown(text(name)).removeprefix("<p>").removesuffix("</p>")
+        shown = markdown.markdown(markdown_text(name)).removeprefix("<p>").removesuffix("</p>")
         assert re.findall(r"<[^>]*>", shown) == []
 
 
