@@ -45,6 +45,9 @@ LIMITS = {
     "calor-hf compare": [*TRAIN, "--defenses", "loft", "--seeds", "1", "--trials", "1"],
     "calor-hf export": [],
     "calor-hf list": [],
+    "calor-hf plan --processes 8": AUDIT,
+    "calor-hf plan audit": AUDIT,
+    "calor-hf plan train": TRAIN,
     "calor-hf prepare": [],
     "calor-hf prior": ["--settings", "steps=2", "critic_steps=1", "batch_size=4", "width=8"],
     "calor-hf push": [],
@@ -60,7 +63,7 @@ LIMITS = {
 # Not run here, and why; the real parsers read all of them in test_code_blocks.py.
 NOT_RUN = {
     "accelerate launch --config_file examples/accelerate": "needs several GPUs; tests/examples/test_accelerate.py",
-    "calor-hf plan": "measures a run of full length; tests/cli/test_plan_command.py plans smaller ones",
+    "calor-hf plan --processes 16 audit": "needs FaceScrub, and a model and a prior of it",
     "accelerate launch --multi_gpu": "needs several GPUs",
     "calor-hf compare --launcher": "its launcher needs several GPUs",
     "make": "makes an environment; .ci/run makes lint, types, docs and test, and only people make the demo",
@@ -79,6 +82,7 @@ READER_HAS = {
     ],
     "docs/choose_a_rank.md": ["rank8", "judge", "prior", "audit-16"],
     "docs/defend_a_finished_model.md": ["finished"],
+    "docs/devices.md": ["demo"],
     "docs/publish.md": ["demo", "demo-audit"],
     "docs/studies.md": ["judge", "prior"],
 }  # fmt: skip
