@@ -11,7 +11,7 @@ class Forward:
     """One forward pass, as a defence's loss sees it.
 
     Attributes:
-        logits: (batch, classes), float32.
+        logits: (batch, classes), float32; (batch, 0) where classes are scored in chunks.
         labels: (batch,) int64 in [0, classes), or (batch, classes) probabilities.
         features: (batch, features) entering the head.
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
@@ -19,6 +19,7 @@ class Forward:
         taps: Inputs of the layers that the defence asked for, each (batch, ...); in training only.
         extras: What else the defence's head gave, by name.
         training: Whether the model is in training mode.
+        log_odds: (batch,) of any other class against the true one, where classes are scored in chunks; else None.
     """
 
     logits: Tensor
@@ -29,6 +30,7 @@ class Forward:
     taps: tuple[Tensor, ...] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     training: bool = False
+    log_odds: Tensor | None = None
 
 
 @dataclass(frozen=True)

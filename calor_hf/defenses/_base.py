@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,12 +63,15 @@ class Defense(ABC, Generic[C]):
         config: The settings, frozen.
         stage_names: Names of the training stages, in order.
         needs_trainer: Whether it works only under ``DefenseTrainer``: it changes batches or freezes weights.
+        log_odds_suffice: Whether the loss reads nothing of the scores but the true class's log-odds
+            (``Forward.log_odds``), so that very many classes can be scored in chunks.
         step_cost: Time of a training step in ordinary ones, roughly; for the estimate before training.
     """
 
     config_class: ClassVar[type[MethodConfig]]
     stage_names: ClassVar[tuple[str, ...]] = ("fit",)
     needs_trainer: ClassVar[bool] = False
+    log_odds_suffice: ClassVar[bool] = False
     step_cost: ClassVar[float] = 1.0
 
     def __init__(self, config: C) -> None:
@@ -171,7 +175,16 @@ class Defense(ABC, Generic[C]):
 
 def cross_entropy(out: Forward) -> Tensor:
     """Cross-entropy in nats, the mean over the batch, weighted by class where weights are given."""
+    if out.log_odds is not None:
+        return mean_over_counted(F.softplus(out.log_odds), out.labels, out.class_weights)
     return F.cross_entropy(out.logits, out.labels, weight=out.class_weights)
+
+
+def mean_over_counted(loss: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of (batch,) losses over the labels that are not negative, weighted by class; 0 where there are none."""
+    counted = labels >= 0
+    share = counted.to(loss.dtype) if weight is None else weight.to(loss)[labels.clamp_min(0)] * counted
+    return torch.where(counted, loss * share, 0.0).sum() / share.sum().clamp_min(torch.finfo(loss.dtype).tiny)
 
 
 DEFENSES: Registry[Defense[Any]] = Registry("defense", "calor_hf.defenses")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.defenses._base import DEFENSES, cross_entropy
+from calor_hf.defenses._base import DEFENSES, cross_entropy, mean_over_counted
 from calor_hf.defenses._low_rank import LowRankConfig, LowRankDefense
 
 
@@ -40,6 +40,7 @@ class CALoR(LowRankDefense[CALoRDefenseConfig]):
 
     config_class = CALoRDefenseConfig
     stage_names = ("fit", "adapt")
+    log_odds_suffice = True
 
     @property
     def own_head(self) -> bool:
@@ -82,9 +83,11 @@ class CALoR(LowRankDefense[CALoRDefenseConfig]):
         """``cross_entropy`` in stage ``fit``, ``confidence_adaptation`` (at most 0) in stage ``adapt``; in nats."""
         if progress.stage == "fit":
             return {"cross_entropy": cross_entropy(out)}
-        term = confidence_adaptation_loss(
-            out.logits, out.labels, self.config.ca_a, self.config.ca_b, weight=out.class_weights
-        )
+        c = self.config
+        if out.log_odds is not None:
+            term = mean_over_counted(_adaptation(out.log_odds, c.ca_a, c.ca_b), out.labels, out.class_weights)
+        else:
+            term = confidence_adaptation_loss(out.logits, out.labels, c.ca_a, c.ca_b, weight=out.class_weights)
         return {"confidence_adaptation": term}
 
 
@@ -136,8 +139,7 @@ def confidence_adaptation_loss(
     z = torch.where(usable, z, 0.0)  # −inf − (−inf) would be NaN, also in the gradient
 
     gap = (z - z.gather(1, index)).masked_fill(true_class, -math.inf)
-    log_p = -F.softplus(gap.logsumexp(dim=1))
-    loss = torch.where(usable.squeeze(1), a * log_p * torch.exp(b * log_p), 0.0)
+    loss = torch.where(usable.squeeze(1), _adaptation(gap.logsumexp(dim=1), a, b), 0.0)
 
     share = counted.to(loss.dtype) if weight is None else weight.to(loss)[index.squeeze(1)] * counted
     if weight is not None:
@@ -147,6 +149,11 @@ def confidence_adaptation_loss(
     if reduction == "sum":
         return loss.sum()
     return loss.sum() / share.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+
+
+def _adaptation(log_odds: Tensor, a: float, b: float) -> Tensor:
+    log_p = -F.softplus(log_odds)
+    return a * log_p * torch.exp(b * log_p)
 
 
 def target_confidence(b: float) -> float:

@@ -27,6 +27,7 @@ class LoFt(LowRankDefense[LoFtConfig]):
     """
 
     config_class = LoFtConfig
+    log_odds_suffice = True
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
         """``cross_entropy`` in nats, the mean over the batch."""

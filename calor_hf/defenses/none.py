@@ -19,6 +19,7 @@ class NoDefense(Defense[NoDefenseConfig]):
     """Cross-entropy on an ordinary classifier."""
 
     config_class = NoDefenseConfig
+    log_odds_suffice = True
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
         """``cross_entropy`` in nats, the mean over the batch."""

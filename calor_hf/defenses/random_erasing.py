@@ -60,6 +60,7 @@ class RandomErasing(Defense[RandomErasingConfig]):
 
     config_class = RandomErasingConfig
     needs_trainer = True
+    log_odds_suffice = True
 
     @classmethod
     def strength(cls, in_features: int, num_labels: int) -> Strength:

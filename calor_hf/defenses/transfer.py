@@ -58,6 +58,7 @@ class Transfer(Defense[TransferConfig]):
 
     config_class = TransferConfig
     needs_trainer = True
+    log_odds_suffice = True
 
     @classmethod
     def strength(cls, in_features: int, num_labels: int) -> Strength:

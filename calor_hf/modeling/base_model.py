@@ -1,14 +1,16 @@
 """The base model of a CALoR model: its class, its configuration, its labels."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import transformers
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
+from calor_hf._version import __version__
 from calor_hf.core.files import reading
-from calor_hf.layers.find_head import check_heads, find_heads
+from calor_hf.layers.find_head import check_heads, find_heads, put_back_heads
 from calor_hf.layers.saved_config import check_config
 from calor_hf.modeling.configuration_defended import WrappedConfig
 
@@ -154,3 +156,15 @@ _ORIGIN = (
     "subfolder",
     "trust_remote_code",
 )
+
+
+def stock_model(backbone: PreTrainedModel, classifiers: Sequence[nn.Module], config: WrappedConfig) -> PreTrainedModel:
+    """A copy of ``backbone`` with copies of its ``classifiers`` in their places, and a word of what defended it."""
+    base = copy.deepcopy(backbone)
+    put_back_heads(base, config.head_paths, [copy.deepcopy(layer).to(base.dtype) for layer in classifiers])
+    base.config.id2label, base.config.label2id = config.id2label, config.label2id
+    base.config.architectures = [config.base_class]
+    settings = config.defense_settings_dict()
+    base.config.defense = {"name": config.defense_name, "settings": settings, "calor_hf": __version__}
+    base.requires_grad_(True)
+    return base

@@ -6,6 +6,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from calor_hf.defenses._base import Defense
+from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, same_kind
 from calor_hf.layers.features import head_inputs
 from calor_hf.layers.find_head import check_heads
 from calor_hf.layers.low_rank_head import LowRankHead
@@ -24,6 +26,18 @@ def check_head_init(head_init: str) -> None:
     """
     if head_init not in ("random", "svd"):
         raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
+
+
+def new_head(defense: Defense[Any], classifiers: Classifiers, num_labels: int) -> nn.Module:
+    """Head of a defended model in the place of ``classifiers``: their own, or the defence's; of several, their mean."""
+    kept = [same_kind(classifier, num_labels) for classifier in classifiers]
+    widths = [layer.weight.shape[1] for layer in kept]
+    heads: list[nn.Module] = (
+        [defense.build_head(width, num_labels) for width in widths]
+        if defense.own_head
+        else [ClassifierHead(layer) for layer in kept]
+    )
+    return MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
 
 
 def start_of_heads(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from calor_hf._version import __version__
 from calor_hf.core.files import reading
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
 from calor_hf.defenses._low_rank import LowRankDefense
-from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, heads_of, same_kind
+from calor_hf.layers.chunked_scores import check_chunks, odds_in_chunks
+from calor_hf.layers.classifier_head import ClassifierHead, heads_of
 from calor_hf.layers.features import run_with_taps, scores_of
-from calor_hf.layers.find_head import check_heads, put_back_heads, take_out_heads
+from calor_hf.layers.find_head import check_heads, take_out_heads
 from calor_hf.modeling.base_model import (
     architecture_of,
     base_class_of,
@@ -26,9 +26,10 @@ from calor_hf.modeling.base_model import (
     read_config,
     refuse_settings,
     set_labels,
+    stock_model,
 )
 from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConfig
-from calor_hf.modeling.head_start import Classifiers, StartHeads, check_head_init, start_of_heads
+from calor_hf.modeling.head_start import Classifiers, StartHeads, check_head_init, new_head, start_of_heads
 from calor_hf.modeling.output import DefendedImageClassifierOutput
 from calor_hf.modeling.released import fit_to_publish
 
@@ -51,6 +52,7 @@ class DefendedForImageClassification(PreTrainedModel):
         feature_width: Number of features.
         class_weights: (num_labels,) weights of the loss, or None; not saved.
         in_training_run: Whether a ``DefenseTrainer`` is at work, which some defences need.
+        class_chunk: Classes scored at a time where labels are given, see :meth:`score_in_chunks`; None: all.
     """
 
     config_class: type[WrappedConfig] = DefendedConfig
@@ -71,13 +73,14 @@ class DefendedForImageClassification(PreTrainedModel):
         self.feature_width = sum(check_heads(self.backbone, config.head_paths))
         self._tapped = tuple(self.defense.taps(self.backbone))
         classifiers = take_out_heads(self.backbone, config.head_paths)
-        self.classification_head = self._make_head(cast(Classifiers, classifiers))
+        self.classification_head = new_head(self.defense, cast(Classifiers, classifiers), config.num_labels)
         self.main_input_name = self.backbone.main_input_name
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", None, persistent=False)
         self.progress = Progress.at_end(self.defense.stage_names[-1])
         self.in_training_run = False
+        self.class_chunk: int | None = None
         self.post_init()
 
     @property
@@ -91,16 +94,22 @@ class DefendedForImageClassification(PreTrainedModel):
             raise ValueError(f"unknown stage {name!r}; pass one of {', '.join(self.defense.stage_names)}")
         self.progress = Progress.at_end(name)
 
-    def _make_head(self, classifiers: Classifiers) -> nn.Module:
-        num_labels = self.config.num_labels
-        kept = [same_kind(classifier, num_labels) for classifier in classifiers]
-        widths = [layer.weight.shape[1] for layer in kept]
-        heads: list[nn.Module] = (
-            [self.defense.build_head(width, num_labels) for width in widths]
-            if self.defense.own_head
-            else [ClassifierHead(layer) for layer in kept]
-        )
-        return MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
+    def score_in_chunks(self, classes: int | None) -> None:
+        """With labels, score that many classes at a time; None: all at once. Not saved.
+
+        The output then has ``odds`` in the place of ``logits``, and its memory does not grow with the number of
+        classes. Without labels there are logits as ever.
+
+        Raises:
+            ValueError: a head or a defence that cannot do without the scores.
+        """
+        if classes is not None:
+            check_chunks(self.classification_head, classes)
+            if not self.defense.log_odds_suffice:
+                raise ValueError(
+                    f"the loss of the defence '{self.config.defense_name}' reads all scores; leave class_chunk out"
+                )
+        self.class_chunk = classes
 
     def forward(
         self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
@@ -134,22 +143,30 @@ class DefendedForImageClassification(PreTrainedModel):
         else:
             outputs = self.backbone(**kwargs, return_dict=True)
         features = scores_of(outputs)
-        logits, extras = self.defense.run_head(self.classification_head, features)
+        odds: dict[str, Tensor] = {}
+        extras: dict[str, Tensor] = {}
+        if self.class_chunk is not None and labels is not None:
+            odds = odds_in_chunks(cast(Any, self.classification_head), features, labels, self.class_chunk)
+            logits = features.new_empty(len(features), 0)
+        else:
+            logits, extras = self.defense.run_head(self.classification_head, features)
 
         loss, terms = None, None
         if labels is not None:
             inputs = kwargs.get(self.main_input_name)
-            out = Forward(logits, labels, features, self.class_weights, inputs, taps, extras, self.training)
+            seen = (logits, labels, features, self.class_weights, inputs, taps, extras, self.training)
+            out = Forward(*seen, log_odds=odds.get("log_odds"))
             with torch.autocast(logits.device.type, enabled=False):
                 terms = self.defense.loss(out, self.progress)
                 loss = torch.stack(list(terms.values())).sum()
         result = DefendedImageClassifierOutput(
             loss=loss,
-            logits=logits,
+            logits=None if odds else logits,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             features=features,
             loss_terms=terms,
+            odds=odds or None,
         )
         as_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if as_dict else result.to_tuple()
@@ -293,19 +310,17 @@ class DefendedForImageClassification(PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         classifiers = [cast(nn.Linear, base.get_submodule(path)) for path in config.head_paths]
-        new_head = model._make_head(classifiers).to(classifiers[0].weight.device).float()
+        head = new_head(model.defense, classifiers, config.num_labels).to(classifiers[0].weight.device).float()
         if start is not None:
-            start(heads_of(new_head), classifiers)
+            start(heads_of(head), classifiers)
         take_out_heads(base, config.head_paths)
         forget_labels(base.config)
-        model.backbone, model.classification_head = base, new_head
+        model.backbone, model.classification_head = base, head
         config.base_config = base.config
         config._attn_implementation = base.config._attn_implementation
         config.dtype = base.dtype
         model.train(base.training)
         return model
-
-    # Back to the base
 
     def to_base(self) -> PreTrainedModel:
         """A copy of this model as the stock model of transformers that it was made from: nobody needs calor_hf for it.
@@ -320,16 +335,8 @@ class DefendedForImageClassification(PreTrainedModel):
                 f"the defence '{self.config.defense_name}' replaces the classifier, so this is no "
                 f"{self.config.base_class}; save it as it is"
             )
-        base = copy.deepcopy(self.backbone)
-        heads = cast(list[ClassifierHead], heads_of(self.classification_head))
-        classifiers = [copy.deepcopy(head.classifier).to(base.dtype) for head in heads]
-        put_back_heads(base, self.config.head_paths, classifiers)
-        base.config.id2label, base.config.label2id = self.config.id2label, self.config.label2id
-        base.config.architectures = [self.config.base_class]
-        settings = self.config.defense_settings_dict()
-        base.config.defense = {"name": self.config.defense_name, "settings": settings, "calor_hf": __version__}
-        base.requires_grad_(True)
-        return cast(PreTrainedModel, base)
+        classifiers = [head.classifier for head in cast(list[ClassifierHead], heads_of(self.classification_head))]
+        return stock_model(self.backbone, classifiers, self.config)
 
     def push_to_hub(self, *args: Any, anonymize_labels: bool = False, **kwargs: Any) -> Any:
         """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`).

@@ -12,11 +12,12 @@ class DefendedImageClassifierOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, the sum of ``loss_terms``; with labels only.
-        logits: (batch, num_labels) float32 scores.
+        logits: (batch, num_labels) float32 scores; None where classes were scored in chunks.
         hidden_states: As the base model returns them.
         attentions: As the base model returns them.
         features: (batch, features) entering the head.
         loss_terms: Each term of the loss under its name; with labels only.
+        odds: As :func:`~calor_hf.layers.chunked_scores.odds`, where classes were scored in chunks.
     """
 
     loss: Tensor | None = None
@@ -25,3 +26,4 @@ class DefendedImageClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     features: Tensor | None = None
     loss_terms: dict[str, Tensor] | None = None
+    odds: dict[str, Tensor] | None = None

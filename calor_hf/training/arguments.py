@@ -83,6 +83,15 @@ class CALoRTrainingArguments(TrainingArguments):
         default=2048,
         metadata={"help": "Training images on which confidence is measured after each adapt epoch, evenly spread."},
     )
+    class_chunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "Classes scored at a time in training and evaluation, for 10,000 classes and more: 4096 is good on "
+            "a processor. Memory then does not grow with (batch, classes); the numbers stay the same. "
+            "compute_metrics gets no logits but log_odds and best_rival of the true class, each (samples,). Default: "
+            "all classes at once."
+        },
+    )
     accept_unadapted: bool = field(
         default=False,
         metadata={"help": "If no adapted checkpoint keeps the accuracy, return the first stage's, not an error."},
@@ -120,7 +129,7 @@ class CALoRTrainingArguments(TrainingArguments):
         super().__post_init__()
         check_strength(self.ca_a, self.ca_b)
         self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")
-        self._check_positive("confidence_tolerance", "head_learning_rate")
+        self._check_positive("confidence_tolerance", "head_learning_rate", "class_chunk")
         if self.max_accuracy_drop < 0:
             raise ValueError(f"max_accuracy_drop must be >= 0 points, got {self.max_accuracy_drop}")
         if self.lr_drop_epochs and SchedulerType(self.lr_scheduler_type) != SchedulerType.CONSTANT:

@@ -36,6 +36,21 @@ def check_labels(dataset: Any, num_labels: int) -> None:
         )
 
 
+def score_in_chunks(model: Any, classes: int | None) -> None:
+    """Let ``model`` score that many classes at a time where there are labels; None: all at once.
+
+    Raises:
+        ValueError: no defended model, or one that cannot do without the scores.
+    """
+    if hasattr(model, "score_in_chunks"):
+        model.score_in_chunks(classes)
+    elif classes is not None:
+        raise ValueError(
+            "class_chunk needs a defended model; DefendedForImageClassification.from_base(model, 'none') is one with "
+            "no defence"
+        )
+
+
 def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn.Parameter]:
     """Trainable parameters that the scores do not depend on, e.g. the mask token of DINOv2 or a pooling head of SigLIP.
 

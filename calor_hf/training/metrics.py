@@ -1,5 +1,6 @@
 """Utility metrics of a classifier: accuracy, likelihood, calibration, confidence."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,19 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
     """Metrics for ``Trainer(compute_metrics=...)``; float64 from the logits.
 
     Args:
-        prediction: ``predictions`` (samples, classes) logits, the first of a tuple counts; ``label_ids`` (samples,).
+        prediction: ``predictions`` (samples, classes) logits, the first of a tuple counts, or what
+            :func:`~calor_hf.layers.chunked_scores.odds` gives; ``label_ids`` (samples,).
 
     Returns:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the
         top score, in [0, 1]; ``confidence``, the mean probability of the true class; ``confidence_correct``, the
         same over correctly classified samples (NaN if there is none).
     """
-    log_p, labels = _log_probabilities(prediction)
-    true_log_p = log_p[np.arange(len(labels)), labels]
-    correct = log_p.argmax(axis=1) == labels
+    true_log_p, top_log_p, correct = _what_counts(prediction)
     return {
         "accuracy": float(correct.mean()),
         "nll": float(-true_log_p.mean()),
-        "ece": calibration_error(np.exp(log_p.max(axis=1)), correct),
+        "ece": calibration_error(np.exp(top_log_p), correct),
         "confidence": float(np.exp(true_log_p).mean()),
         "confidence_correct": float(np.exp(true_log_p[correct]).mean()) if correct.any() else float("nan"),
     }
@@ -33,13 +33,17 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
 
 def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
     """(samples,) probability of the true class, from ``prediction`` as in :func:`classification_metrics`."""
-    log_p, labels = _log_probabilities(prediction)
-    return np.exp(log_p[np.arange(len(labels)), labels])
+    return np.exp(_what_counts(prediction)[0])
 
 
-def _log_probabilities(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    logits = prediction.predictions
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits, dtype=np.float64)
+def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Log probability of the true class and of the first choice, and whether the two are the same."""
+    found, labels = prediction.predictions, np.asarray(prediction.label_ids)
+    if isinstance(found, Mapping):
+        true_log_p = -np.logaddexp(0, np.asarray(found["log_odds"], dtype=np.float64))
+        best_rival = np.asarray(found["best_rival"], dtype=np.float64)
+        return true_log_p, true_log_p + np.maximum(best_rival, 0), best_rival < 0
+    logits = np.asarray(found[0] if isinstance(found, tuple) else found, dtype=np.float64)
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    return log_p, np.asarray(prediction.label_ids)
+    return log_p[np.arange(len(labels)), labels], log_p.max(axis=1), log_p.argmax(axis=1) == labels

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.defenses._base import Defense
+from calor_hf.defenses._base import Defense, mean_over_counted
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
+from calor_hf.layers.chunked_scores import odds
 from calor_hf.layers.features import scores_of
-from calor_hf.training.before_training import check_labels, unused_parameters
+from calor_hf.training.before_training import check_labels, score_in_chunks, unused_parameters
 from calor_hf.training.checkpoints import complete_checkpoints, last_checkpoint, load_weights
 from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
@@ -74,6 +75,7 @@ class DefenseTrainer(SavingTrainer):
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
         if self._own_loss:
             self.bare_model.class_weights = self._class_weights
+        score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
         self.add_callback(StageCallback(self))
         self.add_callback(self._interrupt)
 
@@ -213,10 +215,12 @@ class DefenseTrainer(SavingTrainer):
             terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
             loss = torch.stack(list(terms.values())).sum()
         if model.training and labels is not None:
-            logits = scores_of(outputs).detach()
-            if self._own_loss:
-                terms = {**terms, **self.model.defense.observe(logits, labels)}
-            self._note(loss, terms, logits[:count], labels[:count])
+            seen = outputs.odds if self._own_loss else None
+            if seen is None:
+                logits = scores_of(outputs).detach()
+                terms = {**terms, **(self.model.defense.observe(logits, labels) if self._own_loss else {})}
+                seen = odds(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
+            self._note(loss, terms, seen, labels[:count])
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -297,18 +301,15 @@ class DefenseTrainer(SavingTrainer):
             module.eval()
 
     @torch.no_grad()
-    def _note(self, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+    def _note(self, loss: Tensor, terms: dict[str, Tensor], seen: dict[str, Tensor], labels: Tensor) -> None:
         # Kept on the device: no waiting for the accelerator until something is logged.
         bad = ~torch.isfinite(loss.detach()) & (self._first_bad_step < 0)
         self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
         for name, value in terms.items():
             self._running[name].append(value.detach().float())
-        if labels.ndim == 1:
-            log_p = logits.float().log_softmax(dim=1).gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
-            counted = (labels >= 0).float()
-            share = counted.sum().clamp_min(1)
-            self._running["confidence"].append((log_p.exp() * counted).sum() / share)
-            self._running["accuracy"].append(((logits.argmax(dim=1) == labels) * counted).sum() / share)
+        if seen:
+            self._running["confidence"].append(mean_over_counted((-seen["log_odds"]).sigmoid(), labels))
+            self._running["accuracy"].append(mean_over_counted((seen["best_rival"] < 0).float(), labels))
 
     # Checkpoints
 

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from calor_hf.core.calibration import calibration_error
+from calor_hf.layers.chunked_scores import odds
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
 
 
@@ -42,3 +44,13 @@ def test_calibration_error_agrees_with_a_loop_over_the_bins() -> None:
         if inside.any():
             expected += inside.mean() * abs(correct[inside].mean() - scores[inside].mean())
     assert calibration_error(scores, correct) == pytest.approx(expected, abs=1e-12)
+
+
+def test_log_odds_give_the_metrics_of_their_logits() -> None:
+    logits = torch.randn(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    labels = torch.arange(50) % 7
+    found = {name: value.numpy() for name, value in odds(logits, labels).items()}
+    from_odds = classification_metrics(SimpleNamespace(predictions=found, label_ids=labels.numpy()))
+    from_logits = classification_metrics(SimpleNamespace(predictions=logits.numpy(), label_ids=labels.numpy()))
+    assert from_odds == pytest.approx(from_logits, rel=1e-12)
+    assert 0 < from_odds["accuracy"] < 1
