@@ -150,7 +150,8 @@ class Runs:
         if (folder / "metrics.json").is_file():
             return Outcome(_numbers(folder / "metrics.json"))
         if (folder / "failure.json").is_file():
-            return Outcome(error=read_json(folder / "failure.json", {"error": str})["error"])
+            said = read_json(folder / "failure.json", {"error": str})["error"]
+            return Outcome(error=said or "it did not say why")
         return None
 
     def _keep_options(self) -> None:

@@ -1,6 +1,5 @@
 """What every generator promises: latents in, images out, saved and shared like a model."""
 
-import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from calor_hf._version import __version__
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.files import write_json, write_whole
+from calor_hf.core.files import read_json, write_json, write_whole
 from calor_hf.core.registry import Registry
+from calor_hf.core.shapes import misfit
 
 C = TypeVar("C", bound=MethodConfig)
 
@@ -192,14 +192,14 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
         return folder / name if folder.is_dir() else Path(hf_hub_download(source, name, **options))
 
     try:
-        saved = json.loads(file(CONFIG_FILE).read_text(encoding="utf-8"))
+        saved = read_json(file(CONFIG_FILE))
     except (OSError, ValueError) as error:  # what is no name of a repository is a ValueError
         raise ValueError(
             f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
         ) from error
-    if not isinstance(saved, dict) or "generator" not in saved:
+    if misfit(saved, {"generator": str, "settings": dict}):
         raise ValueError(
-            f"{source} is no generator of calor_hf: its config.json names none; train one with calor-hf prior"
+            f"{source} is no generator of calor_hf: its config.json describes none; train one with calor-hf prior"
         )
     if saved["generator"] not in names:
         raise ValueError(f"{source} is a generator '{saved['generator']}', known: {', '.join(names)}; update calor_hf")

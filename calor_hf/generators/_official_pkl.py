@@ -108,7 +108,7 @@ OPCODES = re.compile(
 """Instructions that the protocols 3 to 5 write for such files."""
 
 DAMAGE = (pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
-          RuntimeError, MemoryError)  # fmt: skip
+          RuntimeError, MemoryError, AssertionError)  # fmt: skip
 
 
 class InertUnpickler(pickle.Unpickler):

@@ -1,12 +1,12 @@
 """Two-stage training of CALoR: cross-entropy, then confidence adaptation within an accuracy budget."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from calor_hf.core.files import read_json
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
@@ -169,9 +169,8 @@ class CALoRTrainer(DefenseTrainer):
         load_weights(self.model, self._first_stage_folder)
 
     def _was_finished(self, checkpoint: str) -> bool:
-        state_file = Path(checkpoint) / TRAINER_STATE
         self.planned_values()
-        state = json.loads(state_file.read_text(encoding="utf-8"))
+        state = read_json(Path(checkpoint) / TRAINER_STATE, {"log_history": list, "global_step": int})
         self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
         return self.selection().finished
 
