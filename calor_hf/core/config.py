@@ -34,6 +34,8 @@ class MethodConfig:
             ValueError: a key is no setting of this method, or a value is of another type or refused by
                 :meth:`validate`.
         """
+        if problem := misfit(values, dict[str, Any], "settings"):
+            raise ValueError(f"{cls.__name__}: {problem}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -145,7 +145,7 @@ def test_no_generator_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no generator at .*train one with calor-hf prior"):
         load_generator(str(tmp_path / "nowhere"))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(ValueError, match=r"its config\.json describes none"):
+    with pytest.raises(ValueError, match=r"its config\.json names none"):
         load_generator(str(tmp_path))
     with pytest.raises(ValueError, match="has to be trained"):
         load_generator("dcgan")
