@@ -133,6 +133,14 @@ def test_a_wrong_configuration_is_told(changes: dict[str, Any], message: str, tm
         load_generator(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "{}{", '{"generator": "dcgan", "settings": [1]}'])
+def test_a_damaged_configuration_is_told(content: str, tmp_path: Path) -> None:
+    tiny_generator("dcgan", torch.float32).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load_generator(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}"])
 def test_broken_weights_are_told(content: bytes, tmp_path: Path) -> None:
     tiny_generator("dcgan", torch.float32).save_pretrained(tmp_path)
