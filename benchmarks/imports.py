@@ -26,9 +26,11 @@ def main() -> None:
         "import calor_hf / import of the transformers classes",
         paired_ratio(lambda: _seconds(_PACKAGE), lambda: _seconds(_BASE), PAIRS),
         "<= 1.15",
+        "1: transformers",
     )
     show(
         "calor-hf --help / import calor_hf",
         paired_ratio(lambda: _seconds(_HELP), lambda: _seconds(_PACKAGE), PAIRS),
         "<= 1.15",
+        "1: Python alone",
     )

@@ -55,5 +55,10 @@ def main() -> None:
         return BATCH / (time.perf_counter() - begin)
 
     loading(), training()
-    show("pictures/s on one core, loading / ViT-B/16 at 224", paired_ratio(loading, training, PAIRS), ">= 2")
+    show(
+        "pictures/s on one core, loading / ViT-B/16 at 224",
+        paired_ratio(loading, training, PAIRS),
+        ">= 2",
+        "JPEG decoder",
+    )
     torch.set_num_threads(threads)

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._paired import show
+
 TRAIN = ["--num-train-epochs", "8", "--adapt-epochs", "2", "--max-accuracy-drop", "100", "--report-to", "none"]
 AUDITS = [
     ["--attacks", "plg", "ppa", "--classes", "0-9"],
@@ -46,6 +48,8 @@ def compare(name: str, folder: Path, command: str, words: list[str], output: Pat
           f"{plan['seconds'] / seconds:.2f}")  # fmt: skip
     print(f"  memory  planned {planned:6.0f} MiB, was {memory:6.0f} MiB, ratio {planned / memory:.2f}")
     print(f"  passes  {exact}", flush=True)
+    for what, ratio in (("time", plan["seconds"] / seconds), ("peak memory", planned / memory)):
+        show(f"calor-hf plan, {name}: {what}, planned / was (one run)", (ratio, ratio, ratio), "0.7 to 1.3", "1")
 
 
 def train_passes(plan: dict[str, Any], output: Path) -> str:
