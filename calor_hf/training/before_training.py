@@ -1,5 +1,6 @@
 """What is looked at before the first step: labels that the model has no class for, weights that no loss reaches."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.layers.features import scores_of
+
+logger = logging.getLogger(__name__)
+
+MANY_CLASSES = 10_000
+"""From here on the scores of a batch take more memory than most models' features."""
 
 
 def check_labels(dataset: Any, num_labels: int) -> None:
@@ -44,6 +50,8 @@ def score_in_chunks(model: Any, classes: int | None) -> None:
     """
     if hasattr(model, "score_in_chunks"):
         model.score_in_chunks(classes)
+        if classes is None and model.config.num_labels >= MANY_CLASSES and model.defense.log_odds_suffice:
+            logger.info("%d classes: class_chunk=4096 (--class-chunk 4096) saves memory", model.config.num_labels)
     elif classes is not None:
         raise ValueError(
             "class_chunk needs a defended model; DefendedForImageClassification.from_base(model, 'none') is one with "

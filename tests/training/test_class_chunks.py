@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification
 
 from calor_hf import DEFENSES, DefenseTrainer
 from calor_hf.modeling import defend
+from calor_hf.training.before_training import score_in_chunks
 from tests.training.small_task import CLASSES, Patterns, arguments, config, defense_trainer
 
 ABLE = [name for name in DEFENSES.names() if DEFENSES.get(name).log_odds_suffice]
@@ -67,3 +68,12 @@ def test_an_ordinary_model_is_refused(tmp_path: Path) -> None:
 def test_an_impossible_chunk_is_refused_by_the_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="class_chunk must be > 0"):
         arguments(tmp_path, class_chunk=0)
+
+
+def test_who_has_many_classes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "calor_hf")
+    base = config("resnet")
+    for classes, told in ((9_999, 0), (10_000, 1)):
+        base.num_labels = classes
+        score_in_chunks(defend(AutoModelForImageClassification.from_config(base), "none"), None)
+        assert sum("10000 classes: class_chunk=4096" in line for line in caplog.messages) == told
