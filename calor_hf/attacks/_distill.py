@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -24,8 +23,9 @@ from transformers import (
 )
 
 from calor_hf.attacks._queries import Asked
-from calor_hf.core.files import write_json, write_whole
+from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators import Generator
@@ -201,7 +201,7 @@ def _train(
             schedule.load_state_dict(saved["schedule"])
             first, divergence = saved["epoch"], saved["divergence"]
     count = len(images)  # type: ignore[arg-type]
-    for epoch in tqdm(
+    for epoch in ProgressBar(
         range(first, plan.epochs), initial=first, total=plan.epochs, desc=f"student {name}", unit="epoch"
     ):
         order = sample_rng(plan.seed, epoch, 0, 0, 0).permutation(count).tolist()
@@ -239,6 +239,7 @@ def _train(
         write_whole(file, buffer.getvalue())
     measure = "cross-entropy %.3f nats to the target's labels" if plan.hard else "divergence %.3f nats from the target"
     logger.info(f"student %s: {measure}", name, divergence)
-    student.eval().save_pretrained(folder)
+    with saving(folder):
+        student.eval().save_pretrained(folder)
     write_json(folder / RECORD, {**settings, "divergence": divergence})  # last: all is there
     file.unlink()

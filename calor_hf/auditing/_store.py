@@ -1,6 +1,5 @@
 """Reconstructions as safetensors files."""
 
-import errno
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -18,19 +17,10 @@ def save_reconstruction(found: Reconstruction, path: Path) -> None:
     """Write reconstructions; the file is whole or not there.
 
     Raises:
-        OSError: the disk is full, or not to be written to; the message says what is kept.
+        NotSavedError: the disk is full, or not to be written to.
     """
     tensors = {name: getattr(found, name).contiguous() for name in _TENSORS}
-    content = save(tensors, metadata={"cost": json.dumps(asdict(found.cost))})
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        raise OSError(
-            error.errno,
-            f"cannot write {len(content) / 2**20:.1f} MiB of reconstructions to {path}: {what}; the classes finished "
-            "before are kept there: make room and resume",
-        ) from error
+    write_whole(path, save(tensors, metadata={"cost": json.dumps(asdict(found.cost))}))
 
 
 def load_reconstruction(path: str | Path) -> Reconstruction:

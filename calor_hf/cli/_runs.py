@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
-from calor_hf.core.files import read_json, remove_parts, write_json
+from calor_hf.core.files import check_writable, read_json, remove_parts, saving, write_json
 from calor_hf.core.shapes import misfit
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -89,11 +89,12 @@ class Runs:
             for name in ("runs", "options.json"):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif folder.exists() and any(folder.iterdir()) and not resume:
+        elif folder.is_dir() and any(folder.iterdir()) and not resume:
             raise FileExistsError(
                 f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the runs "
                 "in it, or --overwrite to delete them"
             )
+        check_writable(folder)
         remove_parts(folder)
         self._keep_options()
 
@@ -128,7 +129,8 @@ class Runs:
         return done
 
     def _run(self, folder: Path, options: Sequence[str]) -> Outcome:
-        folder.mkdir(parents=True, exist_ok=True)
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
         words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
@@ -185,7 +187,9 @@ def run_process(words: Sequence[str], log: Path) -> int:
     """
     if sys.platform == "linux":
         words = [sys.executable, "-c", _FOLLOWER, str(os.getpid()), *words]
-    with log.open("a", encoding="utf-8") as file:
+    with saving(log):
+        file = log.open("a", encoding="utf-8")
+    with file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
         try:
             return process.wait()

@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> None:
 
     disable_progress_bar()
 
-    started = Part("starting", time.perf_counter() - begin + (age if age < YOUNG else 0.0))
+    started = Part("starting", time.perf_counter() - begin + (age if 0 < age < YOUNG else 0.0))
     plan = planner(options.options, options.processes)
     plan = replace(plan, parts=[started, *plan.parts])
     print(plan.table())

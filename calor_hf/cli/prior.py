@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
+from calor_hf.core.files import saving
 from calor_hf.core.processes import process_state
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.generators import import_stylegan2
@@ -79,7 +80,8 @@ def _import(options: argparse.Namespace) -> None:
     log_to_terminal(True)
     generator = import_stylegan2(options.import_file)
     clear(folder)
-    generator.save_pretrained(folder)
+    with saving(folder):
+        generator.save_pretrained(folder)
     print(f"saved the generator ({generator.image_size} pixels) in {folder}")
     if options.push_to_hub:
         generator.push_to_hub(options.push_to_hub)

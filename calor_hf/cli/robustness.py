@@ -12,7 +12,7 @@ from torch import Tensor
 from calor_hf._version import __version__
 from calor_hf.cli._backdoor import recorded_backdoor
 from calor_hf.cli._common import check_classes, is_embedded, log_to_terminal
-from calor_hf.core.files import write_json
+from calor_hf.core.files import check_writable, write_json
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits, load_splits
@@ -99,6 +99,7 @@ def _run(options: argparse.Namespace) -> None:
     splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
     check_classes(splits, target)
     images, labels = attacked_images(splits, target, options.max_images)
+    check_writable(file.parent)
 
     results: list[AdversarialResult] = []
     for targeted in (False, True) if options.targeted else (False,):

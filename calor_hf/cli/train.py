@@ -29,7 +29,7 @@ from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArgum
 from calor_hf.cli.train_folder import UNDEFENDED_FOLDER, prepare_folder
 from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
 from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
-from calor_hf.core.files import reading
+from calor_hf.core.files import reading, saving
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
@@ -101,6 +101,7 @@ def train(
     else:
         if model_args.undefended_epochs > 0:
             measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
+            set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
         trained = model_args.model is not None or model_args.undefended_epochs > 0
         trainer = defended_trainer(base, model_args, args, data, common, trained)
 
@@ -288,6 +289,8 @@ def fine_tune_undefended(
     Each phase has its own learning-rate schedule; the paper continues one schedule over both.
     """
     folder = Path(args.output_dir) / UNDEFENDED_FOLDER
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     own = copy.copy(args)
     own.push_to_hub = False
     own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []

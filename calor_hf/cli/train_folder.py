@@ -41,7 +41,7 @@ def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArgu
     elif run_args.resume:
         _check_resumable(folder)
         remove_parts(folder)
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the run in "
             "it, or --overwrite to delete that run"

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +20,56 @@ MAX_TEXT = 256 * 2**20
 """Bytes of a text file that is read at most."""
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
+# What torch.save raises where a disk is full, or not to be written to, is a RuntimeError; faults of programs are, too.
+_FAULT_OF_DISK = re.compile("PytorchStreamWriter|inline_container|iostream")
+
+
+class NotSavedError(OSError):
+    """Something could not be written."""
+
+
+@contextmanager
+def saving(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what libraries, and the system, raise where a disk is full into an error that says where and what to do.
+
+    Raises:
+        NotSavedError: ``place`` could not be written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except NotSavedError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _FAULT_OF_DISK.search(str(error)):
+            raise
+        reason = str(error).partition("\n")[0]  # torch may add where in its C++ it was
+        raise NotSavedError(
+            f"cannot write {place} ({reason}); what was finished before is kept: make room, or allow writing there, "
+            "and resume"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one step: a reader sees all of it or none, whatever happens meanwhile.
 
     Raises:
-        OSError: no room or no permission; nothing is left behind.
+        NotSavedError: no room or no permission; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
 
 
 def write_json(path: Path, content: Any, **options: Any) -> None:

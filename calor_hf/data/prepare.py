@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from calor_hf.core.files import read_json, read_text, write_json, write_whole
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.pictures import to_rgb
 
@@ -259,15 +260,13 @@ def _cut_test(classes: dict[str, list[Path]]) -> list[tuple[Path, Path]]:
 def _write(
     name: str, source: Path, output_dir: Path, image_size: int, jobs: Sequence[tuple[Path, Path]], crop: Crop
 ) -> Prepared:
-    from tqdm import tqdm
-
     if image_size < 1:
         raise ValueError(f"image_size must be at least one pixel, got {image_size}")
     if not jobs:
         raise ValueError(f"no pictures found in {source}")
     _begin(name, source, output_dir, {"set": name, "image_size": image_size, "pictures": len(jobs)})
     written, kept, unreadable = 0, 0, []
-    for path, folder in tqdm(jobs, desc=name, unit="picture"):
+    for path, folder in ProgressBar(jobs, desc=name, unit="picture"):
         goal = output_dir / folder / (path.name if path.suffix == ".png" else f"{path.name}.png")
         if goal.exists():
             kept += 1

@@ -12,7 +12,7 @@ def refuse_used(folder: Path, resume: bool = False) -> None:
     """Raise ``FileExistsError`` for a folder that is not empty, unless the prior in it can be resumed."""
     if resume and (folder / CHECKPOINT).is_file():
         return
-    others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.exists() else []
+    others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.is_dir() else []
     begun = (
         resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES, "README.md"} and (folder / RECORD).is_file()
     )

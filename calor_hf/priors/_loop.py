@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from calor_hf._version import __version__
-from calor_hf.core.files import check_writable, remove_parts, write_json, write_whole
+from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.core.target import Target
@@ -106,7 +106,7 @@ def train_prior(
     loader = iter(
         DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
     )
-    bar = tqdm(
+    bar = ProgressBar(
         total=prior.config.steps, initial=state.step, desc="prior", unit="step", disable=not accelerator.is_main_process
     )
     modules = [target.module] if target is not None else []
@@ -234,7 +234,7 @@ class _State:
         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
 
     def save(self) -> None:
-        """Write generator (usable before the end), record, a grid of samples, and the checkpoint when all is there."""
+        """Write record, generator (usable before the end), a grid of samples, and the checkpoint when all is there."""
         content = {
             "generator": self.generator.state_dict(),
             "published": self.published.state_dict(),
@@ -247,8 +247,9 @@ class _State:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        self.published.save_pretrained(self.folder)
-        self.write_record()
+        self.write_record()  # first: by it the folder is known to be a prior's
+        with saving(self.folder):
+            self.published.save_pretrained(self.folder)
         images = self._samples()
         write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", picture_grid(images, 8))
         write_whole(self.folder / CHECKPOINT, buffer.getvalue())

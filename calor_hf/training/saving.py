@@ -1,39 +1,14 @@
 """A Trainer that keeps the newest checkpoints, and says what to do where they cannot be written."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from calor_hf.core.files import saving
 from calor_hf.training.checkpoints import delete_old_checkpoints
 from calor_hf.training.publishing import PublishingTrainer
-
-
-class NotSavedError(OSError):
-    """A model or checkpoint could not be written."""
-
-
-@contextmanager
-def saving(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what libraries raise where a disk is full into an error that says what to do.
-
-    Raises:
-        NotSavedError: nothing could be written to ``folder``.
-    """
-    try:
-        yield
-    except NotSavedError:
-        raise
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        raise NotSavedError(
-            f"cannot write {folder} ({error}); the checkpoints before it are kept: make room, and resume"
-        ) from error
 
 
 class SavingTrainer(PublishingTrainer):
@@ -47,6 +22,15 @@ class SavingTrainer(PublishingTrainer):
         """
         with saving(output_dir or self.args.output_dir):
             super().save_model(output_dir, *args, **kwargs)
+
+    def save_state(self) -> None:
+        """As ``Trainer.save_state``.
+
+        Raises:
+            NotSavedError: the disk is full, or not to be written to.
+        """
+        with saving(self.args.output_dir):
+            super().save_state()
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones are deleted below

@@ -33,8 +33,9 @@ def ask(
 
             if on_start is not None:
                 on_start(child)
-            if group:
+            if group:  # a launcher leaves Ctrl-C in a terminal, which reaches all, to what it launched
                 signal.signal(signal.SIGTERM, forward)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             return int(lines.readline())
 
 

@@ -15,7 +15,7 @@ from tests.faults.server import wait_for
 from tests.faults.world import WORKS
 from tests.hub.local_hub import Handler
 
-SEED, MANY = 10, 30
+MANY = 30
 SHORT = ("training", "prior", "audit")
 
 
@@ -30,15 +30,9 @@ def killed_at(field: Field, kind: str, moment: int, torn: bool, whom: str = "all
     assert 0 <= again <= WORKS[kind].unit, (room, killed, resumed)
 
 
-def moments_of(field: Field, kind: str, count: int) -> list[tuple[int, bool]]:
-    draw = random.Random(f"{SEED} {kind}")
-    last = field.whole(kind)[0].moments
-    return [(draw.randint(1, last), draw.random() < 0.5) for _ in range(count)]
-
-
 @pytest.mark.parametrize("kind", SHORT)
 def test_killed_once(kind: str, field: Field) -> None:
-    for moment, torn in moments_of(field, kind, 1):
+    for moment, torn in field.moments(kind, 1):
         killed_at(field, kind, moment, torn)
 
 
@@ -46,14 +40,7 @@ def test_killed_once(kind: str, field: Field) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", WORKS)
 def test_killed_many_times(kind: str, field: Field) -> None:
-    wrong = []
-    for moment, torn in moments_of(field, kind, MANY):
-        try:
-            killed_at(field, kind, moment, torn)
-        except AssertionError as error:
-            wrong.append(f"{moment}{' torn' * torn}: {error}")
-    print(f"{kind}: killed {MANY} times, {MANY - len(wrong)} times resumed with an equal result")  # noqa: T201
-    assert wrong == []
+    field.many_times("killed", kind, MANY, lambda moment, torn: killed_at(field, kind, moment, torn))
 
 
 @pytest.mark.slow

@@ -1,0 +1,199 @@
+"""A full disk, a folder not to be written to, a clock that is set, requests to stop, and a process of two that dies.
+
+The short version is a moment of each; the slow one some of every kind of work: ``pytest tests/faults -m slow -rP``.
+"""
+
+import errno
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Field
+from tests.faults.moments import DAY, refusal
+from tests.faults.server import REPOSITORY, Done
+from tests.faults.test_killed import empty_hub, push, pushed
+from tests.faults.world import SPENT, WORKS, differences, result
+
+MANY = 10
+KINDS = [kind for kind in WORKS if kind != "sweep"]  # which is a comparison without tuning
+REMEDY = "make room, or allow writing there, and resume"
+# Stopped within an epoch, a training logs the means over the rest of it.
+LOGGED = r"/trainer_state\.json/log_history/\d+/(loss|accuracy|confidence|confidence_adaptation|cross_entropy):"
+NEGATIVE_TIME = re.compile(r"(?<![\w.])-\d[\d.,]* ?(s|min|minutes|hours|days?|it/s)\b|[\[<]-\d")
+
+
+def last_line(done: Done) -> str:
+    return [line for line in done.shown.splitlines() if line.strip()][-1]
+
+
+def disk_full(field: Field, kind: str, moment: int) -> None:
+    """One line says where and what to do; with room again, nothing finished is done twice."""
+    room = field.room(f"{kind}, disk full at {moment}")
+    done = field.run(kind, room, at=moment, refused=errno.ENOSPC)
+    if done.status == 0:  # nothing was written from there on
+        assert differences(result(room), field.whole(kind)[1]) == [], room
+        return
+    assert done.status == 2, (room, done.shown[-3000:])
+    assert "Traceback" not in done.shown, (room, done.shown[-3000:])
+    said = last_line(done)
+    assert re.match(rf"calor-hf {WORKS[kind].words.split()[0]}: .*\bout\b", said), (room, said)
+    assert REMEDY in said or "pass another one" in said, (room, said)
+    again = done.steps + field.goes_on(kind, room).steps - field.whole(kind)[0].steps
+    assert 0 <= again <= WORKS[kind].unit, (room, again)
+
+
+def clock_set(seconds: float) -> Callable[[Field, str, int], None]:
+    def trial(field: Field, kind: str, moment: int) -> None:
+        """Nothing comes of it."""
+        room = field.room(f"{kind}, clock set by {seconds} at {moment}")
+        done = field.run(kind, room, at=moment, clock=seconds)
+        assert done.status == 0, (room, done.shown[-3000:])
+        assert differences(result(room), field.whole(kind)[1]) == [], room
+        assert NEGATIVE_TIME.search(done.shown) is None, (room, NEGATIVE_TIME.search(done.shown))
+        assert wrong_times(room) == [], room
+
+    return trial
+
+
+def wrong_times(room: Path) -> list[str]:
+    """Times in what was written that are below zero, or a day; not in what the Trainer of transformers keeps."""
+    return [
+        f"{path.relative_to(room)}{place}: {value}"
+        for path in room.rglob("*.json")
+        if path.name != "trainer_state.json"
+        for place, value in times(json.loads(path.read_text()))
+        if not 0 <= value < DAY / 2
+    ]
+
+
+def times(value: Any, place: str = "") -> list[tuple[str, float]]:
+    if not isinstance(value, dict | list):
+        return [(place, value)] if isinstance(value, int | float) and place.rpartition("/")[2] in SPENT else []
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    return [found for name, one in pairs for found in times(one, f"{place}/{name}")]
+
+
+def asked_to_stop(number: int, whom: str) -> Callable[[Field, str, int], None]:
+    def trial(field: Field, kind: str, moment: int) -> None:
+        """It saves, says how to go on, and goes on where it was."""
+        room = field.room(f"{kind}, {signal.Signals(number).name} at {moment}")
+        done = field.run(kind, room, at=moment, number=number, whom=whom)
+        assert done.status == 130, (room, done.shown[-3000:])
+        assert "Traceback" not in done.shown, (room, done.shown[-3000:])
+        assert "the same command and --resume" in done.shown or "the same command with --resume" in done.shown, room
+        again = done.steps + field.goes_on(kind, room, LOGGED).steps - field.whole(kind)[0].steps
+        assert 0 <= again <= WORKS[kind].unit, (room, again)
+
+    return trial
+
+
+TROUBLES: dict[str, Callable[[Field, str, int], None]] = {
+    "disk full": disk_full,
+    "clock put on a day": clock_set(DAY),
+    "clock put back a day": clock_set(-DAY),
+    "SIGINT": asked_to_stop(signal.SIGINT, "all"),  # as a terminal does
+    "SIGTERM": asked_to_stop(signal.SIGTERM, "first"),
+}
+# Each at a share of its run: while the head has no checkpoint yet, in the first save of a prior, and halfway.
+SHORT = [
+    ("disk full", "training", 0.3), ("disk full", "prior", 0.15), ("clock put back a day", "prior", 0.5),
+    ("SIGINT", "audit", 0.5), ("SIGTERM", "training", 0.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("trouble", "kind", "share"), SHORT)
+def test_trouble_once(trouble: str, kind: str, share: float, field: Field) -> None:
+    TROUBLES[trouble](field, kind, round(share * field.whole(kind)[0].moments))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_trouble_many_times(trouble: str, kind: str, field: Field) -> None:
+    field.many_times(trouble, kind, MANY, lambda moment, _: TROUBLES[trouble](field, kind, moment))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_not_to_be_written_to_is_refused_before_work(kind: str, field: Field) -> None:
+    """Nobody's permissions stop root, so it is a file, and then a file system that refuses."""
+    room = field.room(f"{kind} into a file")
+    (room / "out").write_text("mine")
+    into_a_file = field.run(kind, room)
+    assert (room / "out").read_text() == "mine"
+    read_only = field.run(kind, field.room(f"{kind}, read only"), at=1, refused=errno.EROFS)
+    for done, reason in ((into_a_file, "File exists|Not a directory"), (read_only, "Read-only file system")):
+        assert (done.status, done.steps) == (2, 0), done.shown[-3000:]
+        said = rf"cannot write to the output folder \(({reason})\); pass another one: 'out"
+        assert re.search(said, last_line(done)), done.shown[-3000:]
+        assert "Traceback" not in done.shown
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_push_that_is_asked_to_stop_many_times(number: int, field: Field) -> None:
+    empty_hub(field)
+    _, _, requests = push(field)
+    whole = pushed(field)
+    for at in range(1, requests + 1):
+        for before in (True, False):
+            empty_hub(field)
+            status, shown, _ = push(field, at, before, number)
+            assert status == 130 or (status, at, before) == (0, requests, False), shown
+            assert push(field)[0] == 0
+            assert pushed(field) == whole
+    print(f"push, {signal.Signals(number).name}: {2 * requests} times, each time whole in the end")  # noqa: T201
+
+
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
+    "accelerate": "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no",
+}
+
+
+def launched(launcher: str, kind: str, field: Field, room: Path, last_step: int, *more: str) -> str:
+    """Run a kind of work in two processes; what the launcher showed, when it ended within a minute of a death."""
+    given = [word for word in WORKS[kind].given(field.world) if word != "--use-cpu" or launcher == "torchrun"]
+    words = [*LAUNCHERS[launcher].split(), "-m", "tests.faults.dying", str(room), str(last_step), *given, *more]
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(
+        command, cwd=room, env=field.server.environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    shown = done.stdout + done.stderr
+    assert (done.returncode != 0) == bool(last_step), (room, shown[-3000:])
+    if last_step:
+        assert time.time() - (room / "died").stat().st_mtime < 60
+        assert not any(Path("/proc", (room / f"{rank}.pid").read_text()).exists() for rank in "01")  # nobody is left
+    return shown
+
+
+def one_dies(launcher: str, kind: str, field: Field) -> Path:
+    room = field.room(f"{kind}, {launcher}")
+    shown = launched(launcher, kind, field, room, last_step=3)
+    assert "Signal 9 (SIGKILL)" in shown, (room, shown[-3000:])
+    return room
+
+
+def test_a_process_that_dies_ends_the_launch(field: Field) -> None:
+    one_dies("torchrun", "prior", field)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["training", "prior", "audit"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_process_that_dies_ends_the_launch_of_any_work(launcher: str, kind: str, field: Field) -> None:
+    """And it goes on, in two processes."""
+    room = one_dies(launcher, kind, field)
+    launched(launcher, kind, field, room, 0, "--resume")
+    print(f"{kind}, one of two processes dies: {launcher} ended and went on")  # noqa: T201
