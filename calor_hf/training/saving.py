@@ -1,6 +1,5 @@
 """A Trainer that keeps the newest checkpoints, and says what to do where they cannot be written."""
 
-import os
 from pathlib import Path
 from typing import Any
 

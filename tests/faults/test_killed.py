@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Field
+from tests.faults.conftest import SEED, Field
 from tests.faults.server import wait_for
 from tests.faults.world import WORKS
 from tests.hub.local_hub import Handler

@@ -154,6 +154,44 @@ def test_a_push_that_is_asked_to_stop_many_times(number: int, field: Field) -> N
     print(f"push, {signal.Signals(number).name}: {2 * requests} times, each time whole in the end")  # noqa: T201
 
 
+FULL_DISK = """
+import sys, torch
+from safetensors.torch import save_file
+from calor_hf.core.files import NotSavedError, saving
+
+for save in (save_file, torch.save):
+    try:
+        with saving("here"):
+            save({"weights": torch.zeros(1 << 20)}, sys.argv[1])
+    except NotSavedError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_what_libraries_say(tmp_path: Path) -> None:
+    """A disk that is really full, or read-only: what is raised there is known, and is what the tests here raise."""
+    script, disk = tmp_path / "script.py", tmp_path / "disk"
+    script.write_text(FULL_DISK)
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=64k tmpfs {disk}"
+    if subprocess.run(["unshare", "-r", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    save = f"{sys.executable} {script} {disk}/file"
+    words = ["unshare", "-r", "-m", "sh", "-ec", f"{mount}; {save}; rm -f {disk}/*; mount -o remount,ro {disk}; {save}"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    expected = [
+        refusal(module, number)
+        for number in (errno.ENOSPC, errno.EROFS)
+        for module in ("safetensors.torch", "torch.serialization")
+    ]
+    assert len(lines) == len(expected), done
+    for line, error in zip(lines, expected, strict=True):
+        assert line.startswith("cannot write here (")
+        assert re.sub(r"\d+", "N", str(error)) in re.sub(r"\d+", "N", line)
+
+
 LAUNCHERS = {
     "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
     "accelerate": "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
