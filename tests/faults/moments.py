@@ -85,7 +85,7 @@ class Moments:
             self._inside = True
             try:
                 here = self._moment()
-                if here and self.torn and opens:
+                if here and self.torn and opens and not os.path.isdir(arguments[0]):
                     os.close(os.open(arguments[0], os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
                 self._act(here)
                 if self.refused and self._reached and (opens or event == "os.mkdir"):
@@ -120,12 +120,10 @@ class Moments:
 
     def _refuse(self, event: str, arguments: tuple[Any, ...]) -> None:
         reason = self.refused, os.strerror(self.refused)
-        if (
-            event == "open" and self.refused == errno.ENOSPC and not os.path.isdir(arguments[0])
-        ):  # opening goes well, writing does not
-            os.close(os.open(arguments[0], arguments[2] & ~os.O_EXCL, 0o666))
-            raise OSError(*reason)
-        raise OSError(*reason, arguments[0])
+        if event == "os.mkdir" or self.refused != errno.ENOSPC or os.path.isdir(arguments[0]):
+            raise OSError(*reason, arguments[0])
+        os.close(os.open(arguments[0], arguments[2] & ~os.O_EXCL, 0o666))  # opening goes well,
+        raise OSError(*reason)  # writing does not, and names no file
 
     def _counts(self, path: Any) -> bool:
         return isinstance(path, str | bytes | os.PathLike) and os.path.abspath(os.fsdecode(path)).startswith(self.root)
