@@ -52,7 +52,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def delete_old_checkpoints(output_dir: str | os.PathLike[str], limit: int | None, best_step: int | None) -> None:
-    """Keep the newest checkpoints, and the best one.
+    """Keep the newest checkpoints, and the best one; what is half there, because a process was killed, goes.
 
     Newest by step. (The Trainer of transformers goes by the time of the folder: where a clock was put back, it deletes
     the checkpoint that it has just written.)
@@ -62,14 +62,14 @@ def delete_old_checkpoints(output_dir: str | os.PathLike[str], limit: int | None
         limit: How many to keep, as ``save_total_limit``; None or 0: all.
         best_step: Step of the best one; None: there is none.
     """
-    found = _checkpoints(output_dir)
-    if not limit or limit < 0 or len(found) <= limit:
+    if not limit or limit < 0:
         return
-    kept = {path for path in found if _step(path) == best_step} | {found[-1]}
-    for path in reversed(found):
+    whole = complete_checkpoints(output_dir)
+    kept = {path for path in whole if _step(path) == best_step} | set(whole[-1:])
+    for path in reversed(whole):
         if len(kept) < limit:
             kept.add(path)
-    for path in found:
+    for path in _checkpoints(output_dir):
         if path not in kept:
             (path / TRAINER_STATE).unlink(missing_ok=True)  # first: half of it is not to be resumed from
             shutil.rmtree(path)

@@ -13,6 +13,12 @@ from calor_hf.training.publishing import PublishingTrainer
 class SavingTrainer(PublishingTrainer):
     """``Trainer`` whose old checkpoints are deleted in the order of steps, and that explains a full disk."""
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``."""
+        result = super().train(*args, **kwargs)
+        self._delete_old_checkpoints()  # a process that was killed at that may have left some
+        return result
+
     def save_model(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
         """As ``Trainer.save_model``.
 
@@ -38,5 +44,8 @@ class SavingTrainer(PublishingTrainer):
                 super()._save_checkpoint(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
+        self._delete_old_checkpoints()
+
+    def _delete_old_checkpoints(self) -> None:
         if self.args.should_save:
-            delete_old_checkpoints(self.args.output_dir, limit, self.state.best_global_step)
+            delete_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_global_step)

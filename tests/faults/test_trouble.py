@@ -27,7 +27,7 @@ KINDS = [kind for kind in WORKS if kind != "sweep"]  # which is a comparison wit
 REMEDY = "make room, or allow writing there, and resume"
 # Stopped within an epoch, a training logs the means over the rest of it.
 LOGGED = r"/trainer_state\.json/log_history/\d+/(loss|accuracy|confidence|confidence_adaptation|cross_entropy):"
-NEGATIVE_TIME = re.compile(r"(?<![\w.])-\d[\d.,]* ?(s|min|minutes|hours|days?|it/s)\b|[\[<]-\d")
+WRONG_TIME = re.compile(r"(?<![\w.])-\d[\d.,]* ?(s|min|minutes|hours|days?|it/s)\b|[\[<]-\d|\b\d\d:\d\d:\d\d")
 
 
 def last_line(done: Done) -> str:
@@ -57,7 +57,7 @@ def clock_set(seconds: float) -> Callable[[Field, str, int], None]:
         done = field.run(kind, room, at=moment, clock=seconds)
         assert done.status == 0, (room, done.shown[-3000:])
         assert differences(result(room), field.whole(kind)[1]) == [], room
-        assert NEGATIVE_TIME.search(done.shown) is None, (room, NEGATIVE_TIME.search(done.shown))
+        assert WRONG_TIME.search(done.shown) is None, (room, WRONG_TIME.search(done.shown))
         assert wrong_times(room) == [], room
 
     return trial
