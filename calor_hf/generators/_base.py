@@ -161,6 +161,9 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
         write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
         write_json(save_directory / CONFIG_FILE, settings, indent=2)
+        card = save_directory / "README.md"
+        if card.is_file() and card.stat().st_size == 0:  # left by a full disk; ModelHubMixin writes none where one is
+            card.unlink()
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":

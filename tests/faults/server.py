@@ -131,6 +131,7 @@ def command(request: dict[str, Any], files: list[int]) -> int:
     import traceback
 
     os.setpgid(0, request["group"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
     for number, file in enumerate(files, 1):
         os.dup2(file, number)
     os.chdir(request["cwd"])
