@@ -1,6 +1,8 @@
 """What every test stands on: no network, a fixed seed, a batch of images."""
 
+import gc
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers
 
@@ -18,3 +20,19 @@ def _seed() -> None:
 def images() -> Tensor:
     """Four random images as the models of ``tests.tiny_models`` take them, the same in every test."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Operations that repeat bit for bit, errors of those that cannot, and NaN in memory that nobody filled."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_are_no_garbage() -> None:
+    """Every Trainer collects garbage at its end, which takes longer than a small training where all of torch is gone
+    through."""
+    gc.freeze()
