@@ -45,7 +45,7 @@ from calor_hf.training.calor_trainer import AccuracyLostError, CALoRTrainer
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
 from calor_hf.training.rank import suggest_rank
-from calor_hf.training.trainer import DefenseTrainer, NonFiniteLossError
+from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger("calor_hf.train")
 
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 1 when adapting cost too much accuracy or the loss was not finite; 2 for options or data that are refused;
-        130 after Ctrl-C or SIGTERM.
+        0; 1 when adapting cost too much accuracy, or a loss or scores were not finite; 2 for options or data that are
+        refused; 130 after Ctrl-C or SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'stopped'}\nGo on with the same command and --resume.", file=sys.stderr)
         return 130
-    except (AccuracyLostError, NonFiniteLossError) as stop:
+    except (AccuracyLostError, FloatingPointError) as stop:
         print(f"\n{stop}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:

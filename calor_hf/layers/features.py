@@ -36,6 +36,7 @@ def collect(
 
     Raises:
         ValueError: ``batches`` is empty.
+        FloatingPointError: numbers that are not finite.
     """
     found: list[Tensor] = []
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
@@ -50,7 +51,13 @@ def collect(
         model.train(training)
     if not found:
         raise ValueError("no images to compute features of; pass a tensor of pixel values or batches of them")
-    return torch.cat(found)
+    result = torch.cat(found)
+    bad = int((~result.isfinite().all(dim=1)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"the features of {bad} of {len(result)} images are not finite; look for images or weights with NaN"
+        )
+    return result
 
 
 def head_inputs(
@@ -68,6 +75,7 @@ def head_inputs(
 
     Raises:
         ValueError: ``batches`` is empty.
+        FloatingPointError: features that are not finite.
     """
     heads = take_out_heads(model, head_paths)
     try:

@@ -20,6 +20,9 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the
         top score, in [0, 1]; ``confidence``, the mean probability of the true class; ``confidence_correct``, the
         same over correctly classified samples (NaN if there is none).
+
+    Raises:
+        FloatingPointError: logits that are not finite.
     """
     true_log_p, top_log_p, correct = _what_counts(prediction)
     return {
@@ -40,10 +43,20 @@ def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float
     """Log probability of the true class and of the first choice, and whether the two are the same."""
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)
     if isinstance(found, Mapping):
-        true_log_p = -np.logaddexp(0, np.asarray(found["log_odds"], dtype=np.float64))
-        best_rival = np.asarray(found["best_rival"], dtype=np.float64)
+        log_odds, best_rival = (_finite(found[name]) for name in ("log_odds", "best_rival"))
+        true_log_p = -np.logaddexp(0, log_odds)
         return true_log_p, true_log_p + np.maximum(best_rival, 0), best_rival < 0
-    logits = np.asarray(found[0] if isinstance(found, tuple) else found, dtype=np.float64)
+    logits = _finite(found[0] if isinstance(found, tuple) else found)
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     return log_p[np.arange(len(labels)), labels], log_p.max(axis=1), log_p.argmax(axis=1) == labels
+
+
+def _finite(scores: Any) -> NDArray[np.float64]:
+    scores = np.asarray(scores, dtype=np.float64)
+    bad = int((~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)).sum())
+    if bad:
+        raise FloatingPointError(
+            f"the scores of {bad} of {len(scores)} images are not finite; look for images or weights with NaN"
+        )
+    return scores

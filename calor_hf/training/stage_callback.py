@@ -37,8 +37,10 @@ class StageCallback(TrainerCallback):
         """Evaluate and save where a stage ends, and regularly inside the later ones; save nothing after a NaN."""
         if self.trainer.is_checkpoint_step(state.global_step):
             control.should_log = control.should_evaluate = control.should_save = True
-        if control.should_log or control.should_evaluate or control.should_save or args.device.type == "cpu":
-            self.trainer.check_loss()  # on an accelerator this waits for it, so not at every step
+        matters = control.should_evaluate or control.should_save or control.should_training_stop
+        if matters or control.should_log or args.device.type == "cpu":
+            # On an accelerator this waits for it, so not at every step.
+            self.trainer.check_finite(weights=matters)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember the step."""
@@ -51,8 +53,10 @@ class StageCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Do nothing twice where a stage and an epoch end together."""
+        """Do nothing twice where a stage and an epoch end together, and nothing after a NaN."""
         if self._evaluated_at == state.global_step:
             control.should_evaluate = False
         if self._saved_at == state.global_step:
             control.should_save = False
+        if control.should_evaluate or control.should_save:
+            self.trainer.check_finite(weights=True)

@@ -19,8 +19,9 @@ from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.layers.chunked_scores import odds
 from calor_hf.layers.features import scores_of
 from calor_hf.training.before_training import check_labels, score_in_chunks, unused_parameters
-from calor_hf.training.checkpoints import complete_checkpoints, last_checkpoint, load_weights
+from calor_hf.training.checkpoints import last_checkpoint, load_weights
 from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
+from calor_hf.training.finite import bad_weight, not_finite
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.plan import Plan, make_plan
@@ -45,7 +46,8 @@ class DefenseTrainer(SavingTrainer):
     - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defence put in.
     - What is pushed is finished, and holds model, image processor and card alone.
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
-    - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved.
+    - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved; so does
+      a weight that is not, where something would be evaluated, saved or handed over.
     - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits
       for their gradients in vain).
     - Checkpoints are read with ``from_pretrained`` and strictly. (The Trainer of transformers 5.23 reads the file raw
@@ -76,8 +78,8 @@ class DefenseTrainer(SavingTrainer):
         if self._own_loss:
             self.bare_model.class_weights = self._class_weights
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
-        self.add_callback(StageCallback(self))
         self.add_callback(self._interrupt)
+        self.add_callback(StageCallback(self))
 
     @property
     def bare_model(self) -> Any:
@@ -138,7 +140,7 @@ class DefenseTrainer(SavingTrainer):
 
         Raises:
             TrainingInterrupted: Ctrl-C; the message says where the checkpoint lies.
-            NonFiniteLossError: the loss became NaN or infinite.
+            NonFiniteLossError: the loss or a weight became NaN or infinite.
             ValueError: there is no checkpoint to resume from, or a label outside the model's classes.
         """
         if resume_from_checkpoint is True:
@@ -272,18 +274,16 @@ class DefenseTrainer(SavingTrainer):
         own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
         return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
 
-    def check_loss(self) -> None:
-        """Raise :class:`NonFiniteLossError` if the loss was not finite in any step so far."""
-        step = int(self._first_bad_step)
+    def check_finite(self, weights: bool) -> None:
+        """Raise :class:`NonFiniteLossError` if a loss so far was not finite, or, with ``weights``, a weight is not."""
+        step, bad = int(self._first_bad_step), None
+        if step < 0 and weights and (bad := bad_weight(self.model, self._batch_norms)):
+            step = self.state.global_step
         if step < 0:
             return
-        found = complete_checkpoints(self.args.output_dir)
-        kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved"
+        what = f"the loss is not finite at step {step}" if bad is None else f"{bad} is not finite after step {step}"
         stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
-        raise NonFiniteLossError(
-            f"the loss is not finite at step {step} (stage '{stage}'); {kept}. Lower the learning rate, prefer bf16 to "
-            "fp16, and look for images or weights with NaN"
-        )
+        raise not_finite(what, stage, self.args.output_dir)
 
     def _unused_parameters(self) -> list[torch.nn.Parameter]:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.train_dataset is None:
@@ -344,7 +344,3 @@ class DefenseTrainer(SavingTrainer):
     def _reads_plain_checkpoints(self, model: Any) -> bool:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return model is None and not sharded and isinstance(self.bare_model, PreTrainedModel)
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite."""

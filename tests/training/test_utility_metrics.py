@@ -29,6 +29,12 @@ def test_first_of_a_tuple_counts_and_large_logits_stay_finite() -> None:
     assert all(math.isfinite(value) for value in found.values())
 
 
+def test_scores_that_are_not_finite_are_refused() -> None:
+    logits = np.array([[math.nan, 0.0], [1.0, 0.0], [math.inf, 0.0]])
+    with pytest.raises(FloatingPointError, match="the scores of 2 of 3 images are not finite"):
+        classification_metrics(SimpleNamespace(predictions=logits, label_ids=np.array([0, 0, 0])))
+
+
 def test_no_correct_sample_gives_nan_not_a_number_made_up() -> None:
     prediction = SimpleNamespace(predictions=np.array([[0.0, 5.0]]), label_ids=np.array([0]))
     assert math.isnan(classification_metrics(prediction)["confidence_correct"])
