@@ -43,6 +43,19 @@ def default_rank(in_features: int, num_labels: int) -> int:
     return min(32, max(1, min(in_features, num_labels) // 4))
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """``BatchNorm1d`` that takes a batch of one sample too, such as an epoch's last, while training.
+
+    One sample has no variance: it is normalised by the running statistics, as in evaluation, and leaves them alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, features) normalised, from the same."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class LowRankHead(nn.Module):
     """``Linear(m -> r)``, an activation, ``Linear(r -> N)``: only r directions of the features reach the scores.
 
@@ -78,7 +91,7 @@ class LowRankHead(nn.Module):
         super().__init__()
         check_head(in_features, num_labels, rank, activation, input_norm)
         self.activation = activation
-        self.norm = nn.BatchNorm1d(in_features) if input_norm == "batchnorm" else None
+        self.norm = BatchNorm(in_features) if input_norm == "batchnorm" else None
         self.down = nn.Linear(in_features, rank, bias=bias)
         self.up = nn.Linear(rank, num_labels, bias=bias)
 

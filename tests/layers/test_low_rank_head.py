@@ -82,6 +82,15 @@ def test_batchnorm_takes_out_centre_and_spread() -> None:
     torch.testing.assert_close(normed(100 + 50 * features), plain(whitened), atol=1e-4, rtol=1e-4)
 
 
+def test_batchnorm_takes_a_batch_of_one_by_the_running_statistics() -> None:
+    head = LowRankHead(6, 5, 2, input_norm="batchnorm")
+    head(3 + torch.randn(32, 6))
+    before, feature = {name: value.clone() for name, value in head.state_dict().items()}, torch.randn(1, 6)
+    scores = head(feature)
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+    torch.testing.assert_close(scores, head.eval()(feature))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("input_norm", [None, "batchnorm"])
 def test_scores_are_float32_for_any_features(dtype: torch.dtype, input_norm: str | None) -> None:
