@@ -82,6 +82,7 @@ def audit(
     Raises:
         ValueError: no judge or no private data, parts that do not fit, a metric that lacks what it needs.
         FileExistsError: results are there, and neither to be resumed nor overwritten.
+        FloatingPointError: the target's scores, or a judge's, are not finite.
     """
     if evaluation_model is None or private_data is None:
         raise ValueError(

@@ -35,7 +35,11 @@ _FLOOR, _PUBLIC = 99, 98  # draws of their own
 
 
 class Judges:
-    """What every network sees in the private pictures, once; then reconstructions beside it."""
+    """What every network sees in the private pictures, once; then reconstructions beside it.
+
+    Raises:
+        FloatingPointError: a network's scores are not finite.
+    """
 
     def __init__(
         self, networks: dict[str, Network], private: PrivatePictures, prior: Generator[Any], metrics: dict[str, Metric],
@@ -48,7 +52,7 @@ class Judges:
         for network in networks.values():
             if id(network) not in known:
                 known[id(network)] = SeenPictures(
-                    network.look(private.images), None if held is None else network.look(held)
+                    _seen(network, private.images), None if held is None else _seen(network, held)
                 )
         self.pictures = {role: known[id(network)] for role, network in networks.items()}
 
@@ -188,6 +192,15 @@ class Judges:
         """All metrics of reconstructions that the networks allow."""
         chosen = {n: m for n, m in self.metrics.items() if not m.about_target and (m.by_image or not by_image)}
         return measured(chosen, evidence)
+
+
+def _seen(network: Network, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+    features, logits = network.look(pictures)
+    if logits is not None and not logits.isfinite().all():
+        raise FloatingPointError(
+            f"the network '{network.name}' gives NaN or infinite scores for private pictures; check its weights"
+        )
+    return features, logits
 
 
 def measured(metrics: dict[str, Metric], evidence: Evidence) -> list[Measure]:

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 2 for options or data that are refused, or a library that is missing; 130 after Ctrl-C.
+        0; 1 when the target's scores are not finite; 2 for options or data that are refused, or a library that is
+        missing; 130 after Ctrl-C.
     """
     options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
     try:
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; nothing was written", file=sys.stderr)
         return 130
+    except FloatingPointError as error:
+        print(f"calor-hf robustness: {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, ImportError) as error:
         print(f"calor-hf robustness: {error}", file=sys.stderr)
         return 2

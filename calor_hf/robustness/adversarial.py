@@ -98,6 +98,7 @@ def adversarial(
     Raises:
         ImportError: the extra ``robustness`` is not installed.
         ValueError: an unknown attack, images or labels that do not fit, or networks with other classes.
+        FloatingPointError: the target gives scores that are not finite.
 
     Source:
         Goodfellow et al., ICLR 2015, arXiv:1412.6572 (FGSM); Kurakin et al., 2017, arXiv:1607.02533 (BIM); Madry et
@@ -200,7 +201,13 @@ def check_images(target: Target, images: Tensor, labels: Tensor) -> None:
 
 
 def predict(target: Target, images: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
-    """(n,) int64 most likely classes, on the images' device."""
+    """(n,) int64 most likely classes, on the images' device.
+
+    Raises:
+        FloatingPointError: the target gives scores that are not finite.
+    """
     with torch.no_grad():
-        parts = [target(part.to(target.device)).argmax(dim=-1) for part in images.split(batch_size)]
-    return torch.cat(parts).to(images.device)
+        logits = torch.cat([target(part.to(target.device)) for part in images.split(batch_size)])
+    if not logits.isfinite().all():
+        raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
+    return logits.argmax(dim=-1).to(images.device)

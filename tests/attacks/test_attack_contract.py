@@ -62,6 +62,24 @@ def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior:
     assert not torch.allclose(other.images, one.images, atol=1e-3)
 
 
+# One of each family by default.
+FAMILIES = ("gmi", "plg", "ppa", "if_gmi", "brep", "rlb", "mirror_blackbox")
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name in FAMILIES else pytest.mark.slow) for name in VARIANTS]
+)
+def test_an_attack_twice_gives_the_same_bits(variant: str, tmp_path: Path) -> None:
+    found = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        target, generator = tiny_target(dtype=torch.float32), tiny_generator("dcgan", torch.float32)
+        attack = ready(variant, target, generator, folder)
+        found.append(attack.run(target, generator, LABELS, images_per_class=2))
+    for name in ("images", "labels", "latents", "scores"):
+        assert torch.equal(*(getattr(one, name) for one in found)), name
+
+
 def check_shape(found: Reconstruction, per_class: int, labels_alone: bool | None) -> None:
     """Classes in ascending order, images in [0, 1], scores that are the target's."""
     assert found.images.shape == (len(LABELS) * per_class, 3, SIDE, SIDE)

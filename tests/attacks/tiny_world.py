@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf.attacks import ATTACKS, Attack, GradientAttack
+from calor_hf.core.target import Target
 from calor_hf.generators import GENERATORS, Generator
 from calor_hf.layers.hf_target import HFTarget
 from calor_hf.modeling import defend
@@ -111,7 +112,7 @@ def short(variant: str, steps: int) -> dict[str, int]:
     return {"steps": steps} if variant in WHITE_BOX else {}
 
 
-def ready(variant: str, target: HFTarget, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:
+def ready(variant: str, target: Target, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:
     """The attack, prepared for the target."""
     if VARIANTS[variant][0] == "lokt":
         torch.manual_seed(5)

@@ -102,6 +102,53 @@ def test_a_finished_audit_is_not_done_again(tmp_path: Path, monkeypatch: pytest.
     assert dataclasses.replace(again, created="").to_json() == dataclasses.replace(first, created="").to_json()
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_an_audit_twice_gives_the_same_numbers(tmp_path: Path) -> None:
+    reports = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        report = small_audit(folder, embedding=nn.Flatten())
+        attacks = [dataclasses.replace(one, cost={**one.cost, "seconds": 0.0}) for one in report.attacks]
+        reports.append(dataclasses.replace(report, attacks=attacks, created="").to_json())
+    assert reports[0] == reports[1]
+
+
+def broken(network: Network, share: float) -> Network:
+    """The network, with NaN for that share of the pictures."""
+
+    def features(images: Tensor) -> Tensor:
+        seen = network.features(images)
+        return torch.where(torch.arange(len(seen))[:, None] < share * len(seen), torch.nan, seen)
+
+    return dataclasses.replace(network, features=features)
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_a_judge_that_returns_nan_ends_the_audit(share: float, held: bool, tmp_path: Path) -> None:
+    private = private_pictures() if held else private_pictures(held_images=None, held_labels=None)
+    with pytest.raises(FloatingPointError, match="the network 'rows' gives NaN or infinite scores for private"):
+        small_audit(tmp_path, evaluation_model=broken(judge(), share), private_data=private)
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize("private_alone", [True, False])
+def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path: Path) -> None:
+    target = tiny_target("calor", rank=2)
+    if private_alone:  # as a half-precision one whose features overflow for some pictures
+
+        def look(images: Tensor) -> Tensor:
+            strange = (images == private_pictures().images[0] / 255).flatten(1).all(dim=1, keepdim=True)
+            return torch.where(strange, torch.nan, type(target).features(target, images))
+
+        target.features = look  # type: ignore[method-assign]
+    else:
+        next(target.module.parameters()).data[0] = torch.nan
+    message = "'tiny' gives NaN or infinite scores for private" if private_alone else "the target returns NaN or inf"
+    with pytest.raises(FloatingPointError, match=message):
+        small_audit(tmp_path, target=target, private_data=private_pictures(held_images=None, held_labels=None))
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     run, look = GradientAttack.attack, Network.look

@@ -167,6 +167,16 @@ def test_bad_options_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_target_that_returns_nan_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_random_model(tmp_path / "broken")
+    model = ResNetForImageClassification.from_pretrained(folder)
+    next(model.classifier.parameters()).data[0] = torch.nan
+    model.save_pretrained(folder)
+    assert main(["--target", folder, "--attacks", "fgsm", "--output-dir", str(tmp_path / "out")]) == 1
+    assert "calor-hf robustness: the target's scores became NaN" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "robustness.json").exists()
+
+
 def test_models_that_do_not_fit_are_refused(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_base("vit", 3).save_pretrained(tmp_path / "stranger")
     words = ["--output-dir", str(tmp_path / "out")]

@@ -269,6 +269,14 @@ def test_bad_input_is_refused() -> None:
         adversarial(target, images, labels, made_on=margins()[0])
 
 
+@pytest.mark.parametrize("attack", ADVERSARIAL)
+def test_a_target_that_returns_nan(attack: str) -> None:
+    target, (images, labels) = random_linear(), random_images()
+    next(target.module.parameters()).data[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="the target's scores became NaN or infinite; check its weights"):
+        adversarial(target, images, labels, [attack])
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     target, (images, labels) = random_linear(), random_images()
     monkeypatch.setitem(sys.modules, "art", None)
