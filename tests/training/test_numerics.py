@@ -2,20 +2,23 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from calor_hf import DEFENSES, CALoRForImageClassification, suggest_rank
 from calor_hf.core.files import read_tensors
 from calor_hf.modeling import defend
 from calor_hf.training.checkpoints import complete_checkpoints
 from calor_hf.training.finite import NonFiniteLossError
+from calor_hf.training.stage_callback import StageCallback
 from calor_hf.training.trainer import DefenseTrainer
 from tests.training.small_task import CLASSES, DEFENSE_KINDS, Patterns, assert_same_weights, defense_trainer
+from tests.training.test_calor_trainer import InterruptAt
 from tests.training.test_every_defense import base, images
 
 NAMES = DEFENSES.names()
@@ -84,6 +87,36 @@ def test_a_step_that_spoils_the_weights_is_not_saved(name: str, step: int, tmp_p
     assert re.match(rf"classification_head\.\S+ is not finite after step {step} \(stage 'fit'\)", stopped(run))
 
 
+def test_ctrl_c_does_not_save_what_a_step_spoiled(tmp_path: Path) -> None:
+    callbacks = [InterruptAt(EPOCH + 1), Spoil(EPOCH + 2, gradient=True)]  # steps done, and the step itself
+    assert f"is not finite after step {EPOCH + 2} (stage 'fit')" in stopped(
+        short_run(tmp_path, "none", "vit", callbacks)
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "flag", "looked"),
+    [
+        ("on_step_end", None, []),
+        ("on_step_end", "should_log", ["loss"]),
+        ("on_step_end", "should_evaluate", ["loss and weights"]),
+        ("on_step_end", "should_training_stop", ["loss and weights"]),
+        ("on_epoch_end", None, []),
+        ("on_epoch_end", "should_save", ["loss and weights"]),
+    ],
+)
+def test_an_accelerator_is_waited_for_only_where_it_matters(at: str, flag: str | None, looked: list[str]) -> None:
+    found: list[str] = []
+    trainer: Any = SimpleNamespace(
+        is_checkpoint_step=lambda step: False,
+        check_finite=lambda weights: found.append("loss and weights" if weights else "loss"),
+    )
+    args: Any = SimpleNamespace(device=torch.device("cuda"))
+    control = TrainerControl(**({} if flag is None else {flag: True}))
+    getattr(StageCallback(trainer), at)(args, TrainerState(global_step=3), control)
+    assert found == looked
+
+
 def test_statistics_that_overflow_are_not_saved(tmp_path: Path) -> None:
     # Its square is no float32: batch norm makes zeros of it and the loss stays finite, but not the variance it keeps.
     run = short_run(tmp_path, "none", "resnet")
@@ -144,7 +177,10 @@ def test_overflow_in_half_precision_shows_in_the_loss(name: str, kind: str, cast
 
 
 def scaled_run(folder: Path, name: str) -> DefenseTrainer:
-    """As ``fp16=True`` trains on a GPU: float16 under autocast, gradients of a loss that is scaled until they fit."""
+    """As ``fp16=True`` trains on a GPU: float16 under autocast, gradients of a loss that is scaled until they fit.
+
+    (On a CPU transformers takes ``fp16=True`` and trains in float32.)
+    """
     run = short_run(folder, name, max_grad_norm=0.0)
     run.compute_loss_context_manager = lambda: torch.autocast("cpu", dtype=torch.float16)
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-12)
