@@ -53,10 +53,10 @@ def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float
 
 
 def _finite(scores: Any) -> NDArray[np.float64]:
-    scores = np.asarray(scores, dtype=np.float64)
-    bad = int((~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)).sum())
+    values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
+    bad = int((~np.isfinite(values).reshape(len(values), -1).all(axis=1)).sum())
     if bad:
         raise FloatingPointError(
-            f"the scores of {bad} of {len(scores)} images are not finite; look for images or weights with NaN"
+            f"the scores of {bad} of {len(values)} images are not finite; look for images or weights with NaN"
         )
-    return scores
+    return values
