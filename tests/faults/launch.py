@@ -1,4 +1,7 @@
-"""Stands for a launcher such as `accelerate launch`: hands ``-m calor_hf.cli.NAME WORDS`` to the server, and waits."""
+"""Stands for a launcher, or for a process that `torchrun` starts: hands ``-m calor_hf.cli.NAME WORDS`` to the server.
+
+And waits for it, passes SIGTERM on, and ends as it did.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 
 SOCKET = "CALOR_HF_TEST_SERVER"
+PASSED_ON = ("CALOR_HF_TEST_MOMENTS", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_")
 
 
 def ask(
@@ -17,11 +21,21 @@ def ask(
     environment: dict[str, str],
     files: tuple[int, int],
     cwd: str,
-    group: int = 0,
+    group: int | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> int:
-    """Run a command in the server, with these files for its output; its status. SIGTERM is passed on."""
-    request = {"words": words, "environment": environment, "cwd": cwd, "group": group}
+    """Run a command in the server, with these files for its output; its status.
+
+    Args:
+        address: Of the server.
+        words: The command.
+        environment: What it has beside the server's.
+        files: For standard output and error.
+        cwd: Where.
+        group: Its process group, 0 for one of its own, of a command whose launcher this process stands for.
+        on_start: Is told its process.
+    """
+    request = {"words": words, "environment": environment, "cwd": cwd, "group": group or 0}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         socket.send_fds(connection, [json.dumps(request).encode()], files)
@@ -33,7 +47,7 @@ def ask(
 
             if on_start is not None:
                 on_start(child)
-            if group:  # a launcher leaves Ctrl-C in a terminal, which reaches all, to what it launched
+            if group is not None:  # a launcher leaves Ctrl-C in a terminal, which reaches all, to what it launched
                 signal.signal(signal.SIGTERM, forward)
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             return int(lines.readline())
@@ -42,8 +56,9 @@ def ask(
 if __name__ == "__main__":
     given = sys.argv[sys.argv.index("-m") + 1 :]
     given[0] = given[0].rpartition(".")[2]
-    moments = {name: value for name, value in os.environ.items() if name == "CALOR_HF_TEST_MOMENTS"}
-    result = ask(os.environ[SOCKET], given, moments, (1, 2), os.getcwd(), os.getpgrp())
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    own_session = "RANK" in os.environ  # nobody may join a group in another session
+    result = ask(os.environ[SOCKET], given, passed, (1, 2), os.getcwd(), 0 if own_session else os.getpgrp())
     if result < 0:
         os.kill(os.getpid(), -result)
     sys.exit(result)

@@ -30,12 +30,14 @@ class Done:
         shown: What it printed.
         moments: How many there were, see ``moments.py``.
         steps: Of optimisers.
+        seconds: It lived on after a signal was sent.
     """
 
     status: int
     shown: str
     moments: int
     steps: int
+    seconds: float
 
 
 class Server:
@@ -67,6 +69,24 @@ class Server:
 
     def run(self, words: list[str], cwd: Path, on_start: Callable[[int], None] | None = None, **trouble: Any) -> Done:
         """Run a command, with :class:`~tests.faults.moments.Moments` as ``trouble`` says; told its process first."""
+        return self._watched(
+            cwd,
+            trouble,
+            lambda moments, file: ask(self.address, words, moments, (file, file), str(cwd), on_start=on_start),
+        )
+
+    def launch(self, launcher: list[str], words: list[str], cwd: Path, **trouble: Any) -> Done:
+        """As :meth:`run`, in the processes that a launcher starts; moments are counted over all of them."""
+        command = [sys.executable, "-m", *launcher, str(Path(__file__).with_name("launch.py"))]
+        command += ["-m", f"calor_hf.cli.{words[0]}", *words[1:]]
+
+        def call(moments: dict[str, str], file: int) -> int:
+            environment = self.environment | moments
+            return subprocess.run(command, cwd=cwd, env=environment, stdout=file, stderr=file, check=False).returncode
+
+        return self._watched(cwd, trouble, call)
+
+    def _watched(self, cwd: Path, trouble: dict[str, Any], call: Callable[[dict[str, str], int], int]) -> Done:
         from tests.faults.moments import COUNTER, VARIABLE
 
         self.count += 1
@@ -74,9 +94,16 @@ class Server:
         counter.write_bytes(bytes(COUNTER.size))
         moments = {"counter": str(counter), "root": str(cwd), **trouble}
         with shown.open("wb") as file:
-            files = (file.fileno(), file.fileno())
-            status = ask(self.address, words, {VARIABLE: json.dumps(moments)}, files, str(cwd), on_start=on_start)
-        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()))
+            status = call({VARIABLE: json.dumps(moments)}, file.fileno())
+        died = counter.with_suffix(".died")
+        seconds = time.time() - died.stat().st_mtime if died.exists() else 0.0
+        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()), seconds)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command is still running."""
+        process = self.process.pid
+        return bool(Path(f"/proc/{process}/task/{process}/children").read_text())
 
 
 def serve(address: str) -> None:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 
 from tests.faults.conftest import Field
 from tests.faults.moments import DAY, refusal
-from tests.faults.server import REPOSITORY, Done
+from tests.faults.server import REPOSITORY, Done, wait_for
 from tests.faults.test_killed import empty_hub, push, pushed
 from tests.faults.world import SPENT, WORKS, differences, result
 
@@ -192,46 +191,41 @@ def test_what_libraries_say(tmp_path: Path) -> None:
         assert re.sub(r"\d+", "N", str(error)) in re.sub(r"\d+", "N", line)
 
 
-LAUNCHERS = {
-    "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
-    "accelerate": "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no",
-}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def launched(launcher: str, kind: str, field: Field, room: Path, last_step: int, *more: str) -> str:
-    """Run a kind of work in two processes; what the launcher showed, when it ended within a minute of a death."""
-    given = [word for word in WORKS[kind].given(field.world) if word != "--use-cpu" or launcher == "torchrun"]
-    words = [*LAUNCHERS[launcher].split(), "-m", "tests.faults.dying", str(room), str(last_step), *given, *more]
-    command = [sys.executable, "-m", *words]
-    done = subprocess.run(
-        command, cwd=room, env=field.server.environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    shown = done.stdout + done.stderr
-    assert (done.returncode != 0) == bool(last_step), (room, shown[-3000:])
-    if last_step:
-        assert time.time() - (room / "died").stat().st_mtime < 60
-        assert not any(Path("/proc", (room / f"{rank}.pid").read_text()).exists() for rank in "01")  # nobody is left
-    return shown
+def in_two(field: Field, kind: str, room: Path, *more: str, **trouble: Any) -> Done:
+    return field.server.launch(TORCHRUN, [*WORKS[kind].given(field.world), *more], room, **trouble)
 
 
-def one_dies(launcher: str, kind: str, field: Field) -> Path:
-    room = field.room(f"{kind}, {launcher}")
-    shown = launched(launcher, kind, field, room, last_step=3)
-    assert "Signal 9 (SIGKILL)" in shown, (room, shown[-3000:])
+def one_dies(field: Field, kind: str, moment: int) -> Path:
+    """Its launch ends with an error within a minute, and nobody is left."""
+    room = field.room(f"{kind}, one of two dies at {moment}")
+    done = in_two(field, kind, room, at=moment, number=signal.SIGKILL, whom="me")
+    assert done.status > 0, (room, done.shown[-3000:])
+    assert "Signal 9 (SIGKILL)" in done.shown, (room, done.shown[-3000:])
+    assert done.seconds < 60, room
+    wait_for(lambda: not field.server.busy)
     return room
 
 
 def test_a_process_that_dies_ends_the_launch(field: Field) -> None:
-    one_dies("torchrun", "prior", field)
+    one_dies(field, "prior", field.whole("prior")[0].moments // 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["training", "prior", "audit"])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_process_that_dies_ends_the_launch_of_any_work(launcher: str, kind: str, field: Field) -> None:
-    """And it goes on, in two processes."""
-    room = one_dies(launcher, kind, field)
-    launched(launcher, kind, field, room, 0, "--resume")
-    print(f"{kind}, one of two processes dies: {launcher} ended and went on")  # noqa: T201
+def test_a_process_that_dies_many_times(kind: str, field: Field) -> None:
+    """And the work goes on, in two processes."""
+    room = field.room(f"{kind} undisturbed, in two processes")
+    done = in_two(field, kind, room)
+    assert done.status == 0, done.shown[-3000:]
+    whole = result(room)
+
+    def trial(moment: int, _: bool) -> None:
+        room = one_dies(field, kind, moment)
+        assert in_two(field, kind, room, "--resume").status == 0, room
+        assert differences(result(room), whole) == [], room
+
+    field.many_times("one of two processes dies", kind, MANY, trial)
