@@ -97,7 +97,7 @@ class Server:
             status = call({VARIABLE: json.dumps(moments)}, file.fileno())
         died = counter.with_suffix(".died")
         seconds = time.time() - died.stat().st_mtime if died.exists() else 0.0
-        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()), seconds)
+        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()), seconds=seconds)
 
     @property
     def busy(self) -> bool:
