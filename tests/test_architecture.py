@@ -1,8 +1,11 @@
 """Rules of the house that no linter knows; every check is first shown to fail on a made-up source."""
 
 import ast
+import configparser
 import re
+import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -32,13 +35,21 @@ PARTS = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = PARTS | {"studies"}
 MAY_IMPORT["studies"] = PARTS | {"cli"}
 
+TOOLS = ("test", "lint", "docs", "dev")  # extras for those who work on the package
+# Declared, though no file of ours imports them.
+IMPORTED_BY_OTHERS = {
+    "tensorboard": "transformers, for the log that training writes by default",
+    "onnx": "torch.onnx.export",
+    "onnxscript": "torch.onnx.export",
+}
+
 # Joined here, so that this file does not find itself.
 FOLDERS = "|".join(("work", "farm", "root", "home", "opt", "mnt", "Users"))
 MACHINE_TEXT = re.compile(rf"(^|[^.\w])/({FOLDERS})/|" + "index" + "-url", re.MULTILINE)
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Dotted names of our own modules that ``source`` imports anywhere: in functions and for type checkers too."""
+    """Dotted names that ``source`` imports anywhere: in functions and for type checkers too."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -48,7 +59,7 @@ def imported_modules(source: str) -> Iterator[str]:
             names = [f"{origin}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Call) and call_name(node).endswith("import_module") and node.args:
             names = [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
-        yield from (name for name in names if name.split(".")[0] in ("calor_hf", ""))
+        yield from names
 
 
 def call_name(call: ast.Call) -> str:
@@ -58,7 +69,23 @@ def call_name(call: ast.Call) -> str:
 def wrong_imports(part: str, source: str) -> list[str]:
     """Imports of a file of ``part`` that the table does not allow, and those that go around it."""
     allowed = MAY_IMPORT[part] | {part, "_version", "__version__"}
-    return [name for name in imported_modules(source) if ([*name.split("."), ""])[1] not in allowed]
+    ours = [name for name in imported_modules(source) if name.split(".")[0] in ("calor_hf", "")]
+    return [name for name in ours if ([*name.split("."), ""])[1] not in allowed]
+
+
+def packages_of_others(source: str) -> set[str]:
+    """Top names that ``source`` imports and that neither Python nor we bring."""
+    tops = {name.split(".")[0] for name in imported_modules(source)}
+    return tops - sys.stdlib_module_names - {"calor_hf", ""}
+
+
+def declared() -> dict[str, str]:
+    """What a user may install, the requirements and the extras, with its lowest version."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = [text for name, text in setup["options.extras_require"].items() if name not in TOOLS]
+    lines = "\n".join([setup["options"]["install_requires"], *extras]).split()
+    return {name: versions for name, _, versions in (line.partition(">=") for line in lines)}
 
 
 def unsafe_loads(source: str) -> list[str]:
@@ -150,6 +177,23 @@ def test_loading_checker_sees(source: str, found: int) -> None:
 )
 def test_text_checker_sees(text: str, found: bool) -> None:
     assert bool(MACHINE_TEXT.search(text)) == found
+
+
+def test_package_checker_sees() -> None:
+    source = "import sys, os.path\nfrom calor_hf.core import x\nfrom . import y\ndef f():\n    import PIL.Image"
+    assert packages_of_others(source) == {"PIL"}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    named = packages_distributions()  # Pillow for PIL
+    tops = {top for file in python_files("calor_hf") for top in packages_of_others(file.read_text())}
+    imported = {named.get(top, [top])[0].lower().replace("_", "-") for top in tops}
+    assert imported.isdisjoint(IMPORTED_BY_OTHERS)
+    assert imported | set(IMPORTED_BY_OTHERS) == set(declared())
+
+
+def test_every_requirement_has_a_lowest_version() -> None:
+    assert {name for name, versions in declared().items() if not re.fullmatch(r"\d+(\.\d+)*", versions)} == set()
 
 
 def test_every_part_has_a_row() -> None:
