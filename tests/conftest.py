@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
+
+from tests.faults.server import Server
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +40,11 @@ def _modules_are_no_garbage() -> None:
     """Every Trainer collects garbage at its end, which takes longer than a small training where all of torch is gone
     through."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Runs commands, and tasks of the tests, in processes of their own that need not import everything again."""
+    threads = str(torch.get_num_threads())  # sums are rounded alike
+    with Server(tmp_path_factory.mktemp("server"), HF_HUB_OFFLINE="1", OMP_NUM_THREADS=threads) as made:
+        yield made

@@ -1,9 +1,7 @@
-"""One attack on a saved target, to be run in processes of its own: ``python -m tests.auditing.small_audit OPTIONS``."""
+"""One attack on a saved target, to be run in processes of its own."""
 
-import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,8 @@ def small_audit(folder: Path, variant: str = "plg", labels: list[int] = LABELS, 
     )
 
 
-def main() -> None:
-    """Run with the options on the command line; ``kill_after`` chunks the process kills itself."""
-    options = json.loads(sys.argv[1])
+def main(options: dict[str, Any]) -> None:
+    """Run with these options; ``kill_after`` chunks the process kills itself."""
     kill_after = options.pop("kill_after", None)
     if kill_after is not None:
         from calor_hf.auditing import _store
@@ -44,7 +41,3 @@ def main() -> None:
         _store.ChunkStore.add = add  # type: ignore[method-assign]
     torch.set_num_threads(1)
     small_audit(Path(options.pop("folder")), **options)
-
-
-if __name__ == "__main__":
-    main()

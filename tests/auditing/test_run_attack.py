@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,9 @@ from calor_hf.auditing import load_reconstruction
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from tests.attacks.tiny_world import SIDE
 from tests.auditing.small_audit import LABELS, small_audit
+from tests.faults.server import Server
 
-REPOSITORY = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def in_process(options: dict[str, Any], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    launcher = TORCHRUN if processes == 2 else []
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.auditing.small_audit", json.dumps(options)],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+TASK = "tests.auditing.small_audit"
 
 
 def assert_same(a: Reconstruction, b: Reconstruction) -> None:
@@ -64,12 +52,12 @@ def test_what_is_kept(tmp_path: Path) -> None:
     ["gmi", pytest.param("ked", marks=pytest.mark.slow), pytest.param("plg", marks=pytest.mark.slow), "lomma"],
 )
 def test_killed_and_resumed_loses_nothing_finished(
-    tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     whole = small_audit(tmp_path / "whole", variant)
     options = {"folder": str(tmp_path / "killed"), "variant": variant}
-    killed = in_process({**options, "kill_after": 2})
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    killed = server.task(TASK, {**options, "kill_after": 2})
+    assert killed.status == -signal.SIGKILL, killed.shown[-3000:]
     chunks = sorted((tmp_path / "killed" / "attack" / "chunks").iterdir())
     assert [path.name for path in chunks] == ["000000.safetensors", "000001.safetensors"]
     asked: list[list[int]] = []
@@ -84,10 +72,10 @@ def test_killed_and_resumed_loses_nothing_finished(
     assert asked == [[2], [4]]  # finished classes are not done again
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+def test_two_processes_give_what_one_gives(tmp_path: Path, server: Server) -> None:
     whole = small_audit(tmp_path / "one")
-    done = in_process({"folder": str(tmp_path / "two")}, processes=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = server.task(TASK, {"folder": str(tmp_path / "two")}, processes=2, ACCELERATE_USE_CPU="true")
+    assert done.status == 0, done.shown[-3000:]
     both = load_reconstruction(tmp_path / "two" / "attack" / "reconstructions.safetensors")
     assert_same(both, whole)
     assert both.cost.target_passes == whole.cost.target_passes

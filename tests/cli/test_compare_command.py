@@ -1,12 +1,8 @@
 """Comparing defences and sweeping over ranks: the bookkeeping with a stand-in for training, and one real run."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,8 +10,10 @@ from PIL import Image
 from calor_hf.cli.compare import main as compare
 from calor_hf.cli.list import main as list_command
 from calor_hf.cli.sweep import main as sweep
+from tests.faults.launch import SOCKET
+from tests.faults.server import Server, wait_for
+from tests.faults.world import LAUNCHER
 
-REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--num-identities", "4", "--num-train-epochs", "1", "--adapt-epochs", "1", "--use-cpu", "--report-to", "none",
          "--max-accuracy-drop", "100", "--warmup-steps", "0"]  # fmt: skip
 
@@ -184,9 +182,11 @@ def test_sweep_over_ranks_and_activations(
     assert "--ranks must be whole numbers >= 1, got 0" in capsys.readouterr().err
 
 
-def test_real_comparison(tmp_path: Path) -> None:
+def test_real_comparison(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    assert compare(["--defenses", "loft", "--trials", "1", "--output-dir", str(out), *SMALL]) == 0
+    monkeypatch.setenv(SOCKET, server.address)
+    words = ["--defenses", "loft", "--trials", "1", "--launcher", LAUNCHER, "--output-dir", str(out), *SMALL]
+    assert compare(words) == 0
     rows = json.loads((out / "comparison.json").read_text())["defenses"]
     assert [row["name"] for row in rows] == ["none", "loft"]
     assert rows[1]["head"]["head_rank"] == rows[1]["value"] == 2
@@ -194,26 +194,16 @@ def test_real_comparison(tmp_path: Path) -> None:
     assert (out / "runs" / "loft-rank=2-seed42" / "model.safetensors").is_file()
 
 
-def test_ctrl_c_stops_the_run_and_the_comparison(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_run_and_the_comparison(tmp_path: Path, server: Server) -> None:
     out = tmp_path / "out"
-    words = ["--defenses", "loft", "--output-dir", str(out), *SMALL, "--num-train-epochs", "400"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "calor_hf.cli.compare", *words],
-        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    words = ["compare", "--defenses", "loft", "--launcher", LAUNCHER, "--output-dir", str(out), *SMALL]
     log = out / "runs" / "none-seed42.log"
-    try:
-        while process.poll() is None and not (log.is_file() and "loss" in log.read_text()):
-            pass
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "--resume" in errors
-    checkpoints: list[Any] = list((out / "runs" / "none-seed42").glob("checkpoint-*"))
-    assert checkpoints
+    stopped = server.interrupt(
+        [*words, "--num-train-epochs", "400"], tmp_path, lambda _: log.is_file() and "loss" in log.read_text()
+    )
+    assert stopped.status == 130, stopped.shown
+    assert "--resume" in stopped.shown
+    wait_for(lambda: list((out / "runs" / "none-seed42").glob("checkpoint-*")))
 
 
 def test_list_shows_names_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

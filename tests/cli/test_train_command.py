@@ -1,10 +1,6 @@
 """The command a user types: real runs on a few drawn people."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main, train
 from calor_hf.cli.train_arguments import parse
+from tests.faults.server import Server
 
 SMALL = [
     "--num-identities", "4", "--num-train-epochs", "2", "--adapt-epochs", "2", "--max-accuracy-drop", "100",
@@ -183,24 +180,17 @@ def test_svd_of_a_classifier_with_other_classes_is_refused(tmp_path: Path, capsy
     assert "has 2 classes, but the data have 4" in capsys.readouterr().err
 
 
-def test_ctrl_c_in_the_adapt_stage_and_resume(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "examples" / "train_calor.py"
-    command = [sys.executable, str(script), *SMALL]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    subprocess.run([*command, "--output-dir", str(tmp_path / "whole")], env=environment, check=True)
-
-    halves = [*command, "--output-dir", str(tmp_path / "halves")]
-    with subprocess.Popen(halves, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            if line.startswith("adapt "):  # the first epoch of the adapt stage is over
-                run.send_signal(signal.SIGINT)
-                break
-        _, errors = run.communicate(timeout=120)
-    assert run.returncode == 130
-    assert "stopped in stage 'adapt'" in errors
-    resumed = subprocess.run([*halves, "--resume"], env=environment, check=True, capture_output=True, text=True)
-    assert "fit    epoch" not in resumed.stdout
+def test_ctrl_c_in_the_adapt_stage_and_resume(tmp_path: Path, server: Server) -> None:
+    command = ["train", *SMALL, "--output-dir"]
+    assert server.launch([*command, str(tmp_path / "whole")]).status == 0
+    halves = [*command, str(tmp_path / "halves")]
+    # The first epoch of the adapt stage is over.
+    stopped = server.interrupt(halves, tmp_path, lambda shown: "\nadapt " in shown)
+    assert stopped.status == 130
+    assert "stopped in stage 'adapt'" in stopped.shown
+    resumed = server.launch([*halves, "--resume"])
+    assert resumed.status == 0, resumed.shown
+    assert "fit    epoch" not in resumed.shown
     left = load_file(tmp_path / "whole" / "model.safetensors")
     right = load_file(tmp_path / "halves" / "model.safetensors")
     assert left.keys() == right.keys()

@@ -1,17 +1,22 @@
 """A process that has imported everything, and runs each command in a fork of itself: ``python -m tests.faults.server``.
 
-A command in a new process spends five seconds on imports; here it costs what it does. Requests come over a socket, from
+A command in a new process spends five seconds on imports; here it costs what it does. A command is one of calor-hf, or
+``-m MODULE OPTIONS``: ``main`` of a module of the tests with options in JSON. Requests come over a socket, from
 :class:`Server` in the tests and from ``launch.py``, which stands for a launcher.
 """
 
+import importlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +54,7 @@ class Server:
         known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
         self.environment = known | {
             "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": str(REPOSITORY), SOCKET: self.address,
-            "HF_HOME": str(folder / "hf"), **environment,
+            "HF_HOME": str(folder / "hf"), "PYTHONUNBUFFERED": "1", **environment,
         }  # fmt: skip
 
     def __enter__(self) -> "Server":
@@ -104,6 +109,45 @@ class Server:
         """Whether a command is still running."""
         process = self.process.pid
         return bool(Path(f"/proc/{process}/task/{process}/children").read_text())
+
+    def interrupt(self, words: list[str], cwd: Path, when: Callable[[str], bool]) -> Done:
+        """Run a command, and press Ctrl-C as soon as ``when`` holds of what it has printed."""
+
+        def press(process: int) -> None:
+            wait_for(lambda: when((self.folder / f"{self.count}.shown").read_text()))
+            os.killpg(process, signal.SIGINT)  # what a terminal does
+
+        def wait(process: int) -> None:
+            threading.Thread(target=press, args=(process,)).start()
+
+        return self.run(words, cwd, on_start=wait)
+
+    def launch(self, words: list[str], processes: int = 1, cwd: Path = REPOSITORY, **environment: str) -> Done:
+        """Run a command in one process, or in several that meet as torchrun's do; one that fails ends all."""
+        self.count += 1
+        shown = self.folder / f"{self.count}.shown"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        started: list[int] = []
+        failed: list[int] = []
+
+        def one(rank: int) -> None:
+            place = {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank), **meeting}
+            place = {**environment, **(place if processes > 1 else {})}
+            status = ask(self.address, words, place, (file.fileno(), file.fileno()), str(cwd), on_start=started.append)
+            if status != 0:
+                failed.append(status)
+                for process in started:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+
+        with shown.open("wb") as file, ThreadPoolExecutor(processes) as pool:
+            list(pool.map(one, range(processes)))
+        return Done((failed or [0])[0], shown.read_text(errors="replace"), 0, 0)
+
+    def task(self, module: str, options: dict[str, Any], processes: int = 1, **environment: str) -> Done:
+        """Run ``main`` of a module with these options."""
+        return self.launch(["-m", module, json.dumps(options)], processes, **environment)
 
 
 def serve(address: str) -> None:
@@ -163,14 +207,15 @@ def command(request: dict[str, Any], files: list[int]) -> int:
         os.dup2(file, number)
     os.chdir(request["cwd"])
     os.environ.update(request["environment"])
-    sys.argv = ["calor-hf", *request["words"]]
+    words = request["words"]
+    sys.argv = ["calor-hf", *words]
     status: Any = 1
     try:
         from calor_hf.cli.main import main
         from tests.faults.moments import Moments
 
         Moments.begin()
-        status = main(request["words"])
+        status = importlib.import_module(words[1]).main(json.loads(words[2])) if words[0] == "-m" else main(words)
     except SystemExit as stop:
         status = stop.code
     except BaseException:

@@ -1,9 +1,8 @@
-"""Priors with tiny networks, trained for four steps; in a process of its own: ``python -m`` this module."""
+"""Priors with tiny networks, trained for four steps; in a process of its own."""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,3 @@ def main(options: dict[str, Any]) -> None:
     if PartialState().is_main_process:
         report = {"processes": PartialState().num_processes, "apart": apart}
         (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

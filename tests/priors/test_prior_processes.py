@@ -1,49 +1,34 @@
 """Priors in processes of their own: killed and resumed, two at once."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from calor_hf.generators import load_generator
 from calor_hf.priors import PRIORS, train_prior
+from tests.faults.server import Server
 from tests.priors.small_prior import SIDE, Pictures, assert_same_weights, precise, read_in_step, tiny_target, train
 from tests.priors.test_prior_contract import steps_in
 
-REPOSITORY = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TASK = "tests.priors.small_prior"
 
 
-def run(options: dict[str, Any], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Train as ``options`` say in ``processes`` new processes."""
-    launcher = TORCHRUN if processes == 2 else []
-    threads = str(torch.get_num_threads())  # sums are rounded alike
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.priors.small_prior", json.dumps(options)],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-
-
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, server: Server) -> None:
     options = {"folder": str(tmp_path), "names": ["ked"], "save_steps": 1, "kill_at": read_in_step("ked", 3)}
-    killed = run(options)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    killed = server.task(TASK, options)
+    assert killed.status == -signal.SIGKILL, killed.shown[-3000:]
     assert steps_in(tmp_path / "ked") == 2
     assert_same_weights(train("ked", tmp_path / "ked", resume=True), train("ked", tmp_path / "whole"))
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_processes(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    done = run({"folder": str(folder), "names": PRIORS.names(), "precise": ["gmi", "plg"]}, processes=2)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = server.task(TASK, {"folder": str(folder), "names": PRIORS.names(), "precise": ["gmi", "plg"]}, processes=2)
+    assert done.status == 0, done.shown[-3000:]
     return folder
 
 

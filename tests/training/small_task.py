@@ -1,9 +1,8 @@
-"""A small task that is learnt in seconds, and runs of it in processes of their own: ``python -m`` this module."""
+"""A small task that is learnt in seconds, and runs of it in processes of their own."""
 
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,3 @@ def main(options: dict[str, Any]) -> None:
         report = {"world_size": run.args.world_size, "log_history": run.state.log_history}
         run.save_model(str(folder / "result"))
         (folder / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -20,6 +20,7 @@ from calor_hf import (
 )
 from calor_hf.modeling import defend
 from calor_hf.training.defense_run import draws_of_batch
+from tests.faults.server import Server
 from tests.tiny_models import tiny_base
 from tests.training.small_task import (
     CLASSES,
@@ -31,7 +32,7 @@ from tests.training.small_task import (
     defense_trainer,
     image_processor,
 )
-from tests.training.test_processes import run
+from tests.training.test_processes import TASK
 
 NAMES = DEFENSES.names()
 EVERY = [(name, kind) for name in NAMES for kind in DEFENSE_KINDS]
@@ -163,13 +164,13 @@ def test_autocast_gives_finite_gradients_and_float32_scores(name: str, kind: str
     assert sum(weight.grad is not None for weight in model.parameters()) > 2
 
 
-def test_two_processes(tmp_path: Path) -> None:
+def test_two_processes(tmp_path: Path, server: Server) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
         folder.mkdir()
         options = {"folder": str(folder), "kind": "every defence", "per_device_train_batch_size": 16 // processes}
-        done = run(options, processes)
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = server.task(TASK, options, processes)
+        assert done.status == 0, done.shown[-3000:]
     apart = json.loads((two / "apart.json").read_text())
     assert set(apart) == {f"{name}-{kind}" for name, kind in EVERY}
     assert max(apart.values()) == 0  # the processes hold the same weights

@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +11,18 @@ import torch
 from torch import Tensor
 
 from calor_hf import CALoRForImageClassification
+from tests.faults.server import Server
 from tests.training.small_task import STEPS, FixedBatchNorm, Patterns, assert_same_weights, trainer
 
-REPOSITORY = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TASK = "tests.training.small_task"
 
 
-def run(options: dict[str, Any], processes: int = 1) -> subprocess.CompletedProcess[str]:
-    """Train the small task in ``processes`` new processes."""
-    launcher = TORCHRUN if processes == 2 else []
-    threads = str(torch.get_num_threads())  # sums are rounded alike
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.training.small_task", json.dumps(options)],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-
-
-def finished(options: dict[str, Any], processes: int = 1) -> tuple[CALoRForImageClassification, dict[str, Any]]:
+def finished(
+    server: Server, options: dict[str, Any], processes: int = 1
+) -> tuple[CALoRForImageClassification, dict[str, Any]]:
     """Model and report of a run that has to end well."""
-    done = run(options, processes)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = server.task(TASK, options, processes)
+    assert done.status == 0, done.shown[-3000:]
     folder = Path(options["folder"])
     report = json.loads((folder / "report.json").read_text())
     assert report["world_size"] == processes
@@ -42,7 +30,7 @@ def finished(options: dict[str, Any], processes: int = 1) -> tuple[CALoRForImage
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str) -> None:
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str, server: Server) -> None:
     whole = trainer(tmp_path / "whole", kind)
     whole.train()
     boundary = 3 * STEPS
@@ -50,8 +38,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str) -> N
     kills = [(STEPS + 3, False), (boundary, True), (boundary, False), (boundary + STEPS + 3, False)]
     for kill_at, in_evaluation in kills:
         folder = tmp_path / f"{kill_at}-{in_evaluation}"
-        killed = run({"folder": str(folder), "kind": kind, "kill_at": kill_at, "in_evaluation": in_evaluation})
-        assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+        options = {"folder": str(folder), "kind": kind, "kill_at": kill_at, "in_evaluation": in_evaluation}
+        killed = server.task(TASK, options)
+        assert killed.status == -signal.SIGKILL, killed.shown[-3000:]
         assert not (folder / "report.json").exists()
         resumed = trainer(folder, kind)
         resumed.train(resume_from_checkpoint=True)
@@ -68,10 +57,10 @@ def split(kind: str, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_two_processes_equal_one_with_sgd(tmp_path: Path, kind: str) -> None:
+def test_two_processes_equal_one_with_sgd(tmp_path: Path, kind: str, server: Server) -> None:
     common = {"optim": "sgd", "learning_rate": 0.05}
-    one, alone = finished(split(kind, tmp_path / "one", **common))
-    two, shared = finished(split(kind, tmp_path / "two", per_device_train_batch_size=8, **common), processes=2)
+    one, alone = finished(server, split(kind, tmp_path / "one", **common))
+    two, shared = finished(server, split(kind, tmp_path / "two", per_device_train_batch_size=8, **common), processes=2)
     assert largest_difference(one, two) <= 1e-6
     for a, b in zip(alone["log_history"], shared["log_history"], strict=True):
         assert a.keys() == b.keys()
@@ -79,9 +68,10 @@ def test_two_processes_equal_one_with_sgd(tmp_path: Path, kind: str) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
 
 
-def test_two_processes_equal_one_with_adamw(tmp_path: Path) -> None:
-    one, _ = finished(split("vit", tmp_path / "one", learning_rate=1e-3))
-    two, _ = finished(split("vit", tmp_path / "two", learning_rate=1e-3, per_device_train_batch_size=8), processes=2)
+def test_two_processes_equal_one_with_adamw(tmp_path: Path, server: Server) -> None:
+    one, _ = finished(server, split("vit", tmp_path / "one", learning_rate=1e-3))
+    halves = split("vit", tmp_path / "two", learning_rate=1e-3, per_device_train_batch_size=8)
+    two, _ = finished(server, halves, processes=2)
     assert_nearly_same(one, two)
 
 
@@ -129,11 +119,13 @@ def assert_nearly_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
     assert not math.isnan(float(logits[0].sum()))
 
 
-def test_gradient_checkpointing_in_two_processes_with_weights_that_get_no_gradient(tmp_path: Path) -> None:
+def test_gradient_checkpointing_in_two_processes_with_weights_that_get_no_gradient(
+    tmp_path: Path, server: Server
+) -> None:
     options = split("dinov2", tmp_path / "ours", gradient_checkpointing=True)
-    finished(options, processes=2)
-    plain = run({**options, "folder": str(tmp_path / "plain"), "plain": True}, processes=2)
+    finished(server, options, processes=2)
+    plain = server.task(TASK, {**options, "folder": str(tmp_path / "plain"), "plain": True}, processes=2)
     # The fault that this cures: DistributedDataParallel waits for the gradient of DINOv2's mask token.
-    fault = "Expected to have finished reduction" in plain.stderr
+    fault = "Expected to have finished reduction" in plain.shown
     print("plain Trainer: stops at unused weights" if fault else "plain Trainer: no fault")  # noqa: T201  (pytest -rP)
-    assert fault or plain.returncode == 0, plain.stderr[-3000:]
+    assert fault or plain.status == 0, plain.shown[-3000:]
