@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers
 
-from collections.abc import Iterator
 
 import pytest
 import torch

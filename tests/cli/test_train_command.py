@@ -182,13 +182,13 @@ def test_svd_of_a_classifier_with_other_classes_is_refused(tmp_path: Path, capsy
 
 def test_ctrl_c_in_the_adapt_stage_and_resume(tmp_path: Path, server: Server) -> None:
     command = ["train", *SMALL, "--output-dir"]
-    assert server.launch([*command, str(tmp_path / "whole")]).status == 0
+    assert server.together([*command, str(tmp_path / "whole")]).status == 0
     halves = [*command, str(tmp_path / "halves")]
     # The first epoch of the adapt stage is over.
     stopped = server.interrupt(halves, tmp_path, lambda shown: "\nadapt " in shown)
     assert stopped.status == 130
     assert "stopped in stage 'adapt'" in stopped.shown
-    resumed = server.launch([*halves, "--resume"])
+    resumed = server.together([*halves, "--resume"])
     assert resumed.status == 0, resumed.shown
     assert "fit    epoch" not in resumed.shown
     left = load_file(tmp_path / "whole" / "model.safetensors")

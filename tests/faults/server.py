@@ -42,7 +42,7 @@ class Done:
     shown: str
     moments: int
     steps: int
-    seconds: float
+    seconds: float = 0.0
 
 
 class Server:
@@ -102,7 +102,8 @@ class Server:
             status = call({VARIABLE: json.dumps(moments)}, file.fileno())
         died = counter.with_suffix(".died")
         seconds = time.time() - died.stat().st_mtime if died.exists() else 0.0
-        return Done(status, shown.read_text(errors="replace"), *COUNTER.unpack(counter.read_bytes()), seconds=seconds)
+        moments_seen, steps = COUNTER.unpack(counter.read_bytes())
+        return Done(status, shown.read_text(errors="replace"), moments_seen, steps, seconds)
 
     @property
     def busy(self) -> bool:
@@ -122,7 +123,7 @@ class Server:
 
         return self.run(words, cwd, on_start=wait)
 
-    def launch(self, words: list[str], processes: int = 1, cwd: Path = REPOSITORY, **environment: str) -> Done:
+    def together(self, words: list[str], processes: int = 1, cwd: Path = REPOSITORY, **environment: str) -> Done:
         """Run a command in one process, or in several that meet as torchrun's do; one that fails ends all."""
         self.count += 1
         shown = self.folder / f"{self.count}.shown"
@@ -147,7 +148,7 @@ class Server:
 
     def task(self, module: str, options: dict[str, Any], processes: int = 1, **environment: str) -> Done:
         """Run ``main`` of a module with these options."""
-        return self.launch(["-m", module, json.dumps(options)], processes, **environment)
+        return self.together(["-m", module, json.dumps(options)], processes, REPOSITORY, **environment)
 
 
 def serve(address: str) -> None:
