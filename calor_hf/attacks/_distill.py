@@ -194,7 +194,7 @@ def _train(
     file, first, divergence = folder / "checkpoint.pt", 0, math.nan
     settings = {"student": name, **asdict(plan)}
     if file.is_file():
-        saved = torch.load(file, map_location=device, weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
         if saved["settings"] == settings:
             student.load_state_dict(saved["student"])
             optimizer.load_state_dict(saved["optimizer"])

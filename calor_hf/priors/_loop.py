@@ -94,7 +94,7 @@ def train_prior(
     accelerator.wait_for_everyone()
     state = _State(prior, generator, seed, folder)
     if resume:
-        state.load(accelerator.device)
+        state.load()
     batches = _EndlessBatches(
         len(data),  # type: ignore[arg-type]
         count,
@@ -278,12 +278,12 @@ class _State:
         }
         write_json(self.folder / RECORD, record, indent=1)
 
-    def load(self, device: torch.device) -> None:
+    def load(self) -> None:
         """Take up the checkpoint in the folder, if there is one."""
         file = self.folder / CHECKPOINT
         if not file.is_file():
             return
-        content = torch.load(file, map_location=device, weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)  # one of several has "cpu:0"
         begun = content["settings"]
         # A setting that the generator has got since then had its default.
         begun["generator"] = {**self.generator.config_class().to_dict(), **begun["generator"]}
