@@ -31,7 +31,7 @@ GOALS = {
 }
 LIMITS = {
     "transfer": "0.66: half of the layers without a backward pass",
-    "trap_mid": "2: every image twice",
+    "trap_mid": "some 5: two batches, gradients of triggers, a discriminator on both",
 }
 BATCH = {"bido": 128}
 
