@@ -25,10 +25,11 @@ from tests.faults.world import WORKS, differences, result
 MANY = 10
 KINDS = [kind for kind in WORKS if kind != "sweep"]  # which is a comparison without tuning
 REMEDY = "make room, or allow writing there, and resume"
-# Stopped within an epoch, a training has a checkpoint there, and logs the means over the rest of it.
+# Stopped within an epoch, a training has a checkpoint there, and logs the means over the rest of it; stopped at its
+# end, the checkpoint there says so.
 STOPPED = (
     r"/trainer_state\.json/log_history/\d+/(loss|accuracy|confidence|confidence_adaptation|cross_entropy):"
-    r"|/checkpoint-\d+/.* is in one of them only"
+    r"|/checkpoint-\d+/.* is in one of them only|/TrainerControl/args/should_training_stop:"
 )
 WRONG_TIME = re.compile(r"(?<![\w.])-\d[\d.,]* ?(s|min|minutes|hours|days?|it/s)\b|[\[<]-\d|\b\d\d:\d\d:\d\d")
 
