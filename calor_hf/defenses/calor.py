@@ -141,14 +141,11 @@ def confidence_adaptation_loss(
     gap = (z - z.gather(1, index)).masked_fill(true_class, -math.inf)
     loss = torch.where(usable.squeeze(1), _adaptation(gap.logsumexp(dim=1), a, b), 0.0)
 
-    share = counted.to(loss.dtype) if weight is None else weight.to(loss)[index.squeeze(1)] * counted
+    if reduction == "mean":
+        return mean_over_counted(loss, torch.where(counted, labels, -1), weight)
     if weight is not None:
-        loss = loss * share
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    return loss.sum() / share.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+        loss = loss * weight.to(loss)[index.squeeze(1)]
+    return loss.sum() if reduction == "sum" else loss
 
 
 def _adaptation(log_odds: Tensor, a: float, b: float) -> Tensor:

@@ -206,8 +206,11 @@ def predict(target: Target, images: Tensor, batch_size: int = BATCH_SIZE) -> Ten
     Raises:
         FloatingPointError: the target gives scores that are not finite.
     """
+    found = []
     with torch.no_grad():
-        logits = torch.cat([target(part.to(target.device)) for part in images.split(batch_size)])
-    if not logits.isfinite().all():
-        raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
-    return logits.argmax(dim=-1).to(images.device)
+        for part in images.split(batch_size):
+            logits = target(part.to(target.device))
+            if not logits.isfinite().all():
+                raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
+            found.append(logits.argmax(dim=-1))
+    return torch.cat(found).to(images.device)
