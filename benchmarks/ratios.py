@@ -53,13 +53,13 @@ def worse(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str
 
 
 def table(stored: Stored) -> str:
-    """All kept ratios as Markdown, each beside its goal and the physical limit."""
+    """All kept ratios as Markdown, each beside its goal, the physical limit, and the machine that gave it."""
     rows = [
-        [ratio["name"], _interval(ratio), ratio["goal"], ratio["limit"], f"`python -m benchmarks {name}`"]
+        [ratio["name"], _interval(ratio), ratio["goal"], ratio["limit"], run["machine"], f"`{name}`"]
         for name, run in sorted(stored.items())
         for ratio in run["ratios"]
     ]
-    return markdown(["ratio", "median [95 % interval]", "goal", "limit", "command"], rows)
+    return markdown(["ratio", "median [95 % interval]", "goal", "limit", "machine", "benchmark"], rows)
 
 
 def _interval(ratio: dict[str, Any]) -> str:

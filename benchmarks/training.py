@@ -5,7 +5,7 @@ Both stages count: half of the timed steps use cross-entropy, half confidence ad
 
 from benchmarks._paired import in_turns, median_interval, run_module, show
 
-PAIRS = 5
+PAIRS = 9
 RUN = "benchmarks._training_run"
 
 

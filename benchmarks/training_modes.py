@@ -15,7 +15,7 @@ import torch
 
 from benchmarks._paired import ONE, TWO, in_turns, median_interval, run_module, show
 
-PAIRS, BATCH = 3, 16
+PAIRS, BATCH = 5, 16
 RUN = "benchmarks._training_run"
 MODES: dict[str, dict[str, Any]] = {
     "bf16": {"bf16": True},

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.faults.server import Server
+from tests.processes.server import Server
 
 
 @pytest.fixture(autouse=True)

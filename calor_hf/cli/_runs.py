@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
-from calor_hf.core.files import check_writable, read_json, remove_parts, saving, write_json
+from calor_hf.core.files import check_unused, check_writable, read_json, remove_parts, saving, write_json
 from calor_hf.core.shapes import misfit
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -89,11 +89,8 @@ class Runs:
             for name in ("runs", "options.json"):
                 path = folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif folder.is_dir() and any(folder.iterdir()) and not resume:
-            raise FileExistsError(
-                f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the runs "
-                "in it, or --overwrite to delete them"
-            )
+        elif not resume:
+            check_unused(folder, "runs")
         check_writable(folder)
         remove_parts(folder)
         self._keep_options()

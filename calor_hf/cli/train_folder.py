@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from calor_hf.cli.train_arguments import RunArguments
-from calor_hf.core.files import check_writable, remove_parts
+from calor_hf.core.files import check_unused, check_writable, remove_parts
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER
 from calor_hf.training.checkpoints import complete_checkpoints
@@ -41,11 +41,8 @@ def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArgu
     elif run_args.resume:
         _check_resumable(folder)
         remove_parts(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the run in "
-            "it, or --overwrite to delete that run"
-        )
+    else:
+        check_unused(folder, "run")
     check_writable(folder)
 
 

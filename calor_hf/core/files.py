@@ -94,6 +94,15 @@ def remove_parts(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_unused(folder: Path, work: str) -> None:
+    """Raise ``FileExistsError`` where something lies in an output folder; ``work`` is what could be resumed there."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the {work} in "
+            f"it, or --overwrite to delete the {work}"
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder and try to write into it, so that long work does not end at its first file.
 

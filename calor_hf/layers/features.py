@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from calor_hf.core.finite import check_rows_finite
 from calor_hf.layers.find_head import put_back_heads, take_out_heads
 
 
@@ -52,11 +53,7 @@ def collect(
     if not found:
         raise ValueError("no images to compute features of; pass a tensor of pixel values or batches of them")
     result = torch.cat(found)
-    bad = int((~result.isfinite().all(dim=1)).sum())
-    if bad:
-        raise FloatingPointError(
-            f"the features of {bad} of {len(result)} images are not finite; look for images or weights with NaN"
-        )
+    check_rows_finite(result, "features")
     return result
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.core.files import check_writable, read_json, remove_parts, write_figure, write_json, write_whole
+from calor_hf.core.files import (
+    check_unused,
+    check_writable,
+    read_json,
+    remove_parts,
+    write_figure,
+    write_json,
+    write_whole,
+)
 from calor_hf.studies._base import STUDIES, Cell, Found, Study
 from calor_hf.studies._lab import Lab, LabOptions, TrainingFailedError
 
@@ -134,11 +142,8 @@ def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool)
         for name in _OWN:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise FileExistsError(
-            f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the study in "
-            "it, or --overwrite to delete that"
-        )
+    elif not resume:
+        check_unused(folder, "study")
     check_writable(folder)
     remove_parts(folder)
     file = folder / "options.json"

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calor_hf.core.calibration import calibration_error
+from calor_hf.core.finite import check_rows_finite
 
 
 def classification_metrics(prediction: Any) -> dict[str, float]:
@@ -54,9 +56,5 @@ def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float
 
 def _finite(scores: Any) -> NDArray[np.float64]:
     values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
-    bad = int((~np.isfinite(values).reshape(len(values), -1).all(axis=1)).sum())
-    if bad:
-        raise FloatingPointError(
-            f"the scores of {bad} of {len(values)} images are not finite; look for images or weights with NaN"
-        )
+    check_rows_finite(torch.from_numpy(values), "scores")
     return values

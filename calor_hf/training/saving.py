@@ -1,17 +1,28 @@
-"""A Trainer that keeps the newest checkpoints, and says what to do where they cannot be written."""
+"""A Trainer that keeps the newest checkpoints, reads them whole, and says what to do where they cannot be written."""
 
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.files import saving
-from calor_hf.training.checkpoints import delete_old_checkpoints
+from calor_hf.training.checkpoints import delete_old_checkpoints, load_weights
 from calor_hf.training.publishing import PublishingTrainer
 
 
 class SavingTrainer(PublishingTrainer):
-    """``Trainer`` whose old checkpoints are deleted in the order of steps, and that explains a full disk."""
+    """``Trainer`` whose old checkpoints are deleted in the order of steps, and that explains a full disk.
+
+    Checkpoints are read with ``from_pretrained`` and strictly. (The Trainer of transformers 5.23 reads the file raw
+    and drops what was renamed: most weights of ViT, Swin, BEiT and DINOv2.)
+    """
+
+    @property
+    def bare_model(self) -> Any:
+        """The model, or what a ``PeftModel`` has inside: attributes that are set have to be set there."""
+        inside = getattr(self.model, "get_base_model", None)
+        return self.model if inside is None else inside()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.train``."""
@@ -49,3 +60,19 @@ class SavingTrainer(PublishingTrainer):
     def _delete_old_checkpoints(self) -> None:
         if self.args.should_save:
             delete_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_global_step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._reads_plain_checkpoints(model):
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_plain_checkpoints(None):
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _reads_plain_checkpoints(self, model: Any) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return model is None and not sharded and isinstance(self.bare_model, PreTrainedModel)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.outputs import Forward, Progress, Stage
@@ -19,7 +20,7 @@ from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.layers.chunked_scores import odds
 from calor_hf.layers.features import scores_of
 from calor_hf.training.before_training import check_labels, score_in_chunks, unused_parameters
-from calor_hf.training.checkpoints import last_checkpoint, load_weights
+from calor_hf.training.checkpoints import last_checkpoint
 from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
 from calor_hf.training.finite import bad_weight, not_finite
 from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
@@ -50,8 +51,7 @@ class DefenseTrainer(SavingTrainer):
       a weight that is not, where something would be evaluated, saved or handed over.
     - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits
       for their gradients in vain).
-    - Checkpoints are read with ``from_pretrained`` and strictly. (The Trainer of transformers 5.23 reads the file raw
-      and drops what was renamed: most weights of ViT, Swin, BEiT and DINOv2.)
+    - All processes evaluate the model that is saved: the first one's, whose batch norms have seen other images.
 
     Args:
         args: As for ``Trainer``.
@@ -80,12 +80,6 @@ class DefenseTrainer(SavingTrainer):
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
         self.add_callback(self._interrupt)
         self.add_callback(StageCallback(self))
-
-    @property
-    def bare_model(self) -> Any:
-        """The model, or what a ``PeftModel`` has inside: attributes that are set have to be set there."""
-        inside = getattr(self.model, "get_base_model", None)
-        return self.model if inside is None else inside()
 
     # Stages
 
@@ -256,6 +250,12 @@ class DefenseTrainer(SavingTrainer):
             self._running.clear()
         super().log(logs, *args, **kwargs)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.evaluation_loop``, of the model that is saved: with the first process's batch norms."""
+        if self.args.world_size > 1:
+            broadcast([buffer for module in self._batch_norms for buffer in module.buffers()])
+        return super().evaluation_loop(*args, **kwargs)
+
     def measure_training_images(
         self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
     ) -> dict[str, float]:
@@ -328,19 +328,3 @@ class DefenseTrainer(SavingTrainer):
         path = Path(checkpoint or "") / DEFENSE_STATE
         if self._own_loss and checkpoint and path.is_file():
             self.model.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._reads_plain_checkpoints(model):
-            load_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._reads_plain_checkpoints(None):
-            load_weights(self.model, self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
-
-    def _reads_plain_checkpoints(self, model: Any) -> bool:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return model is None and not sharded and isinstance(self.bare_model, PreTrainedModel)

@@ -17,7 +17,7 @@ from calor_hf.auditing import load_reconstruction
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from tests.attacks.tiny_world import SIDE
 from tests.auditing.small_audit import LABELS, small_audit
-from tests.faults.server import Server
+from tests.processes.server import Server
 
 TASK = "tests.auditing.small_audit"
 

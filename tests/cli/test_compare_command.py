@@ -10,9 +10,8 @@ from PIL import Image
 from calor_hf.cli.compare import main as compare
 from calor_hf.cli.list import main as list_command
 from calor_hf.cli.sweep import main as sweep
-from tests.faults.launch import SOCKET
-from tests.faults.server import Server, wait_for
-from tests.faults.world import LAUNCHER
+from tests.processes.launch import LAUNCHER, SOCKET
+from tests.processes.server import Server, wait_for
 
 SMALL = ["--num-identities", "4", "--num-train-epochs", "1", "--adapt-epochs", "1", "--use-cpu", "--report-to", "none",
          "--max-accuracy-drop", "100", "--warmup-steps", "0"]  # fmt: skip

@@ -19,7 +19,7 @@ from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main, train
 from calor_hf.cli.train_arguments import parse
-from tests.faults.server import Server
+from tests.processes.server import Server
 
 SMALL = [
     "--num-identities", "4", "--num-train-epochs", "2", "--adapt-epochs", "2", "--max-accuracy-drop", "100",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.server import Done, Server
 from tests.faults.world import WORKS, differences, make_world, result
 from tests.hub.local_hub import LocalHub
+from tests.processes.server import Done, Server
 
 SEED = 10
 

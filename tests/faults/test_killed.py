@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import SEED, Field
-from tests.faults.server import wait_for
 from tests.faults.world import WORKS
 from tests.hub.local_hub import Handler
+from tests.processes.server import wait_for
 
 MANY = 30
 SHORT = ("training", "prior", "audit")

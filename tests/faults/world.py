@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from tests.attacks.tiny_world import tiny_generator
 from tests.hub.released_model import saved_model
+from tests.processes.launch import LAUNCHER
 from tests.training.small_task import image_processor
 
 PEOPLE, SIDE = 3, 16
-LAUNCHER = f"{sys.executable} {Path(__file__).with_name('launch.py')}"
 # Of no meaning for the result: how long something took, when and where it was done, and what was spent on it (an attack
 # that goes on looks at its starts again, and says so).
 SPENT = {

@@ -9,9 +9,9 @@ import torch
 
 from calor_hf.generators import load_generator
 from calor_hf.priors import PRIORS, train_prior
-from tests.faults.server import Server
 from tests.priors.small_prior import SIDE, Pictures, assert_same_weights, precise, read_in_step, tiny_target, train
 from tests.priors.test_prior_contract import steps_in
+from tests.processes.server import Server
 
 TASK = "tests.priors.small_prior"
 

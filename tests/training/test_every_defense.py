@@ -20,7 +20,7 @@ from calor_hf import (
 )
 from calor_hf.modeling import defend
 from calor_hf.training.defense_run import draws_of_batch
-from tests.faults.server import Server
+from tests.processes.server import Server
 from tests.tiny_models import tiny_base
 from tests.training.small_task import (
     CLASSES,

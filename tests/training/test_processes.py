@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from calor_hf import CALoRForImageClassification
-from tests.faults.server import Server
+from tests.processes.server import Server
 from tests.training.small_task import STEPS, FixedBatchNorm, Patterns, assert_same_weights, trainer
 
 TASK = "tests.training.small_task"
@@ -66,6 +66,20 @@ def test_two_processes_equal_one_with_sgd(tmp_path: Path, kind: str, server: Ser
         assert a.keys() == b.keys()
         for name in {"loss", "confidence", "accuracy", "eval_accuracy", "train_confidence_correct"} & a.keys():
             assert a[name] == pytest.approx(b[name], rel=1e-4), name
+
+
+def test_two_processes_measure_the_model_that_is_saved(tmp_path: Path, server: Server) -> None:
+    """Each has seen other images in its last step, so statistics of batch norms differ."""
+    options = {"folder": str(tmp_path), "kind": "resnet", "num_train_epochs": 1, "adapt_epochs": 1}
+    options |= {"per_device_eval_batch_size": 8}  # so that both have some
+    _, report = finished(server, options, processes=2)
+    (measured,) = [x["eval_nll"] for x in report["log_history"] if "eval_nll" in x and x["step"] == STEPS // 2]
+    saved = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1").eval()
+    images = [Patterns(60, 2)[index] for index in range(60)]
+    with torch.no_grad():
+        logits = saved(pixel_values=torch.stack([image["pixel_values"] for image in images])).logits
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([image["labels"] for image in images]))
+    assert measured == pytest.approx(float(loss), rel=1e-6)
 
 
 def test_two_processes_equal_one_with_adamw(tmp_path: Path, server: Server) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+LAUNCHER = f"{sys.executable} {__file__}"
 SOCKET = "CALOR_HF_TEST_SERVER"
 PASSED_ON = ("CALOR_HF_TEST_MOMENTS", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_")
 

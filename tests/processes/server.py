@@ -1,4 +1,4 @@
-"""A process that has imported everything, and runs each command in a fork of itself: ``python -m tests.faults.server``.
+"""Has imported everything, and runs each command in a fork of itself: ``python -m tests.processes.server``.
 
 A command in a new process spends five seconds on imports; here it costs what it does. A command is one of calor-hf, or
 ``-m MODULE OPTIONS``: ``main`` of a module of the tests with options in JSON. Requests come over a socket, from
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.launch import SOCKET, ask
+from tests.processes.launch import SOCKET, ask
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ class Server:
     def __enter__(self) -> "Server":
         self.log = (self.folder / "server.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.server", self.address],
+            [sys.executable, "-m", "tests.processes.server", self.address],
             cwd=REPOSITORY, env=self.environment, stdout=subprocess.PIPE, stderr=self.log, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -73,7 +73,7 @@ class Server:
         self.log.close()
 
     def run(self, words: list[str], cwd: Path, on_start: Callable[[int], None] | None = None, **trouble: Any) -> Done:
-        """Run a command, with :class:`~tests.faults.moments.Moments` as ``trouble`` says; told its process first."""
+        """Run a command, with :class:`~tests.processes.moments.Moments` as ``trouble`` says; told its process first."""
         return self._watched(
             cwd,
             trouble,
@@ -92,7 +92,7 @@ class Server:
         return self._watched(cwd, trouble, call)
 
     def _watched(self, cwd: Path, trouble: dict[str, Any], call: Callable[[dict[str, str], int], int]) -> Done:
-        from tests.faults.moments import COUNTER, VARIABLE
+        from tests.processes.moments import COUNTER, VARIABLE
 
         self.count += 1
         counter, shown = self.folder / f"{self.count}.counter", self.folder / f"{self.count}.shown"
@@ -213,7 +213,7 @@ def command(request: dict[str, Any], files: list[int]) -> int:
     status: Any = 1
     try:
         from calor_hf.cli.main import main
-        from tests.faults.moments import Moments
+        from tests.processes.moments import Moments
 
         Moments.begin()
         status = importlib.import_module(words[1]).main(json.loads(words[2])) if words[0] == "-m" else main(words)

@@ -1,0 +1,17 @@
+"""What networks give is looked at before anything is computed from it."""
+
+from torch import Tensor
+
+
+def check_rows_finite(rows: Tensor, what: str) -> None:
+    """Raise ``FloatingPointError`` if any row holds NaN or infinity.
+
+    Args:
+        rows: (images, ...), one row an image.
+        what: Name of what the rows are, in the message.
+    """
+    bad = int((~rows.reshape(len(rows), -1).isfinite().all(dim=1)).sum()) if len(rows) else 0
+    if bad:
+        raise FloatingPointError(
+            f"the {what} of {bad} of {len(rows)} images are not finite; look for images or weights with NaN"
+        )
