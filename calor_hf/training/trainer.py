@@ -174,11 +174,11 @@ class DefenseTrainer(SavingTrainer):
             if self._own_loss:
                 self.bare_model.in_training_run = False
 
-    def progress(self) -> Progress:
-        """Stage of the next step, and how far it has come."""
+    def progress(self, of_last_step: bool = False) -> Progress:
+        """Stage of the next step, or of the last one, which an evaluation is about; and how far it has come."""
         if self.plan is None:
             return Progress.at_end(self.stages()[-1].name)
-        return self.plan.progress(self.state.global_step)
+        return self.plan.progress(max(self.state.global_step - of_last_step, 0))
 
     def is_checkpoint_step(self, step: int) -> bool:
         """Whether to evaluate and save after ``step`` steps: at the ends of stages, and each epoch of a later one."""
@@ -195,7 +195,7 @@ class DefenseTrainer(SavingTrainer):
         labels = inputs.get("labels")
         count = None if labels is None else len(labels)
         if self._own_loss:
-            progress = self.bare_model.progress = self.progress()
+            progress = self.bare_model.progress = self.progress(of_last_step=not model.training)
             if model.training and labels is not None:
                 draws = draws_of_batch(self, len(labels), self._parts_of_step)
                 inputs = self.model.defense.on_batch(inputs, draws, progress)

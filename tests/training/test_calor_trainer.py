@@ -79,6 +79,10 @@ def test_terms_stage_confidence_and_accuracy_are_logged_by_name(tmp_path: Path) 
         assert entry["confidence_adaptation"] == logged
         assert entry["loss"] <= 0
     assert all(0 <= entry["confidence"] <= 1 and 0 <= entry["accuracy"] <= 1 for entry in logs)
+    evaluated = {entry["step"]: entry for entry in run.state.log_history if "eval_loss" in entry}
+    end_of_fit = evaluated[3 * STEPS]  # the loss there is of the stage that ends
+    assert end_of_fit["eval_loss"] == pytest.approx(end_of_fit["eval_nll"], rel=1e-4, abs=5e-5)
+    assert all(entry["eval_loss"] <= 0 for step, entry in evaluated.items() if step > 3 * STEPS)
 
 
 def test_the_result_is_the_chosen_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
