@@ -74,7 +74,8 @@ def show(name: str, ratio: tuple[float, float, float], goal: str, limit: str = "
     Args:
         name: What is divided by what.
         ratio: Median and its interval.
-        goal: ``>= x`` where more is better, ``<= x`` or ``< x`` where less is; other words where neither is.
+        goal: ``>= x`` where more is better, ``<= x`` or ``< x`` where less is, ``x to y`` where it should lie
+            between; other words where there is none.
         limit: What no code could beat, and why.
     """
     value, low, high = ratio

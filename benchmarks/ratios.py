@@ -37,7 +37,8 @@ def machine() -> str:
 def worse(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str]:
     """A line for each ratio whose whole interval is worse than the kept one's, by more than :data:`MARGIN`.
 
-    Only a ratio whose goal says which way is better can become worse; a new one has nothing to be compared with.
+    A goal that is a range says itself what is worse: to be out of it. Otherwise only a ratio whose goal says which way
+    is better can become worse; a new one has nothing to be compared with.
     """
     kept = {ratio["name"]: ratio for ratio in before}
     lines = []
@@ -47,7 +48,9 @@ def worse(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str
             continue
         fell = new["goal"].startswith(">") and new["high"] < (1 - MARGIN) * old["low"]
         rose = new["goal"].startswith("<") and new["low"] > (1 + MARGIN) * old["high"]
-        if fell or rose:
+        least, is_range, most = new["goal"].partition(" to ")
+        left = bool(is_range) and (new["high"] < float(least) or new["low"] > float(most))
+        if fell or rose or left:
             lines.append(f"{new['name']}: {_interval(new)}, was {_interval(old)}")
     return lines
 

@@ -25,6 +25,9 @@ def ratio(low: float, high: float, goal: str = ">= 1") -> dict[str, Any]:
         ((1.15, 1.30), "<= 1", False),
         ((0.1, 0.2), "<= 1", False),
         ((9.0, 9.5), "stated", False),  # no way is the better one
+        ((1.4, 1.4), "0.7 to 1.3", True),
+        ((0.6, 0.6), "0.7 to 1.3", True),
+        ((1.25, 1.4), "0.7 to 1.3", False),
     ],
 )
 def test_a_run_is_worse_where_its_whole_interval_is(new: tuple[float, float], goal: str, is_worse: bool) -> None:
