@@ -22,6 +22,7 @@ from calor_hf.layers.module_target import PixelInput
 
 FORMATS = ("onnx", "torch")
 METADATA_FILE = "calor_hf.json"  # inside a torch.export archive
+_BATCH = torch.export.Dim("batch", max=2**31)  # without an end, torch 2.7 finds that it may have none
 _SINGLE_FILE = 1_900_000_000  # bytes; ONNX files end at 2 GiB, larger weights go into a file beside
 
 
@@ -141,7 +142,7 @@ def _write_onnx(
             verbose=False,
             input_names=[name],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: _BATCH},),
         )
     program.model.metadata_props.update(metadata)
     size = sum(weight.nbytes for weight in scores.parameters())
@@ -153,7 +154,7 @@ def _write_onnx(
 def _write_torch(
     scores: _Scores, traced: Tensor, _: str, metadata: dict[str, str], path: Path
 ) -> Callable[[Tensor], Tensor]:
-    program = torch.export.export(scores, (traced,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = torch.export.export(scores, (traced,), dynamic_shapes=({0: _BATCH},))
     torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
     return cast("Callable[[Tensor], Tensor]", torch.export.load(path).module())
 

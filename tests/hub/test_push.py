@@ -1,5 +1,6 @@
 """Pushing and loading with the real client against a Hub on this machine: what arrives, and when nothing does."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.hub.local_hub import LocalHub, check_card
 
@@ -167,6 +169,8 @@ def test_a_cut_connection_leaves_the_old_revision_and_a_second_push_completes(se
 
 
 def test_the_metadata_is_checked_as_the_hub_does(hub: LocalHub, tmp_path: Path) -> None:
+    if "https://huggingface.co/api" in inspect.getsource(ModelCard.validate):
+        pytest.skip("this huggingface_hub asks huggingface.co, whatever HF_ENDPOINT says")
     script = """
 from huggingface_hub import ModelCard
 ModelCard("---\\nlicense: mit\\n---\\n# x\\n").validate()
