@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from calor_hf.data.pictures import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
@@ -123,6 +123,8 @@ _DEFAULTS = {
     "disable_tqdm": True,
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
+# A share of the steps is in a field of its own in transformers 4, and `--warmup-steps 0` would not end it.
+_WARMUP = "warmup_ratio" if TrainingArguments.__dataclass_fields__["warmup_steps"].type is int else "warmup_steps"
 # For the small ResNet from random weights; measured on the synthetic faces. The head starts from random weights and
 # its Tanh bounds what it sees, so at the base's learning rate its scores would take twice as many epochs to grow.
 _FROM_SCRATCH = {
@@ -131,7 +133,7 @@ _FROM_SCRATCH = {
     "head_learning_rate": 6e-3,
     "weight_decay": 0.01,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
+    _WARMUP: 0.05,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 256,
 }
@@ -172,6 +174,8 @@ def parse(argv: Sequence[str]) -> Arguments:
             defaults |= _SYNTHETIC
     if judge:
         defaults |= _JUDGE | ({} if "--model" in given else _JUDGE_FROM_SCRATCH)
+    if given & {"--warmup-steps", "--warmup_steps"}:
+        defaults.pop(_WARMUP, None)
     parser.set_defaults(**defaults)
     model, data, run, training = parser.parse_args_into_dataclasses(list(argv))
     if model.role == "judge" and "--defense" not in given:
