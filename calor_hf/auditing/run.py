@@ -16,7 +16,7 @@ from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks._base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
-from calor_hf.core.files import check_writable, read_json, read_text, remove_parts, write_json, write_whole
+from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Cost, Reconstruction
@@ -168,9 +168,8 @@ def run_attack(
 
 def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) -> None:
     if overwrite:
-        for own in (RESULT, RECORD, GRID, CHUNKS, PREPARATION, "students", "trapdoor.safetensors"):
-            path = folder / own
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        own = (RESULT, RECORD, GRID, CHUNKS, PREPARATION, "students", "trapdoor.safetensors")
+        delete(folder / name for name in own)
     file = folder / RECORD
     now = asdict(record)
     if file.is_file():

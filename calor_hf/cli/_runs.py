@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.cli.train_arguments import parse
-from calor_hf.core.files import check_unused, check_writable, read_json, remove_parts, saving, write_json
+from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
 from calor_hf.core.shapes import misfit
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -86,9 +86,7 @@ class Runs:
         if resume and overwrite:
             raise ValueError("--resume goes on with what is in the output folder, --overwrite deletes it; pass one")
         if overwrite:
-            for name in ("runs", "options.json"):
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            delete(folder / name for name in ("runs", "options.json"))
         elif not resume:
             check_unused(folder, "runs")
         check_writable(folder)

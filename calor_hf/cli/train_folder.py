@@ -1,11 +1,10 @@
 """The output folder of `calor-hf train`: whether it may be used, and what of it may be deleted."""
 
-import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
 from calor_hf.cli.train_arguments import RunArguments
-from calor_hf.core.files import check_unused, check_writable, remove_parts
+from calor_hf.core.files import check_unused, check_writable, delete, remove_parts
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER
 from calor_hf.training.checkpoints import complete_checkpoints
@@ -35,9 +34,7 @@ def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArgu
     if not args.should_save:
         return
     if run_args.overwrite:
-        for pattern in OWN_FILES:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        delete(path for pattern in OWN_FILES for path in folder.glob(pattern))
     elif run_args.resume:
         _check_resumable(folder)
         remove_parts(folder)

@@ -5,8 +5,9 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,12 @@ def remove_parts(folder: Path) -> None:
     for path in folder.rglob("*.part"):
         if _PART.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def delete(paths: Iterable[Path]) -> None:
+    """Delete files, and folders with what is in them; one that is not there is passed over."""
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check_unused(folder: Path, work: str) -> None:

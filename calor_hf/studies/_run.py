@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from calor_hf._version import __version__
 from calor_hf.core.files import (
     check_unused,
     check_writable,
+    delete,
     read_json,
     remove_parts,
     write_figure,
@@ -139,9 +139,7 @@ def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool)
     if resume and overwrite:
         raise ValueError("--resume goes on with the study in the output folder, --overwrite deletes it; pass one")
     if overwrite:
-        for name in _OWN:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        delete(folder / name for name in _OWN)
     elif not resume:
         check_unused(folder, "study")
     check_writable(folder)

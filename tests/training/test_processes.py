@@ -75,10 +75,9 @@ def test_two_processes_measure_the_model_that_is_saved(tmp_path: Path, server: S
     _, report = finished(server, options, processes=2)
     (measured,) = [x["eval_nll"] for x in report["log_history"] if "eval_nll" in x and x["step"] == STEPS // 2]
     saved = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1").eval()
-    images = [Patterns(60, 2)[index] for index in range(60)]
+    data = Patterns(60, 2)
     with torch.no_grad():
-        logits = saved(pixel_values=torch.stack([image["pixel_values"] for image in images])).logits
-    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([image["labels"] for image in images]))
+        loss = torch.nn.functional.cross_entropy(saved(pixel_values=data.images).logits, data.labels)
     assert measured == pytest.approx(float(loss), rel=1e-6)
 
 
@@ -122,7 +121,7 @@ def assert_nearly_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
     Their true gradient is zero (a key's bias adds the same to all scores of a query), and AdamW makes whole steps of
     rounding errors.
     """
-    images = torch.stack([Patterns(16, 3)[index]["pixel_values"] for index in range(16)])
+    images = Patterns(16, 3).images
     with torch.no_grad():
         logits: list[Tensor] = [model(pixel_values=images).logits for model in (a, b)]
     torch.testing.assert_close(logits[0], logits[1], atol=1e-4, rtol=0)
