@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.peak_memory import peak_memory_bytes
 from calor_hf.defenses.calor import CALoR, CALoRDefenseConfig
-from calor_hf.layers.chunked_scores import odds_in_chunks
-from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.heads.chunked_scores import margins_in_chunks
+from calor_hf.heads.low_rank_head import LowRankHead
 
 BATCH, WIDTH, RANK, CHUNK, STEPS = 256, 768, 32, 2048, 2
 STAGES = {"low_rank": "fit", "chunked": "fit", "adapt": "adapt"}
@@ -31,7 +31,7 @@ def loss_of(head: nn.Module, features: Tensor, labels: Tensor, stage: str, chunk
     """Loss of a stage of CALoR."""
     if chunked:
         assert isinstance(head, LowRankHead)
-        found = odds_in_chunks(head, features, labels, CHUNK)
+        found = margins_in_chunks(head, features, labels, CHUNK)
         out = Forward(features.new_empty(BATCH, 0), labels, log_odds=found["log_odds"])
     else:
         out = Forward(head(features), labels)

@@ -1,7 +1,7 @@
 """Speed of the attack loop: against a literal loop over classes, and against the bare passes that it cannot do without.
 
-GMI, 32 pixels: a DCGAN with its critic, and a small ResNet as target. Every contender attacks the same classes from
-the same latents for the same number of steps, in turns within one process.
+GMI, 32 pixels: a DCGAN with its discriminator, and a small ResNet as target. Every contender attacks the same classes
+from the same latents for the same number of steps, in turns within one process.
 """
 
 import time
@@ -15,7 +15,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from benchmarks._paired import paired_ratio, show
 from calor_hf.attacks import ATTACKS
 from calor_hf.generators import GENERATORS
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.targets.hf_target import HFTarget
 
 CLASSES, EACH, STEPS, PAIRS = 20, 5, 40, 5
 
@@ -60,7 +60,7 @@ def main() -> None:
             y = torch.full((EACH,), label)
             for _ in range(STEPS):
                 image = generator(z)
-                loss = -generator.critic(image).mean() + 100 * F.cross_entropy(target(image), y)
+                loss = -generator.discriminator(image).mean() + 100 * F.cross_entropy(target(image), y)
                 loss.backward()
                 assert z.grad is not None
                 before, v = v, 0.9 * v - 0.02 * z.grad
@@ -78,7 +78,7 @@ def main() -> None:
         for _ in range(STEPS):
             z = z.requires_grad_(True)
             image = generator(z)
-            loss = -generator.critic(image).sum() + 100 * F.cross_entropy(target(image), labels, reduction="sum")
+            loss = -generator.discriminator(image).sum() + 100 * F.cross_entropy(target(image), labels, reduction="sum")
             torch.autograd.grad(loss, z)
             z = z.detach()
         for weight in weights:

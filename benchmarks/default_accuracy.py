@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calor_hf._version import __version__
 from calor_hf.cli.train import train
-from calor_hf.cli.train_arguments import parse
+from calor_hf.recipes.train_arguments import parse
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "embedded_default.md"

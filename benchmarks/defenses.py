@@ -1,4 +1,4 @@
-"""Time of a training step with each defence against an undefended one: ViT-S geometry at 112 pixels.
+"""Time of a training step with each defense against an undefended one: ViT-S geometry at 112 pixels.
 
 One process holds both models, and they take turns step by step, so that a slow minute of the machine hits both.
 """
@@ -50,7 +50,7 @@ class Images(Dataset[dict[str, Any]]):
 
 
 def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[], float]:
-    """Seconds of a training step, forward to optimiser, each call one; of both stages in turn where there are two."""
+    """Seconds of a training step, forward to optimizer, each call one; of both stages in turn where there are two."""
     quiet: dict[str, Any] = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
     args = CALoRTrainingArguments(str(folder), per_device_train_batch_size=batch, num_train_epochs=2, **quiet)
     kind = CALoRTrainer if name == "calor" else DefenseTrainer
@@ -84,7 +84,7 @@ def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[
 
 
 def main() -> None:
-    """Print the ratio of step times of each defence."""
+    """Print the ratio of step times of each defense."""
     for name in DEFENSES.names():
         batch = BATCH.get(name, 32)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

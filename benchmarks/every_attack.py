@@ -1,10 +1,11 @@
-"""All attacks on all defences: rebuilds people of the drawn faces, then one table with the worst case.
+"""All attacks on all defenses: rebuilds people of the drawn faces, then one table with the worst case.
 
-    calor-hf train --defense NAME --output-dir outputs/NAME                  # for every defence
-    calor-hf train --role judge --num-train-epochs 30 --output-dir outputs/judge
+    calor-hf train --defense NAME --output-dir outputs/NAME                  # for every defense
+    calor-hf train --role evaluation --num-train-epochs 30 --output-dir outputs/evaluation-model
     python -m benchmarks.every_attack run --target outputs/NAME --prior renderer --output-dir outputs/table \
         --attacks gmi@calor ppa mirror@calor --budget 0.1
-    python -m benchmarks.every_attack table --judge outputs/judge --output-dir outputs/table > table.md
+    python -m benchmarks.every_attack table --evaluation-model outputs/evaluation-model --output-dir outputs/table >
+    table.md
 
 ``run`` keeps every attack and goes on where it stopped; several can run side by side. ``table`` judges what is there.
 """
@@ -19,16 +20,16 @@ import torch
 from torch import Tensor
 
 from calor_hf import ATTACKS, HFTarget, __version__, load_generator, run_attack
-from calor_hf.attacks._words import attack_of
+from calor_hf.attacks.specs import attack_of
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.auditing.verdict import interval, percent
 from calor_hf.cli.audit import parse_classes
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.seeding import sample_rng
-from calor_hf.layers.frozen import frozen
 from calor_hf.metrics import Measure
-from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.targets.frozen import frozen
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,29 +49,35 @@ def run(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Judge what is there, and print it as Markdown."""
+    """Evaluation model what is there, and print it as Markdown."""
     sources = {Path(source).name: source for source in options.priors}
-    root, judge = Path(options.output_dir), load_network(options.judge)
+    root, evaluation_model = Path(options.output_dir), load_network(options.evaluation_model)
     order = sorted({path.parent.name for path in root.glob(f"*/*/*/{RESULT}")})
     rows, notes = [], {}
     for place in sorted({path.parent.parent for path in root.glob(f"*/*/*/{RESULT}")}):
         found = {
             name: load_reconstruction(place / name / RESULT) for name in order if (place / name / RESULT).is_file()
         }
-        seen = {name: (one.labels, _scores(judge, one.images)) for name, one in found.items()}
+        seen = {name: (one.labels, _scores(evaluation_model, one.images)) for name, one in found.items()}
         cells = []
         for name in order:
             if name not in seen:
                 cells.append("")
                 continue
             labels, logits = seen[name]
-            measure = Measure.of_images("", "share", "leakage", hits(logits, labels), labels)
+            measure = Measure.of_images("", "share", "leakage", topk_correct(logits, labels), labels)
             cells.append(_cell(measure))
-            notes[name] = f"`{name}` ({measure.people} people × {measure.images // measure.people})"
+            notes[name] = f"`{name}` ({measure.identities} people × {measure.images // measure.identities})"
         rows.append(
-            [place.parent.name, place.name, *cells, union(seen), floor_of(sources[place.parent.name], judge, found)]
+            [
+                place.parent.name,
+                place.name,
+                *cells,
+                union(seen),
+                chance_level_of(sources[place.parent.name], evaluation_model, found),
+            ]
         )
-    head = ["prior", "defence", *(_title(root, name) for name in order), "worst case: people", "its floor"]
+    head = ["prior", "defense", *(_title(root, name) for name in order), "worst case: people", "its chance level"]
     for row in [head, ["---"] * len(head), *rows]:
         print("| " + " | ".join(row) + " |")
     print("\n" + ", ".join(notes.values()) + f". calor_hf {__version__}.")
@@ -80,10 +87,12 @@ def _cell(measure: Measure) -> str:
     return f"{percent(measure.value)} [{interval(measure).removesuffix(' %')}]"
 
 
-def _scores(judge: Network, images: Tensor) -> Tensor:
-    logits = judge.look(images)[1]
+def _scores(evaluation_model: Network, images: Tensor) -> Tensor:
+    logits = evaluation_model.look(images)[1]
     if logits is None:
-        raise ValueError(f"{judge.name} gives no scores of people; pass a classifier of them as --judge")
+        raise ValueError(
+            f"{evaluation_model.name} gives no scores of people; pass a classifier of them as --evaluation-model"
+        )
     return logits
 
 
@@ -97,19 +106,19 @@ def _title(root: Path, name: str) -> str:
 
 def union(seen: dict[str, tuple[Tensor, Tensor]], shift: int = 0) -> str:
     """Share of people whom at least one image of any attack hits, with its interval; ``shift``: of other people."""
-    people: dict[int, float] = {}
+    identities: dict[int, float] = {}
     for labels, logits in seen.values():
         order = labels.unique().tolist()
         wanted = {label: order[(index + shift) % len(order)] for index, label in enumerate(order)}
         meant = torch.tensor([wanted[label] for label in labels.tolist()])
-        for label, hit in zip(meant.tolist(), hits(logits, meant).tolist(), strict=True):
-            people[label] = max(people.get(label, 0.0), hit)
-    return _cell(Measure.of_people("", "share", "leakage", people, len(people)))
+        for label, hit in zip(meant.tolist(), topk_correct(logits, meant).tolist(), strict=True):
+            identities[label] = max(identities.get(label, 0.0), hit)
+    return _cell(Measure.of_identities("", "share", "leakage", identities, len(identities)))
 
 
 @torch.no_grad()
-def floor_of(source: str, judge: Network, found: dict[str, Reconstruction]) -> str:
-    """Both floors: as many samples of the prior as all attacks made, and what they made of other people."""
+def chance_level_of(source: str, evaluation_model: Network, found: dict[str, Reconstruction]) -> str:
+    """Both chance levels: as many samples of the prior as all attacks made, and what they made of other people."""
     prior = load_generator(source, image_size=next(iter(found.values())).images.shape[-1])
     labels = torch.cat([one.labels for one in found.values()])
     images: list[Tensor] = []
@@ -117,8 +126,8 @@ def floor_of(source: str, judge: Network, found: dict[str, Reconstruction]) -> s
         for some in labels.split(256):
             latents = prior.sample_latents(len(some), sample_rng(0, 98, len(images))).float()
             images.append(prior(latents, some if prior.num_classes else None).clamp(0, 1))
-    samples = union({"samples": (labels, _scores(judge, torch.cat(images)))})
-    others = union({name: (one.labels, _scores(judge, one.images)) for name, one in found.items()}, shift=1)
+    samples = union({"samples": (labels, _scores(evaluation_model, torch.cat(images)))})
+    others = union({name: (one.labels, _scores(evaluation_model, one.images)) for name, one in found.items()}, shift=1)
     return f"samples {samples}, other people {others}"
 
 
@@ -129,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--target")
     parser.add_argument("--prior", default="renderer")
     parser.add_argument("--priors", nargs="+", default=["renderer"], help="of the table: all that were run with")
-    parser.add_argument("--judge")
+    parser.add_argument("--evaluation-model")
     parser.add_argument("--attacks", nargs="+", default=[])
     parser.add_argument("--budget", default="paper")
     parser.add_argument("--classes", default="0-19")

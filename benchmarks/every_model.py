@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ImageClassificationPipeline, PreTrainedModel, pipeline
 
 from calor_hf import CALoRForImageClassification
-from calor_hf.layers.find_head import find_heads
+from calor_hf.heads.find_head import find_heads
 from tests.tiny_models import EVERY, tiny_base, tiny_inputs
 
 COLUMNS = ("head", "forward", "backward", "reload", "Auto class", "pipeline")
@@ -80,10 +80,10 @@ def examine(class_name: str, folder: Path) -> dict[str, str]:
     assert isinstance(classify, ImageClassificationPipeline)
     side = next(value.shape[-1] for value in inputs.values()) if "pixel_values" in inputs or "inputs" in inputs else 8
     side = 32 if class_name.startswith("Siglip2") else side
-    picture = Image.linear_gradient("L").resize((side, side)).convert("RGB")
-    answer = classify(picture, top_k=10)
+    image = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+    answer = classify(image, top_k=10)
     with torch.no_grad():
-        encoded = processor(images=picture, return_tensors="pt")
+        encoded = processor(images=image, return_tensors="pt")
         scores = model(**encoded).logits.softmax(dim=1)[0]
     expected = sorted(scores.tolist(), reverse=True)
     assert all(abs(a["score"] - b) < 1e-6 for a, b in zip(answer, expected, strict=True))
@@ -91,7 +91,7 @@ def examine(class_name: str, folder: Path) -> dict[str, str]:
 
 
 def processor_for(base: PreTrainedModel) -> "transformers.BaseImageProcessor | None":
-    """Image processor of the model's type that leaves a picture's size as it is; None where there is none here."""
+    """Image processor of the model's type that leaves an image's size as it is; None where there is none here."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
     try:

@@ -1,4 +1,4 @@
-"""Whether loading keeps up: pictures decoded and augmented a second against what ViT-B/16 at 224 pixels can train on.
+"""Whether loading keeps up: images decoded and augmented a second against what ViT-B/16 at 224 pixels can train on.
 
 JPEG files of 500 x 400 pixels through the data path of ``calor-hf train``, with the augmentation it chooses at that
 size, on one core; the model's forward and backward passes on the same core. Loading is done by workers beside the
@@ -18,11 +18,11 @@ from benchmarks._paired import paired_ratio, show
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset
 
-PAIRS, PICTURES, BATCH = 5, 32, 4
+PAIRS, IMAGES, BATCH = 5, 32, 4
 
 
 def jpeg_files(count: int) -> datasets.Dataset:
-    """``count`` JPEG pictures of smooth noise, encoded as on a disk."""
+    """``count`` JPEG images of smooth noise, encoded as on a disk."""
     rng, files = np.random.default_rng(0), []
     for _ in range(count):
         small = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
@@ -37,16 +37,16 @@ def main() -> None:
     """Print the ratio of the rates."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    data = ImageDataset(jpeg_files(PICTURES), ViTImageProcessor(), augmentation_for("auto", 224), keep_bytes=0)
+    data = ImageDataset(jpeg_files(IMAGES), ViTImageProcessor(), augmentation_for("auto", 224), keep_bytes=0)
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(num_labels=100)).train()
     inputs = torch.stack([data[index]["pixel_values"] for index in range(BATCH)])
 
     def loading() -> float:
         begin = time.perf_counter()
-        for index in range(PICTURES):
+        for index in range(IMAGES):
             data[index]
-        return PICTURES / (time.perf_counter() - begin)
+        return IMAGES / (time.perf_counter() - begin)
 
     def training() -> float:
         begin = time.perf_counter()
@@ -56,7 +56,7 @@ def main() -> None:
 
     loading(), training()
     show(
-        "pictures/s on one core, loading / ViT-B/16 at 224",
+        "images/s on one core, loading / ViT-B/16 at 224",
         paired_ratio(loading, training, PAIRS),
         ">= 2",
         "JPEG decoder",

@@ -79,7 +79,7 @@ def main() -> None:
         compare("train", folder, "train", [*TRAIN, "--output-dir", str(model)], model)
         for number, words in enumerate(AUDITS):
             output = folder / f"audit-{number}"
-            own = [str(model), "--judge", str(model / "stage-1"), "--output-dir", str(output), *words]
+            own = [str(model), "--evaluation-model", str(model / "stage-1"), "--output-dir", str(output), *words]
             compare(f"audit {' '.join(words)}", folder, "audit", own, output)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from calor_hf._version import __version__
-from calor_hf.cli._runs import markdown
+from calor_hf.recipes.runs import markdown
 
 FILE = Path(__file__).with_name("ratios.json")
 MARGIN = 0.1  # of a ratio: what another hour of the same machine may change
@@ -23,7 +23,7 @@ def load() -> Stored:
 
 
 def save(benchmark: str, found: list[dict[str, Any]]) -> None:
-    """Keep a run in the place of the last one."""
+    """Keep a run instead of the last one."""
     run = {"version": __version__, "torch": torch.__version__, "machine": machine(), "ratios": found}
     FILE.write_text(json.dumps({**load(), benchmark: run}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -1,17 +1,17 @@
-"""The paper's comparison on real faces: a public backbone, six defences at one accuracy, and the attacks on each.
+"""The paper's comparison on real faces: a public backbone, six defenses at one accuracy, and the attacks on each.
 
 Everything but the first step is the library's own commands; ``DATA`` holds the face sets.
 
     python -m benchmarks.real_faces backbone --data DATA --output-dir outputs/backbone
     calor-hf compare --model outputs/backbone --dataset DATA/bolly100_64 --output-dir outputs/real ...
-    calor-hf train --role judge --dataset DATA/bolly100_64 --output-dir outputs/real_judge ...
+    calor-hf train --role evaluation --dataset DATA/bolly100_64 --output-dir outputs/real_judge ...
     calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 --output-dir outputs/prior_lfw ...
     python -m benchmarks.real_faces audit --data DATA --dataset DATA/bolly100_64 --comparison outputs/real \
-        --prior outputs/prior_lfw --second-judge outputs/real_judge --output-dir outputs/real_audits \
+        --prior outputs/prior_lfw --second-evaluation-model outputs/real_judge --output-dir outputs/real_audits \
         --attacks gmi plg auto
     python -m benchmarks.real_faces table --audits outputs/real_audits --output docs/results/real_comparison.json
 
-No picture is written outside the output folders, and the table holds numbers alone.
+No image is written outside the output folders, and the table holds numbers alone.
 """
 
 import argparse
@@ -33,27 +33,27 @@ from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from benchmarks.mobilefacenet import Embedding
-from benchmarks.real_faces_audit import embed, pictures
+from benchmarks.real_faces_audit import embed, load_images
 from calor_hf import HFTarget, LeakageReport, audit
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.verdict import interval, percent
-from calor_hf.cli._runs import markdown, mean_and_range
-from calor_hf.cli.audit import parse_classes, private_pictures
+from calor_hf.cli.audit import parse_classes, private_images_of
 from calor_hf.core.files import write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
-from calor_hf.metrics._statistics import pooled_interval, share_interval
+from calor_hf.metrics.statistics import pooled_interval, share_interval
+from calor_hf.recipes.runs import markdown, mean_and_range
 
 SIDE = 64
 ROW = ("setting", "value", "matched", "validation_accuracy", "train_confidence")
-METRICS = ("attack_accuracy", "verification", "agreement")  # the last with a second judge
-KEPT = ("value", "low", "high", "images", "people")
+METRICS = ("attack_accuracy", "verification", "agreement")  # the last with a second evaluation model
+KEPT = ("value", "low", "high", "images", "identities")
 
 
 def teach(options: argparse.Namespace) -> None:
     """A small ResNet that looks at public faces as network A does: stands for the paper's pre-trained backbones."""
-    images, _ = pictures(options.data / "lfw_public_64" / "train.parquet")
+    images, _ = load_images(options.data / "lfw_public_64" / "train.parquet")
     folder: Path = options.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.with_suffix(".teacher.safetensors")
@@ -115,7 +115,7 @@ def vary(images: Tensor, numbers: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Remembering(Network):
-    """A slow network that keeps what it saw in a folder: all models are judged beside the same private pictures."""
+    """A slow network that keeps what it saw in a folder: all models are evaluated beside the same private images."""
 
     folder: Path = Path()
 
@@ -129,21 +129,25 @@ class Remembering(Network):
 
 
 def nearest_mean(data: Path, dataset: Path, folder: Path) -> Network:
-    """Network B as a classifier: the person whose mean training picture is nearest."""
+    """Network B as a classifier: the person whose mean training image is nearest."""
     folder.mkdir(parents=True, exist_ok=True)
     net = Embedding(data, "B")
-    judge = Remembering("MobileFaceNet B, nearest mean", net, net, folder=folder)
-    images, labels = pictures(dataset / "train.parquet")
-    seen = F.normalize(judge.look(images)[0])
+    evaluation_model = Remembering("MobileFaceNet B, nearest mean", net, net, folder=folder)
+    images, labels = load_images(dataset / "train.parquet")
+    seen = F.normalize(evaluation_model.look(images)[0])
     means = F.normalize(torch.stack([seen[labels == person].mean(0) for person in range(int(labels.max()) + 1)]))
-    return replace(judge, head=lambda features: features @ means.T)
+    return replace(evaluation_model, head=lambda features: features @ means.T)
 
 
 def attack(options: argparse.Namespace) -> None:
-    """Audit every model of a comparison; attacks that are done are judged, and not run again."""
+    """Audit every model of a comparison; attacks that are done are evaluated, and not run again."""
     found = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
-    judge = nearest_mean(options.data, options.dataset, options.output_dir / "judge")
-    second = load_network(options.second_judge, "classifier from random weights") if options.second_judge else None
+    evaluation_model = nearest_mean(options.data, options.dataset, options.output_dir / "evaluation_model")
+    second = (
+        load_network(options.second_evaluation_model, "classifier from random weights")
+        if options.second_evaluation_model
+        else None
+    )
     splits = load_splits(str(options.dataset))
     for row in found["defenses"]:
         for seed in row.get("seeds", ()):
@@ -155,11 +159,11 @@ def attack(options: argparse.Namespace) -> None:
             target, begin = HFTarget.from_pretrained(model), time.perf_counter()
             labels = parse_classes(options.classes, target.num_classes)
             report = audit(
-                target, options.attacks, str(options.prior), judge,
-                private_pictures(splits, target, labels, options.dataset.name), output_dir=place,
-                second_judge=second, embedding=judge, classes=labels, budget=options.budget,
+                target, options.attacks, str(options.prior), evaluation_model,
+                private_images_of(splits, target, labels, options.dataset.name), output_dir=place,
+                second_evaluation_model=second, embedding=evaluation_model, classes=labels, budget=options.budget,
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
-                target_name=place.name, metrics=METRICS[: 2 + (options.second_judge is not None)], resume=True,
+                target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)], resume=True,
             )  # fmt: skip
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}
             (place / "row.json").write_text(json.dumps(record), encoding="utf-8")
@@ -186,11 +190,12 @@ def cell_of(place: Path) -> dict[str, Any]:
             m.name: {**{key: getattr(m, key) for key in KEPT}, "by_identity": list(m.by_identity.values())}
             for m in result.measures if not math.isnan(m.value)
         }  # fmt: skip
-        floors = {
-            name: {m.name: m.value for m in some if not math.isnan(m.value)} for name, some in result.floors.items()
+        chance_levels = {
+            name: {m.name: m.value for m in some if not math.isnan(m.value)}
+            for name, some in result.chance_levels.items()
         }
         attacks[result.name] = {
-            "settings": result.settings, "cost": result.cost, "measures": measures, "floors": floors,
+            "settings": result.settings, "cost": result.cost, "measures": measures, "chance_levels": chance_levels,
         }  # fmt: skip
     return {
         **row, "networks": report.networks, "seed": report.seed,
@@ -199,7 +204,7 @@ def cell_of(place: Path) -> dict[str, Any]:
 
 
 def tables(cells: list[dict[str, Any]]) -> str:
-    """A row a defence, pooled over its trainings: its use, each attack, the worst case, and that against no defence."""
+    """A row a defense, pooled over its trainings: its use, each attack, the worst case, and that against no defense."""
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in cells:
         strength = "-" if cell["value"] is None else f"{cell['setting']} = {cell['value']:g}"
@@ -217,29 +222,29 @@ def tables(cells: list[dict[str, Any]]) -> str:
         validation = shares([mean_and_range(cell["validation_accuracy"])[0] for cell in some])
         seeds = ", ".join(str(cell["training_seed"]) for cell in some)
         accuracy = [cell["utility"]["accuracy"]["value"] for cell in some]
-        use.append([*title, seeds, validation, shares(accuracy), *(_pooled(by_person(some, *c)) for c in columns)])
-        floors: dict[str, list[float]] = {}
+        use.append([*title, seeds, validation, shares(accuracy), *(_pooled(by_identity(some, *c)) for c in columns)])
+        chance_levels: dict[str, list[float]] = {}
         for cell in some:
-            for name, measures in cell["attacks"][worst]["floors"].items():
-                floors.setdefault(name, []).append(measures["people_recognised"])
-        words = [f"{percent(mean_and_range(values)[0])} {name}" for name, values in floors.items()]
-        found.append([*title, *(_pooled(by_person(some, worst, name)) for name in WORST), ", ".join(words)])
+            for name, measures in cell["attacks"][worst]["chance_levels"].items():
+                chance_levels.setdefault(name, []).append(measures["identities_recognized"])
+        words = [f"{percent(mean_and_range(values)[0])} {name}" for name, values in chance_levels.items()]
+        found.append([*title, *(_pooled(by_identity(some, worst, name)) for name in WORST), ", ".join(words)])
         same = [cell for cell in undefended if cell["training_seed"] in {other["training_seed"] for other in some}]
         if title[0] != "none":
             cost = [cell["utility"]["accuracy"]["value"] - value for cell, value in zip(same, accuracy, strict=True)]
-            pairs = [(worst, "people_recognised"), (worst, "attack_accuracy@1"), (plg, "attack_accuracy@1")]
-            less = (_pooled(by_person(same, *c) - by_person(some, *c), points=True) for c in pairs)
+            pairs = [(worst, "identities_recognized"), (worst, "attack_accuracy@1"), (plg, "attack_accuracy@1")]
+            less = (_pooled(by_identity(same, *c) - by_identity(some, *c), points=True) for c in pairs)
             compared.append([title[0], shares(cost, "points"), *less])
-    head = ["people: nearest mean (B)", "pictures: verified by B at FAR 1e-3", "pictures: both judges agree"]
-    lost = ["accuracy lost", "people, worst case", "pictures, auto", "pictures, plg"]
+    head = ["people: nearest mean (B)", "images: verified by B at FAR 1e-3", "images: both evaluation models agree"]
+    lost = ["accuracy lost", "people, worst case", "images, auto", "images, plg"]
     return "\n\n".join([
-        markdown(["defence", "strength", "seeds", "validation", "test accuracy", *names], use),
-        markdown(["defence", "strength", *head, "floor: people"], found),
+        markdown(["defense", "strength", "seeds", "validation", "test accuracy", *names], use),
+        markdown(["defense", "strength", *head, "chance level: people"], found),
         markdown(["less than undefended (points)", *lost], compared),
     ])  # fmt: skip
 
 
-def by_person(cells: list[dict[str, Any]], attack: str, measure: str) -> NDArray[np.float64]:
+def by_identity(cells: list[dict[str, Any]], attack: str, measure: str) -> NDArray[np.float64]:
     """(trainings, people) one measure of one attack."""
     return np.array([cell["attacks"][attack]["measures"][measure]["by_identity"] for cell in cells])
 
@@ -250,7 +255,7 @@ def shares(values: Sequence[float], unit: str = "%") -> str:
     return f"{mean:.1f} {unit}" + (f" ({low:.1f} to {high:.1f})" if len(values) > 1 else "")
 
 
-WORST = ("people_recognised", "verified@FAR=1e-3", "both_judges@1")
+WORST = ("identities_recognized", "verified@FAR=1e-3", "both_evaluation_models@1")
 
 
 def _pooled(values: NDArray[np.float64], points: bool = False) -> str:
@@ -276,11 +281,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone.set_defaults(call=teach)
     auditing = commands.add_parser("audit", help="attack every model of a comparison")
     auditing.add_argument("--data", type=Path, required=True)
-    auditing.add_argument("--dataset", type=Path, required=True, help="private pictures")
+    auditing.add_argument("--dataset", type=Path, required=True, help="private images")
     auditing.add_argument("--comparison", type=Path, required=True, help="folder of calor-hf compare")
-    auditing.add_argument("--only", nargs="*", help="these defences alone")
+    auditing.add_argument("--only", nargs="*", help="these defenses alone")
     auditing.add_argument("--prior", type=Path, required=True)
-    auditing.add_argument("--second-judge", help="classifier of another family, trained on the private pictures")
+    auditing.add_argument(
+        "--second-evaluation-model", help="classifier of another family, trained on the private images"
+    )
     auditing.add_argument("--attacks", nargs="+", default=["gmi", "plg", "if_gmi", "auto"])
     auditing.add_argument("--budget", default="paper")
     auditing.add_argument("--classes", default="0-19")

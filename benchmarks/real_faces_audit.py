@@ -1,9 +1,10 @@
-"""Undefended against CALoR under attack, on real faces: prints numbers, keeps pictures out of the repository.
+"""Undefended against CALoR under attack, on real faces: prints numbers, keeps images out of the repository.
 
 The target is a frozen public face network (MobileFaceNet, 128 numbers) with a head trained on private people; the prior
-a GAN of public people; the judge another MobileFaceNet, trained on other data, that nobody else here looks at. A
-reconstruction counts as a success if the judge finds it nearer to the mean of its person's private pictures than to
-that of any other person.
+a GAN of public people; the evaluation model another MobileFaceNet, trained on other data, that no one else here looks
+at. A
+reconstruction counts as a success if the evaluation model finds it nearer to the mean of its person's private images
+than to that of any other person.
 
     calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 --settings width=32 steps=3000 \
         --output-dir outputs/prior_lfw
@@ -24,15 +25,15 @@ from datasets import load_dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.judge import interval
+from benchmarks.evaluation_model import interval
 from benchmarks.mobilefacenet import Embedding
 from calor_hf import LowRankHead, __version__
 from calor_hf.attacks import ATTACKS
 from calor_hf.auditing import run_attack
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
 from calor_hf.defenses.calor import confidence_adaptation_loss
 from calor_hf.generators import load_generator
+from calor_hf.targets.base import Target
 
 
 @dataclass
@@ -56,7 +57,7 @@ class FaceTarget(Target):
         return self._body(images)  # type: ignore[no-any-return]
 
 
-def pictures(file: Path) -> tuple[Tensor, Tensor]:
+def load_images(file: Path) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and labels of a parquet file."""
     data = load_dataset("parquet", data_files=str(file))["train"]
     images = torch.stack([torch.from_numpy(np.array(row.convert("RGB"))) for row in data["image"]])
@@ -98,18 +99,20 @@ def accuracy(head: nn.Module, data: Cached) -> tuple[float, float]:
     return float((p.argmax(1) == data.labels).double().mean()), float(p[rows, data.labels].mean())
 
 
-def judged(images: Tensor, labels: Tensor, judge: nn.Module, means: Tensor) -> dict[str, Any]:
-    """Success by the judge: nearest person's mean; share of images, of people with one success, top five."""
-    scores = F.normalize(embed(judge, images)) @ means.T
-    hits = scores.argmax(1) == labels
+def evaluated(images: Tensor, labels: Tensor, evaluation_model: nn.Module, means: Tensor) -> dict[str, Any]:
+    """Success by the evaluation model: nearest person's mean; share of images, of people with one success, top five."""
+    scores = F.normalize(embed(evaluation_model, images)) @ means.T
+    topk_correct = scores.argmax(1) == labels
     top5 = (scores.topk(5, dim=1).indices == labels[:, None]).any(1)
-    people = labels.unique()
+    identities = labels.unique()
     rows = torch.arange(len(labels))
     return {
-        "top1": float(hits.double().mean()),
-        "top1_interval": interval(hits, labels),
+        "top1": float(topk_correct.double().mean()),
+        "top1_interval": interval(topk_correct, labels),
         "top5": float(top5.double().mean()),
-        "people_with_a_success": float(torch.stack([hits[labels == p].any() for p in people]).double().mean()),
+        "people_with_a_success": float(
+            torch.stack([topk_correct[labels == p].any() for p in identities]).double().mean()
+        ),
         "cosine_to_own_mean": float(scores[rows, labels].mean()),
     }
 
@@ -136,28 +139,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="*", default=list(RUNS))
     options = parser.parse_args(argv)
-    body, judge = Embedding(options.data, "A"), Embedding(options.data, "B")
-    private, labels = pictures(options.data / "bolly100_64" / "train.parquet")
-    test_images, test_labels = pictures(options.data / "bolly100_64" / "test.parquet")
+    body, evaluation_model = Embedding(options.data, "A"), Embedding(options.data, "B")
+    private, labels = load_images(options.data / "bolly100_64" / "train.parquet")
+    test_images, test_labels = load_images(options.data / "bolly100_64" / "test.parquet")
     file = options.output_dir / "embeddings.safetensors"
     if not file.is_file():
         inputs = {"train": private, "mirrored": private.flip(3), "test": test_images}
         made = {name: embed(body, images) for name, images in inputs.items()}
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({**made, "judge": embed(judge, private)}, file)
+        save_file({**made, "evaluation_model": embed(evaluation_model, private)}, file)
     cached = load_file(file)
     features, mirrored = cached["train"], cached["mirrored"]
     train = Cached(torch.cat([features, mirrored]), labels.repeat(2))
     test = Cached(cached["test"], test_labels)
-    of_judge = F.normalize(cached["judge"])
-    means = F.normalize(torch.stack([of_judge[labels == c].mean(0) for c in range(int(labels.max()) + 1)]))
+    of_evaluation_model = F.normalize(cached["evaluation_model"])
+    means = F.normalize(torch.stack([of_evaluation_model[labels == c].mean(0) for c in range(int(labels.max()) + 1)]))
     prior = load_generator(options.prior)
     report: dict[str, Any] = {
         "version": __version__,
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
     }
-    report["judge on test pictures"] = judged(test_images, test_labels, judge, means)
-    chosen = list(range(options.people))
+    report["judge on test images"] = evaluated(test_images, test_labels, evaluation_model, means)
+    chosen = list(range(options.identities))
     wanted = torch.tensor(chosen).repeat_interleave(options.images)
     for name, rank in (("undefended", None), (f"calor, rank {options.rank}", options.rank)):
         head = train_head(train, len(means), rank, options.seed)
@@ -167,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         target = FaceTarget(body, head, len(means))
         with torch.no_grad():
             latents = prior.sample_latents(len(wanted), sample_rng(options.seed, 77)).float()
-            found["samples of the prior"] = judged(prior(latents), wanted, judge, means)
+            found["samples of the prior"] = evaluated(prior(latents), wanted, evaluation_model, means)
         for run in options.runs:
             attack, settings = RUNS[run]
             if rank is None and "gradient" in settings:
@@ -179,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 kind(config), target, prior, chosen, folder, name=attack, target_name=name,
                 images_per_class=options.images, seed=options.seed, chunk_size=40, resume=True,
             )  # fmt: skip
-            found[run] = judged(result.images, result.labels, judge, means)
+            found[run] = evaluated(result.images, result.labels, evaluation_model, means)
             found[run]["target_confidence"] = float(result.scores.mean())
             found[run]["seconds"] = round(result.cost.seconds)
             print(f"  {run:28} {found[run]}", flush=True)

@@ -1,4 +1,4 @@
-"""Accuracy of ``head_init="svd"`` before any training, over the scale of Tanh: why ``SPREADS`` is what it is.
+"""Accuracy of ``head_init="svd"`` before any training, over the scale of Tanh: why ``STDS`` is what it is.
 
 Writes docs/results/svd_start.md. Trains the undefended embedded default once, or takes a finished run's folder:
 ``SVD_BASE=outputs/none``.
@@ -15,20 +15,20 @@ from transformers import ResNetForImageClassification
 from calor_hf import CALoRForImageClassification
 from calor_hf._version import __version__
 from calor_hf.cli.train import train
-from calor_hf.cli.train_arguments import parse
 from calor_hf.data.face_renderer import render_faces
 from calor_hf.data.synthetic_faces import sample_identities, sample_nuisances
-from calor_hf.layers import svd_init
+from calor_hf.heads import svd_init
+from calor_hf.recipes.train_arguments import parse
 
-PEOPLE = 64
+IDENTITIES = 64
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "svd_start.md"
 SCALES = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def _images(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    people = sample_identities(PEOPLE).repeat_interleave(count, dim=0)
-    nuisance = torch.cat([sample_nuisances(person, count, 0, split) for person in range(PEOPLE)])
-    return 2 * render_faces(people, nuisance) - 1, torch.arange(PEOPLE).repeat_interleave(count)
+    identities = sample_identities(IDENTITIES).repeat_interleave(count, dim=0)
+    nuisance = torch.cat([sample_nuisances(person, count, 0, split) for person in range(IDENTITIES)])
+    return 2 * render_faces(identities, nuisance) - 1, torch.arange(IDENTITIES).repeat_interleave(count)
 
 
 @torch.no_grad()
@@ -52,15 +52,15 @@ def main() -> None:
             f"`python -m benchmarks svd_start`, version {__version__}: test accuracy (640 images of 64 people) of "
             f'`head_init="svd"` before any training, by the scale of Tanh in standard deviations of a coordinate over '
             f"{len(calibration)} calibration images; undefended "
-            f"{_accuracy(_load(base_folder), 'test', 10):.2%}, one seed. The library takes {svd_init.SPREADS:g}.",
+            f"{_accuracy(_load(base_folder), 'test', 10):.2%}, one seed. The library takes {svd_init.STDS:g}.",
             "",
             "| rank | " + " | ".join(f"{scale:g}" for scale in SCALES) + " | no calibration images |",
             "|---" * (len(SCALES) + 2) + "|",
         ]
-        for rank in (PEOPLE, 16):
+        for rank in (IDENTITIES, 16):
             cells = []
             for scale in SCALES:
-                svd_init.SPREADS = scale
+                svd_init.STDS = scale
                 model = CALoRForImageClassification.from_base(
                     _load(base_folder), rank=rank, head_init="svd", calibration=calibration
                 )

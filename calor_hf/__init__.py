@@ -1,4 +1,4 @@
-"""calor_hf: fine-tune image classifiers on private pictures so that less of the pictures can be rebuilt from them.
+"""calor_hf: fine-tune image classifiers on private images so that less of the images can be rebuilt from them.
 
 Importing the package registers CALoR models with the Auto classes of transformers. The names below are imported when
 they are first used.
@@ -12,13 +12,12 @@ from calor_hf._version import __version__
 
 if TYPE_CHECKING:
     from calor_hf.attacks import ATTACKS
-    from calor_hf.auditing import LeakageReport, PrivatePictures, audit, run_attack
+    from calor_hf.auditing import LeakageReport, PrivateImages, audit, run_attack
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
     from calor_hf.generators import GENERATORS, load_generator
-    from calor_hf.layers.hf_target import HFTarget
-    from calor_hf.layers.low_rank_head import LowRankHead
+    from calor_hf.heads.low_rank_head import LowRankHead
     from calor_hf.metrics import METRICS
     from calor_hf.modeling import (
         CALoRConfig,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         DefendedForImageClassification,
     )
     from calor_hf.priors import PRIORS, train_prior
+    from calor_hf.targets.hf_target import HFTarget
     from calor_hf.training.arguments import CALoRTrainingArguments
     from calor_hf.training.calor_trainer import CALoRTrainer
     from calor_hf.training.rank import suggest_rank
@@ -43,12 +43,12 @@ _HOME = {
     "DefendedForImageClassification": "calor_hf.modeling",
     "DefenseTrainer": "calor_hf.training.trainer",
     "GENERATORS": "calor_hf.generators",
-    "HFTarget": "calor_hf.layers.hf_target",
+    "HFTarget": "calor_hf.targets.hf_target",
     "LeakageReport": "calor_hf.auditing",
-    "LowRankHead": "calor_hf.layers.low_rank_head",
+    "LowRankHead": "calor_hf.heads.low_rank_head",
     "METRICS": "calor_hf.metrics",
     "PRIORS": "calor_hf.priors",
-    "PrivatePictures": "calor_hf.auditing",
+    "PrivateImages": "calor_hf.auditing",
     "audit": "calor_hf.auditing",
     "confidence_adaptation_loss": "calor_hf.defenses.calor",
     "load_generator": "calor_hf.generators",
@@ -74,7 +74,7 @@ __all__ = [
     "HFTarget",
     "LeakageReport",
     "LowRankHead",
-    "PrivatePictures",
+    "PrivateImages",
     "__version__",
     "audit",
     "confidence_adaptation_loss",

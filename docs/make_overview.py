@@ -25,11 +25,11 @@ IDENTITIES, IMAGES = 64, 20
 def confidences(folder: str) -> NDArray[np.float32]:
     """Score of the true class for every training image."""
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
-    people = sample_identities(IDENTITIES)
+    identities = sample_identities(IDENTITIES)
     found = []
     with torch.no_grad():
         for person in range(IDENTITIES):
-            images = render_faces(people[person].expand(IMAGES, -1), sample_nuisances(person, IMAGES))
+            images = render_faces(identities[person].expand(IMAGES, -1), sample_nuisances(person, IMAGES))
             found.append(model(pixel_values=2 * images - 1).logits.softmax(dim=1)[:, person])
     return torch.cat(found).numpy()
 
@@ -40,11 +40,11 @@ def main(calor: str, undefended: str) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
 
     rows, columns = 4, 5
-    pictures = render_faces(sample_identities(rows * columns), sample_nuisances(0, rows * columns, split="test"))
-    grid = pictures.view(rows, columns, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(rows * 64, columns * 64, 3)
+    images = render_faces(sample_identities(rows * columns), sample_nuisances(0, rows * columns, split="test"))
+    grid = images.view(rows, columns, 3, 64, 64).permute(0, 3, 1, 4, 2).reshape(rows * 64, columns * 64, 3)
     left.imshow(grid.numpy())
     left.set_axis_off()
-    left.set_title("drawn people: nobody's face", fontsize=10)
+    left.set_title("drawn people: no one's face", fontsize=10)
 
     history = json.loads((Path(calor) / "trainer_state.json").read_text())["log_history"]
     numbers = json.loads((Path(calor) / "metrics.json").read_text())
@@ -54,7 +54,7 @@ def main(calor: str, undefended: str) -> None:
     first_adapted = min(entry["epoch"] for entry in history if entry.get("stage") == 2)
     middle.axvspan(first_adapted - 1, max(entry["epoch"] for entry in history), alpha=0.12, color="k", lw=0)
     middle.axhline(numbers["target_confidence"], color="k", ls=":", lw=1)
-    middle.set_title("cross-entropy, then confidence adaptation (grey)", fontsize=10)
+    middle.set_title("cross-entropy, then confidence adaptation (gray)", fontsize=10)
     middle.set_xlabel("epoch")
     middle.legend(fontsize=8, loc="lower right")
 

@@ -5,7 +5,7 @@ The model that ``make demo`` trained and audited; first what would be published,
     python examples/push_to_hub.py outputs/demo you/demo --report outputs/demo-audit --license apache-2.0 --dry-run
     python examples/push_to_hub.py outputs/demo you/demo --report outputs/demo-audit --license apache-2.0
 
-A model of real people: numbers in the place of their names, and only you can see it::
+A model of real people: numbers instead of their names, and only you can see it::
 
     python examples/push_to_hub.py outputs/vit you/vit --report outputs/audit --anonymize-labels --private
 

@@ -7,7 +7,7 @@ and descends the cross entropy of the target class::
     x_{t+1} = x_t - 0.1 * grad_x CE(net(x_t), target),    t = 0 ... 2499.
 
 What leaks is measured by the distance from the point where he ends to the nearest training point of the target class.
-Four networks, each 2 -> 20 -> 20 -> 3 with batch normalisation before the two hidden activations:
+Four networks, each 2 -> 20 -> 20 -> 3 with batch normalization before the two hidden activations:
 
 - a: ReLU, ordinary head ``z = W h``;
 - b: as a, with Tanh as the second hidden activation;
@@ -48,7 +48,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from calor_hf.studies.toy_2d import VARIANTS, Outcome, Toy2D, Variant, draw_outcomes, make_blobs, run
+from examples.paper.studies.toy_2d import VARIANTS, Outcome, Toy2D, Variant, draw_outcomes, make_blobs, run
 
 
 def name(variant: Variant) -> str:
@@ -65,7 +65,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def spread(runs: Sequence[Sequence[Outcome]]) -> str:
+def std(runs: Sequence[Sequence[Outcome]]) -> str:
     """Median and range of the distances over weight seeds, and how often the paper's order holds.
 
     Args:
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in range(args.seeds):
             runs.append([run(variant, points, labels, seed) for variant in VARIANTS])
             print(f"seed {seed}: " + ", ".join(f"{o.variant.key} {o.distance:.2f}" for o in runs[-1]), flush=True)
-        print(spread(runs))
+        print(std(runs))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The embedded default, synthetic faces and a small ResNet, a few minutes on a lap
 
     python examples/train_calor.py
 
-Your pictures (one sub-folder a person) and a pre-trained model, on every GPU of the machine::
+Your images (one sub-folder a person) and a pre-trained model, on every GPU of the machine::
 
     accelerate launch examples/train_calor.py --model google/vit-base-patch16-224 --dataset path/to/folder \
         --output-dir outputs/vit --num-train-epochs 20 --learning-rate 5e-5 --bf16

@@ -27,7 +27,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    """Operations that repeat bit for bit, errors of those that cannot, and NaN in memory that nobody filled."""
+    """Operations that repeat bit for bit, errors of those that cannot, and NaN in memory that no one filled."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     yield

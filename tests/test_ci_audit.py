@@ -51,7 +51,7 @@ def database(status: int, weak: str = "") -> Iterator[tuple[str, dict[str, str]]
 
 def test_without_a_way_to_the_database_it_is_skipped() -> None:
     with database(200) as (url, _):
-        pass  # gone again: nobody listens there
+        pass  # gone again: no one listens there
     done = audit(url)
     assert (done.returncode, done.stdout) == (0, f"skipped: the advisory database cannot be reached ({url})\n")
 

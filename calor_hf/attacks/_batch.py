@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from calor_hf.core.seeding import RowDraws
-from calor_hf.core.target import Target
-from calor_hf.layers.head_modes import OwnNoise, StraightThrough
+from calor_hf.targets.base import Target
+from calor_hf.targets.head_modes import OwnNoise, StraightThrough
 
 
 @dataclass

@@ -27,10 +27,10 @@ from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators import Generator
-from calor_hf.layers.frozen import frozen
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.targets.base import LabelTarget, Target
+from calor_hf.targets.frozen import frozen
+from calor_hf.targets.hf_target import HFTarget
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class StudentPlan:
 
 
 class Drawn(Dataset[Tensor]):
-    """Samples of a generator in the place of public images.
+    """Samples of a generator instead of public images.
 
     Args:
         target: For device and number of classes.

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import out_of_memory
+from calor_hf.attacks.base import out_of_memory
 from calor_hf.core.seeding import sample_rng
 from calor_hf.generators import Generator
-from calor_hf.layers.head_modes import OwnNoise
+from calor_hf.targets.head_modes import OwnNoise
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Asked:
 
     @torch.no_grad()
     def images(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """(n, 3, side, side) images in [0, 1], on the CPU, shown to nobody."""
+        """(n, 3, side, side) images in [0, 1], on the CPU, shown to no one."""
         return self._in_blocks(len(latents), lambda part: self._make(latents[part], labels[part]).cpu())
 
     def _answers(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import SMOOTH, Batch
-from calor_hf.layers.random_views import RandomView
+from calor_hf.data.random_views import RandomView
 
 VIEW = RandomView()
 SMOOTHINGS = ("none", "noise", "views")
@@ -30,7 +30,7 @@ def smoothed(
 
     Source:
         AlignMI, NeurIPS 2025, arXiv:2509.20177, whose copies are noisy or transformed; with copies that only the
-        target's own noise tells apart it is the expectation over a stochastic defence (Athalye et al., ICML 2018,
+        target's own noise tells apart it is the expectation over a stochastic defense (Athalye et al., ICML 2018,
         arXiv:1802.00420).
     """
     leaf = images.detach().requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Auto: several attacks, none of them tuned, so that a defence is held against the worst of them."""
+"""Auto: several attacks, none of them tuned, so that a defense is held against the worst of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
-from calor_hf.attacks._gradient import GradientAttack
-from calor_hf.attacks._words import attack_of
+from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
+from calor_hf.attacks.gradient import GradientAttack
+from calor_hf.attacks.specs import attack_of
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.target import Target
 from calor_hf.generators import Generator
+from calor_hf.targets.base import Target
 
 AGREES = 0.9  # score from which the target counts as convinced
 _TICKS = 1000  # of a member's progress
@@ -50,9 +50,10 @@ class AutoConfig(AttackConfig):
 class Auto(Attack[AutoConfig]):
     """Every member on every person; each hands over its images by what the target says, and none is left out.
 
-    No member stops where another one had success: fooling the target is what adversarial pictures do, so only a judge
-    can tell, and no attack meets one. A person counts as given away if a judge recognises one image of any member; that
-    is to be held against as many tries that know nothing of the person.
+    No member stops where another one had success: fooling the target is what adversarial images do, so only an
+    evaluation model
+    can tell, and no attack meets one. A person counts as given away if an evaluation model recognizes one image of any
+    member; that is to be held against as many tries that know nothing of the person.
 
     Members that start from the same samples of the prior have the target look at them once.
 
@@ -121,15 +122,15 @@ class Auto(Attack[AutoConfig]):
         return side_by_side(blocks, task.images_per_class)
 
     def _task(self, name: str, member: Attack[Any], place: int, task: Task) -> Task:
-        def watch(labels: Sequence[int], step: int, steps: int, success: float) -> None:
-            if task.watch is not None:
-                task.watch(labels, place * _TICKS + step * _TICKS // steps, len(self.members) * _TICKS, success)
+        def callback(labels: Sequence[int], step: int, steps: int, success: float) -> None:
+            if task.callback is not None:
+                task.callback(labels, place * _TICKS + step * _TICKS // steps, len(self.members) * _TICKS, success)
 
         notes = dict(task.notes.get(name, {}))
         pool = shared_pool(member)
         if pool and pool in task.notes:
             notes["starts"] = task.notes[pool]
-        return replace(task, explored=task.explored[name], notes=notes, watch=watch)
+        return replace(task, explored=task.explored[name], notes=notes, callback=callback)
 
 
 def shared_pool(member: Attack[Any]) -> str:

@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._queries import Asked, pool_of, rows_of
+from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.target import LabelTarget
 from calor_hf.generators import Generator
+from calor_hf.targets.base import LabelTarget
 
 logger = logging.getLogger(__name__)
 
-WATCH_EVERY = 25
+CALLBACK_EVERY = 25
 MOVE, LAST = 1, 2  # added to twice the step of a query: after the sphere comes the move
 
 
@@ -73,15 +73,15 @@ class Spheres:
     """A sphere for every row, and how its search stands.
 
     Attributes:
-        centres: (rows, latent_dim).
+        centers: (rows, latent_dim).
         radii: (rows,).
-        kept: (rows, latent_dim) centres when the sphere last grew.
+        kept: (rows, latent_dim) centers when the sphere last grew.
         moves: (rows,) moves, since then or in all.
         refusals: (rows,) refused moves in a row.
         growths: (rows,).
     """
 
-    centres: Tensor
+    centers: Tensor
     radii: Tensor
     kept: Tensor
     moves: Tensor
@@ -98,7 +98,7 @@ class Spheres:
 
 @ATTACKS.register("brep")
 class BREP(Attack[BREPConfig]):
-    """Grow a sphere inside the class: points on it that the target labels otherwise push its centre away.
+    """Grow a sphere inside the class: points on it that the target labels otherwise push its center away.
 
     A start is a sample of the prior that the target takes for the class; the images of a class are independent starts,
     the first ones in a pool that all classes of a run share. A class with fewer starts than images uses them again,
@@ -106,7 +106,7 @@ class BREP(Attack[BREPConfig]):
 
     The paper lets the sphere grow when more than 75 % of its points lie inside; the authors' code compares the mean of
     answers that are 1 or −1 with 0.75, which takes 87.5 %, and so do we. As in that code a growing sphere shortens the
-    very same move, and what is kept is the centre after it. It repeats refused moves without an end and lets the sphere
+    very same move, and what is kept is the center after it. It repeats refused moves without an end and lets the sphere
     grow without one; ours stops at ``most_refusals`` and ``most_growths``.
 
     Cost: up to 33 labels a move.
@@ -158,7 +158,10 @@ class BREP(Attack[BREPConfig]):
                             missing.discard(label)
                 if not missing:
                     break
-        starts = {label: torch.stack(hits) if hits else task.like.new_empty(0, 0) for label, hits in found.items()}
+        starts = {
+            label: torch.stack(topk_correct) if topk_correct else task.like.new_empty(0, 0)
+            for label, topk_correct in found.items()
+        }
         never = [label for label in labels if not found[label]]
         if never:
             logger.warning(
@@ -187,14 +190,14 @@ class BREP(Attack[BREPConfig]):
             self._move(spheres, alive, directions, batch.labels, [rows[i] for i in alive.tolist()], asked, tries)
             tries += 1
             alive = alive[self._unfinished(spheres, alive)]
-            if task.watch is not None and tries % WATCH_EVERY == 0 and len(alive) > 0:
+            if task.callback is not None and tries % CALLBACK_EVERY == 0 and len(alive) > 0:
                 told = max(told, min(int(spheres.moves[alive].min()), self.config.iterations - 1))
-                task.watch(labels, told, self.config.iterations, float(active.double().mean()))
-        latents = spheres.kept if self.config.keep == "growth" else spheres.centres
+                task.callback(labels, told, self.config.iterations, float(active.double().mean()))
+        latents = spheres.kept if self.config.keep == "growth" else spheres.centers
         answers = asked(latents, batch.labels, rows, 2 * tries + LAST)
         scores = (answers == batch.labels).to(latents.dtype)
-        if task.watch is not None:
-            task.watch(labels, self.config.iterations, self.config.iterations, float(scores.mean()))
+        if task.callback is not None:
+            task.callback(labels, self.config.iterations, self.config.iterations, float(scores.mean()))
         images = asked.images(latents, batch.labels)
         cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
         return Reconstruction(images, batch.labels.cpu(), latents.cpu(), scores.cpu(), cost)
@@ -202,11 +205,13 @@ class BREP(Attack[BREPConfig]):
     def _starts(self, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Tensor, Tensor]:
         chosen, active = [], []
         for label in labels:
-            hits = task.explored[label]
-            active += [len(hits) > 0] * task.images_per_class
-            if len(hits) == 0:
-                hits = self._bounded(next(pool_of(generator, task.images_per_class, task.seed, task.like))[0])
-            chosen.append(hits[torch.arange(task.images_per_class, device=hits.device) % len(hits)])
+            topk_correct = task.explored[label]
+            active += [len(topk_correct) > 0] * task.images_per_class
+            if len(topk_correct) == 0:
+                topk_correct = self._bounded(next(pool_of(generator, task.images_per_class, task.seed, task.like))[0])
+            chosen.append(
+                topk_correct[torch.arange(task.images_per_class, device=topk_correct.device) % len(topk_correct)]
+            )
         return torch.cat(chosen), torch.tensor(active, device=task.like.device)
 
     def _move(
@@ -215,17 +220,17 @@ class BREP(Attack[BREPConfig]):
     ) -> None:  # fmt: skip
         """One try of the rows ``alive``: ask on the sphere, move, and ask there."""
         count, config = directions.shape[1], self.config
-        centres, radii, labels = spheres.centres[alive], spheres.radii[alive], labels[alive]
+        centers, radii, labels = spheres.centers[alive], spheres.radii[alive], labels[alive]
         offsets = radii[:, None, None] * directions / directions.norm(dim=2, keepdim=True)
-        points = (centres[:, None] + offsets).flatten(0, 1)
+        points = (centers[:, None] + offsets).flatten(0, 1)
         everyone = labels.repeat_interleave(count)
         names = [(*row, place) for row in rows for place in range(count)]
         answers = asked(points, everyone, names, 2 * tries) == everyone
-        moved, larger, grew = self.step(centres, radii, offsets, 2.0 * answers.view(-1, count).to(centres.dtype) - 1)
+        moved, larger, grew = self.step(centers, radii, offsets, 2.0 * answers.view(-1, count).to(centers.dtype) - 1)
         stays = torch.ones_like(grew)
         if config.accept:
             stays = asked(moved, labels, rows, 2 * tries + MOVE) == labels
-        spheres.centres[alive] = torch.where(stays[:, None], moved, centres)
+        spheres.centers[alive] = torch.where(stays[:, None], moved, centers)
         spheres.radii[alive] = larger
         kept = (grew & stays)[:, None]
         spheres.kept[alive] = torch.where(kept, moved, spheres.kept[alive])
@@ -235,17 +240,17 @@ class BREP(Attack[BREPConfig]):
         spheres.refusals[alive] = torch.where(stays, 0, spheres.refusals[alive] + 1)
         spheres.growths[alive] += grew
 
-    def step(self, centres: Tensor, radii: Tensor, offsets: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the centres would move.
+    def step(self, centers: Tensor, radii: Tensor, offsets: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where the centers would move.
 
         Args:
-            centres: (rows, latent_dim).
+            centers: (rows, latent_dim).
             radii: (rows,).
-            offsets: (rows, directions, latent_dim) from the centres to the points asked for, of the radii's length.
+            offsets: (rows, directions, latent_dim) from the centers to the points asked for, of the radii's length.
             answers: (rows, directions) 1 where the target takes the point for the class, otherwise −1.
 
         Returns:
-            The centres' goals, the spheres' new radii, and which of them grew.
+            The centers' goals, the spheres' new radii, and which of them grew.
         """
         config = self.config
         length = (radii / 3).clamp_max(config.largest_step)
@@ -253,7 +258,7 @@ class BREP(Attack[BREPConfig]):
         larger = torch.where(grew, config.growth * radii, radii)
         weights = (answers - 1) / 2 if config.repulsion_only else answers
         push = (weights[:, :, None] * offsets).mean(dim=1) / (larger if config.grow_first else radii)[:, None]
-        return self._bounded(centres + length[:, None] * push), larger, grew
+        return self._bounded(centers + length[:, None] * push), larger, grew
 
     def _unfinished(self, spheres: Spheres, alive: Tensor) -> Tensor:
         config = self.config

@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks._starts import scaled_pool
-from calor_hf.core.target import Target
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.generators import Generator
-from calor_hf.layers.classifier_head import MeanOfHeads, heads_of
-from calor_hf.layers.head_modes import OwnNoise, StraightThrough
-from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.heads.classifier_head import MeanOfHeads, heads_of
+from calor_hf.heads.low_rank_head import LowRankHead
+from calor_hf.targets.base import Target
+from calor_hf.targets.head_modes import OwnNoise, StraightThrough
 
 REACH = 0.9  # of the cube's side: arctanh(1) is infinite
 SPACES, CODES, MATCHES = ("auto", "code", "features"), ("mean", "margin"), ("cosine", "squared")
@@ -26,7 +26,7 @@ SPACES, CODES, MATCHES = ("auto", "code", "features"), ("mean", "margin"), ("cos
 class BypassConfig(GradientAttackConfig):
     """Settings of :class:`Bypass`."""
 
-    steps: int = field(default=300, metadata={"help": "Optimisation steps."})
+    steps: int = field(default=300, metadata={"help": "Optimization steps."})
     lr: float = field(default=0.03, metadata={"help": "Learning rate of Adam."})
     objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
     gradient: str = field(
@@ -74,7 +74,8 @@ class Bypass(GradientAttack[BypassConfig]):
 
     On a model of 30 drawn people at 16 pixels (rank 8, confidence adapted) both codes have cosines of 0.98 and more
     with the mean code of the private images. Fifty steps from random starts through the renderer, one view, 60 images:
-    a judge recognised 35 to 37 % with ``code`` and ``features`` by cosine alone, 32 % with the Poincaré loss past the
+    an evaluation model recognized 35 to 37 % with ``code`` and ``features`` by cosine alone, 32 % with the Poincaré
+    loss past the
     Tanh and 22 % with plain PLG's loss; with the values before the Tanh six times as large, 35 to 37, 35 and 12 %. So
     what counts is to go around the Tanh; how is within the error of some 6 points. ``squared`` is weak (38 % where the
     cosine has 91, from chosen starts): most private images do not reach the corner. A tenth of the Poincaré loss beside

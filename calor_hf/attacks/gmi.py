@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.generators import Generator
 
 
@@ -16,7 +16,7 @@ from calor_hf.generators import Generator
 class GMIConfig(GradientAttackConfig):
     """Settings of :class:`GMI`."""
 
-    steps: int = field(default=1500, metadata={"help": "Optimisation steps."})
+    steps: int = field(default=1500, metadata={"help": "Optimization steps."})
     lr: float = field(default=0.02, metadata={"help": "Learning rate, for the mean loss of reference_batch images."})
     momentum: float = field(default=0.9, metadata={"help": "Of the descent, in [0, 1)."})
     nesterov: bool = field(default=True, metadata={"help": "Nesterov's momentum; false: heavy ball."})

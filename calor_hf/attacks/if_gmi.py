@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._effort import STEPS, Effort
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks._starts import scaled_pool
-from calor_hf.core.target import Target
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.data.random_views import RandomView
 from calor_hf.generators import Generator
-from calor_hf.layers.random_views import RandomView
+from calor_hf.targets.base import Target
 
 RADII = (1000, 2000, 3000, 4000, 5000, 6000, 8000, 8000)  # of each stage, in the authors' network
 STYLE_WIDTH = 512
@@ -77,15 +77,15 @@ class IFGMI(GradientAttack[IFConfig]):
 
     As in the source, what earlier blocks painted is dropped when a stage starts at a later block, which changes the
     image at once (``carry_skip`` keeps it), nothing is selected at the end, and the last stage is the result: the
-    authors also report the best stage by a judge, which no attacker has. The authors save the images from before a
-    stage's last step; here they are those after it.
+    authors also report the best stage by an evaluation model, which no attacker has. The authors save the images from
+    before a stage's last step; here they are those after it.
 
     ``latents`` of the reconstructions are the last stage's; the maps that the images also need are not kept.
 
     Source:
         Qiu et al., "A Closer Look at GAN Priors: Exploiting Intermediate Features for Enhanced Model Inversion
         Attacks", ECCV 2024, arXiv:2407.13863; final-solution/IF-GMI, configuration of FaceScrub with FFHQ. Preset
-        ``calor``: MIBench, four stages with more steps; its balls lie around 0 for want of a centre and are off.
+        ``calor``: MIBench, four stages with more steps; its balls lie around 0 for want of a center and are off.
         Here they are around the start, and on.
     """
 
@@ -102,7 +102,7 @@ class IFGMI(GradientAttack[IFConfig]):
         """Refuse generators that cannot be taken apart."""
         if generator.num_blocks == 0:
             raise ValueError(
-                f"if_gmi optimises the maps between a generator's blocks, and the generator '{generator.name}' cannot "
+                f"if_gmi optimizes the maps between a generator's blocks, and the generator '{generator.name}' cannot "
                 "be taken apart; pass one of stylegan2, dcgan or conditional"
             )
 
@@ -111,7 +111,7 @@ class IFGMI(GradientAttack[IFConfig]):
         return [images, images.flip(3)]
 
     def stages(self, generator: Generator[Any]) -> Sequence[int]:
-        """The last block is never entered by an optimised map, as in the source."""
+        """The last block is never entered by an optimized map, as in the source."""
         count = max(1, min(self.config.most_stages, generator.num_blocks - 1))
         return [self.config.steps] + [self.config.later_steps] * (count - 1)
 
@@ -135,15 +135,15 @@ class IFGMI(GradientAttack[IFConfig]):
         if stage > 0:
             size = math.prod(generator.hidden_shape(stage))
             balls.append((slice(width, width + size), self._radius(stage, size, authors_size(stage))))
-        centres = [variables[:, part].detach().clone() for part, _ in balls]
+        centers = [variables[:, part].detach().clone() for part, _ in balls]
 
         def project(moved: Tensor) -> None:
-            for (part, radius), centre in zip(balls, centres, strict=True):
-                moved[:, part] = centre + onto_l1_ball(moved[:, part] - centre, radius)
+            for (part, radius), center in zip(balls, centers, strict=True):
+                moved[:, part] = center + onto_l1_ball(moved[:, part] - center, radius)
 
         return project
 
-    def synthesise(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+    def synthesize(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
         """Images of the blocks from ``stage`` on."""
         latents, hidden, image = _parts(generator, variables, stage)
         images = generator.run_blocks(latents, hidden, stage, None, image, batch.labels)[1]
@@ -158,7 +158,7 @@ class IFGMI(GradientAttack[IFConfig]):
 
     def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of the last stage, and its images."""
-        images = self.synthesise(generator, variables, batch, len(self.stages(generator)) - 1)
+        images = self.synthesize(generator, variables, batch, len(self.stages(generator)) - 1)
         return variables[:, : generator.latent_dim], images
 
     def _radius(self, stage: int, size: int, theirs: int) -> float:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.generators import Generator
 
 
@@ -16,7 +16,7 @@ from calor_hf.generators import Generator
 class KEDConfig(GradientAttackConfig):
     """Settings of :class:`KED`."""
 
-    steps: int = field(default=2400, metadata={"help": "Optimisation steps; the paper's text says 1500."})
+    steps: int = field(default=2400, metadata={"help": "Optimization steps; the paper's text says 1500."})
     lr: float = field(default=0.02, metadata={"help": "Learning rate of Adam."})
     draws: int = field(default=1, metadata={"help": "Samples of each class's Gaussian a step."})
     start_mean: str = field(default="zero", metadata={"help": "Where the means start: zero, or random latents."})
@@ -35,10 +35,10 @@ class KEDConfig(GradientAttackConfig):
 
 @ATTACKS.register("ked")
 class KED(GradientAttack[KEDConfig]):
-    """One Gaussian a class, fitted by reparametrised samples; the images of a class are draws from it.
+    """One Gaussian a class, fitted by reparametrized samples; the images of a class are draws from it.
 
     A discriminator with minibatch discrimination compares the samples of a class with one another only (the authors'
-    compares all classes of a batch, so that a class's result depends on its neighbours).
+    compares all classes of a batch, so that a class's result depends on its neighbors).
 
     The authors' code seems to clip samples, but clips a copy that only logging sees; so nothing is clipped here.
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._base import ATTACKS, Attack, Task
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
 from calor_hf.attacks._effort import Effort
 from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._smoothing import over_views
+from calor_hf.attacks.base import ATTACKS, Attack, Task
 from calor_hf.attacks.plg import PLG, PLGConfig
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators import Generator
+from calor_hf.targets.base import LabelTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True)

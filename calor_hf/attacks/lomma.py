@@ -1,4 +1,4 @@
-"""LOMMA: the logit itself as loss, held by a feature regulariser, on the target and students distilled from it."""
+"""LOMMA: the logit itself as loss, held by a feature regularizer, on the target and students distilled from it."""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.gmi import GMI, GMIConfig
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.ked import KED, KEDConfig
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
 from calor_hf.generators import Generator
-from calor_hf.layers.frozen import frozen
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
 
 FEATURE_IMAGES = 5000
 
@@ -27,11 +27,11 @@ class LOMMAConfig(GradientAttackConfig):
     """Settings of :class:`LOMMA`."""
 
     base: str = field(default="ked", metadata={"help": "Attack that it plugs into: gmi or ked."})
-    steps: int = field(default=0, metadata={"help": "Optimisation steps; 0: the base's."})
+    steps: int = field(default=0, metadata={"help": "Optimization steps; 0: the base's."})
     lr: float = field(default=0.02, metadata={"help": "Learning rate of the base."})
     objective: str = field(default="logit", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    identity_weight: float = field(default=100.0, metadata={"help": "Weight of identity loss and regulariser."})
-    feature_weight: float = field(default=1.0, metadata={"help": "Weight of the regulariser inside the former."})
+    identity_weight: float = field(default=100.0, metadata={"help": "Weight of identity loss and regularizer."})
+    feature_weight: float = field(default=1.0, metadata={"help": "Weight of the regularizer inside the former."})
     feature_noise: bool = field(
         default=False, metadata={"help": "The features aimed at are a draw around the public mean, not the mean."}
     )
@@ -61,7 +61,7 @@ class LOMMAConfig(GradientAttackConfig):
         common = {f.name: getattr(self, f.name) for f in fields(GradientAttackConfig)}
         if self.steps == 0:
             common["steps"] = kind().steps
-        # The authors clip what KED draws, in optimisation and afterwards; their GMI is bounded as the original.
+        # The authors clip what KED draws, in optimization and afterwards; their GMI is bounded as the original.
         return kind(**common, clip=1.0, identity_weight=self.identity_weight)
 
     def scaled(self, factor: float) -> "LOMMAConfig":
@@ -74,13 +74,13 @@ class LOMMAConfig(GradientAttackConfig):
 class LOMMA(GradientAttack[LOMMAConfig]):
     """GMI or KED with a loss that does not saturate, averaged over the target and its students.
 
-    The regulariser pulls the target's features to their mean over public images; without it the logit has no bottom.
+    The regularizer pulls the target's features to their mean over public images; without it the logit has no bottom.
     The authors draw the features aimed at around that mean and then overwrite the draw with the mean; so do we.
     ``students=none`` is their variant without model augmentation. Call :meth:`prepare` first.
 
     Source:
         Nguyen et al., CVPR 2023, arXiv:2304.01669; sutd-visual-computing-group/Re-thinking_MI. Preset ``calor``:
-        MIBench, whose regulariser weighs a tenth and whose students train five times as long, at ten times the rate.
+        MIBench, whose regularizer weighs a tenth and whose students train five times as long, at ten times the rate.
     """
 
     config_class = LOMMAConfig
@@ -126,7 +126,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
 
     @property
     def identity_weight(self) -> float:
-        """Weight of identity loss and regulariser."""
+        """Weight of identity loss and regularizer."""
         return self.config.identity_weight
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
@@ -157,7 +157,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         return variables
 
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """The base's optimiser."""
+        """The base's optimizer."""
         optimizer: torch.optim.Optimizer = self.base.optimizer(variables)
         return optimizer
 

@@ -7,21 +7,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._effort import Effort
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
 from calor_hf.attacks._starts import scaled_pool
-from calor_hf.core.target import Target
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.generators import Generator
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorConfig(GradientAttackConfig):
     """Settings of :class:`Mirror`."""
 
-    steps: int = field(default=20_000, metadata={"help": "Optimisation steps."})
+    steps: int = field(default=20_000, metadata={"help": "Optimization steps."})
     lr: float = field(default=0.25, metadata={"help": "Highest learning rate of Adam."})
     initial_candidates: int = field(
         default=100_000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random."}

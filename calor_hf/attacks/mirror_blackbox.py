@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
 from calor_hf.attacks._queries import BLOCK, Asked, pool_of
+from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import ScoreTarget
 from calor_hf.generators import Generator
+from calor_hf.targets.base import ScoreTarget
 
 BREED = 8  # stream of random numbers
-WATCH_EVERY = 5
+CALLBACK_EVERY = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
 
     The images of a class are the best of its last generation, so more of them cost nothing. The authors' code lets a
     child take a number from the first parent with probability f₁ / (f₁ + f₂), f being logarithms of scores: as those
-    are negative, the worse parent is favoured. Ours takes the scores themselves, which favour the better one. As there,
+    are negative, the worse parent is favored. Ours takes the scores themselves, which favor the better one. As there,
     all children of a generation share one vector of changes, of which each takes other numbers.
 
     Cost of a class: ``population`` − 1 queries a generation; and ``candidates`` for all classes together, or for each
@@ -152,11 +152,15 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             for label, young, new in zip(going, children, answers, strict=True):
                 latents, scores = population[label]
                 population[label] = with_elite(latents, scores, young, new)
-            if task.watch is not None and (generation + 1) % WATCH_EVERY == 0 and generation + 1 < config.generations:
-                task.watch(labels, generation + 1, config.generations, _success(population, task.images_per_class))
-        if task.watch is not None:
+            if (
+                task.callback is not None
+                and (generation + 1) % CALLBACK_EVERY == 0
+                and generation + 1 < config.generations
+            ):
+                task.callback(labels, generation + 1, config.generations, _success(population, task.images_per_class))
+        if task.callback is not None:
             share = _success(population, task.images_per_class)
-            task.watch(labels, config.generations, config.generations, share)
+            task.callback(labels, config.generations, config.generations, share)
         latents, scores = _best(population, task.images_per_class)
         kept = torch.tensor(list(labels), device=task.like.device).repeat_interleave(task.images_per_class)
         images = asked.images(latents, kept)

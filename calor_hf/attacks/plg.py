@@ -5,18 +5,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks._smoothing import over_views
-from calor_hf.core.target import Target
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class PLGConfig(GradientAttackConfig):
     """Settings of :class:`PLG`."""
 
-    steps: int = field(default=600, metadata={"help": "Optimisation steps."})
+    steps: int = field(default=600, metadata={"help": "Optimization steps."})
     lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
     objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
     views: int = field(default=2, metadata={"help": "Random views a step, summed; 0: the image as it is."})

@@ -7,20 +7,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import SELECT, AttackedTarget, Batch
 from calor_hf.attacks._effort import Effort
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks._starts import scaled_pool
-from calor_hf.core.target import Target
-from calor_hf.layers.random_views import RandomView
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.data.random_views import RandomView
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPAConfig(GradientAttackConfig):
     """Settings of :class:`PPA`."""
 
-    steps: int = field(default=50, metadata={"help": "Optimisation steps; 70 for CelebA, 100 for dogs in the source."})
+    steps: int = field(default=50, metadata={"help": "Optimization steps; 70 for CelebA, 100 for dogs in the source."})
     lr: float = field(default=0.005, metadata={"help": "Learning rate of Adam."})
     beta1: float = field(default=0.1, metadata={"help": "Adam's memory of gradients, in [0, 1)."})
     beta2: float = field(default=0.1, metadata={"help": "Adam's memory of their squares, in [0, 1)."})
@@ -31,7 +31,7 @@ class PPAConfig(GradientAttackConfig):
     initial_candidates: int = field(
         default=2000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
     )
-    restarts: int = field(default=4, metadata={"help": "Candidates optimised for each image kept."})
+    restarts: int = field(default=4, metadata={"help": "Candidates optimized for each image kept."})
     crop: float = field(default=0.9, metadata={"help": "Smallest share of the area that a crop in a step keeps."})
     shared_views: bool = field(default=True, metadata={"help": "One crop a step for all images, as in the source."})
     final_views: int = field(

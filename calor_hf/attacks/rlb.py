@@ -8,17 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._sac import Agents, SACPlan
+from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import ScoreTarget
 from calor_hf.generators import Generator
+from calor_hf.targets.base import ScoreTarget
 
 AGENT = 6  # stream of random numbers
-WATCH_EVERY = 25
+CALLBACK_EVERY = 25
 AGENT_IMAGES = 8  # an agent's networks and memory weigh as much as some eight images
 
 
@@ -118,9 +118,9 @@ class RLB(Attack[RLBConfig]):
             best = torch.maximum(best, scores)
             agents.learn(states, actions, reward(answers, wanted).to(states))
             last = episode + 1 == self.config.episodes
-            if task.watch is not None and ((episode + 1) % WATCH_EVERY == 0 or last):
+            if task.callback is not None and ((episode + 1) % CALLBACK_EVERY == 0 or last):
                 share = float((answers.argmax(dim=1) == wanted).double().mean())
-                task.watch(labels, episode + 1, self.config.episodes, share)
+                task.callback(labels, episode + 1, self.config.episodes, share)
         images = asked.images(latents, wanted)
         cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
         return Reconstruction(images, wanted.cpu(), latents.cpu(), best.cpu(), cost)

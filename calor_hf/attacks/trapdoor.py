@@ -11,17 +11,17 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._base import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import Drawn
-from calor_hf.attacks._gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks._smoothing import over_views
+from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.core.files import read_tensors, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
 from calor_hf.generators import Generator
-from calor_hf.layers.frozen import frozen
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
 
 FILE = "trapdoor.safetensors"
 TRIGGERS = 4  # purpose of a random stream
@@ -43,7 +43,7 @@ class TriggerPlan:
 class TrapdoorConfig(GradientAttackConfig):
     """Settings of :class:`Trapdoor`."""
 
-    steps: int = field(default=600, metadata={"help": "Optimisation steps."})
+    steps: int = field(default=600, metadata={"help": "Optimization steps."})
     lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
     objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
     restarts: int = field(default=2, metadata={"help": "Starts for each image kept; score and trapdoor choose."})
@@ -131,7 +131,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         """(rows,) cosine in [0, 1] of features (rows, ...) with what their class's trigger does."""
         if self._found is None:
             raise ValueError(UNPREPARED)
-        change = features.flatten(1) - self._found["centre"].to(features)
+        change = features.flatten(1) - self._found["center"].to(features)
         return F.cosine_similarity(change, self._found["signatures"].to(features)[labels]).clamp_min(0)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
@@ -140,16 +140,16 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
 
 
 def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Path) -> dict[str, Tensor]:
-    """What each class's trigger does to the features, learnt or found in ``file``.
+    """What each class's trigger does to the features, learned or found in ``file``.
 
     Args:
         target: The model under attack, frozen.
         images: (n, 3, height, width) public images in [0, 1].
-        plan: Of the search; signatures of another one are learnt anew.
+        plan: Of the search; signatures of another one are learned anew.
         file: Written after every few classes.
 
     Returns:
-        On the CPU: ``signatures`` (classes, features) of length 1, and ``centre`` (features,), the mean of the images.
+        On the CPU: ``signatures`` (classes, features) of length 1, and ``center`` (features,), the mean of the images.
     """
     settings = {"plan": json.dumps(asdict(plan))}
     done: dict[str, Tensor] = {}
@@ -163,13 +163,13 @@ def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Pat
         with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
             torch.manual_seed(int(sample_rng(plan.seed, TRIGGERS, first).integers(2**62)))  # of a stochastic target
             with torch.no_grad():
-                centre = target.features(images).flatten(1).mean(dim=0)
+                center = target.features(images).flatten(1).mean(dim=0)
             triggers = find_triggers(target, images, classes, plan)
             with torch.no_grad():
                 features = target.features(_triggered(images, triggers)).flatten(1)
-        moved = features.view(len(classes), len(images), -1).mean(dim=1) - centre
+        moved = features.view(len(classes), len(images), -1).mean(dim=1) - center
         known += list(F.normalize(moved, dim=1).cpu())
-        done = {"signatures": torch.stack(known), "centre": centre.cpu()}
+        done = {"signatures": torch.stack(known), "center": center.cpu()}
         write_whole(file, save(done, metadata=settings))
     return done
 

@@ -1,15 +1,15 @@
-"""Audits: attacks run, kept, judged and reported."""
+"""Audits: attacks run, kept, evaluated and reported."""
 
 from calor_hf.auditing.audit import audit
 from calor_hf.auditing.plan import plan_attacks
-from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.report import LeakageReport
 from calor_hf.auditing.run import AttackRecord, load_reconstruction, run_attack
 
 __all__ = [
     "AttackRecord",
     "LeakageReport",
-    "PrivatePictures",
+    "PrivateImages",
     "audit",
     "load_reconstruction",
     "plan_attacks",

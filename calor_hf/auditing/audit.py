@@ -8,19 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._base import CHUNK_SIZE, check_labels
-from calor_hf.auditing.judging import Judges
+from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
 from calor_hf.auditing.plan import PlannedAttack, plan_attacks
-from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.report import LeakageReport, anonymous
 from calor_hf.auditing.run import run_attack
 from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
-from calor_hf.core.target import Target
 from calor_hf.generators import Generator, load_generator
-from calor_hf.layers.hf_target import target_of
 from calor_hf.metrics import METRICS
+from calor_hf.targets.base import Target
+from calor_hf.targets.hf_target import target_of
 
 REPORT = "report.json"
 
@@ -30,10 +30,10 @@ def audit(
     attacks: Sequence[str | PlannedAttack] | None = None,
     generator: "Generator[Any] | str" = "renderer",
     evaluation_model: "Network | Target | nn.Module | str | None" = None,
-    private_data: PrivatePictures | None = None,
+    private_data: PrivateImages | None = None,
     *,
     output_dir: str | Path = "outputs/audit",
-    second_judge: "Network | Target | nn.Module | str | None" = None,
+    second_evaluation_model: "Network | Target | nn.Module | str | None" = None,
     embedding: "Network | Target | nn.Module | str | None" = None,
     extractor: "Network | Target | nn.Module | str | None" = None,
     classes: Sequence[int] | None = None,
@@ -51,16 +51,17 @@ def audit(
 ) -> LeakageReport:
     """Attack a model, judge what comes out, and report it; under ``accelerate launch`` shared by the processes.
 
-    No attack sees the judges or the private pictures; they come in when the attacks are done.
+    No attack sees the evaluation models or the private images; they come in when the attacks are done.
 
     Args:
         target: Model under attack: a target, a classifier of transformers, or where one is saved.
         attacks: As :func:`~calor_hf.auditing.plan.plan_attacks`; None: the default set, one adaptive attack in it.
         generator: The prior, or where one is saved, or ``renderer``.
-        evaluation_model: The judge: another network than the target, trained on the same people.
-        private_data: Pictures of these people.
+        evaluation_model: The evaluation model: another network than the target, trained on the same people.
+        private_data: Images of these people.
         output_dir: Folder for ``report.json``, and a sub-folder an attack.
-        second_judge: Another judge of another kind; success is then counted where both agree, too.
+        second_evaluation_model: Another evaluation model of another kind; success is then counted where both agree,
+            too.
         embedding: A network that tells any people apart, for verification.
         extractor: A network for image quality.
         classes: Classes to attack; None: the first ``num_classes``.
@@ -68,11 +69,11 @@ def audit(
         images_per_class: Reconstructions of each.
         seed: Of every draw.
         budget: ``paper``, ``demo``, or a factor of the published effort.
-        metrics: Names; None: all that the networks and pictures allow, but the slow ones.
+        metrics: Names; None: all that the networks and images allow, but the slow ones.
         public_images: For attacks and metrics that learn about the target first; None: samples of the prior.
         target_name: As the report prints it.
         chunk_size: Images attacked at a time.
-        anonymize_labels: Put numbers in the place of class names, which are people's.
+        anonymize_labels: Put numbers instead of class names, which are people's.
         resume: Go on with what is missing.
         overwrite: Delete earlier results of these attacks first.
 
@@ -80,13 +81,13 @@ def audit(
         The report, in every process; saved as ``report.json``.
 
     Raises:
-        ValueError: no judge or no private data, parts that do not fit, a metric that lacks what it needs.
+        ValueError: no evaluation model or no private data, parts that do not fit, a metric that lacks what it needs.
         FileExistsError: results are there, and neither to be resumed nor overwritten.
-        FloatingPointError: the target's scores, or a judge's, are not finite.
+        FloatingPointError: the target's scores, or an evaluation model's, are not finite.
     """
     if evaluation_model is None or private_data is None:
         raise ValueError(
-            "an audit needs a judge and the private pictures it was trained on; pass evaluation_model= and "
+            "an audit needs an evaluation model and the private images it was trained on; pass evaluation_model= and "
             "private_data=, or use run_attack for reconstructions alone"
         )
     plans = plan_attacks(attacks, budget=budget)
@@ -103,11 +104,11 @@ def audit(
     private = private_data.of(labels)
     networks = {
         role: load_network(source)
-        for role, source in zip(ROLES, (evaluation_model, second_judge, embedding, extractor), strict=True)
+        for role, source in zip(ROLES, (evaluation_model, second_evaluation_model, embedding, extractor), strict=True)
         if source is not None
     }
     networks["target"] = Network.of_target(seen, target_name or type(seen.module).__name__)
-    if networks["judge"].module is seen.module:
+    if networks["evaluation_model"].module is seen.module:
         raise ValueError("the target cannot judge itself: it believes every attack; pass another network")
     if metrics is not None:
         check_needs(chosen_metrics, networks, private)
@@ -125,25 +126,25 @@ def audit(
 
     text: list[str | None] = [None]
     if state.is_main_process:
-        judges = Judges(networks, private, prior, chosen_metrics, seen, public_images)
-        results = judges.results(plans, found, seed)
+        evaluation_models = Evaluator(networks, private, prior, chosen_metrics, seen, public_images)
+        results = evaluation_models.results(plans, found, seed)
         report = LeakageReport(
             target=describe(seen, target_name),
             data={
                 "name": private.name,
-                "people": len(private_data.labels.unique()),
+                "identities": len(private_data.labels.unique()),
                 "pictures": len(private_data.labels),
-                "held_pictures": 0 if private.held_labels is None else len(private.held_labels),
+                "held_out_images": 0 if private.held_labels is None else len(private.held_labels),
             },
-            networks=judges.described(),
+            networks=evaluation_models.described(),
             labels=labels,
             label_names=[private.label_names[n] if private.label_names else str(n) for n in labels],
             images_per_class=images_per_class,
             seed=seed,
             budget=_budget(budget),
             attacks=results,
-            utility=judges.utility(),
-            neighbours=judges.neighbours(seed),
+            utility=evaluation_models.utility(),
+            other_threats=evaluation_models.other_threats(seed),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         report = anonymous(report) if anonymize_labels else report
@@ -174,6 +175,6 @@ def describe(target: Target, name: str) -> dict[str, Any]:
 
 
 def _budget(budget: str | float) -> float:
-    from calor_hf.attacks._base import BUDGETS
+    from calor_hf.attacks.base import BUDGETS
 
     return BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)

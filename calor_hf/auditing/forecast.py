@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from calor_hf.attacks import Attack
-from calor_hf.attacks._base import CHUNK_SIZE
 from calor_hf.attacks._distill import Drawn
 from calor_hf.attacks.auto import Auto, shared_pool
+from calor_hf.attacks.base import CHUNK_SIZE
 from calor_hf.core.peak_memory import PeakMemory
-from calor_hf.core.target import Target
 from calor_hf.generators import Generator
+from calor_hf.targets.base import Target
 
-PASSES = ("generator_passes", "critic_passes", "target_passes", "target_gradients")
+PASSES = ("generator_passes", "discriminator_passes", "target_passes", "target_gradients")
 SECONDS = 15.0
-MOST_STEPS, MOST_SAMPLES, PICTURES = 16, 512, 16
+MOST_STEPS, MOST_SAMPLES, IMAGES = 16, 512, 16
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ def prepared(
     attack: Attack[Any], target: Target, generator: Generator[Any], public: Dataset[Tensor] | None, folder: Path,
     seed: int,
 ) -> Attack[Any]:  # fmt: skip
-    """The attack after a short lesson, on a few pictures: it runs as fast as after a long one."""
+    """The attack after a short lesson, on a few images: it runs as fast as after a long one."""
     if not attack.learning:
         return attack
-    few: Any = Drawn(target, generator, PICTURES, seed)
+    few: Any = Drawn(target, generator, IMAGES, seed)
     if public is not None:
-        few = Subset(public, range(min(PICTURES, len(public))))  # type: ignore[arg-type]
+        few = Subset(public, range(min(IMAGES, len(public))))  # type: ignore[arg-type]
     brief = attack.with_settings(**attack.learning)
     brief.prepare_for(target, generator, few, folder, seed)
     return brief.with_settings(**{name: getattr(attack.config, name) for name in attack.learning})
@@ -176,14 +176,14 @@ class Trials:
     def run(self, changes: dict[str, int]) -> np.ndarray:
         """Cost of a run with everything small but ``changes``."""
         shortened = self.attack.with_settings(**{**self.small, **changes})
-        with counted_realism(self.generator) as critic:
+        with counted_realism(self.generator) as discriminator:
             begin = time.perf_counter()
             cost = shortened.run(
                 self.target, self.generator, self.labels, images_per_class=self.images_per_class, seed=self.seed,
                 chunk_size=len(self.labels) * self.attack.rows(self.images_per_class),
             ).cost  # fmt: skip
             seconds = time.perf_counter() - begin
-        return np.array([seconds, cost.generator_passes, critic[0], cost.target_passes, cost.target_gradients])
+        return np.array([seconds, cost.generator_passes, discriminator[0], cost.target_passes, cost.target_gradients])
 
     def larger(self, name: str, per: str) -> int:
         """Value of a setting in the trial that shows what it costs."""
@@ -219,7 +219,7 @@ def once(more: np.ndarray, least: np.ndarray, count: int) -> Rates:
 
 @contextmanager
 def counted_realism(generator: Generator[Any]) -> Iterator[list[int]]:
-    """Count the images that the generator's critic judges."""
+    """Count the images that the generator's discriminator judges."""
     original, count = generator.realism, [0]
 
     def realism(images: Tensor, *args: Any, **kwargs: Any) -> Tensor:

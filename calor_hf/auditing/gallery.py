@@ -1,4 +1,4 @@
-"""Pictures for the report page: reconstructions, and private pictures only where asked for."""
+"""Images for the report page: reconstructions, and private images only where asked for."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ SIDE = 96
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures by attack and class, as text that a page shows without a request.
+    """Images by attack and class, as text that a page shows without a request.
 
     Attributes:
         rebuilt: Attack → class → reconstructions.
-        nearest: The same shape: the nearest private picture of each; empty, where private pictures stay out.
-        private: Class → a private picture; empty, where they stay out.
+        nearest: The same shape: the nearest private image of each; empty, where private images stay out.
+        private: Class → a private image; empty, where they stay out.
     """
 
     rebuilt: dict[str, dict[int, list[str]]]
@@ -34,13 +34,13 @@ def gallery_of(
     private_labels: Tensor | None = None,
     nearest: dict[str, Tensor] | None = None,
 ) -> Gallery:
-    """Pictures of the report.
+    """Images of the report.
 
     Args:
         found: Reconstructions by attack.
-        private_images: (m, 3, height, width) bytes; None: private pictures stay out.
+        private_images: (m, 3, height, width) bytes; None: private images stay out.
         private_labels: (m,) whose they are.
-        nearest: Attack → (n,) index of the private picture nearest to each reconstruction.
+        nearest: Attack → (n,) index of the private image nearest to each reconstruction.
     """
     rebuilt = {
         name: {

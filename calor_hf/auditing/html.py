@@ -1,4 +1,4 @@
-"""The report as one page that asks nobody for anything."""
+"""The report as one page that asks no one for anything."""
 
 import io
 import math
@@ -13,11 +13,11 @@ from calor_hf.core.plain_text import unturned
 
 
 def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple[LeakageReport, ...] = ()) -> str:
-    """A page with everything in it: text, tables that sort and filter, plot, pictures.
+    """A page with everything in it: text, tables that sort and filter, plot, images.
 
     Args:
         report: The report.
-        gallery: Its pictures; None: no pictures.
+        gallery: Its images; None: no images.
         others: Reports of other models on the same data, for the plot.
     """
     from jinja2 import Environment
@@ -34,9 +34,9 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple
         verdict=verdict(report),
         limits=limits(report),
         attacks=[_attack(attack) for attack in sorted(report.attacks, key=_share, reverse=True)],
-        people=_people(report, gallery),
+        identities=_identities(report, gallery),
         attack_names=[attack.name for attack in report.attacks],
-        judges={role: network for role, network in report.networks.items() if role != "target"},
+        evaluation_models={role: network for role, network in report.networks.items() if role != "target"},
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
         number=number,
@@ -53,18 +53,22 @@ def _share(attack: AttackResult) -> float:
 def _attack(attack: AttackResult) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for measure in attack.measures:
-        floors = {name: next((m for m in ms if m.name == measure.name), None) for name, ms in attack.floors.items()}
-        rows.append({"measure": measure, "floors": {k: number(m) if m else "" for k, m in floors.items()}})
+        chance_levels = {
+            name: next((m for m in ms if m.name == measure.name), None) for name, ms in attack.chance_levels.items()
+        }
+        rows.append(
+            {"measure": measure, "chance_levels": {k: number(m) if m else "" for k, m in chance_levels.items()}}
+        )
     # Numbers of one attribute, or one attack of several, are named whole[part].
     parts = [row for row in rows if "[" in row["measure"].name]
     return {"attack": attack, "rows": [row for row in rows if row not in parts], "parts": parts}
 
 
-def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:
-    """A row a person: share of recognised pictures by attack, and pictures of the strongest one."""
+def _identities(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:
+    """A row a person: share of recognized images by attack, and images of the strongest one."""
     rows = []
     worst = report.worst() if any(a.get(HEADLINE) for a in report.attacks) else None
-    # Of an ensemble, whose pictures lie in a block an attack, one by each.
+    # Of an ensemble, whose images lie in a block an attack, one by each.
     every = report.images_per_class if worst and worst.parts else 1
     name_of = worst.name if worst else ""
     for label, name in zip(report.labels, report.label_names, strict=True):
@@ -118,8 +122,8 @@ def _plot(reports: list[LeakageReport]) -> str:
         )
     floor = max((f for r, a, _, _ in points if not math.isnan(f := a.floor(HEADLINE))), default=math.nan)
     if not math.isnan(floor):
-        axes.axhline(100 * floor, color="grey", linestyle=":", label="floor")
-    axes.set(xlabel="test accuracy of the model (%)", ylabel="people recognised in rebuilt pictures (%)")
+        axes.axhline(100 * floor, color="gray", linestyle=":", label="floor")
+    axes.set(xlabel="test accuracy of the model (%)", ylabel="people recognized in rebuilt images (%)")
     axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)
     axes.legend(fontsize=8)

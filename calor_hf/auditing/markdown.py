@@ -12,20 +12,22 @@ DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neith
 
 
 def measure_rows(report: LeakageReport) -> list[list[str]]:
-    """Attack, measure, value, interval, floor, images and people of every number, as text."""
+    """Attack, measure, value, interval, chance level, images and people of every number, as text."""
     rows = []
     for attack in report.attacks:
         for measure in attack.measures:
-            floors = [m for measures in attack.floors.values() for m in measures if m.name == measure.name]
+            chance_levels = [
+                m for measures in attack.chance_levels.values() for m in measures if m.name == measure.name
+            ]
             rows.append(
                 [
                     attack.name,
                     measure.name,
                     number(measure),
                     interval(measure),
-                    ", ".join(number(floor) for floor in floors),
+                    ", ".join(number(floor) for floor in chance_levels),
                     str(measure.images),
-                    str(measure.people),
+                    str(measure.identities),
                     DIRECTIONS[measure.more_is],
                 ]
             )
@@ -34,7 +36,7 @@ def measure_rows(report: LeakageReport) -> list[list[str]]:
 
 def to_markdown(report: LeakageReport) -> str:
     """A page of Markdown: verdict, limits, every number."""
-    head = ["attack", "measure", "value", "95 % interval", "floors", "images", "people", ""]
+    head = ["attack", "measure", "value", "95 % interval", "chance_levels", "images", "identities", ""]
     parts = [
         f"# Leakage report: {_safe(report.target['name'] or report.target['model'])}",
         *(_safe(line) for line in verdict(report)),
@@ -42,9 +44,11 @@ def to_markdown(report: LeakageReport) -> str:
         "\n".join(f"- {_safe(line)}" for line in limits(report)),
         "## Numbers",
         _table(head, measure_rows(report)),
-        "Floors: " + _safe("; ".join(dict.fromkeys(name for a in report.attacks for name in a.floors))) + ".",
-        *_measures("## The model on held-out pictures", report.utility),
-        *_measures("## Other threats, for orientation", report.neighbours),
+        "Chance levels: "
+        + _safe("; ".join(dict.fromkeys(name for a in report.attacks for name in a.chance_levels)))
+        + ".",
+        *_measures("## The model on held-out images", report.utility),
+        *_measures("## Other threats, for orientation", report.other_threats),
         "## How",
         _table(
             ["attack", "seconds", "images through the target", "with gradient"],

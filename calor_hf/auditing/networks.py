@@ -1,4 +1,4 @@
-"""Networks that judge: what each one sees in reconstructions and private pictures."""
+"""Networks that evaluation model: what each one sees in reconstructions and private images."""
 
 import importlib
 from collections.abc import Callable
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
-from calor_hf.auditing.private_pictures import PrivatePictures
-from calor_hf.core.target import Target
-from calor_hf.layers.frozen import frozen
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.metrics import Metric, View
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
+from calor_hf.targets.hf_target import HFTarget
 
 BATCH = 128
-ROLES = ("judge", "second_judge", "embedding", "extractor")
+ROLES = ("evaluation_model", "second_evaluation_model", "embedding", "extractor")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network that looks at pictures in [0, 1] of any size.
+    """A network that looks at images in [0, 1] of any size.
 
     Attributes:
         name: As the report prints it; a name in ``extractors.SOURCES`` belongs to the network there.
         module: The network itself.
         features: (batch, 3, height, width) in [0, 1] → (batch, d).
-        head: (batch, d) features → (batch, classes) logits; None: it classifies nobody.
+        head: (batch, d) features → (batch, classes) logits; None: it classifies no one.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Network:
                     logits.append(self.head(seen).float().cpu())
         return torch.cat(features), torch.cat(logits) if logits else None
 
-    def view(self, images: Tensor, private: "SeenPictures") -> View:
-        """Reconstructions beside the private pictures, which were looked at before."""
+    def view(self, images: Tensor, private: "SeenImages") -> View:
+        """Reconstructions beside the private images, which were looked at before."""
         features, logits = self.look(images)
         return View(
             self.name,
@@ -77,8 +77,8 @@ class Network:
 
 
 @dataclass(frozen=True)
-class SeenPictures:
-    """Private pictures as one network sees them: (features, logits) of the training and of the held-out ones."""
+class SeenImages:
+    """Private images as one network sees them: (features, logits) of the training and of the held-out ones."""
 
     train: tuple[Tensor, Tensor | None]
     held: tuple[Tensor, Tensor | None] | None
@@ -120,8 +120,8 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     return Network(name or source, made.eval(), made)
 
 
-def check_needs(metrics: dict[str, Metric], networks: dict[str, Network], private: PrivatePictures) -> None:
-    """Raise ``ValueError`` where a metric lacks a network, or held-out private pictures."""
+def check_needs(metrics: dict[str, Metric], networks: dict[str, Network], private: PrivateImages) -> None:
+    """Raise ``ValueError`` where a metric lacks a network, or held-out private images."""
     lacking = {role for role in ROLES if role not in networks}
     lacking |= {name for name in ("held_images", "held_labels") if getattr(private, name) is None}
     for name, metric in metrics.items():

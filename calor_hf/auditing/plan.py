@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calor_hf.attacks import Attack
-from calor_hf.attacks._words import attack_of
+from calor_hf.attacks.specs import attack_of
 
 DEFAULT_ATTACKS = ("auto",)
 

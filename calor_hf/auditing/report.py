@@ -11,12 +11,12 @@ from typing import Any
 from calor_hf._version import __version__
 from calor_hf.core.checksum import checksum, plain
 from calor_hf.core.files import parse_json, read_text, write_whole
-from calor_hf.core.report_shape import report_misfit
+from calor_hf.core.report_shape import report_error
 from calor_hf.metrics import Measure
 
 SCHEMA = 1
 HEADLINE = "attack_accuracy@1"
-PEOPLE = "people_recognised"
+IDENTITIES = "identities_recognized"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class AttackResult:
         settings: All of them.
         generator: Name and settings of the prior.
         cost: Passes, seconds and processes.
-        adaptive: Whether it knows the defence, beyond the model's weights.
+        adaptive: Whether it knows the defense, beyond the model's weights.
         measures: Its numbers.
-        floors: Numbers of the same kind for pictures that know nothing of the person, by what they are.
+        chance levels: Numbers of the same kind for images that know nothing of the person, by what they are.
         target_confidence: Mean probability that the target itself gives, which every attack drives up.
         parts: Names of the attacks that it is made of; none for most.
     """
@@ -43,7 +43,7 @@ class AttackResult:
     cost: dict[str, float]
     adaptive: bool
     measures: list[Measure]
-    floors: dict[str, list[Measure]] = field(default_factory=dict)
+    chance_levels: dict[str, list[Measure]] = field(default_factory=dict)
     target_confidence: float = math.nan
     parts: list[str] = field(default_factory=list)
 
@@ -52,8 +52,8 @@ class AttackResult:
         return next((measure for measure in self.measures if measure.name == name), None)
 
     def floor(self, name: str) -> float:
-        """Highest of the floors of a measure; NaN where there is none."""
-        values = [m.value for measures in self.floors.values() for m in measures if m.name == name]
+        """Highest of the chance levels of a measure; NaN where there is none."""
+        values = [m.value for measures in self.chance_levels.values() for m in measures if m.name == name]
         return max((value for value in values if not math.isnan(value)), default=math.nan)
 
 
@@ -64,16 +64,17 @@ class LeakageReport:
     Attributes:
         target: ``name``, ``model``, ``defense``, ``settings``, ``classes`` and ``parameters`` of the attacked model; of
             a folder, ``weights``: the SHA-256 of its weights.
-        data: ``name``, ``people``, ``pictures``, ``held_pictures`` of the private data.
-        networks: Name of each judging network by its role, and the judge's own accuracy on held-out pictures.
+        data: ``name``, ``people``, ``images``, ``held_out_images`` of the private data.
+        networks: Name of each evaluating network by its role, and the evaluation model's own accuracy on held-out
+            images.
         labels: Classes that were attacked.
-        label_names: Their names; numbers, where they were anonymised.
+        label_names: Their names; numbers, where they were anonymized.
         images_per_class: Reconstructions of each.
         seed: Of every draw.
         budget: Share of the published effort, 1 for all of it.
         attacks: Results.
-        utility: Accuracy, likelihood and calibration of the target on held-out pictures.
-        neighbours: Numbers of other threats, marked so.
+        utility: Accuracy, likelihood and calibration of the target on held-out images.
+        neighbors: Numbers of other threats, marked so.
         created: Date and time in UTC, ISO 8601.
         version: Of this library.
     """
@@ -88,7 +89,7 @@ class LeakageReport:
     budget: float
     attacks: list[AttackResult]
     utility: list[Measure] = field(default_factory=list)
-    neighbours: list[Measure] = field(default_factory=list)
+    other_threats: list[Measure] = field(default_factory=list)
     created: str = ""
     version: str = __version__
 
@@ -109,12 +110,12 @@ class LeakageReport:
     @property
     def ensemble(self) -> AttackResult | None:
         """The attack that is made of others, whose people are the worst case; None: there is none."""
-        return next((attack for attack in self.attacks if attack.parts and attack.get(PEOPLE) is not None), None)
+        return next((attack for attack in self.attacks if attack.parts and attack.get(IDENTITIES) is not None), None)
 
     # Files
 
     def to_json(self) -> str:
-        """The report as text; the checksum in it tells later whether somebody changed a number."""
+        """The report as text; the checksum in it tells later whether someone changed a number."""
         content = plain(dataclasses.asdict(self))
         whole = {"schema": SCHEMA, "checksum": checksum(content), **content}
         return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -138,11 +139,11 @@ class LeakageReport:
             )
         if checksum(whole) != claimed:
             raise ValueError("the report was changed after it was written: its checksum does not fit; audit again")
-        if problem := report_misfit(whole):
+        if problem := report_error(whole):
             raise ValueError(f"the report is damaged: {problem}")
         try:
             whole["attacks"] = [_attack(entry) for entry in whole["attacks"]]
-            for name in ("utility", "neighbours"):
+            for name in ("utility", "other_threats"):
                 whole[name] = [_measure(entry) for entry in whole[name]]
             return cls(**whole)
         except TypeError as error:
@@ -194,18 +195,20 @@ class LeakageReport:
 
 
 def anonymous(report: LeakageReport) -> LeakageReport:
-    """The same report with numbers in the place of class names, which are people's."""
+    """The same report with numbers instead of class names, which are people's."""
     return dataclasses.replace(report, label_names=[f"person {label}" for label in report.labels])
 
 
 def _measure(entry: dict[str, Any]) -> Measure:
-    numbers = {name: math.nan if entry[name] is None else entry[name] for name in ("value", "low", "high", "spread")}
-    people = {int(k): math.nan if v is None else v for k, v in entry["by_identity"].items()}
-    return Measure(**{**entry, **numbers, "by_identity": people})
+    numbers = {name: math.nan if entry[name] is None else entry[name] for name in ("value", "low", "high", "std")}
+    identities = {int(k): math.nan if v is None else v for k, v in entry["by_identity"].items()}
+    return Measure(**{**entry, **numbers, "by_identity": identities})
 
 
 def _attack(entry: dict[str, Any]) -> AttackResult:
-    floors = {name: [_measure(one) for one in measures] for name, measures in entry["floors"].items()}
+    chance_levels = {name: [_measure(one) for one in measures] for name, measures in entry["chance_levels"].items()}
     confidence = math.nan if entry["target_confidence"] is None else entry["target_confidence"]
     measures = [_measure(one) for one in entry["measures"]]
-    return AttackResult(**{**entry, "measures": measures, "floors": floors, "target_confidence": confidence})
+    return AttackResult(
+        **{**entry, "measures": measures, "chance_levels": chance_levels, "target_confidence": confidence}
+    )

@@ -2,7 +2,7 @@
 
 import math
 
-from calor_hf.auditing.report import HEADLINE, PEOPLE, AttackResult, LeakageReport
+from calor_hf.auditing.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport
 from calor_hf.auditing.verdict import number, percent
 from calor_hf.metrics import Measure, paired_difference
 
@@ -19,15 +19,15 @@ def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
             f"{len(second.labels)} of {second.data.get('name')}); compare audits of the same classes and data"
         )
     lines = [f"A: {_name(first)}", f"B: {_name(second)}", ""]
-    for name in ("judge", "seed", "budget", "images_per_class", "version"):
-        a, b = (r.networks.get(name) if name == "judge" else getattr(r, name) for r in (first, second))
+    for name in ("evaluation_model", "seed", "budget", "images_per_class", "version"):
+        a, b = (r.networks.get(name) if name == "evaluation_model" else getattr(r, name) for r in (first, second))
         if a != b:
             lines.append(f"Mind: {name.replace('_', ' ')} differs ({a} and {b}).")
     accuracies = [next((m.value for m in r.utility if m.name == "accuracy"), math.nan) for r in (first, second)]
     if not any(map(math.isnan, accuracies)):
         lines.append(f"Test accuracy: {percent(accuracies[0], 1)} and {percent(accuracies[1], 1)}.")
         if abs(accuracies[0] - accuracies[1]) > 0.01:
-            lines.append("Mind: they lie more than a point apart, and a weaker model leaks less under any defence.")
+            lines.append("Mind: they lie more than a point apart, and a weaker model leaks less under any defense.")
     common = [a for a in first.attacks if any(b.name == a.name for b in second.attacks)]
     if not common:
         raise ValueError("no attack is in both reports; run the same attacks on both models")
@@ -40,11 +40,11 @@ def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
 
 
 def _utilities(first: LeakageReport, second: LeakageReport) -> list[str]:
-    """Both models on held-out pictures: thresholds that were tuned on one mean something else on the other."""
-    others = {measure.name: measure for measure in [*second.utility, *second.neighbours]}
-    pairs = [(a, others[a.name]) for a in [*first.utility, *first.neighbours] if a.name in others]
+    """Both models on held-out images: thresholds that were tuned on one mean something else on the other."""
+    others = {measure.name: measure for measure in [*second.utility, *second.other_threats]}
+    pairs = [(a, others[a.name]) for a in [*first.utility, *first.other_threats] if a.name in others]
     rows = [f"  {a.name:<24} {number(a):>9} {number(b):>9}" for a, b in pairs]
-    return ["", f"{'On held-out pictures':<26} {'A':>9} {'B':>9}", *rows] if rows else []
+    return ["", f"{'On held-out images':<26} {'A':>9} {'B':>9}", *rows] if rows else []
 
 
 def _rows(first: AttackResult, second: AttackResult) -> list[str]:
@@ -54,8 +54,8 @@ def _rows(first: AttackResult, second: AttackResult) -> list[str]:
         if b is None or not set(a.by_identity) & set(b.by_identity):
             continue
         difference, low, high = paired_difference(a.by_identity, b.by_identity)
-        people = len(set(a.by_identity) & set(b.by_identity))
-        rows.append(f"  {a.name:<24} {_change(a, difference, low, high)}  ({people} people)")
+        identities = len(set(a.by_identity) & set(b.by_identity))
+        rows.append(f"  {a.name:<24} {_change(a, difference, low, high)}  ({identities} people)")
     return rows
 
 
@@ -79,5 +79,5 @@ def _name(report: LeakageReport) -> str:
 
 def _worst(report: LeakageReport) -> str:
     worst = report.ensemble or report.worst()
-    measure = worst.get(PEOPLE if worst.parts else HEADLINE)
+    measure = worst.get(IDENTITIES if worst.parts else HEADLINE)
     return f"{percent(measure.value, 1) if measure else '–'} by {worst.name}"

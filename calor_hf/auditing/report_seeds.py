@@ -16,7 +16,8 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     say how sure one audit is of its people; the spread here says how much the luck of training and attack is worth.
 
     Raises:
-        ValueError: fewer than two reports, other people, data or effort, another judge, or no attack in all of them.
+        ValueError: fewer than two reports, other people, data or effort, another evaluation model, or no attack in all
+            of them.
     """
     if len(reports) < 2:
         raise ValueError(f"expected two reports or more, of other seeds, got {len(reports)}")
@@ -24,9 +25,11 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     for name in ("labels", "data", "images_per_class", "budget", "version"):
         if any(getattr(report, name) != getattr(first, name) for report in reports):
             raise ValueError(f"the reports differ in {name}; compare audits that differ in their seed alone")
-    judges = {report.networks.get("judge") for report in reports}
-    if len(judges) > 1:
-        raise ValueError(f"the reports have the judges {', '.join(map(str, judges))}; judge all with the same one")
+    evaluation_models = {report.networks.get("evaluation_model") for report in reports}
+    if len(evaluation_models) > 1:
+        raise ValueError(
+            f"the reports have the evaluation models {', '.join(map(str, evaluation_models))}; judge all with the same one"
+        )
     common = [a.name for a in first.attacks if all(any(b.name == a.name for b in r.attacks) for r in reports)]
     if not common:
         raise ValueError("no attack is in all reports; run the same attacks")
@@ -38,7 +41,7 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     for name in common:
         found = [next(a for a in report.attacks if a.name == name) for report in reports]
         lines += ["", name, *_rows([attack.measures for attack in found])]
-    lines += ["", "The model on held-out pictures", *_rows([report.utility for report in reports])]
+    lines += ["", "The model on held-out images", *_rows([report.utility for report in reports])]
     return "\n".join(lines)
 
 

@@ -14,15 +14,15 @@ from torch.utils.data import Dataset
 
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack
-from calor_hf.attacks._base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.target import Target
+from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
-from calor_hf.layers.picture_grid import picture_grid
+from calor_hf.targets.base import Target
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def run_attack(
                     seed=seed,
                     chunk_size=chunk_size,
                     on_chunk=store.add,
-                    watch=bar,
+                    callback=bar,
                 )
             )
     # Nodes may not share a disk: what each process has goes to all of them.
@@ -195,7 +195,7 @@ def _finish(
     folder: Path, record: AttackRecord, result: Reconstruction, each: int, preparation: Cost, spent: dict[str, Any]
 ) -> None:
     save_reconstruction(result, folder / RESULT)
-    write_whole(folder / GRID, picture_grid(result.images, each))
+    write_whole(folder / GRID, image_grid(result.images, each))
     summary = {
         **asdict(record),
         "cost": {**asdict(result.cost + preparation), **spent},
@@ -207,7 +207,7 @@ def _finish(
 
 
 class _Progress:
-    """A bar in classes, with the share of images that the target, and nobody else, takes for their class."""
+    """A bar in classes, with the share of images that the target, and no one else, takes for their class."""
 
     def __init__(self, name: str, classes: int, shown: bool) -> None:
         self._bar = ProgressBar(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)

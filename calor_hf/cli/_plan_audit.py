@@ -1,4 +1,4 @@
-"""`calor-hf plan audit`: what the attacks and the judging of an audit will take."""
+"""`calor-hf plan audit`: what the attacks and the evaluating of an audit will take."""
 
 import argparse
 import math
@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.forecast import SECONDS, forecast
-from calor_hf.auditing.judging import Judges
 from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
-from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.cli._plan import Part, Plan
-from calor_hf.cli.audit import Parts, check_options, judge_words, load_private, parse, parts_of
+from calor_hf.cli.audit import Parts, check_options, evaluation_model_argv, load_private, parse, parts_of
 from calor_hf.core.peak_memory import PeakMemory, peak_memory_bytes
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.metrics import METRICS
 
-PICTURES = 512  # private ones and reconstructions that a trial judges, at most
+IMAGES = 512  # private ones and reconstructions that a trial judges, at most
 
 
 def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SECONDS) -> Plan:
@@ -51,11 +51,16 @@ def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SE
         )  # fmt: skip
         attacks.append(Part(plan.name, found.seconds, passes=found.passes))
         memory, notes = max(memory, found.memory_bytes), notes + found.notes
-    judging: list[Part] = []
+    evaluating: list[Part] = []
     if not options.reconstructions_only:
-        before, judging, own = _judging(built, options)
+        before, evaluating, own = _evaluating(built, options)
         loaded, memory = loaded + before, max(memory, own)
-    parts = [Part("loading", loaded), *judging[:-1], *attacks, *judging[-1:]]  # a judge is trained before the attacks
+    parts = [
+        Part("loading", loaded),
+        *evaluating[:-1],
+        *attacks,
+        *evaluating[-1:],
+    ]  # an evaluation model is trained before the attacks
     assumptions = ["attacks whose cost grows in proportion to classes, steps and samples", *notes]
     if processes > 1:
         assumptions.append(f"{processes} processes with devices like this one share the classes; the first one judges")
@@ -64,30 +69,30 @@ def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SE
     return Plan("audit", parts, peak, _disk_bytes(built, options.images_per_class), device, processes, assumptions)
 
 
-def _judging(built: Parts, options: argparse.Namespace) -> tuple[float, list[Part], int]:
-    """Seconds of loading the pictures, the parts of judging, and the memory at its peak."""
+def _evaluating(built: Parts, options: argparse.Namespace) -> tuple[float, list[Part], int]:
+    """Seconds of loading the images, the parts of evaluating, and the memory at its peak."""
     target = built.target
     begin = time.perf_counter()
     private = load_private(built, options.dataset).of(built.labels)
     loading = time.perf_counter() - begin
-    sources = [options.judge, options.second_judge, options.embedding, options.extractor]
+    sources = [options.evaluation_model, options.second_evaluation_model, options.embedding, options.extractor]
     parts: list[Part] = []
     words: list[str] = []
-    if options.judge is None:
-        judge = Path(options.output_dir) / "judge"
-        sources[0], words = str(judge), judge_words(judge, target)
+    if options.evaluation_model is None:
+        evaluation_model = Path(options.output_dir) / "evaluation_model"
+        sources[0], words = str(evaluation_model), evaluation_model_argv(evaluation_model, target)
     networks = {
         role: load_network(source)
         for role, source in zip(ROLES, sources, strict=True)
-        if source is not None and not (role == "judge" and words)
+        if source is not None and not (role == "evaluation_model" and words)
     }
     if words:
         from calor_hf.cli._plan_train import plan_training
 
         training = plan_training(words, seconds=5.0)
-        parts.append(Part("judge", training.seconds, note="trained once, and kept"))
+        parts.append(Part("evaluation_model", training.seconds, note="trained once, and kept"))
         # Until there is one, the target stands in for it.
-        networks["judge"] = Network("stand-in", target.module, target.features, target.head)
+        networks["evaluation_model"] = Network("stand-in", target.module, target.features, target.head)
     networks["target"] = Network.of_target(target, "target")
     metrics = {name: METRICS.get(name)() for name in options.metrics or METRICS.names()}
     if options.metrics is None:
@@ -96,37 +101,41 @@ def _judging(built: Parts, options: argparse.Namespace) -> tuple[float, list[Par
         check_needs(metrics, networks, private)
 
     some = _some(private)
-    people = some.labels.unique()
+    identities = some.labels.unique()
     tries = {plan.name: options.images_per_class * max(1, len(plan.attack.parts)) for plan in built.plans}
     with PeakMemory(target.device) as memory:
         begin = time.perf_counter()
-        judges = Judges(networks, some, built.generator, metrics, target, built.public)
+        evaluation_models = Evaluator(networks, some, built.generator, metrics, target, built.public)
         looking = time.perf_counter() - begin
-        judged = 0.0
+        evaluated = 0.0
         for plan in built.plans:
             begin = time.perf_counter()
-            few = people[: max(2, PICTURES // tries[plan.name])]
-            judges.results([plan], {plan.name: _drawn(judges, few, tries[plan.name], options.seed)}, options.seed)
-            judged += (time.perf_counter() - begin) * len(built.labels) / len(few)
+            few = identities[: max(2, IMAGES // tries[plan.name])]
+            evaluation_models.results(
+                [plan], {plan.name: _drawn(evaluation_models, few, tries[plan.name], options.seed)}, options.seed
+            )
+            evaluated += (time.perf_counter() - begin) * len(built.labels) / len(few)
         begin = time.perf_counter()
-        judges.utility()
-        judges.neighbours(options.seed)
+        evaluation_models.utility()
+        evaluation_models.other_threats(options.seed)
         once = time.perf_counter() - begin
     every, looked = _count(private), _count(some)
     rebuilt = sum(tries.values()) * len(built.labels)
     distinct = len({id(network) for network in networks.values()})
-    passes = {"judge_passes": every * distinct + (rebuilt + max(tries.values()) * len(built.labels)) * len(networks)}
-    parts.append(Part("judging", looking * every / looked + judged + once, passes=passes))
+    passes = {
+        "evaluation_passes": every * distinct + (rebuilt + max(tries.values()) * len(built.labels)) * len(networks)
+    }
+    parts.append(Part("evaluating", looking * every / looked + evaluated + once, passes=passes))
     whole = sum(4 * images.numel() for images in (private.images, private.held_images) if images is not None)
     part = sum(4 * images.numel() for images in (some.images, some.held_images) if images is not None)
     return loading, parts, memory.peak + whole - part
 
 
-def _some(private: PrivatePictures) -> PrivatePictures:
-    """At most so many pictures of each split, of as many people as there are."""
+def _some(private: PrivateImages) -> PrivateImages:
+    """At most so many images of each split, of as many people as there are."""
 
     def rows(count: int) -> Tensor:
-        return torch.arange(0, count, max(1, math.ceil(count / PICTURES)))
+        return torch.arange(0, count, max(1, math.ceil(count / IMAGES)))
 
     train = rows(len(private.images))
     some = replace(private, images=private.images[train], labels=private.labels[train])
@@ -136,14 +145,14 @@ def _some(private: PrivatePictures) -> PrivatePictures:
     return replace(some, held_images=private.held_images[held], held_labels=private.held_labels[held])
 
 
-def _count(private: PrivatePictures) -> int:
+def _count(private: PrivateImages) -> int:
     return len(private.images) + (0 if private.held_images is None else len(private.held_images))
 
 
-def _drawn(judges: Judges, people: Tensor, tries: int, seed: int) -> Reconstruction:
-    """Samples of the prior in the place of reconstructions."""
-    labels = people.repeat_interleave(tries)
-    latents, images = judges.samples(labels, seed)
+def _drawn(evaluation_models: Evaluator, identities: Tensor, tries: int, seed: int) -> Reconstruction:
+    """Samples of the prior instead of reconstructions."""
+    labels = identities.repeat_interleave(tries)
+    latents, images = evaluation_models.samples(labels, seed)
     return Reconstruction(images, labels, latents, torch.ones(len(labels)), Cost())
 
 

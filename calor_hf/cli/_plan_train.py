@@ -8,7 +8,7 @@ from typing import Any
 
 from calor_hf.cli._plan import Part, Plan
 from calor_hf.cli.train import defended_trainer, load_parts
-from calor_hf.cli.train_arguments import DataArguments, ModelArguments, parse
+from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.plan import PlannedStage
@@ -114,7 +114,7 @@ class Run:
         return [self.ordinary("undefended", epochs * self.per_epoch)] if epochs > 0 else []
 
     def stages(self) -> list[Part]:
-        """Every stage of the defence."""
+        """Every stage of the defense."""
         first, *later = self.plan.stages
         parts = [self.ordinary(first.name, first.stop - first.start)]
         return parts + [self.later(stage) for stage in later]

@@ -9,26 +9,26 @@ from typing import Any
 
 import torch
 
-from calor_hf.attacks._base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing import audit, run_attack
 from calor_hf.auditing.plan import DEFAULT_ATTACKS, PlannedAttack, plan_attacks
-from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.verdict import verdict
-from calor_hf.cli._common import check_classes, is_embedded, load_public_images, log_to_terminal
 from calor_hf.cli.report import write_pages
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits, load_splits
-from calor_hf.data.public_images import PublicImages, labelled_pixels
+from calor_hf.data.public_images import PublicImages, labeled_pixels
 from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.generators import Generator, load_generator
-from calor_hf.layers.hf_target import HFTarget
 from calor_hf.metrics import METRICS
+from calor_hf.recipes.common import check_classes, is_embedded, load_public_images, log_to_terminal
+from calor_hf.targets.hf_target import HFTarget
 
 # For the drawn faces: what two cores do in a few minutes.
-EMBEDDED_PEOPLE, EMBEDDED_BUDGET = 16, 0.25
+EMBEDDED_IDENTITIES, EMBEDDED_BUDGET = 16, 0.25
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", nargs="?", help="model under attack, defended or not: folder or Hub id")
     add("--target", help="the same")
-    add("--dataset", help="pictures that it was trained on, as for calor-hf train; default: the drawn faces")
-    add("--judge", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
+    add("--dataset", help="images that it was trained on, as for calor-hf train; default: the drawn faces")
+    add("--evaluation-model", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
         " judge): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip
-    add("--second-judge", help="another judge; success is then also counted where both agree")
+    add("--second-evaluation-model", help="another evaluation model; success is then also counted where both agree")
     add("--embedding", help="network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub"
         " id, or package.module:function that returns an nn.Module of images in [0, 1] to features")  # fmt: skip
     add("--extractor", help="network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as"
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--generator", default="renderer", help="what they paint with: folder or Hub id of a trained prior, or"
         " renderer, the very program that drew the synthetic faces; default: renderer")  # fmt: skip
     add("--classes", help="classes to attack, such as 0-99 or 3,7,9; default: the first 100 (drawn faces:"
-        f" {EMBEDDED_PEOPLE})")  # fmt: skip
+        f" {EMBEDDED_IDENTITIES})")  # fmt: skip
     add("--images-per-class", type=int, default=5, help="reconstructions of each class; default: 5")
     add("--preset", default="original", help="original, or calor: as the paper's tables were made; default: original")
     add("--budget", help="paper, demo (a twentieth), or a factor of the published effort; default: paper (drawn faces:"
@@ -104,10 +104,14 @@ def _parser() -> argparse.ArgumentParser:
         " allow, but those that train something")  # fmt: skip
     add("--public-dataset", help="public images, for attacks (lomma) and metrics (decoder_inversion) that need some:"
         " folder, parquet file or Hub id; default: samples of the generator")  # fmt: skip
-    add("--include-private-images", action="store_true", help="show private pictures on the page, beside what was"
+    add("--include-private-images", action="store_true", help="show private images on the page, beside what was"
         " rebuilt; without it they stay out")  # fmt: skip
-    add("--anonymize-labels", action="store_true", help="numbers in the place of class names, which are people's")
-    add("--reconstructions-only", action="store_true", help="only attack: no judge, no private pictures, no report")
+    add("--anonymize-labels", action="store_true", help="numbers instead of class names, which are people's")
+    add(
+        "--reconstructions-only",
+        action="store_true",
+        help="only attack: no evaluation model, no private images, no report",
+    )
     add("--chunk-size", type=int, default=CHUNK_SIZE, help=f"images attacked at a time; default: {CHUNK_SIZE}")
     add("--seed", type=int, default=0, help="of every draw; default: 0")
     add("--output-dir", default="outputs/audit", help="report, page and a sub-folder an attack; default: outputs/audit")
@@ -169,17 +173,17 @@ def parts_of(options: argparse.Namespace) -> Parts:
     embedded = options.dataset is None and not options.reconstructions_only and is_embedded(target)
     if options.dataset is None and not embedded and not options.reconstructions_only:
         raise ValueError(
-            "the target's classes are not the drawn faces, so the private pictures are not known; pass --dataset and "
-            "--judge, or --reconstructions-only"
+            "the target's classes are not the drawn faces, so the private images are not known; pass --dataset and "
+            "--evaluation-model, or --reconstructions-only"
         )
-    if options.judge is None and not embedded and not options.reconstructions_only:
+    if options.evaluation_model is None and not embedded and not options.reconstructions_only:
         raise ValueError(
-            "no judge: train one with calor-hf train --role judge --model ANOTHER_ARCHITECTURE --dataset "
-            f"{options.dataset}, and pass it as --judge; or pass --reconstructions-only"
+            "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE --dataset "
+            f"{options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
         )
     budget = options.budget or (EMBEDDED_BUDGET if embedded else "paper")
     plans = plan_attacks(options.attacks, options.preset, budget, options.settings)
-    count = min(EMBEDDED_PEOPLE if embedded else 100, target.num_classes)
+    count = min(EMBEDDED_IDENTITIES if embedded else 100, target.num_classes)
     labels = check_labels(parse_classes(options.classes, count), target.num_classes)
     generator = load_generator(options.generator, image_size=target.image_size[0]).to(device)
     public = (
@@ -209,15 +213,15 @@ def _run(options: argparse.Namespace) -> None:
         return
     with state.main_process_first():
         private = load_private(parts, options.dataset)
-        judge = options.judge or _embedded_judge(folder / "judge", target)
+        evaluation_model = options.evaluation_model or _embedded_evaluation_model(folder / "evaluation_model", target)
     report = audit(
         target,
         parts.plans,
         parts.generator,
-        judge,
+        evaluation_model,
         private,
         output_dir=folder,
-        second_judge=options.second_judge,
+        second_evaluation_model=options.second_evaluation_model,
         embedding=options.embedding,
         extractor=options.extractor,
         classes=parts.labels,
@@ -228,30 +232,30 @@ def _run(options: argparse.Namespace) -> None:
     )
     if state.is_main_process:
         shown = private if options.include_private_images else None
-        pages = write_pages(report, folder, shown, judge, overwrite=True)
+        pages = write_pages(report, folder, shown, evaluation_model, overwrite=True)
         print("\n" + "\n".join(verdict(report)))
         print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
 
 
-def load_private(parts: Parts, dataset: str | None) -> PrivatePictures:
-    """The pictures that the target was trained on: of ``dataset``, or drawn."""
+def load_private(parts: Parts, dataset: str | None) -> PrivateImages:
+    """The images that the target was trained on: of ``dataset``, or drawn."""
     target = parts.target
     splits = load_splits(dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-    return private_pictures(splits, target, parts.labels, dataset)
+    return private_images_of(splits, target, parts.labels, dataset)
 
 
-def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], source: str | None) -> PrivatePictures:
-    """Training pictures of the attacked people and test pictures of all, at the target's size.
+def private_images_of(splits: Splits, target: HFTarget, labels: Sequence[int], source: str | None) -> PrivateImages:
+    """Training images of the attacked people and test images of all, at the target's size.
 
     Raises:
         ValueError: the data have other classes than the target.
     """
     check_classes(splits, target)
     side = target.image_size[0]
-    images, of_whom = labelled_pixels(splits.train, side, labels)
-    held_images, held_labels = labelled_pixels(splits.test, side)
+    images, of_whom = labeled_pixels(splits.train, side, labels)
+    held_images, held_labels = labeled_pixels(splits.test, side)
     drawn = source is None
-    return PrivatePictures(
+    return PrivateImages(
         source or "synthetic faces",
         images,
         of_whom,
@@ -263,21 +267,21 @@ def private_pictures(splits: Splits, target: HFTarget, labels: Sequence[int], so
     )
 
 
-def judge_words(folder: Path, target: HFTarget) -> list[str]:
-    """Options of ``calor-hf train`` for the judge of drawn faces; none: there is one in ``folder``."""
+def evaluation_model_argv(folder: Path, target: HFTarget) -> list[str]:
+    """Options of ``calor-hf train`` for the evaluation model of drawn faces; none: there is one in ``folder``."""
     if (folder / "metrics.json").is_file():
         return []
-    words = ["--role", "judge", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
+    words = ["--role", "evaluation_model", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
     return [*words, "--resume" if folder.exists() else "--overwrite"]
 
 
-def _embedded_judge(folder: Path, target: HFTarget) -> str:
+def _embedded_evaluation_model(folder: Path, target: HFTarget) -> str:
     from calor_hf.cli.train import train
-    from calor_hf.cli.train_arguments import parse
+    from calor_hf.recipes.train_arguments import parse
 
-    words = judge_words(folder, target)
+    words = evaluation_model_argv(folder, target)
     if words:
-        print(f"training a judge, once; it is kept in {folder}")
+        print(f"training an evaluation model, once; it is kept in {folder}")
         train(*parse(words))
         torch.manual_seed(0)
     return str(folder)
@@ -293,7 +297,7 @@ def _attack_only(
         rows.append(_row(plan.name, found))
     if main:
         print(_table(rows))
-        print(f"\nreconstructions and picture grids: {folder}")
+        print(f"\nreconstructions and image grids: {folder}")
         print("target confidence is the attacked model's own view, which every attack drives up: no measure of leakage")
 
 

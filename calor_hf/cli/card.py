@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from calor_hf.cli._common import log_to_terminal
-from calor_hf.cli._release import add_card_options, release_of
 from calor_hf.core.files import write_whole
 from calor_hf.hub.card import CARD, EVIDENCE, RECONSTRUCTIONS
+from calor_hf.recipes.common import log_to_terminal
+from calor_hf.recipes.release import add_card_options, release_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`calor-hf compare`: several defences on one base and data, each as strong as the same accuracy allows."""
+"""`calor-hf compare`: several defenses on one base and data, each as strong as the same accuracy allows."""
 
 import argparse
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.cli._matching import Trial, best_trial, match_strength
-from calor_hf.cli._runs import Outcome, Runs, markdown, percent
-from calor_hf.cli.compare_figure import draw_comparison
 from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.defenses import DEFENSES
-from calor_hf.layers.low_rank_head import default_rank
+from calor_hf.heads.low_rank_head import default_rank
+from calor_hf.recipes.compare_figure import draw_comparison
+from calor_hf.recipes.matching import Trial, best_trial, match_strength
+from calor_hf.recipes.runs import Outcome, Runs, markdown, percent
 
 REFERENCE = "none"
 
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="calor-hf compare",
         allow_abbrev=False,
-        description="Train several defences on the same base model and data, each tuned to the same validation"
+        description="Train several defenses on the same base model and data, each tuned to the same validation"
         " accuracy, and write one table. All other options are those of calor-hf train and hold for every run.",
     )
     parser.add_argument(
@@ -66,12 +66,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--accuracy-drop",
         type=float,
         default=2.0,
-        help="points of validation accuracy that a defence may cost; all are tuned to that (default 2)",
+        help="points of validation accuracy that a defense may cost; all are tuned to that (default 2)",
     )
     parser.add_argument(
         "--tolerance", type=float, default=1.0, help="points from that accuracy that count as reached (default 1)"
     )
-    parser.add_argument("--trials", type=int, default=5, help="most strengths tried for a defence (default 5)")
+    parser.add_argument("--trials", type=int, default=5, help="most strengths tried for a defense (default 5)")
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="NAME.SETTING=VALUE", help="e.g. mid.sample_at_eval=false"
     )
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for word in options.settings:
         name, dot, setting = word.partition(".")
         if not dot or name not in options.defenses:
-            raise ValueError(f"--settings: expected NAME.SETTING=VALUE of a compared defence, got {word!r}")
+            raise ValueError(f"--settings: expected NAME.SETTING=VALUE of a compared defense, got {word!r}")
         method = DEFENSES.get(name).config_class
         method.from_dict(method.parse([setting]))
     return options, common
@@ -119,7 +119,7 @@ def compare(options: argparse.Namespace, common: Sequence[str]) -> dict[str, Any
     accuracy = sum(undefended) / len(undefended)
     target = accuracy - options.accuracy_drop / 100
     print(
-        f"undefended validation accuracy {100 * accuracy:.2f} %: every defence is tuned to "
+        f"undefended validation accuracy {100 * accuracy:.2f} %: every defense is tuned to "
         f"{100 * target:.2f} ± {options.tolerance:g} %",
         flush=True,
     )
@@ -152,7 +152,7 @@ def compare_one(
     target: float,
     reference: Outcome,
 ) -> dict[str, Any]:
-    """Tune one defence on the first seed, then train it on the others: a row of the table."""
+    """Tune one defense on the first seed, then train it on the others: a row of the table."""
     method = DEFENSES.get(name)
     audit = reference.numbers["head"]["layers"]
     width, classes = audit[0]["in_features"], reference.numbers["classes"]
@@ -263,7 +263,7 @@ def table(found: dict[str, Any]) -> str:
                 f"{memory:.2f}",
             ]
         )
-    head = ["defence", "strength", "validation accuracy (%)", "matched", "test accuracy (%)", "training confidence",
+    head = ["defense", "strength", "validation accuracy (%)", "matched", "test accuracy (%)", "training confidence",
             "head rank (widths)", "time", "memory"]  # fmt: skip
     seeds = ", ".join(map(str, found["seeds"]))
     target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageClassification
 
-from calor_hf.cli._common import log_to_terminal
 from calor_hf.core.files import reading
-from calor_hf.layers.hf_target import processor_of
-from calor_hf.layers.saved_config import check_config
+from calor_hf.core.saved_config import check_config
+from calor_hf.data.pixel_input import processor_of
 from calor_hf.modeling.export import FORMATS, export_model
+from calor_hf.recipes.common import log_to_terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--output", required=True, metavar="FILE", help="file to write")
     add("--images", action="store_true",
-        help="the file reads images in [0, 1] of the model's size and normalises them itself; default: it reads what"
+        help="the file reads images in [0, 1] of the model's size and normalizes them itself; default: it reads what"
         " the image processor gives")  # fmt: skip
     add("--image-size", type=int, help="side in pixels, where the model does not say it")
     add("--revision", help="branch, tag or commit on the Hub; default: the newest")

@@ -13,14 +13,12 @@ from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
-from calor_hf.studies import STUDIES
 
 KINDS: dict[str, Registry[Any]] = {
-    "defences": DEFENSES,
+    "defenses": DEFENSES,
     "attacks": ATTACKS,
     "generators": GENERATORS,
     "priors": PRIORS,
-    "studies": STUDIES,
 }
 
 
@@ -31,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         0; 2 for an unknown name.
     """
     parser = argparse.ArgumentParser(prog="calor-hf list", description="Show what is registered.")
-    parser.add_argument("name", nargs="?", help="a defence, attack, generator, prior or study, to see its settings")
+    parser.add_argument("name", nargs="?", help="a defense, attack, generator, prior or study, to see its settings")
     name = parser.parse_args(argv).name
     if name is None:
         for kind, registry in KINDS.items():

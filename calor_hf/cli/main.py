@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from calor_hf._version import __version__
 
 COMMANDS = {
-    "train": "fine-tune a classifier with CALoR, another defence, or undefended as the reference",
+    "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
     "plan": "say what a training run or an audit will take, before it starts",
-    "compare": "train several defences, tuned to the same accuracy, and write one table",
+    "compare": "train several defenses, tuned to the same accuracy, and write one table",
     "sweep": "accuracy against the rank of the low-rank head, and its activation",
-    "prepare": "crop and resize an image set of the paper, as it is distributed, once",
-    "study": "repeat an analysis of the paper: numbers, table and figure",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
     "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",
@@ -21,7 +19,7 @@ COMMANDS = {
     "report": "show the report of an audit again, or compare two",
     "card": "write the model card: what was measured, what was attacked, how to load it",
     "push": "publish a model with its card, and nothing else that lies in its folder",
-    "list": "show what is registered: defences, attacks, generators, priors; their sources and settings",
+    "list": "show what is registered: defenses, attacks, generators, priors; their sources and settings",
 }
 
 
@@ -57,7 +55,7 @@ def _help() -> str:
         [
             "usage: calor-hf [--version] <command> [options]",
             "",
-            "Fine-tune image classifiers on private pictures so that less of them can be rebuilt from the weights.",
+            "Fine-tune image classifiers on private images so that less of them can be rebuilt from the weights.",
             "",
             "commands:",
             *lines,

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calor_hf.cli._common import load_public_images, log_to_terminal, settings_of
 from calor_hf.core.files import saving
 from calor_hf.core.processes import process_state
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.generators import import_stylegan2
-from calor_hf.layers.hf_target import HFTarget
 from calor_hf.priors import PRIORS, train_prior
-from calor_hf.priors._folder import clear, refuse_used
+from calor_hf.priors.folder import clear, refuse_used
+from calor_hf.recipes.common import load_public_images, log_to_terminal, settings_of
+from calor_hf.targets.hf_target import HFTarget
 
 
 def main(argv: Sequence[str] | None = None) -> int:

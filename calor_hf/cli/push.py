@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from calor_hf.cli._common import log_to_terminal
-from calor_hf.cli._release import add_card_options, release_of
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.hub.evidence import read_model
 from calor_hf.hub.push import PushFailedError, push_release, remote_card
+from calor_hf.recipes.common import log_to_terminal
+from calor_hf.recipes.release import add_card_options, release_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="calor-hf push",
         description="Publish a saved model on the Hub: weights, configuration, image processor and a card with what was"
-        " measured; checkpoints, optimiser, logs and pictures stay. One commit, which is whole or not there.",
+        " measured; checkpoints, optimizer, logs and images stay. One commit, which is whole or not there.",
     )
     add = parser.add_argument
     add("model", metavar="MODEL_DIR", help="folder of a saved model")
@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         release = release_of(options, room, options.repo_id, remote)
         print(f"to {options.repo_id}:\n{release.table()}")
         if release.shows_people:
-            print("Rebuilt pictures of real people are among them; a new repository is private, unless --public.")
+            print("Rebuilt images of real people are among them; a new repository is private, unless --public.")
         if options.dry_run:
             print("Nothing was published (--dry-run).")
             return 0

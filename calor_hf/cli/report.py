@@ -11,7 +11,7 @@ from calor_hf.auditing.gallery import Gallery, gallery_of
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.markdown import to_markdown
 from calor_hf.auditing.networks import load_network
-from calor_hf.auditing.private_pictures import PrivatePictures
+from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.report import LeakageReport
 from calor_hf.auditing.report_diff import compare_reports
 from calor_hf.auditing.report_seeds import across_seeds
@@ -19,7 +19,7 @@ from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.auditing.verdict import limits, verdict
 from calor_hf.core.files import write_whole
 
-PRIVATE_PICTURE = 'alt="private picture"'
+PRIVATE_IMAGE = 'alt="private image"'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         home = first if first.is_dir() else first.parent
         others = tuple(LeakageReport.load(path) for path in options.beside)
         folder = Path(options.output_dir) if options.output_dir else home
-        pages = write_pages(report, folder, pictures_from=home, others=others)
+        pages = write_pages(report, folder, images_from=home, others=others)
     except (ValueError, OSError) as error:
         print(f"calor-hf report: {error}", file=sys.stderr)
         return 2
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def write_pages(
     report: LeakageReport,
     folder: Path,
-    private: PrivatePictures | None = None,
-    judge: str | None = None,
-    pictures_from: Path | None = None,
+    private: PrivateImages | None = None,
+    evaluation_model: str | None = None,
+    images_from: Path | None = None,
     others: tuple[LeakageReport, ...] = (),
     overwrite: bool = False,
 ) -> tuple[Path, Path]:
@@ -75,38 +75,40 @@ def write_pages(
     Args:
         report: The report.
         folder: Where to.
-        private: Private pictures to show; None: they stay out.
-        judge: Network that says which private picture is nearest.
-        pictures_from: Folder of the audit; None: ``folder``.
+        private: Private images to show; None: they stay out.
+        evaluation_model: Network that says which private image is nearest.
+        images_from: Folder of the audit; None: ``folder``.
         others: Reports of other models, for the plot.
-        overwrite: Replace a page even if it shows private pictures and the new one does not.
+        overwrite: Replace a page even if it shows private images and the new one does not.
 
     Returns:
         Paths of page and Markdown.
 
     Raises:
-        FileExistsError: a page that shows private pictures would give way to one that does not.
+        FileExistsError: a page that shows private images would give way to one that does not.
     """
     page, text = folder / "report.html", folder / "report.md"
-    if private is None and not overwrite and page.is_file() and PRIVATE_PICTURE in page.read_text(encoding="utf-8"):
+    if private is None and not overwrite and page.is_file() and PRIVATE_IMAGE in page.read_text(encoding="utf-8"):
         raise FileExistsError(
-            f"{page} shows private pictures, and the new page would not; pass another --output-dir, or audit with "
+            f"{page} shows private images, and the new page would not; pass another --output-dir, or audit with "
             "--resume --include-private-images"
         )
-    gallery = _gallery(report, pictures_from or folder, private, judge)
+    gallery = _gallery(report, images_from or folder, private, evaluation_model)
     write_whole(page, to_html(report, gallery, others).encode())
     write_whole(text, to_markdown(report).encode())
     return page, text
 
 
-def _gallery(report: LeakageReport, folder: Path, private: PrivatePictures | None, judge: str | None) -> Gallery | None:
+def _gallery(
+    report: LeakageReport, folder: Path, private: PrivateImages | None, evaluation_model: str | None
+) -> Gallery | None:
     files = {attack.name: folder / attack.name / RESULT for attack in report.attacks}
     found = {name: load_reconstruction(file) for name, file in files.items() if file.is_file()}
     if not found:
         return None
-    if private is None or judge is None:
+    if private is None or evaluation_model is None:
         return gallery_of(found)
-    network = load_network(judge)
+    network = load_network(evaluation_model)
     known, _ = network.look(private.images)
     nearest = {}
     for name, one in found.items():

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from calor_hf._version import __version__
-from calor_hf.cli._backdoor import recorded_backdoor
-from calor_hf.cli._common import check_classes, is_embedded, log_to_terminal
 from calor_hf.core.files import check_writable, write_json
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits, load_splits
-from calor_hf.data.public_images import labelled_pixels
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.data.public_images import labeled_pixels
+from calor_hf.recipes.backdoor import recorded_backdoor
+from calor_hf.recipes.common import check_classes, is_embedded, log_to_terminal
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
-from calor_hf.robustness._gradient import library
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
+from calor_hf.robustness.gradient import library
+from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.samples import some_samples
 
 MAX_IMAGES = 500
@@ -161,9 +161,9 @@ def as_read(target: HFTarget) -> HFTarget:
 
 
 def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tensor, Tensor]:
-    """At most ``count`` test images in [0, 1] as the network reads them before normalisation, and their labels."""
+    """At most ``count`` test images in [0, 1] as the network reads them before normalization, and their labels."""
     if target.processor is None:
-        return _scaled(*labelled_pixels(some_samples(splits.test, count), target.image_size[0]))
+        return _scaled(*labeled_pixels(some_samples(splits.test, count), target.image_size[0]))
     samples = list(some_samples(ImageDataset(splits.test, target.processor, keep_bytes=0), count))
     pixels = torch.stack([sample["pixel_values"] for sample in samples])
     return target.pixel_input.images(pixels), torch.tensor([sample["labels"] for sample in samples])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf._version import __version__
-from calor_hf.cli._runs import Runs, markdown, mean_and_range, percent
 from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
-from calor_hf.layers.low_rank_head import ACTIVATIONS
+from calor_hf.heads.low_rank_head import ACTIVATIONS
+from calor_hf.recipes.runs import Runs, markdown, mean_and_range, percent
 
 DEFENSES_WITH_RANK = ("loft", "calor")
 

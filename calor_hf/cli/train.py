@@ -1,4 +1,4 @@
-"""`calor-hf train`: data → base model → defence → stages → saved model, table and curves."""
+"""`calor-hf train`: data → base model → defense → stages → saved model, table and curves."""
 
 import copy
 import logging
@@ -23,23 +23,23 @@ from transformers import (
     set_seed,
 )
 
-from calor_hf.cli._backdoor import backdoor_record, poison
-from calor_hf.cli._common import hub_id, log_to_terminal
-from calor_hf.cli.train_arguments import DataArguments, ModelArguments, RunArguments, parse
-from calor_hf.cli.train_folder import UNDEFENDED_FOLDER, prepare_folder
-from calor_hf.cli.train_measure import measure, measure_stages, validation_accuracy
-from calor_hf.cli.train_report import EpochLine, Result, show_and_save, synthetic_name
 from calor_hf.core.files import reading, saving
+from calor_hf.core.saved_config import check_config
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
-from calor_hf.defenses._low_rank import LowRankDefense
+from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.hub.push import check_token
-from calor_hf.layers.saved_config import check_config
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import WrappedConfig
+from calor_hf.recipes.backdoor import backdoor_record, poison
+from calor_hf.recipes.common import hub_id, log_to_terminal
+from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, parse
+from calor_hf.recipes.train_folder import UNDEFENDED_FOLDER, prepare_folder
+from calor_hf.recipes.train_measure import measure, measure_stages, validation_accuracy
+from calor_hf.recipes.train_report import EpochLine, Result, show_and_save, synthetic_name
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import AccuracyLostError, CALoRTrainer
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
@@ -49,7 +49,7 @@ from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger("calor_hf.train")
 
-JUDGE_NETWORK: dict[str, Any] = {
+EVALUATION_NETWORK: dict[str, Any] = {
     "embedding_size": 32,
     "hidden_sizes": [32, 64, 128, 256],
     "depths": [1, 1, 2, 1],
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(
     model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, args: CALoRTrainingArguments
 ) -> Result:
-    """Everything the command does, for use from Python; arguments as :func:`~calor_hf.cli.train_arguments.parse`."""
+    """Everything the command does, for use from Python; arguments as :func:`~calor_hf.recipes.train_arguments.parse`."""
     begin = time.perf_counter()
     log_to_terminal(args.process_index == 0)
     push = args.push_to_hub
@@ -191,8 +191,8 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         # PIL, with or without torchvision: the same images on every machine.
         kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
         processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        if model_args.role == "judge":
-            return RegNetForImageClassification(RegNetConfig(**JUDGE_NETWORK, **labels)), processor
+        if model_args.role == "evaluation_model":
+            return RegNetForImageClassification(RegNetConfig(**EVALUATION_NETWORK, **labels)), processor
         config = ResNetConfig(
             embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
         )
@@ -209,7 +209,7 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         ) from error
     if isinstance(config, WrappedConfig):
         raise ValueError(
-            f"{model_args.model} is a model of the defence '{config.defense_name}' already; pass the base model it was "
+            f"{model_args.model} is a model of the defense '{config.defense_name}' already; pass the base model it was "
             "made from"
         )
     kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0

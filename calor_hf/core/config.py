@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from calor_hf.core.shapes import misfit
+from calor_hf.core.shapes import type_error
 
 C = TypeVar("C", bound="MethodConfig")
 
@@ -34,7 +34,7 @@ class MethodConfig:
             ValueError: a key is no setting of this method, or a value is of another type or refused by
                 :meth:`validate`.
         """
-        if problem := misfit(values, dict[str, Any], "settings"):
+        if problem := type_error(values, dict[str, Any], "settings"):
             raise ValueError(f"{cls.__name__}: {problem}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -45,7 +45,7 @@ class MethodConfig:
             raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}{hint}; known: {listed}")
         hints = get_type_hints(cls)
         for name, value in values.items():
-            problem = misfit(value, hints[name], name)
+            problem = type_error(value, hints[name], name)
             if problem:
                 raise ValueError(f"{cls.__name__}: {problem}")
         settings = cls(**values)

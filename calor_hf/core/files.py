@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calor_hf.core.shapes import misfit, unusable
+from calor_hf.core.shapes import content_error, type_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def write_figure(path: Path, figure: Any) -> None:
 def remove_parts(folder: Path) -> None:
     """Delete what :func:`write_whole` left in a folder, and in those inside it, when its process was killed.
 
-    For the begin of a run, when nobody else writes there.
+    For the begin of a run, when no one else writes there.
     """
     for path in folder.rglob("*.part"):
         if _PART.fullmatch(path.name):
@@ -175,7 +175,7 @@ def parse_json(text: str, name: str, shape: Any = dict) -> Any:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is damaged: not JSON, or cut off ({error})") from error
-    problem = unusable(content) or misfit(content, shape)
+    problem = content_error(content) or type_error(content, shape)
     if problem:
         raise ValueError(f"{name} is damaged: {problem}")
     return content

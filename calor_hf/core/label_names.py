@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Numbers, with or without one of these words: nobody is called so.
+# Numbers, with or without one of these words: no one is called so.
 _SAYS_NOTHING = re.compile(r"(label|class|identity|person|id|n|s)?[ _-]?\d+", re.IGNORECASE)
 
 
@@ -14,5 +14,5 @@ def telling_names(names: Iterable[str]) -> list[str]:
 
 
 def numbered(id2label: Mapping[Any, Any]) -> dict[int, str]:
-    """The same classes with numbers in the place of names."""
+    """The same classes with numbers instead of names."""
     return {int(index): f"LABEL_{int(index)}" for index in id2label}

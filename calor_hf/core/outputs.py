@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass, as a defence's loss sees it.
+    """One forward pass, as a defense's loss sees it.
 
     Attributes:
         logits: (batch, classes), float32; (batch, 0) where classes are scored in chunks.
@@ -16,8 +16,8 @@ class Forward:
         features: (batch, features) entering the head.
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
         inputs: (batch, channels, height, width), or what else the model reads; as given to it.
-        taps: Inputs of the layers that the defence asked for, each (batch, ...); in training only.
-        extras: What else the defence's head gave, by name.
+        feature_hooks: Inputs of the layers that the defense asked for, each (batch, ...); in training only.
+        extras: What else the defense's head gave, by name.
         training: Whether the model is in training mode.
         log_odds: (batch,) of any other class against the true one, where classes are scored in chunks; else None.
     """
@@ -27,7 +27,7 @@ class Forward:
     features: Tensor | None = None
     class_weights: Tensor | None = None
     inputs: Tensor | None = None
-    taps: tuple[Tensor, ...] = ()
+    feature_hooks: tuple[Tensor, ...] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     training: bool = False
     log_odds: Tensor | None = None
@@ -39,8 +39,8 @@ class Progress:
 
     Attributes:
         stage: Name of the stage.
-        step: Optimiser steps done in this stage.
-        total_steps: Optimiser steps of this stage.
+        step: Optimizer steps done in this stage.
+        total_steps: Optimizer steps of this stage.
         epoch: Epochs done in this stage, with fraction.
         total_epochs: Epochs of this stage, with fraction.
     """
@@ -64,7 +64,7 @@ class Stage:
     Attributes:
         name: Shown in logs, and given to the loss as ``Progress.stage``.
         epochs: Length in epochs, with fraction; used where the length of an epoch is known and ``steps`` is None.
-        steps: Length in optimiser steps, or None to follow ``epochs``.
+        steps: Length in optimizer steps, or None to follow ``epochs``.
         learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
         only_last_layer: Only the last linear layer learns; needs ``learning_rate``.
         fixed_batch_norm: Batch norm uses its running statistics and leaves them as they are.

@@ -1,4 +1,4 @@
-"""A progress bar by a clock that nobody puts on or back."""
+"""A progress bar by a clock that no one puts on or back."""
 
 import time
 from typing import Any

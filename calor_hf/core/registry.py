@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         """Class registered under ``name``.
 
         Raises:
-            KeyError: nobody registered it; the message suggests the nearest name and lists all of them.
+            KeyError: no one registered it; the message suggests the nearest name and lists all of them.
         """
         self._load()
         if name not in self._classes:

@@ -24,12 +24,12 @@ def sample_rng(*key: int) -> np.random.Generator:
 class StepDraws:
     """Random numbers for the samples of one batch, by (seed, step, place in the step's samples).
 
-    However the samples of an optimiser step are split over processes and accumulated batches, each gets the same
+    However the samples of an optimizer step are split over processes and accumulated batches, each gets the same
     numbers.
 
     Attributes:
         seed: Of the run, >= 0.
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         first: Place of this batch's first sample among the step's samples.
         count: Samples of this batch.
         all_first: Place of the first sample that any process sees in this forward pass.
@@ -54,7 +54,7 @@ class StepDraws:
 
         Args:
             seed: Of the run.
-            step: Optimiser steps done.
+            step: Optimizer steps done.
             count: Samples of the batch, at most ``batch_size``.
             batch_size: Samples of a full batch in one process.
             part: Which of the accumulated batches of the step this is.

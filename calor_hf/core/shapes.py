@@ -17,7 +17,7 @@ MAX_VALUES = 5_000_000
 """Values in a file, at most; YAML can name a value again and again."""
 
 
-def misfit(value: Any, shape: Any, place: str = "") -> str | None:
+def type_error(value: Any, shape: Any, place: str = "") -> str | None:
     """Where ``value`` differs from ``shape``; None: nowhere.
 
     Args:
@@ -36,13 +36,15 @@ def misfit(value: Any, shape: Any, place: str = "") -> str | None:
             return f"{place or 'it'} lacks {', '.join(missing[:5])}"
         inner = {name.rstrip("?"): part for name, part in shape.items()}
         return _first(
-            misfit(value[name], part, f"{place}.{name}".lstrip(".")) for name, part in inner.items() if name in value
+            type_error(value[name], part, f"{place}.{name}".lstrip("."))
+            for name, part in inner.items()
+            if name in value
         )
     origin, parts = get_origin(shape), get_args(shape)
     if shape is Any:
         return None
     if origin in (Union, types.UnionType):
-        found = [misfit(value, part, place) for part in parts]
+        found = [type_error(value, part, place) for part in parts]
         return None if None in found else _sentence(place, described(shape), value)
     if shape in (int, float):
         kind: Any = Integral if shape is int else Real  # of numpy, too
@@ -51,12 +53,12 @@ def misfit(value: Any, shape: Any, place: str = "") -> str | None:
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
             return _sentence(place, described(shape), value)
-        return _first(misfit(item, parts[0], f"{place}[{index}]") for index, item in enumerate(value))
+        return _first(type_error(item, parts[0], f"{place}[{index}]") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
             return _sentence(place, described(shape), value)
-        keys = _first(misfit(key, parts[0], f"a name in {place or 'it'}") for key in value)
-        return keys or _first(misfit(item, parts[1], f"{place}.{key}".lstrip(".")) for key, item in value.items())
+        keys = _first(type_error(key, parts[0], f"a name in {place or 'it'}") for key in value)
+        return keys or _first(type_error(item, parts[1], f"{place}.{key}".lstrip(".")) for key, item in value.items())
     return None if isinstance(value, shape) else _sentence(place, described(shape), value)
 
 
@@ -71,7 +73,7 @@ def described(shape: Any) -> str:
     return names.get(get_origin(shape) or shape, getattr(shape, "__name__", str(shape)))
 
 
-def unusable(value: Any) -> str | None:
+def content_error(value: Any) -> str | None:
     """Why a value that a parser made is refused: too deep, too much, or text that is none; None: it is fine."""
     seen = 0
     open_values: list[tuple[Any, int]] = [(value, 0)]
@@ -94,7 +96,7 @@ def unusable(value: Any) -> str | None:
     return None
 
 
-def absurd(values: Any) -> str | None:
+def size_error(values: Any) -> str | None:
     """Which number in a configuration would build a network for hours, or of more memory than there is; None: none.
 
     Transformers builds what a configuration says before it looks at the weights, so nothing else stops a damaged or

@@ -14,8 +14,8 @@ def flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
-def crop_colour_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Square crop of 85 to 100 % of the area, colour jitter, flip: what the paper does at 224 pixels.
+def crop_color_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Square crop of 85 to 100 % of the area, color jitter, flip: what the paper does at 224 pixels.
 
     Brightness and contrast change by up to 20 %, saturation by up to 10 %, hue by up to a tenth of the circle, in
     random order. The crop keeps its size in pixels; the image processor resizes it.
@@ -23,7 +23,7 @@ def crop_colour_flip(image: Image.Image, rng: np.random.Generator) -> Image.Imag
     return flip(_jitter(_random_square(image, rng), rng), rng)
 
 
-AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "flip": flip, "crop_colour_flip": crop_colour_flip}
+AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "flip": flip, "crop_color_flip": crop_color_flip}
 
 _LOW_RESOLUTION = 112
 
@@ -32,14 +32,14 @@ def augmentation_for(name: str, image_size: int) -> Augmentation | None:
     """Augmentation by name; ``auto`` is the paper's for the image size.
 
     Args:
-        name: ``auto``, ``none``, ``flip`` or ``crop_colour_flip``.
+        name: ``auto``, ``none``, ``flip`` or ``crop_color_flip``.
         image_size: Side in pixels that the model sees; up to 112 counts as the paper's low resolution.
 
     Raises:
         ValueError: unknown name.
     """
     if name == "auto":
-        return flip if image_size <= _LOW_RESOLUTION else crop_colour_flip
+        return flip if image_size <= _LOW_RESOLUTION else crop_color_flip
     if name not in AUGMENTATIONS:
         raise ValueError(f"unknown augmentation {name!r}; pass auto, {', '.join(AUGMENTATIONS)}")
     return AUGMENTATIONS[name]

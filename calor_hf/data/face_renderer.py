@@ -49,7 +49,7 @@ NUISANCE_NAMES = (
     "background_hue",
     "background_lightness",
 )
-"""Numbers that make a picture of the person, each in [-1, 1]."""
+"""Numbers that make an image of the person, each in [-1, 1]."""
 
 CHUNK = 128
 """Images rendered at a time, which bounds memory."""
@@ -58,7 +58,7 @@ _EDGE = 40.0  # steepness of the shapes' edges: about one pixel wide at 64 pixel
 
 
 def render_faces(identity: Tensor, nuisance: Tensor, image_size: int = 64) -> Tensor:
-    """Draw faces; every number changes the picture smoothly, so gradients reach all of them.
+    """Draw faces; every number changes the image smoothly, so gradients reach all of them.
 
     Args:
         identity: (batch, 24) in [-1, 1], named by :data:`IDENTITY_NAMES`.
@@ -78,7 +78,7 @@ def render_faces(identity: Tensor, nuisance: Tensor, image_size: int = 64) -> Te
             f"{tuple(nuisance.shape)}"
         )
     chunks = zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True)
-    return torch.cat([_render(person, picture, image_size) for person, picture in chunks])
+    return torch.cat([_render(person, image, image_size) for person, image in chunks])
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _render(identity: Tensor, nuisance: Tensor, size: int) -> Tensor:
     canvas = _over(canvas, _ears(p, outer, width), 0.92 * skin)
     face = _face(p, outer, width, length)
     canvas = _over(canvas, face, skin * _shade(n, inner, width))
-    canvas = _over(canvas, face * _cheeks(inner), skin * _colour(p, 1.02, 0.80, 0.78))
+    canvas = _over(canvas, face * _cheeks(inner), skin * _color(p, 1.02, 0.80, 0.78))
     canvas = _over(canvas, face * _beard(p, inner), 0.55 * hair + 0.35 * skin)
     canvas = _nose(canvas, p, inner, skin)
     canvas = _mouth(canvas, p, n, inner, skin)
@@ -143,14 +143,14 @@ def _above(y: Tensor, level: Tensor | float, edge: float = _EDGE) -> Tensor:
     return torch.sigmoid(edge * (level - y))
 
 
-def _over(canvas: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-    return canvas + cover.unsqueeze(1) * (colour - canvas)
+def _over(canvas: Tensor, cover: Tensor, color: Tensor) -> Tensor:
+    return canvas + cover.unsqueeze(1) * (color - canvas)
 
 
-# Colours: (batch, 3, 1, 1)
+# Colors: (batch, 3, 1, 1)
 
 
-def _colour(p: dict[str, Tensor], red: float, green: float, blue: float) -> Tensor:
+def _color(p: dict[str, Tensor], red: float, green: float, blue: float) -> Tensor:
     like = p["skin_lightness"]
     return torch.tensor([red, green, blue], dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
 
@@ -172,7 +172,7 @@ def _shirt(n: dict[str, Tensor]) -> Tensor:
 
 
 def _hue(turn: Tensor) -> Tensor:
-    # Three cosines a third of a turn apart: a smooth circle of colours.
+    # Three cosines a third of a turn apart: a smooth circle of colors.
     return torch.stack([torch.cos(turn - shift) for shift in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)], dim=1)
 
 
@@ -240,11 +240,11 @@ def _mouth(canvas: Tensor, p: dict[str, Tensor], n: dict[str, Tensor], grid: _Gr
     thick = 0.055 + 0.022 * p["lip_thickness"]
     opening = 0.022 + 0.020 * n["mouth_open"]
     level = 0.43 - 0.28 * (0.35 + 0.65 * n["smile"]) * ((grid.x / width).square().clamp_max(1.5) - 0.5) * width
-    lips = skin * _colour(p, 0.92, 0.62, 0.62) + 0.10 * torch.stack(
+    lips = skin * _color(p, 0.92, 0.62, 0.62) + 0.10 * torch.stack(
         [p["lip_redness"], -p["lip_redness"], -0.5 * p["lip_redness"]], dim=1
     )
     canvas = _over(canvas, _ellipse(grid.x, grid.y - level, width, thick + opening, 90.0), lips)
-    return _over(canvas, _ellipse(grid.x, grid.y - level, 0.8 * width, opening, 140.0), _colour(p, 0.30, 0.10, 0.12))
+    return _over(canvas, _ellipse(grid.x, grid.y - level, 0.8 * width, opening, 140.0), _color(p, 0.30, 0.10, 0.12))
 
 
 def _eyes(canvas: Tensor, p: dict[str, Tensor], n: dict[str, Tensor], grid: _Grid, skin: Tensor) -> Tensor:
@@ -254,11 +254,11 @@ def _eyes(canvas: Tensor, p: dict[str, Tensor], n: dict[str, Tensor], grid: _Gri
     height = 0.066 * size * (0.85 - 0.25 * n["blink"])
     canvas = _over(canvas, 0.5 * _ellipse(x, y + 0.01, 0.15 * size, height + 0.04, 40.0), 0.72 * skin)
     white = _ellipse(x, y, 0.115 * size, height, 110.0)
-    canvas = _over(canvas, white, _colour(p, 0.96, 0.96, 0.95))
+    canvas = _over(canvas, white, _color(p, 0.96, 0.96, 0.95))
     iris = 0.36 + 0.22 * _hue(1.9 * p["iris_hue"] + 2.1)
     look = grid.x.sign() * x - 0.02 * n["yaw"]
     canvas = _over(canvas, white * _ellipse(look, y, 0.055 * size, 0.055 * size, 110.0), iris)
-    canvas = _over(canvas, white * _ellipse(look, y, 0.025 * size, 0.025 * size, 160.0), _colour(p, 0.05, 0.05, 0.06))
+    canvas = _over(canvas, white * _ellipse(look, y, 0.025 * size, 0.025 * size, 160.0), _color(p, 0.05, 0.05, 0.06))
     lid = _ellipse(x, y + height, 0.125 * size, 0.018, 160.0)
     return _over(canvas, 0.8 * lid, 0.30 * skin)
 

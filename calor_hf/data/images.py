@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.augment import Augmentation
-from calor_hf.data.pictures import to_rgb
+from calor_hf.data.bad_images import to_rgb
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -54,14 +54,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, label = self._picture(int(index))
+        image, label = self._image(int(index))
         if self.augmentation is not None:
             image = self.augmentation(image, sample_rng(self.seed, int(self._epoch), int(index)))
         inputs = self.processor(images=image, return_tensors="np")  # pixel_values, mostly; more or others for some
         values = {name: torch.from_numpy(np.ascontiguousarray(value[0])) for name, value in inputs.items()}
         return {**values, "labels": label}
 
-    def _picture(self, index: int) -> tuple[Image.Image, int]:
+    def _image(self, index: int) -> tuple[Image.Image, int]:
         if index in self._kept:
             return self._kept[index]
         row = self.images[index]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.data.pictures import without_bad_images
+from calor_hf.data.bad_images import without_bad_images
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load_splits(
     image_size: int = 64,
     stream: str = "private",
 ) -> Splits:
-    """Load a labelled image set; splits it lacks are cut from its training split, class by class.
+    """Load a labeled image set; splits it lacks are cut from its training split, class by class.
 
     Args:
         source: Folder (one sub-folder a class, with or without ``train/`` and ``test/`` above; or parquet files named

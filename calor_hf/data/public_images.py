@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.data.pictures import to_rgb
+from calor_hf.data.bad_images import to_rgb
 
 
 class PublicImages(Dataset[Tensor]):
@@ -54,7 +54,7 @@ class PublicImages(Dataset[Tensor]):
 
 
 def square_pixels(picture: Image.Image, size: int, crop: int | None = None) -> Tensor:
-    """(3, size, size) bytes of a picture's largest middle square, or of ``crop`` pixels of it."""
+    """(3, size, size) bytes of an image's largest middle square, or of ``crop`` pixels of it."""
     image = to_rgb(picture)
     side = min(*image.size, crop or max(image.size))
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -62,8 +62,8 @@ def square_pixels(picture: Image.Image, size: int, crop: int | None = None) -> T
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
-def labelled_pixels(images: Any, size: int, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures of some classes as one tensor.
+def labeled_pixels(images: Any, size: int, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Images of some classes as one tensor.
 
     Args:
         images: A ``datasets.Dataset`` with columns ``image`` and ``label``.

@@ -1,4 +1,4 @@
-"""The embedded default data: drawn people, nobody's face, no download."""
+"""The embedded default data: drawn people, no one's face, no download."""
 
 import io
 from typing import TYPE_CHECKING
@@ -43,11 +43,11 @@ def sample_identities(num_identities: int, seed: int = 0, stream: str = "private
 def sample_nuisances(
     person: int, num_images: int, seed: int = 0, split: str = "train", stream: str = "private"
 ) -> Tensor:
-    """Nuisance numbers of a person's pictures; picture j depends on (seed, stream, split, person, j) alone.
+    """Nuisance numbers of a person's images; image j depends on (seed, stream, split, person, j) alone.
 
     Args:
         person: Index of the person in the stream.
-        num_images: Number of pictures, >= 1.
+        num_images: Number of images, >= 1.
         seed: Of the population, >= 0.
         split: ``train``, ``validation`` or ``test``.
         stream: ``private`` or ``public``.
@@ -70,11 +70,11 @@ def load_synthetic_faces(
     split: str = "train",
     stream: str = "private",
 ) -> "Dataset":
-    """Pictures of drawn people; the splits show the same people in other poses, lights and moods.
+    """Images of drawn people; the splits show the same people in other poses, lights and moods.
 
     Args:
         num_identities: Number of people, the classes.
-        images_per_identity: Pictures of each.
+        images_per_identity: Images of each.
         image_size: Side in pixels, >= 16.
         seed: Of the population, >= 0; see :func:`sample_identities` for the people's numbers.
         split: ``train``, ``validation`` or ``test``.
@@ -89,19 +89,19 @@ def load_synthetic_faces(
     _check_count("images_per_identity", images_per_identity, 1)
     _check_count("image_size", image_size, 16)
     _check_choice("split", split, SPLITS)
-    people = sample_identities(num_identities, seed, stream)
+    identities = sample_identities(num_identities, seed, stream)
 
     from datasets import ClassLabel, Dataset, Features, Image
 
     names = [f"identity_{person:03d}" for person in range(num_identities)]
-    identity = people.repeat_interleave(images_per_identity, dim=0)
+    identity = identities.repeat_interleave(images_per_identity, dim=0)
     nuisance = torch.cat(
         [sample_nuisances(person, images_per_identity, seed, split, stream) for person in range(num_identities)]
     )
     pictures: list[dict[str, bytes | None]] = []
     with torch.no_grad():
-        for some_people, some_nuisance in zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True):
-            images = render_faces(some_people, some_nuisance, image_size)
+        for some_identities, some_nuisance in zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True):
+            images = render_faces(some_identities, some_nuisance, image_size)
             pictures += [{"bytes": _png(image), "path": None} for image in images]
     labels = torch.arange(num_identities).repeat_interleave(images_per_identity).tolist()
     features = Features({"image": Image(), "label": ClassLabel(names=names)})

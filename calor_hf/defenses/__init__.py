@@ -1,5 +1,5 @@
-"""One defence per file; the registry finds them by import."""
+"""One defense per file; the registry finds them by import."""
 
-from calor_hf.defenses._base import DEFENSES, Defense
+from calor_hf.defenses.base import DEFENSES, Defense
 
 __all__ = ["DEFENSES", "Defense"]

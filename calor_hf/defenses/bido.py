@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
-from calor_hf.layers.find_head import NoHead
+from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.heads.find_head import NoHead
 
 _MEASURED = (nn.Conv2d, nn.Linear, Conv1D, NoHead)  # Conv1D: the linear layer of GPT; NoHead: where the classifier was
 MEASURES = ("hsic", "coco")
@@ -30,7 +30,7 @@ class BiDOConfig(MethodConfig):
     lambda_in: float | None = field(
         default=None, metadata={"help": "Weight of the dependence on the input, >= 0; default a tenth of lambda_out."}
     )
-    measure: str = field(default="hsic", metadata={"help": "Dependence: hsic (normalised), or coco."})
+    measure: str = field(default="hsic", metadata={"help": "Dependence: hsic (normalized), or coco."})
     sigma: float = field(default=5.0, metadata={"help": "Width of the Gaussian kernels, > 0, in units of inputs."})
     label_kernel: str = field(default="linear", metadata={"help": "Kernel of the labels: linear, gaussian or imq."})
     centring: str = field(
@@ -82,7 +82,7 @@ class BiDO(Defense[BiDOConfig]):
         """``lambda_out``, with ``lambda_in`` a tenth of it as in every published setting."""
         return Strength("lambda_out", 0.02, 50.0, log=True)
 
-    def taps(self, backbone: nn.Module) -> Sequence[str]:
+    def feature_hooks(self, backbone: nn.Module) -> Sequence[str]:
         """The layers named in the settings, or three by MIBench's rule.
 
         All convolutions and linear layers in order of definition, the classifier among them and the first dropped;
@@ -105,7 +105,7 @@ class BiDO(Defense[BiDOConfig]):
         if stride < 1:
             raise ValueError(
                 f"bido measures three hidden layers, but {type(backbone).__name__} has {len(found)} convolutions and "
-                "linear layers after the first; choose another defence, or name modules with layers="
+                "linear layers after the first; choose another defense, or name modules with layers="
             )
         return [found[k * stride - 1] for k in (1, 2, 3)]
 
@@ -116,7 +116,7 @@ class BiDO(Defense[BiDOConfig]):
             ValueError: soft labels.
         """
         terms = {"cross_entropy": cross_entropy(out)}
-        if not out.taps or out.inputs is None:
+        if not out.feature_hooks or out.inputs is None:
             return terms
         c = self.config
         if out.labels.ndim != 1:
@@ -124,7 +124,7 @@ class BiDO(Defense[BiDOConfig]):
         label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1]) * (out.labels >= 0).unsqueeze(1)
         weight_in = c.lambda_in if c.lambda_in is not None else c.lambda_out / 10
         measure = self._coco if c.measure == "coco" else self._hsic
-        hidden = [self._prepared(gaussian_kernel(tap, c.sigma)) for tap in out.taps]
+        hidden = [self._prepared(gaussian_kernel(tap, c.sigma)) for tap in out.feature_hooks]
         x = self._prepared(gaussian_kernel(out.inputs, c.sigma))
         y = self._prepared(label_kernel(c.label_kernel, rows(label), c.sigma))
         on_input = torch.stack([measure(x, h) for h in hidden]).sum()
@@ -134,8 +134,8 @@ class BiDO(Defense[BiDOConfig]):
 
     def _prepared(self, kernel: Tensor) -> Tensor:
         if self.config.measure == "coco":
-            return centre(kernel, double=True)
-        return normalise(centre(kernel, double=self.config.centring == "double"))
+            return center(kernel, double=True)
+        return normalize(center(kernel, double=self.config.centring == "double"))
 
     @staticmethod
     def _hsic(a: Tensor, b: Tensor) -> Tensor:
@@ -175,14 +175,14 @@ def label_kernel(name: str, y: Tensor, sigma: float) -> Tensor:
     return gaussian_kernel(y, sigma) if name == "gaussian" else (squared_distances(y) + 1).rsqrt()
 
 
-def centre(kernel: Tensor, double: bool) -> Tensor:
+def center(kernel: Tensor, double: bool) -> Tensor:
     """K·C with C = I − 11ᵀ/batch, as the released code has it; or C·K·C."""
     kernel = kernel - kernel.mean(dim=1, keepdim=True)
     return kernel - kernel.mean(dim=0, keepdim=True) if double else kernel
 
 
-def normalise(kernel: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """K (K + ε·batch·I)⁻¹, the regularised projection on the kernel's range."""
+def normalize(kernel: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """K (K + ε·batch·I)⁻¹, the regularized projection on the kernel's range."""
     shift = epsilon * len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
     projected: Tensor = torch.linalg.solve(kernel + shift, kernel)  # the factors commute
     return projected

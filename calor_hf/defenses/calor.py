@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.defenses._base import DEFENSES, cross_entropy, mean_over_counted
-from calor_hf.defenses._low_rank import LowRankConfig, LowRankDefense
+from calor_hf.defenses.base import DEFENSES, cross_entropy, mean_over_counted
+from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def confidence_adaptation_loss(
     rounding of 1. The gradient flows through both factors.
 
     Args:
-        logits: (batch, classes), unnormalised, at least 2 classes; −inf masks a class. A sample whose true class is
+        logits: (batch, classes), unnormalized, at least 2 classes; −inf masks a class. A sample whose true class is
             masked, or whose true class is the only one left, has loss and gradient 0.
         labels: (batch,) int64 in [0, classes), or ``ignore_index``.
         a: Strength, > 0. The paper's value is 1.

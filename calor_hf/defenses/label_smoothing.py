@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense, Strength
+from calor_hf.defenses.base import DEFENSES, Defense, Strength
 
 SCHEDULES = ("official", "constant")
 

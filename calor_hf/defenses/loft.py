@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, cross_entropy
-from calor_hf.defenses._low_rank import LowRankConfig, LowRankDefense
+from calor_hf.defenses.base import DEFENSES, cross_entropy
+from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
-from calor_hf.layers.classifier_head import MeanOfHeads, at_least_float32, linear
+from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.heads.classifier_head import MeanOfHeads, at_least_float32, linear
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""No defence: cross-entropy, the reference that every defence is measured against."""
+"""No defense: cross-entropy, the reference that every defense is measured against."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense, cross_entropy
+from calor_hf.defenses.base import DEFENSES, Defense, cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)

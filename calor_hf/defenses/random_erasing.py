@@ -12,8 +12,8 @@ from torch import Tensor
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
-from calor_hf.defenses._run import TrainingRun, check_images
+from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.defenses.training_run import TrainingRun, check_images
 
 FILLS = ("authors", "mean", "noise")
 AUTHORS_FILL = (0.485, 0.456, 0.406)
@@ -29,8 +29,8 @@ class RandomErasingConfig(MethodConfig):
     fill: str | float = field(
         default="authors",
         metadata={
-            "help": "What the hole is filled with: authors (0.485, 0.456, 0.406 in the model's normalised units, as in "
-            "their code), mean (of the image, by channel), noise (standard normal, in normalised units), or a grey "
+            "help": "What the hole is filled with: authors (0.485, 0.456, 0.406 in the model's normalized units, as in "
+            "their code), mean (of the image, by channel), noise (standard normal, in normalized units), or a gray "
             "value in [0, 1]."
         },
     )
@@ -42,17 +42,17 @@ class RandomErasingConfig(MethodConfig):
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability must be between 0 and 1, got {self.probability}")
         if isinstance(self.fill, str) and self.fill not in FILLS:
-            raise ValueError(f"unknown fill {self.fill!r}; pass one of {', '.join(FILLS)}, or a grey value in [0, 1]")
+            raise ValueError(f"unknown fill {self.fill!r}; pass one of {', '.join(FILLS)}, or a gray value in [0, 1]")
         if not isinstance(self.fill, str) and not 0 <= self.fill <= 1:
-            raise ValueError(f"fill must be a grey value in [0, 1], got {self.fill}")
+            raise ValueError(f"fill must be a gray value in [0, 1], got {self.fill}")
 
 
 @DEFENSES.register("random_erasing")
 class RandomErasing(Defense[RandomErasingConfig]):
     """A random square erased in every training image, cross-entropy on the rest (Tran et al., MIDRE, TMLR 2025).
 
-    The square lies at a random place in each image, and is drawn after normalisation as in the authors' code. Test
-    images stay whole. It regularises strongly: compare it with a baseline that is augmented as much.
+    The square lies at a random place in each image, and is drawn after normalization as in the authors' code. Test
+    images stay whole. It regularizes strongly: compare it with a baseline that is augmented as much.
 
     Source:
         Tran et al., "Defending against Model Inversion Attacks via Random Erasing", TMLR 2025, arXiv:2409.01062.
@@ -68,10 +68,10 @@ class RandomErasing(Defense[RandomErasingConfig]):
         return Strength("max_area", 0.15, 0.9)
 
     def begin(self, run: TrainingRun) -> None:
-        """Look early whether a grey value can be turned into model inputs."""
+        """Look early whether a gray value can be turned into model inputs."""
         super().begin(run)
         if not isinstance(self.config.fill, str):
-            run.pixel_scale("random_erasing with a grey value as fill")
+            run.pixel_scale("random_erasing with a gray value as fill")
 
     def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
         """The batch with a hole in each image."""
@@ -97,8 +97,8 @@ class RandomErasing(Defense[RandomErasingConfig]):
             return torch.from_numpy(noise).to(images).view_as(images)
         if fill == "authors":
             return images.new_tensor(AUTHORS_FILL[: images.shape[1]]).view(1, -1, 1, 1)
-        grey = images.new_full((1, images.shape[1], 1, 1), float(fill))
-        return self.run.pixel_scale("random_erasing").to_inputs(grey)
+        gray = images.new_full((1, images.shape[1], 1, 1), float(fill))
+        return self.run.pixel_scale("random_erasing").to_inputs(gray)
 
 
 def squares(

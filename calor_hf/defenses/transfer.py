@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses._base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
 
 COUNTS = ("leaf", "param_leaf", "params", "children")
 
@@ -45,7 +45,7 @@ class TransferConfig(MethodConfig):
 class Transfer(Defense[TransferConfig]):
     """Early layers frozen at their public pre-training values, the rest fine-tuned (Ho et al., TL-DMI, CVPR 2024).
 
-    It defends only where the pre-training was on other people's pictures; frozen random weights are no defence. The
+    It defends only where the pre-training was on other people's images; frozen random weights are no defense. The
     classifier always learns. ``ratio · count`` is what MIBench freezes: the leaf number i, from 0 and in order of
     definition with the classifier counted, if i < ratio · count. Parameters that belong to no leaf (positions, class
     token, layer scales) MIBench never freezes; here they go with the first leaf of the module that owns them, so that

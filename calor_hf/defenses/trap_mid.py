@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws, sample_rng
-from calor_hf.defenses._base import DEFENSES, Defense, Strength
-from calor_hf.defenses._run import TrainingRun, check_images
+from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.label_smoothing import SCHEDULES, cross_entropies, ramp
-from calor_hf.layers.features import scores_of
+from calor_hf.defenses.training_run import TrainingRun, check_images
+from calor_hf.heads.features import scores_of
 
 _TRIGGER_SEED, _CLASS_SEED = 1, 2
 _TRIGGER_STREAM, _CLEAN_STREAM, _POISONED_STREAM = 0, 1, 2
@@ -51,7 +51,7 @@ class TrapMIDConfig(MethodConfig):
 
 @DEFENSES.register("trap_mid")
 class TrapMID(Defense[TrapMIDConfig]):
-    """An invisible trigger a class that misleads attacks, learnt while training (Liu and Chen, NeurIPS 2024).
+    """An invisible trigger a class that misleads attacks, learned while training (Liu and Chen, NeurIPS 2024).
 
     Each step: a discriminator (the same architecture, one output) learns to tell poisoned images from clean ones; the
     triggers move by the sign of the gradient that hides them from it and makes them work; the classifier learns clean
@@ -59,7 +59,7 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     The triggers are a backdoor to the model: whoever has them can choose what it predicts. They are saved with
     checkpoints, to resume, and never with the model. A step costs about six of ordinary training. Results vary
-    between seeds more than with other defences.
+    between seeds more than with other defenses.
 
     Source:
         Liu, Chen, "Trap-MID: Trapdoor-based Defense against Model Inversion Attacks", NeurIPS 2024, arXiv:2411.08460,
@@ -133,7 +133,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         return {"trap_success": (logits[half:].argmax(dim=1) == labels[half:]).float().mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Triggers, discriminator and its optimiser."""
+        """Triggers, discriminator and its optimizer."""
         if self._triggers is None:
             return {}
         return {

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from calor_hf.core.shapes import misfit
+from calor_hf.core.shapes import type_error
 
 MAX_BYTES = 2 * 1024**3
 """Size of a file that is read at most; the largest official one has 0.4 GB."""
@@ -248,7 +248,7 @@ def _tensor(value: Any) -> Tensor:
         raise _RefusalError(f"a weight is no tensor but {type(values).__name__}")
     storage, offset, size, stride = values.args[:4]
     where = {"offset": int, "shape": tuple[int, ...], "steps": tuple[int, ...]}
-    if problem := misfit({"offset": offset, "shape": size, "steps": stride}, where, "a weight"):
+    if problem := type_error({"offset": offset, "shape": size, "steps": stride}, where, "a weight"):
         raise ValueError(problem)
     if len(size) > MAX_DIMENSIONS:
         raise ValueError(f"a weight has {len(size)} dimensions")

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from calor_hf.generators._official_pkl import StoredNetwork, read_official_pkl
-from calor_hf.generators._stylegan2_layers import TAPS
+from calor_hf.generators._stylegan2_layers import FEATURE_HOOKS
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_PREFIXES, CRITIC_PREFIXES = ("G_ema.", "G.", ""), ("D.", "critic.")
+GENERATOR_PREFIXES, DISCRIMINATOR_PREFIXES = ("G_ema.", "G.", ""), ("D.", "discriminator.")
 
 
 def import_stylegan2(file: str | Path) -> StyleGAN2:
@@ -44,16 +44,16 @@ def import_stylegan2(file: str | Path) -> StyleGAN2:
     try:
         config = _config(found)
         weights = _renamed(found.weights, "")
-        critic = _renamed(stored.get("D", StoredNetwork()).weights, "critic.")
-        if misfit := _misfit(weights, replace(config, critic=False)):
-            raise ValueError(misfit)
+        discriminator = _renamed(stored.get("D", StoredNetwork()).weights, "discriminator.")
+        if type_error := _misfit(weights, replace(config, discriminator=False)):
+            raise ValueError(type_error)
     except ValueError as error:
         raise ValueError(f"{file} is no StyleGAN2 with skips that this library knows: {error}") from error
-    misfit = _misfit(weights | critic, config)
-    if misfit and critic:
-        logger.warning("the discriminator in %s is of another kind and is left out: %s", file, misfit)
-    generator = StyleGAN2(replace(config, critic=not misfit))
-    generator.load_state_dict(weights if misfit else weights | critic)
+    type_error = _misfit(weights | discriminator, config)
+    if type_error and discriminator:
+        logger.warning("the discriminator in %s is of another kind and is left out: %s", file, type_error)
+    generator = StyleGAN2(replace(config, discriminator=not type_error))
+    generator.load_state_dict(weights if type_error else weights | discriminator)
     return generator.eval()
 
 
@@ -93,15 +93,15 @@ def _split(weights: dict[str, Tensor]) -> dict[str, StoredNetwork]:
         prefix = next((prefix for prefix in prefixes if any(name.startswith(prefix + mark) for name in weights)), None)
         if prefix is None:
             return {}
-        others = () if prefix else CRITIC_PREFIXES
+        others = () if prefix else DISCRIMINATOR_PREFIXES
         return {
             name.removeprefix(prefix): value
             for name, value in weights.items()
             if name.startswith(prefix) and not name.startswith(others)
         }
 
-    generator, critic = beginning(GENERATOR_PREFIXES, "mapping."), beginning(CRITIC_PREFIXES, "b4.")
-    return {"G": StoredNetwork(generator), "D": StoredNetwork(critic)}
+    generator, discriminator = beginning(GENERATOR_PREFIXES, "mapping."), beginning(DISCRIMINATOR_PREFIXES, "b4.")
+    return {"G": StoredNetwork(generator), "D": StoredNetwork(discriminator)}
 
 
 def _config(found: StoredNetwork) -> StyleGAN2Config:
@@ -126,11 +126,11 @@ def _config(found: StoredNetwork) -> StyleGAN2Config:
 
 def _renamed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Weights under our names; the filters, which are not kept with the weights here, are compared and dropped."""
-    taps = torch.tensor(TAPS) / sum(TAPS)
+    feature_hooks = torch.tensor(FEATURE_HOOKS) / sum(FEATURE_HOOKS)
     kept = {}
     for name, value in weights.items():
         if not name.endswith("resample_filter"):
             kept[prefix + name] = value.float()
-        elif value.shape != (4, 4) or not torch.allclose(value.float(), torch.outer(taps, taps)):
+        elif value.shape != (4, 4) or not torch.allclose(value.float(), torch.outer(feature_hooks, feature_hooks)):
             raise ValueError(f"{name} is another filter than (1, 3, 3, 1)")
     return kept

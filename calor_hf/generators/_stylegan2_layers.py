@@ -1,4 +1,4 @@
-"""Layers of StyleGAN2: equalised learning rates, modulated convolutions, resampling through a small filter.
+"""Layers of StyleGAN2: equalized learning rates, modulated convolutions, resampling through a small filter.
 
 Modules and weights have the names of the official networks, so that reading one of these renames nothing.
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TAPS = (1.0, 3.0, 3.0, 1.0)
+FEATURE_HOOKS = (1.0, 3.0, 3.0, 1.0)
 """The low-pass filter along each axis, before it is scaled to a sum of 1."""
 EPSILON = 1e-8
 
@@ -44,18 +44,18 @@ def filtered(x: Tensor, before: int, after: int, stride: int = 1, gain: float = 
     Returns:
         (batch, channels, (height + before + after - 3) / stride, ...), rounded up.
     """
-    taps = x.new_tensor(TAPS) / sum(TAPS)
+    feature_hooks = x.new_tensor(FEATURE_HOOKS) / sum(FEATURE_HOOKS)
     channels = x.shape[1]
-    kernel = (gain * torch.outer(taps, taps)).expand(channels, 1, -1, -1)
+    kernel = (gain * torch.outer(feature_hooks, feature_hooks)).expand(channels, 1, -1, -1)
     return F.conv2d(F.pad(x, (before, after, before, after)), kernel, stride=stride, groups=channels)
 
 
 def doubled(image: Tensor) -> Tensor:
     """(batch, channels, 2 · height, 2 · width): zeros between the pixels, and the filter over all."""
     batch, channels, height, width = image.shape
-    spread = image.new_zeros(batch, channels, height, 2, width, 2)
-    spread[:, :, :, 0, :, 0] = image
-    return filtered(spread.view(batch, channels, 2 * height, 2 * width), 2, 1, gain=4)
+    std = image.new_zeros(batch, channels, height, 2, width, 2)
+    std[:, :, :, 0, :, 0] = image
+    return filtered(std.view(batch, channels, 2 * height, 2 * width), 2, 1, gain=4)
 
 
 class Dense(nn.Module):
@@ -107,7 +107,7 @@ class PlainConv(nn.Module):
         weight = self.weight / math.sqrt(self.weight[0].numel())
         if not self.halve:
             y = F.conv2d(x, weight, padding=kernel // 2)
-        elif kernel == 1:  # pixels that nobody keeps are not made
+        elif kernel == 1:  # pixels that no one keeps are not made
             y = F.conv2d(filtered(x, 1, 1, stride=2), weight)
         else:
             y = F.conv2d(filtered(x, 2, 2), weight, stride=2)
@@ -118,7 +118,7 @@ class StyledConv(nn.Module):
     """Convolution whose input channels are scaled by the style and whose output is brought back to unit variance.
 
     The scaling is done on the maps before and after one convolution that all images share, which equals the authors'
-    own kernel for each image. Fixed noise is added, scaled by one learnt number.
+    own kernel for each image. Fixed noise is added, scaled by one learned number.
 
     Args:
         inputs: Channels that enter.

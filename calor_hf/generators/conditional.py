@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from calor_hf.core.config import MethodConfig
-from calor_hf.generators._base import GENERATORS, Generator, check_side, up_channels
+from calor_hf.generators.base import GENERATORS, Generator, check_side, up_channels
 
-CRITICS = ("projection", "auxiliary")
+DISCRIMINATORS = ("projection", "auxiliary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,15 @@ class ConditionalConfig(MethodConfig):
     image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
     latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
     width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
-    critic: str = field(default="projection", metadata={"help": "Discriminator: projection, or auxiliary (LOKT)."})
+    discriminator: str = field(
+        default="projection", metadata={"help": "Discriminator: projection, or auxiliary (LOKT)."}
+    )
 
     def validate(self) -> None:
         """Refuse sides that the blocks do not reach."""
         check_side(self.image_size)
-        if self.critic not in CRITICS:
-            raise ValueError(f"unknown critic {self.critic!r}; pass one of {', '.join(CRITICS)}")
+        if self.discriminator not in DISCRIMINATORS:
+            raise ValueError(f"unknown discriminator {self.discriminator!r}; pass one of {', '.join(DISCRIMINATORS)}")
         if min(self.num_classes, self.latent_dim, self.width) < 1:
             raise ValueError(
                 "num_classes, latent_dim and width must be >= 1, got "
@@ -39,7 +41,7 @@ class ConditionalConfig(MethodConfig):
 
 @GENERATORS.register("conditional")
 class Conditional(Generator[ConditionalConfig]):
-    """Images of a wanted class, from pseudo-labelled public images.
+    """Images of a wanted class, from pseudo-labeled public images.
 
     The authors' network ends in a tanh and is trained against images in [0, 1] as it is, so that the lower half of its
     range lies idle; ours ends in (tanh + 1) / 2, which keeps images in [0, 1] at every border.
@@ -63,8 +65,8 @@ class Conditional(Generator[ConditionalConfig]):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.last = nn.Conv2d(channels[-1], 3, 1)
         _start(self)
-        kind = ProjectionCritic if config.critic == "projection" else AuxiliaryCritic
-        self.critic: nn.Module = kind(config.image_size, config.num_classes, config.width)
+        kind = ProjectionDiscriminator if config.discriminator == "projection" else AuxiliaryDiscriminator
+        self.discriminator: nn.Module = kind(config.image_size, config.num_classes, config.width)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) in (0, 1) from (batch, latent_dim) and labels (batch,).
@@ -109,7 +111,11 @@ class Conditional(Generator[ConditionalConfig]):
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) values of the discriminator for images of ``labels``; an auxiliary one's are of the image alone."""
-        value: Tensor = self.critic(images)[0] if self.config.critic == "auxiliary" else self.critic(images, labels)
+        value: Tensor = (
+            self.discriminator(images)[0]
+            if self.config.discriminator == "auxiliary"
+            else self.discriminator(images, labels)
+        )
         return value
 
 
@@ -150,7 +156,7 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class ProjectionCritic(nn.Module):
+class ProjectionDiscriminator(nn.Module):
     """(batch,) values of images (batch, 3, side, side) for their labels (batch,); spectral norm on every layer."""
 
     def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
@@ -173,7 +179,7 @@ class ProjectionCritic(nn.Module):
         return value
 
 
-class AuxiliaryCritic(nn.Module):
+class AuxiliaryDiscriminator(nn.Module):
     """Values (batch,) and logits (batch, classes) of images (batch, 3, side, side): how real, and of which class.
 
     Source:

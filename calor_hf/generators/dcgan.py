@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig
-from calor_hf.generators._base import GENERATORS, Generator, check_side, up_channels
+from calor_hf.generators.base import GENERATORS, Generator, check_side, up_channels
 
-CRITICS = ("none", "gmi", "ked")
+DISCRIMINATORS = ("none", "gmi", "ked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +20,20 @@ class DCGANConfig(MethodConfig):
     image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
     latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
     width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
-    critic: str = field(default="gmi", metadata={"help": "Discriminator beside it: gmi, ked or none."})
+    discriminator: str = field(default="gmi", metadata={"help": "Discriminator beside it: gmi, ked or none."})
     num_classes: int = field(default=0, metadata={"help": "Classes that a ked discriminator tells apart."})
 
     def validate(self) -> None:
-        """Refuse sides that the strides do not divide, and a labelling critic without labels."""
+        """Refuse sides that the strides do not divide, and a labeling discriminator without labels."""
         check_side(self.image_size)
         if self.latent_dim < 1 or self.width < 1:
             raise ValueError(f"latent_dim and width must be >= 1, got {self.latent_dim} and {self.width}")
-        if self.critic not in CRITICS:
-            raise ValueError(f"unknown critic {self.critic!r}; pass one of {', '.join(CRITICS)}")
-        if (self.critic == "ked") != (self.num_classes > 0):
-            raise ValueError(f"num_classes belongs to critic ked, got critic {self.critic} and {self.num_classes}")
+        if self.discriminator not in DISCRIMINATORS:
+            raise ValueError(f"unknown discriminator {self.discriminator!r}; pass one of {', '.join(DISCRIMINATORS)}")
+        if (self.discriminator == "ked") != (self.num_classes > 0):
+            raise ValueError(
+                f"num_classes belongs to discriminator ked, got discriminator {self.discriminator} and {self.num_classes}"
+            )
 
 
 @GENERATORS.register("dcgan")
@@ -55,16 +57,16 @@ class DCGAN(Generator[DCGANConfig]):
         self.stem = nn.Sequential(nn.Linear(config.latent_dim, first, bias=False), nn.BatchNorm1d(first), nn.ReLU())
         self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(channels)])
         self.last = nn.ConvTranspose2d(channels[-1], 3, 5, stride=2, padding=2, output_padding=1)
-        self.critic: nn.Module | None = None
-        if config.critic == "gmi":
-            self.critic = GMICritic(config.image_size, config.width)
-        elif config.critic == "ked":
-            self.critic = KEDCritic(config.image_size, config.num_classes, config.width)
+        self.discriminator: nn.Module | None = None
+        if config.discriminator == "gmi":
+            self.discriminator = GMIDiscriminator(config.image_size, config.width)
+        elif config.discriminator == "ked":
+            self.discriminator = KEDDiscriminator(config.image_size, config.num_classes, config.width)
 
     @property
     def has_realism(self) -> bool:  # type: ignore[override]
         """Whether it has a discriminator."""
-        return self.critic is not None
+        return self.discriminator is not None
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) in (0, 1) from (batch, latent_dim)."""
@@ -93,13 +95,13 @@ class DCGAN(Generator[DCGANConfig]):
         return self._map_of(self._channels, start)
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
-        """(batch,) the Wasserstein critic's value (gmi), or log-probability of being real (ked)."""
-        if isinstance(self.critic, KEDCritic):
-            evidence: Tensor = self.critic(images, group)[1].logsumexp(dim=1)
+        """(batch,) the Wasserstein discriminator's value (gmi), or log-probability of being real (ked)."""
+        if isinstance(self.discriminator, KEDDiscriminator):
+            evidence: Tensor = self.discriminator(images, group)[1].logsumexp(dim=1)
             return evidence - F.softplus(evidence)
-        if self.critic is None:
+        if self.discriminator is None:
             return super().realism(images, labels, group)
-        value: Tensor = self.critic(images)
+        value: Tensor = self.discriminator(images)
         return value
 
 
@@ -113,8 +115,8 @@ def _down(inputs: int, outputs: int, kernel: int = 5) -> nn.Sequential:
     return nn.Sequential(down, nn.InstanceNorm2d(outputs, affine=True), nn.LeakyReLU(0.2))
 
 
-class GMICritic(nn.Module):
-    """(batch,) Wasserstein critic values of (batch, 3, side, side) images in [0, 1]."""
+class GMIDiscriminator(nn.Module):
+    """(batch,) Wasserstein discriminator values of (batch, 3, side, side) images in [0, 1]."""
 
     def __init__(self, image_size: int = 64, width: int = 64) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class GMICritic(nn.Module):
         return value.flatten()
 
 
-class KEDCritic(nn.Module):
+class KEDDiscriminator(nn.Module):
     """The discriminator of KED: features, and logits of the target's classes; "fake" is the absence of evidence.
 
     With Z = Σ exp(logit), an image is real with probability Z / (Z + 1).
@@ -155,7 +157,7 @@ class KEDCritic(nn.Module):
 
         Args:
             images: (batch, 3, side, side) in [0, 1].
-            group: That many neighbours are compared with one another by the minibatch discrimination; None: all.
+            group: That many neighbors are compared with one another by the minibatch discrimination; None: all.
         """
         features: Tensor = self.layers(images).flatten(1)
         matrices = (features @ self.kernels).view(-1, group or len(images), self.KERNELS, self.KERNEL_DIM)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.data.face_renderer import IDENTITY_NAMES, NUISANCE_NAMES, render_faces
-from calor_hf.generators._base import GENERATORS, Generator
+from calor_hf.generators.base import GENERATORS, Generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig
-from calor_hf.generators._base import GENERATORS, Generator, check_side
 from calor_hf.generators._stylegan2_layers import EPSILON, Dense, PlainConv, StyledConv, ToRGB, doubled
+from calor_hf.generators.base import GENERATORS, Generator, check_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class StyleGAN2Config(MethodConfig):
     truncation: float = field(
         default=0.5, metadata={"help": "Share that sampled styles keep of their distance to the mean style, 0 to 1."}
     )
-    critic: bool = field(default=True, metadata={"help": "Whether its discriminator is beside it."})
+    discriminator: bool = field(default=True, metadata={"help": "Whether its discriminator is beside it."})
     clamp: float = field(
         default=0.0, metadata={"help": "Bound of activations: 256 in networks made for half precision; 0: none."}
     )
@@ -59,7 +59,7 @@ class StyleGAN2(Generator[StyleGAN2Config]):
 
     The network paints in about [-1, 1] and overshoots. Images leave it as (x + 1) / 2, clamped to [0, 1] in the
     forward pass alone: what the target scores during an attack is what is kept in the end, and a pixel that has
-    overshot still has a gradient and can come back. The sources optimise unclamped images and clamp those they keep.
+    overshot still has a gradient and can come back. The sources optimize unclamped images and clamp those they keep.
 
     Noise maps are constant, in training mode too; the prior hands in its own. Everything is computed in the weights'
     own precision, in one path: no half precision.
@@ -77,12 +77,14 @@ class StyleGAN2(Generator[StyleGAN2Config]):
         self.num_blocks = len(self._channels)
         self.mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = Synthesis(self._channels, config.w_dim, config.clamp)
-        self.critic = StyleGAN2Critic(self._channels[::-1], config.clamp) if config.critic else None
+        self.discriminator = (
+            StyleGAN2Discriminator(self._channels[::-1], config.clamp) if config.discriminator else None
+        )
 
     @property
     def has_realism(self) -> bool:  # type: ignore[override]
         """Whether it has a discriminator."""
-        return self.critic is not None
+        return self.discriminator is not None
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, size, size) in [0, 1] from styles (batch, w_dim), or one each layer (batch, layers, w_dim)."""
@@ -115,11 +117,11 @@ class StyleGAN2(Generator[StyleGAN2Config]):
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) logits of being real.
 
-        The discriminator also looks at how much ``group`` neighbours differ; an image alone differs from nobody.
+        The discriminator also looks at how much ``group`` neighbors differ; an image alone differs from no one.
         """
-        if self.critic is None:
+        if self.discriminator is None:
             return super().realism(images, labels, group)
-        value: Tensor = self.critic(2 * images - 1, group)
+        value: Tensor = self.discriminator(2 * images - 1, group)
         return value
 
     @torch.no_grad()
@@ -211,7 +213,7 @@ class Synthesis(nn.Module):
 class Block(nn.Module):
     """Two convolutions, the first of which doubles the side, and what they add to the image.
 
-    The first block has one convolution, of a learnt map of 4 pixels.
+    The first block has one convolution, of a learned map of 4 pixels.
     """
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, side: int, clamp: float) -> None:
@@ -231,7 +233,7 @@ class Block(nn.Module):
         Args:
             styles: (batch, convolutions + 1, w_dim).
             noise: A map each convolution, or None for its constant one.
-            hidden: (batch, inputs, side / 2, side / 2); None: the learnt map.
+            hidden: (batch, inputs, side / 2, side / 2); None: the learned map.
             image: (batch, 3, side / 2, side / 2); None: nothing painted yet.
         """
         const = hidden is None
@@ -241,7 +243,7 @@ class Block(nn.Module):
         return x, rgb if image is None else doubled(image) + rgb
 
 
-class StyleGAN2Critic(nn.Module):
+class StyleGAN2Discriminator(nn.Module):
     """The discriminator: residual blocks, and how much the images of a group differ as one more channel."""
 
     GROUP = 4
@@ -250,15 +252,15 @@ class StyleGAN2Critic(nn.Module):
         super().__init__()
         self.sides = [4 * 2**i for i in range(len(channels) - 1, 0, -1)]
         for side, (inputs, outputs) in zip(self.sides, pairwise(channels), strict=True):
-            self.add_module(f"b{side}", CriticBlock(inputs, outputs, side == self.sides[0], clamp))
-        self.b4 = CriticEnd(channels[-1], clamp)
+            self.add_module(f"b{side}", DiscriminatorBlock(inputs, outputs, side == self.sides[0], clamp))
+        self.b4 = DiscriminatorEnd(channels[-1], clamp)
 
     def forward(self, images: Tensor, group: int | None = None) -> Tensor:
         """(batch,) logits of being real.
 
         Args:
             images: (batch, 3, side, side) in [-1, 1].
-            group: That many neighbours are compared; None: as in training, four or what divides the batch.
+            group: That many neighbors are compared; None: as in training, four or what divides the batch.
         """
         x = images
         for side in self.sides:
@@ -267,7 +269,7 @@ class StyleGAN2Critic(nn.Module):
         return value
 
 
-class CriticBlock(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """(batch, outputs, side / 2, side / 2) from (batch, inputs, side, side), or from an image in the first block."""
 
     def __init__(self, inputs: int, outputs: int, first: bool, clamp: float) -> None:
@@ -288,7 +290,7 @@ class CriticBlock(nn.Module):
         return shortcut + change
 
 
-class CriticEnd(nn.Module):
+class DiscriminatorEnd(nn.Module):
     """(batch,) logits from maps (batch, channels, 4, 4)."""
 
     def __init__(self, channels: int, clamp: float) -> None:
@@ -298,11 +300,11 @@ class CriticEnd(nn.Module):
         self.out = Dense(channels, 1)
 
     def forward(self, x: Tensor, group: int) -> Tensor:
-        """Logits; ``group`` neighbours share the mean standard deviation of their maps."""
+        """Logits; ``group`` neighbors share the mean standard deviation of their maps."""
         groups = x.view(-1, group, *x.shape[1:])
         # Not Tensor.std: its gradient is NaN where all images are the same.
-        spread = ((groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1) + EPSILON).sqrt().mean(dim=(1, 2, 3))
-        company = spread.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+        std = ((groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1) + EPSILON).sqrt().mean(dim=(1, 2, 3))
+        company = std.repeat_interleave(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
         x = self.conv(torch.cat([x, company], dim=1))
         value: Tensor = self.out(self.fc(x.flatten(1))).squeeze(1)
         return value

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from calor_hf.core.files import reading
-from calor_hf.core.shapes import misfit, unusable
+from calor_hf.core.shapes import content_error, type_error
 
 _BLOCK = re.compile(r"<!-- calor_hf:begin (\w+) -->\n.*?<!-- calor_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- calor_hf:(?:begin|end) \w+ -->")
@@ -16,7 +16,7 @@ _OWN = re.compile(r"\n*<!-- calor_hf:own (\w+) -->\n?")
 
 
 def parse(card: str) -> ModelCard:
-    """A card that somebody wrote.
+    """A card that someone wrote.
 
     Raises:
         ValueError: its metadata are damaged.
@@ -26,7 +26,7 @@ def parse(card: str) -> ModelCard:
         found = ModelCard(card)
         metadata = dict(found.data.__dict__)
         metadata.pop("eval_results", None)
-    problem = unusable(metadata) or misfit(metadata, {"tags?": list | None, "license?": str | list | None})
+    problem = content_error(metadata) or type_error(metadata, {"tags?": list | None, "license?": str | list | None})
     if problem:
         raise ValueError(f"{name} are damaged: {problem}")
     return found
@@ -69,7 +69,7 @@ def seal(card: ModelCard) -> ModelCard:
 
 
 def was_edited(card: ModelCard) -> bool:
-    """Whether somebody wrote into the card, outside the generated parts, since it was sealed."""
+    """Whether someone wrote into the card, outside the generated parts, since it was sealed."""
     mark = _OWN.search(card.text)
     return mark is None or mark[1] != _digest(card)
 

@@ -1,4 +1,4 @@
-"""The model card: what the defence is, how to load the model, what was measured, and what nobody looked at."""
+"""The model card: what the defense is, how to load the model, what was measured, and what no one looked at."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from calor_hf.core.files import read_text
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.hub import blocks
 from calor_hf.hub.card_tables import attack_table, every_number, number, other_threats, share, use_and_leakage
-from calor_hf.hub.evidence import HEADLINE, PEOPLE, floor_of, measure_of, strongest
+from calor_hf.hub.evidence import HEADLINE, IDENTITIES, chance_level_of, measure_of, strongest
 
 CARD, CURVES, RECONSTRUCTIONS, EVIDENCE = "README.md", "curves.png", "reconstructions.png", "evidence.json"
 _SHOWN_CLASSES = 100
@@ -32,14 +32,14 @@ class CardDetails:
     Attributes:
         name: Of the model.
         source: What ``from_pretrained`` is told: a Hub id; None: not known yet.
-        license: Id of the licence, such as ``apache-2.0``.
+        license: Id of the license, such as ``apache-2.0``.
         base_model: Hub id of the base model; None: the one in the training record.
         dataset: Hub id of the data set; None: the one in the training record.
         tags: More of them.
         class_names: Names that are published and may be people's.
         remote_code: Whether the model carries its code, for people without calor_hf.
         curves: Whether the training curves lie beside the card.
-        reconstructions: Whether a picture of reconstructions lies beside the card.
+        reconstructions: Whether an image of reconstructions lies beside the card.
     """
 
     name: str
@@ -59,7 +59,7 @@ def build_card(evidence: dict[str, Any], method: str, details: CardDetails, exis
 
     Args:
         evidence: As :func:`calor_hf.hub.evidence.gather` gives it; every number of the card comes from it.
-        method: Docstring of the defence.
+        method: Docstring of the defense.
         details: What else is known.
         existing: The card so far; what a person wrote into it stays, in text and metadata.
 
@@ -83,7 +83,7 @@ def build_card(evidence: dict[str, Any], method: str, details: CardDetails, exis
 
 
 def base_card(local: Path | None, remote: Path | None) -> str | None:
-    """The card to bring up to date: that of the folder, or that of the Hub where somebody wrote into it.
+    """The card to bring up to date: that of the folder, or that of the Hub where someone wrote into it.
 
     Raises:
         ValueError: both hold words of a person that the other lacks.
@@ -126,11 +126,11 @@ def _metadata(evidence: dict[str, Any], details: CardDetails, old: ModelCardData
 def _results(evidence: dict[str, Any], details: CardDetails) -> list[EvalResult]:
     record, audit, model = evidence["training"], evidence["audit"], evidence["model"]
     dataset = details.dataset or model["dataset"]
-    drawn = bool((record and record["data"]) or (audit and audit["drawn_people"]))
+    drawn = bool((record and record["data"]) or (audit and audit["synthetic"]))
     common: dict[str, Any] = {
         "task_type": "image-classification",
         "dataset_type": dataset or ("synthetic-faces" if drawn else "private"),
-        "dataset_name": dataset or ("drawn faces of calor_hf" if drawn else "private pictures"),
+        "dataset_name": dataset or ("drawn faces of calor_hf" if drawn else "private images"),
         "metric_args": {_OURS: evidence["calor_hf"]},
     }
     found = []
@@ -147,7 +147,10 @@ def _results(evidence: dict[str, Any], details: CardDetails) -> list[EvalResult]
         )
     attack = None if audit is None else strongest(audit)
     if audit is not None and attack is not None:
-        for name, words in ((HEADLINE, "Rebuilt pictures that a judge recognises"), (PEOPLE, "People recognised")):
+        for name, words in (
+            (HEADLINE, "Rebuilt images that an evaluation model recognizes"),
+            (IDENTITIES, "People recognized"),
+        ):
             measure = measure_of(attack, name)
             if measure is not None:
                 title = f"{words}, strongest of {len(audit['attacks'])} attacks ({attack['name']}); lower is better"
@@ -171,10 +174,10 @@ def _summary(evidence: dict[str, Any], method: str, details: CardDetails) -> str
     base = f" around a {markdown_text(model['base_class'])}" if model["base_class"] else ""
     lines = [f"An image classifier with {model['classes']} classes: `{_code(model['class'])}`{base}."]
     if model["defense"] == "none":
-        lines += ["", "**It has no defence against model inversion.** It is an undefended reference."]
+        lines += ["", "**It has no defense against model inversion.** It is an undefended reference."]
     else:
-        lines += ["", f"It was trained with the defence `{_code(model['defense'])}` against model inversion attacks, "
-                  "which rebuild the pictures that a classifier has learnt from its weights."]  # fmt: skip
+        lines += ["", f"It was trained with the defense `{_code(model['defense'])}` against model inversion attacks, "
+                  "which rebuild the images that a classifier has learned from its weights."]  # fmt: skip
         lines += ["", *_method_lines(method)]
         settings = ", ".join(f"`{_code(name)}={_code(value)}`" for name, value in model["settings"].items())
         lines += ["", f"Settings: {settings}."] if settings else []
@@ -188,7 +191,7 @@ def _class_warning(names: Sequence[str]) -> list[str]:
     more = len(names) - len(shown)
     return [
         "> **The names of the classes are published with this model.** If they are people's names, the model tells "
-        "everybody whom it was trained on, whatever its defence.",
+        "everybody whom it was trained on, whatever its defense.",
         "",
         f"<details><summary>{len(names)} class names</summary>",
         "",
@@ -231,7 +234,7 @@ def _measured(evidence: dict[str, Any], details: CardDetails) -> str:
     record, audit = evidence["training"], evidence["audit"]
     lines = ["## Use and leakage", ""]
     if record is None and audit is None:
-        lines += ["Nobody measured what this model is good for."]
+        lines += ["No one measured what this model is good for."]
     else:
         lines += use_and_leakage(evidence)
     if details.curves:
@@ -242,8 +245,8 @@ def _measured(evidence: dict[str, Any], details: CardDetails) -> str:
     lines += ["", "### Attacks that were tried", "", *attack_table(audit)]
     lines += ["", *other_threats(audit)]
     if details.reconstructions:
-        lines += ["", "### What was rebuilt", "", f"![A row a person: pictures rebuilt of them]({RECONSTRUCTIONS})"]
-        if audit["drawn_people"]:
+        lines += ["", "### What was rebuilt", "", f"![A row a person: images rebuilt of them]({RECONSTRUCTIONS})"]
+        if audit["synthetic"]:
             lines += ["", "The people are drawn; they do not exist."]
     return "\n".join([*lines, "", *every_number(audit)])
 
@@ -274,23 +277,25 @@ def _limits_of(audit: dict[str, Any]) -> list[str]:
         effort = share(audit["budget"], 0)
         lines.append(f"- The attacks ran with {effort} of their published effort; with all of it more may leak.")
     if not any(attack["adaptive"] for attack in audit["attacks"]):
-        lines.append("- No attack that knows the defence was run; such attacks get more out of defended models.")
-    accuracy = audit["networks"].get("judge_accuracy")
+        lines.append("- No attack that knows the defense was run; such attacks get more out of defended models.")
+    accuracy = audit["networks"].get("evaluation_model_accuracy")
     if accuracy is not None:
-        lines.append(f"- The judge names the right person on {share(accuracy)} of pictures that are new to it.")
-    elif "judge" in audit["judges"]:
-        lines.append("- The judge was not tried on held-out pictures, so nobody knows how well it judges.")
-    if not {"second_judge", "embedding"} & set(audit["judges"]):
-        lines.append("- One judge alone can be fooled; a second one or face verification was not asked.")
+        lines.append(
+            f"- The evaluation model names the right person on {share(accuracy)} of images that are new to it."
+        )
+    elif "evaluation_model" in audit["evaluation_models"]:
+        lines.append("- The evaluation model was not tried on held-out images, so no one knows how well it judges.")
+    if not {"second_evaluation_model", "embedding"} & set(audit["evaluation_models"]):
+        lines.append("- One evaluation model alone can be fooled; a second one or face verification was not asked.")
     if any(attack["prior"] == "renderer" for attack in audit["attacks"]):
         lines.append("- The attacker's prior was the program that drew the people: stronger than any real one.")
-    if audit["people"] > audit["people_attacked"]:
-        lines.append(f"- {audit['people_attacked']} of {audit['people']} people were attacked.")
+    if audit["identities"] > audit["identities_attacked"]:
+        lines.append(f"- {audit['identities_attacked']} of {audit['identities']} people were attacked.")
     attack = strongest(audit)
-    floor = None if attack is None else floor_of(attack, HEADLINE)
+    floor = None if attack is None else chance_level_of(attack, HEADLINE)
     if floor is not None:
         lines.append(
-            f"- Pictures that know nothing of the person are recognised in {share(floor)} of the cases: read the "
+            f"- Images that know nothing of the person are recognized in {share(floor)} of the cases: read the "
             "numbers against that."
         )
     return lines
@@ -301,7 +306,7 @@ def _about(evidence: dict[str, Any], details: CardDetails) -> str:
     dataset = details.dataset or model["dataset"] or (record and record["data"])
     base = details.base_model or model["base_model"]
     rows = [
-        f"- Licence: {markdown_text(details.license) if details.license else 'none was given'}",
+        f"- License: {markdown_text(details.license) if details.license else 'none was given'}",
         f"- Base model: {markdown_text(base) if base else 'not named'}",
         f"- Data: {markdown_text(dataset) if dataset else 'not named'}",
     ]

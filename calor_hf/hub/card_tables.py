@@ -3,7 +3,7 @@
 from typing import Any
 
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.hub.evidence import HEADLINE, PEOPLE, floor_of, measure_of, strongest
+from calor_hf.hub.evidence import HEADLINE, IDENTITIES, chance_level_of, measure_of, strongest
 
 DASH = "–"
 _USE = (
@@ -57,15 +57,15 @@ def use_and_leakage(evidence: dict[str, Any]) -> list[str]:
         empty = [DASH] * (len(columns) - 1)
         if record is None:
             rows += [
-                [f"{markdown_text(one['name'])}, on pictures new to the model", shown(one)] for one in audit["utility"]
+                [f"{markdown_text(one['name'])}, on images new to the model", shown(one)] for one in audit["utility"]
             ]
         attack = strongest(audit)
-        for title, name in (("Rebuilt pictures recognised", HEADLINE), ("People recognised at least once", PEOPLE)):
+        for title, name in (("Rebuilt images recognized", HEADLINE), ("People recognized at least once", IDENTITIES)):
             found = None if attack is None else measure_of(attack, name)
             if attack is not None and found is not None:
                 rows.append([f"{title}, by {markdown_text(attack['name'])}", *empty, shown(found)])
-                if floor_of(attack, name) is not None:
-                    rows.append([f"{title}, by chance", *empty, share(floor_of(attack, name))])
+                if chance_level_of(attack, name) is not None:
+                    rows.append([f"{title}, by chance", *empty, share(chance_level_of(attack, name))])
     words = ["In brackets: 95 % intervals over people."] if audit is not None else []
     if record is not None:
         words = [f"On {record['test_images']} test images.", *words]
@@ -80,27 +80,27 @@ def attack_table(audit: dict[str, Any]) -> list[str]:
             "yes" if attack["adaptive"] else "no",
             markdown_text(attack["prior"] or DASH),
             shown(measure_of(attack, HEADLINE)),
-            share(floor_of(attack, HEADLINE)),
-            shown(measure_of(attack, PEOPLE)),
-            share(floor_of(attack, PEOPLE)),
+            share(chance_level_of(attack, HEADLINE)),
+            shown(measure_of(attack, IDENTITIES)),
+            share(chance_level_of(attack, IDENTITIES)),
             _effort(attack["cost"]),
         ]
         for attack in audit["attacks"]
     ]
-    head = ["attack", "knows the defence", "prior", "pictures recognised", "by chance", "people recognised",
+    head = ["attack", "knows the defense", "prior", "images recognized", "by chance", "people recognized",
             "by chance", "effort"]  # fmt: skip
     return [
         *table(head, rows),
         "",
-        f"{audit['images_per_class']} pictures of each of {audit['people_attacked']} people, "
+        f"{audit['images_per_class']} images of each of {audit['identities_attacked']} people, "
         f"{share(audit['budget'], 0)} of the published effort, seed {audit['seed']}, calor_hf "
-        f"{markdown_text(audit['version'])}. Judges: {', '.join(map(markdown_text, audit['judges'])) or 'none'}.",
+        f"{markdown_text(audit['version'])}. Evaluation models: {', '.join(map(markdown_text, audit['evaluation_models'])) or 'none'}.",
     ]
 
 
 def other_threats(audit: dict[str, Any]) -> list[str]:
     """Numbers of other threats, if there are any."""
-    rows = [[markdown_text(one["name"]), shown(one)] for one in audit["neighbours"]]
+    rows = [[markdown_text(one["name"]), shown(one)] for one in audit["other_threats"]]
     return ["### Other threats", "", *table(["measure", "value"], rows)] if rows else []
 
 
@@ -113,12 +113,12 @@ def every_number(audit: dict[str, Any]) -> list[str]:
             shown(measure),
             {"leakage": "more leaks more", "privacy": "more leaks less"}.get(measure["more_is"], ""),
             str(measure["images"]),
-            str(measure["people"]),
+            str(measure["identities"]),
         ]
         for attack in audit["attacks"]
         for measure in attack["measures"]
     ]
-    head = ["attack", "measure", "value", "", "images", "people"]
+    head = ["attack", "measure", "value", "", "images", "identities"]
     return ["<details><summary>Every number</summary>", "", *table(head, rows), "", "</details>"]
 
 

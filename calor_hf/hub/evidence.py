@@ -12,14 +12,14 @@ from calor_hf._version import __version__
 from calor_hf.core.checksum import checksum, plain
 from calor_hf.core.files import read_json, weights_digest
 from calor_hf.core.label_names import telling_names
-from calor_hf.core.report_shape import report_misfit
-from calor_hf.core.shapes import misfit
+from calor_hf.core.report_shape import report_error
+from calor_hf.core.shapes import type_error
 
 logger = logging.getLogger(__name__)
 
 CONFIG, RECORD, REPORT, GRID = "config.json", "metrics.json", "report.json", "grid.png"
 CALOR_SETTINGS = ("rank", "activation", "bias", "input_norm", "low_rank", "ca_a", "ca_b")
-HEADLINE, PEOPLE = "attack_accuracy@1", "people_recognised"
+HEADLINE, IDENTITIES = "attack_accuracy@1", "identities_recognized"
 SCHEMA = 1
 _REPORT_SCHEMAS = (1,)
 _DRAWN = "synthetic faces"
@@ -37,7 +37,7 @@ _RECORD_SHAPE = {
     "base_model": str | None, "dataset_id": str | None, "dataset": str,
 }  # fmt: skip
 _MEASURED = dict.fromkeys(("accuracy", "nll", "ece", "train_accuracy", "train_confidence_correct"), float)
-_OF_MEASURE = ("name", "value", "unit", "more_is", "images", "people", "low", "high")
+_OF_MEASURE = ("name", "value", "unit", "more_is", "images", "identities", "low", "high")
 _OF_COST = ("generator_passes", "target_passes", "target_gradients", "seconds")
 
 
@@ -84,7 +84,7 @@ def read_model(folder: Path) -> dict[str, Any]:
     else:  # a stock model says what it was trained with, if it came from one of ours
         known = stock if isinstance(stock, dict) else {}
         defense, settings = known.get("name", "none"), known.get("settings", {})
-    if problem := misfit({"defense": defense, "settings": settings}, {"defense": str, "settings": dict[str, Any]}):
+    if problem := type_error({"defense": defense, "settings": settings}, {"defense": str, "settings": dict[str, Any]}):
         raise ValueError(f"{file} is damaged: {problem}")
     names = list(config.get("id2label", {}).values())
     return {
@@ -127,9 +127,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
             "remove the file, or train again"
         )
     drawn = str(record.get("dataset", "")).startswith(f"{_DRAWN}, ")
-    problem = misfit(record, _RECORD_SHAPE)
+    problem = type_error(record, _RECORD_SHAPE)
     for name, numbers in () if problem else record["measured"].items():
-        problem = problem or misfit(numbers, _MEASURED, f"measured.{name}")
+        problem = problem or type_error(numbers, _MEASURED, f"measured.{name}")
     if problem or not record["measured"]:
         raise ValueError(
             f"{file}: {problem or 'nothing was measured'}; train again with this version of calor_hf ({__version__})"
@@ -161,7 +161,7 @@ def read_report(path: str | Path, model: dict[str, Any]) -> dict[str, Any]:
         )
     if checksum(report) != claimed:
         raise ValueError(f"{file} was changed after it was written: its checksum does not fit; audit again")
-    if problem := report_misfit(report):
+    if problem := report_error(report):
         raise ValueError(f"{file} is damaged: {problem}")
     _check_same_model(file, report["target"], model)
     return {
@@ -171,22 +171,24 @@ def read_report(path: str | Path, model: dict[str, Any]) -> dict[str, Any]:
         "seed": report["seed"],
         "budget": report["budget"],
         "images_per_class": report["images_per_class"],
-        "people_attacked": len(report["labels"]),
-        "people": report["data"]["people"],
-        "held_pictures": report["data"]["held_pictures"],
-        "drawn_people": report["data"]["name"] == _DRAWN,
+        "identities_attacked": len(report["labels"]),
+        "identities": report["data"]["identities"],
+        "held_out_images": report["data"]["held_out_images"],
+        "synthetic": report["data"]["name"] == _DRAWN,
         "networks": {name: value for name, value in report["networks"].items() if isinstance(value, int | float)},
-        "judges": sorted(set(report["networks"]) & {"judge", "second_judge", "embedding", "extractor"}),
+        "evaluation_models": sorted(
+            set(report["networks"]) & {"evaluation_model", "second_evaluation_model", "embedding", "extractor"}
+        ),
         "attacks": [_attack(one) for one in report["attacks"]],
         "utility": [_measure(one) for one in report["utility"]],
-        "neighbours": [_measure(one) for one in report["neighbours"]],
+        "other_threats": [_measure(one) for one in report["other_threats"]],
     }
 
 
 def strongest(audit: dict[str, Any]) -> dict[str, Any] | None:
     """The attack that got most: the worst case over several where it was counted, else by attack accuracy."""
     for attack in audit["attacks"]:
-        if attack["parts"] and value_of(attack, PEOPLE) is not None:
+        if attack["parts"] and value_of(attack, IDENTITIES) is not None:
             return attack  # type: ignore[no-any-return]
     scored = [attack for attack in audit["attacks"] if value_of(attack, HEADLINE) is not None]
     return max(scored, key=lambda attack: value_of(attack, HEADLINE) or 0.0, default=None)
@@ -204,16 +206,18 @@ def value_of(attack: dict[str, Any], name: str) -> float | None:
     return None if found is None else float(found["value"])
 
 
-def floor_of(attack: dict[str, Any], name: str) -> float | None:
-    """Highest of the floors of a measure."""
-    floors = [one["value"] for measures in attack["floors"].values() for one in measures if one["name"] == name]
-    return max((value for value in floors if value is not None), default=None)
+def chance_level_of(attack: dict[str, Any], name: str) -> float | None:
+    """Highest of the chance levels of a measure."""
+    chance_levels = [
+        one["value"] for measures in attack["chance_levels"].values() for one in measures if one["name"] == name
+    ]
+    return max((value for value in chance_levels if value is not None), default=None)
 
 
-def drawn_people(evidence: dict[str, Any]) -> bool:
-    """Whether the audit was of drawn faces, whose pictures show nobody."""
+def synthetic(evidence: dict[str, Any]) -> bool:
+    """Whether the audit was of drawn faces, whose images show no one."""
     audit, record = evidence["audit"], evidence["training"]
-    drawn = audit is not None and audit["drawn_people"] and evidence["model"]["telling_names"] == 0
+    drawn = audit is not None and audit["synthetic"] and evidence["model"]["telling_names"] == 0
     return bool(drawn and (record is None or record["data"] is not None))
 
 
@@ -245,7 +249,9 @@ def _attack(attack: dict[str, Any]) -> dict[str, Any]:
         "parts": attack["parts"],
         "cost": {name: attack["cost"][name] for name in _OF_COST if name in attack["cost"]},
         "measures": [_measure(one) for one in attack["measures"]],
-        "floors": {kind: [_measure(one) for one in measures] for kind, measures in attack["floors"].items()},
+        "chance_levels": {
+            kind: [_measure(one) for one in measures] for kind, measures in attack["chance_levels"].items()
+        },
     }
 
 

@@ -37,7 +37,7 @@ def push_release(
     Args:
         release: What to publish.
         repo_id: ``user/name``; it is made if it is not there.
-        private: Whether a new repository is private; None: if rebuilt pictures of real people are in it, and else as
+        private: Whether a new repository is private; None: if rebuilt images of real people are in it, and else as
             the account's default is.
         revision: Branch, made if it is not there; None: main.
         token: Of the Hub; None: that of ``hf auth login`` or ``HF_TOKEN``.
@@ -45,7 +45,7 @@ def push_release(
 
     Raises:
         PermissionError: the token is missing, wrong, or not for this repository.
-        ValueError: rebuilt pictures of real people would go into a repository that is public.
+        ValueError: rebuilt images of real people would go into a repository that is public.
         PushFailedError: the connection or the Hub failed several times; the same call again goes on.
     """
     api = HfApi(token=token)
@@ -123,7 +123,7 @@ def check_token(token: str | None = None) -> None:
     """Ask the Hub who this is, so that a wrong token is found before long work and not after it.
 
     Raises:
-        PermissionError: nobody.
+        PermissionError: no one.
         PushFailedError: as :func:`push_release`.
     """
     if (token or get_token()) is None:
@@ -140,7 +140,7 @@ def _check_visibility(release: Release, name: str, is_private: bool, private: bo
         logger.warning("%s", message)
     if release.shows_people and private is None and not is_private:
         raise ValueError(
-            f"{name} is public, and pictures rebuilt of real people would be in it; leave --include-reconstructions, "
+            f"{name} is public, and images rebuilt of real people would be in it; leave --include-reconstructions, "
             "push to another repository, or say --public"
         )
 

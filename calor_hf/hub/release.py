@@ -16,10 +16,10 @@ from calor_hf.hub.evidence import (
     CONFIG_SHAPE,
     GRID,
     StaleRecordError,
-    drawn_people,
     gather,
     read_model,
     strongest,
+    synthetic,
     to_json,
 )
 
@@ -35,7 +35,7 @@ class Release:
 
     Attributes:
         files: Content, or the file that has it, by name in the repository.
-        shows_people: Whether pictures rebuilt of real people are among them.
+        shows_people: Whether images rebuilt of real people are among them.
         telling_names: Class names among them that may be people's.
     """
 
@@ -71,12 +71,12 @@ def prepare_release(
 
     Args:
         folder: The model as it is to be published.
-        method: Docstring of the defence.
+        method: Docstring of the defense.
         details: For the card.
         measured_in: Folder that training left, if the model was converted into ``folder`` from there.
         report: Report of an audit, or the audit's folder.
         card: The card so far.
-        anonymize_labels: Numbers in the place of class names.
+        anonymize_labels: Numbers instead of class names.
         include_reconstructions: Show what was rebuilt of real people too; drawn ones are shown anyway.
         stale_is_error: Whether a training record of other weights is refused, or left out with a warning.
 
@@ -103,14 +103,14 @@ def prepare_release(
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     names = tuple(telling_names(config.get("id2label", {}).values()))
     base = details.base_model or evidence["model"]["base_model"] or ""
-    drawn = drawn_people(evidence)
+    drawn = synthetic(evidence)
     evidence["model"]["telling_names"] = len(names)
     grid = _grid(evidence, report) if report is not None and (drawn or include_reconstructions) else None
     if grid is not None:
         files[RECONSTRUCTIONS] = grid
     elif include_reconstructions:
         raise FileNotFoundError(
-            f"no picture of reconstructions ({GRID}) beside the report {report}; pass the folder of the audit as "
+            f"no image of reconstructions ({GRID}) beside the report {report}; pass the folder of the audit as "
             "it was written"
         )
     for place, name in ((folder, PROCESSOR), (origin, CURVES)):

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, View
-from calor_hf.metrics._statistics import paired_difference
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View
+from calor_hf.metrics.statistics import paired_difference
 
 if TYPE_CHECKING:
     from calor_hf.metrics._evaluate import load_metric

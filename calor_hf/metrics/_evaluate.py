@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Measure
+from calor_hf.metrics.base import METRICS, Measure
 
 
 def load_metric(name: str, **options: Any) -> "ImageWise":

@@ -1,4 +1,4 @@
-"""Agreement of two judges: the guard against pictures that fool one network and look like nobody."""
+"""Agreement of two evaluation models: the guard against images that fool one network and look like no one."""
 
 import dataclasses
 import math
@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, View, check_rows
-from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows
 
 
 def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of a classifier made of features alone: the cosine to the mean direction of each person's pictures.
+    """Scores of a classifier made of features alone: the cosine to the mean direction of each person's images.
 
     Args:
-        features: (n, d) of pictures.
-        private_features: (m, d) of private training pictures.
+        features: (n, d) of images.
+        private_features: (m, d) of private training images.
         private_labels: (m,) int64, of two people or more.
 
     Returns:
@@ -26,15 +26,15 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
         ValueError: there is one person alone, who would always be right, or features are not finite.
     """
     check_rows(private_labels, private_features=private_features)
-    people = private_labels.unique()
-    if len(people) < 2:
+    identities = private_labels.unique()
+    if len(identities) < 2:
         raise ValueError(
-            "a second judge without scores chooses among the people of the private pictures, and they show one alone; "
+            "a second evaluation model without scores chooses among the people of the private images, and they show one alone; "
             "attack two classes or more, or pass a classifier"
         )
     unit = F.normalize(private_features.double())
-    means = torch.stack([unit[private_labels == label].mean(dim=0) for label in people])
-    return F.normalize(features.double()) @ F.normalize(means).T, people
+    means = torch.stack([unit[private_labels == label].mean(dim=0) for label in identities])
+    return F.normalize(features.double()) @ F.normalize(means).T, identities
 
 
 def cohen_kappa(first: Tensor, second: Tensor) -> float:
@@ -58,64 +58,68 @@ def cohen_kappa(first: Tensor, second: Tensor) -> float:
 
 @METRICS.register("agreement")
 class Agreement(Metric):
-    """Success that two judges of different kinds agree on.
+    """Success that two evaluation models of different kinds agree on.
 
-    A judge trained on the same pictures for the same task as the target is fooled by much that fools the target; the
-    second one should share as little as possible with both. Where it classifies nobody, the nearest mean private
-    picture in its features decides, among the people whose private pictures there are.
+    An evaluation model trained on the same images for the same task as the target is fooled by much that fools the
+    target; the
+    second one should share as little as possible with both. Where it classifies no one, the nearest mean private
+    image in its features decides, among the people whose private images there are.
 
     Source:
         "Revisiting Model Inversion Evaluation", 2025, arXiv:2505.03519.
     """
 
-    needs = ("judge", "second_judge")
+    needs = ("evaluation_model", "second_evaluation_model")
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``second_judge@1``, ``both_judges@1``, ``false_discovery`` of the first judge, ``judges_kappa``.
+        """``second_evaluation_model@1``, ``both_evaluation_models@1``, ``false_discovery`` of the first evaluation model, ``evaluation_models_kappa``.
 
-        ``false_discovery`` is NaN where the judge recognises nobody, ``judges_kappa`` where it is undefined.
+        ``false_discovery`` is NaN where the evaluation model recognizes no one, ``evaluation_models_kappa`` where it
+        is undefined.
         """
         self.require(evidence)
-        judge, second, labels = evidence.judge, evidence.second_judge, evidence.labels
-        assert judge is not None  # as just required
+        evaluation_model, second, labels = evidence.evaluation_model, evidence.second_evaluation_model, evidence.labels
+        assert evaluation_model is not None  # as just required
         assert second is not None
-        if judge.logits is None:
-            raise ValueError("the judge gives no scores of people; pass a classifier trained on the private pictures")
-        one = hits(judge.logits, labels) > 0
+        if evaluation_model.logits is None:
+            raise ValueError(
+                "the evaluation model gives no scores of people; pass a classifier trained on the private images"
+            )
+        one = topk_correct(evaluation_model.logits, labels) > 0
         two, how = _verdicts(second, evidence)
-        both = f"{judge.name} and {second.name} both name the right person"
+        both = f"{evaluation_model.name} and {second.name} both name the right person"
         found = [
-            Measure.of_images("second_judge@1", "share", "leakage", two.double(), labels, how),
-            Measure.of_images("both_judges@1", "share", "leakage", (one & two).double(), labels, both),
+            Measure.of_images("second_evaluation_model@1", "share", "leakage", two.double(), labels, how),
+            Measure.of_images("both_evaluation_models@1", "share", "leakage", (one & two).double(), labels, both),
         ]
 
         if one.any():
-            note = f"of what {judge.name} recognises, {second.name} does not; more is adversarial, not alike"
+            note = f"of what {evaluation_model.name} recognizes, {second.name} does not; more is adversarial, not alike"
             rejected = Measure.of_images("false_discovery", "share", "neither", (~two[one]).double(), labels[one], note)
-            found.append(dataclasses.replace(rejected, spread=math.nan))  # what is left has no slots
+            found.append(dataclasses.replace(rejected, std=math.nan))  # what is left has no slots
         else:
             empty = Measure("false_discovery", math.nan, "share", "neither", 0, 0)
-            found.append(empty.failed("the judge recognised nobody"))
+            found.append(empty.failed("the evaluation model recognized no one"))
 
         kappa = cohen_kappa(one, two)
         note = (
-            "undefined: both judges give every picture one same verdict"
+            "undefined: both evaluation models give every image one same verdict"
             if math.isnan(kappa)
             else "1 always agree, 0 as by chance"
         )
-        people = len(labels.unique())
-        found.append(Measure("judges_kappa", kappa, "kappa", "neither", len(labels), people, note=note))
+        identities = len(labels.unique())
+        found.append(Measure("evaluation_models_kappa", kappa, "kappa", "neither", len(labels), identities, note=note))
         return found
 
 
 def _verdicts(view: View, evidence: Evidence) -> tuple[Tensor, str]:
-    """(n,) bool whether the second judge's first choice is right, and how it chooses."""
+    """(n,) bool whether the second evaluation model's first choice is right, and how it chooses."""
     if view.logits is not None:
-        return hits(view.logits, evidence.labels) > 0, f"{view.name}'s first choice is the right person"
+        return topk_correct(view.logits, evidence.labels) > 0, f"{view.name}'s first choice is the right person"
     check_rows(evidence.labels, features=view.features)
-    scores, people = mean_cosines(view.features, view.private_features, evidence.private_labels)
-    unknown = evidence.labels[~torch.isin(evidence.labels, people)]
+    scores, identities = mean_cosines(view.features, view.private_features, evidence.private_labels)
+    unknown = evidence.labels[~torch.isin(evidence.labels, identities)]
     if len(unknown):
-        raise ValueError(f"no private picture of class {int(unknown[0])}; pass the data the target was trained on")
-    right = hits(scores, torch.searchsorted(people, evidence.labels)) > 0
-    return right, f"the nearest of {len(people)} mean private pictures in {view.name} is the right person's"
+        raise ValueError(f"no private image of class {int(unknown[0])}; pass the data the target was trained on")
+    right = topk_correct(scores, torch.searchsorted(identities, evidence.labels)) > 0
+    return right, f"the nearest of {len(identities)} mean private images in {view.name} is the right person's"

@@ -1,11 +1,11 @@
-"""Attack accuracy: the share of reconstructions that the judge takes for the person they are meant to show."""
+"""Attack accuracy: the share of reconstructions that the evaluation model takes for the person they are meant to show."""
 
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 
-def hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Whether the label is among the ``k`` highest scores.
 
     Args:
@@ -24,37 +24,41 @@ def hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
         raise ValueError(f"expected k between 1 and the {logits.shape[1]} classes, got {k}")
     strange = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(strange):
-        raise ValueError(f"the judge has {logits.shape[1]} classes, got label {int(strange[0])}; pass a judge of all")
+        raise ValueError(
+            f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass an evaluation model of all"
+        )
     own = logits.gather(1, labels[:, None])
     return ((logits >= own).sum(dim=1) <= k).double()
 
 
 @METRICS.register("attack_accuracy")
 class AttackAccuracy(Metric):
-    """Share of all reconstructions, failed ones too, that the judge recognises; top one and top five.
+    """Share of all reconstructions, failed ones too, that the evaluation model recognizes; top one and top five.
 
-    And the share of people of whom at least one reconstruction is recognised, which is what a person fears (the GMI
+    And the share of people of whom at least one reconstruction is recognized, which is what a person fears (the GMI
     paper calls this its top five).
 
     Source:
         Zhang et al., CVPR 2020, arXiv:1911.07135.
     """
 
-    per_image = staticmethod(hits)
+    per_image = staticmethod(topk_correct)
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``attack_accuracy@1``, ``attack_accuracy@5`` (five classes or more), ``people_recognised``."""
+        """``attack_accuracy@1``, ``attack_accuracy@5`` (five classes or more), ``identities_recognized``."""
         self.require(evidence)
-        logits, labels = evidence.judge.logits, evidence.labels  # type: ignore[union-attr]
+        logits, labels = evidence.evaluation_model.logits, evidence.labels  # type: ignore[union-attr]
         if logits is None:
-            raise ValueError("the judge gives no scores of people; pass a classifier trained on the private pictures")
-        first = hits(logits, labels)
-        note = "the judge's first choice is the right person"
+            raise ValueError(
+                "the evaluation model gives no scores of people; pass a classifier trained on the private images"
+            )
+        first = topk_correct(logits, labels)
+        note = "the evaluation model's first choice is the right person"
         found = [Measure.of_images("attack_accuracy@1", "share", "leakage", first, labels, note)]
         if logits.shape[1] >= 5:
-            five, note = hits(logits, labels, 5), "the right person is among the judge's first five"
+            five, note = topk_correct(logits, labels, 5), "the right person is among the evaluation model's first five"
             found.append(Measure.of_images("attack_accuracy@5", "share", "leakage", five, labels, note))
-        people = {int(label): float(first[labels == label].max()) for label in labels.unique()}
+        identities = {int(label): float(first[labels == label].max()) for label in labels.unique()}
         tries = "at least one of all tries at a person"
-        found.append(Measure.of_people("people_recognised", "share", "leakage", people, len(labels), tries))
+        found.append(Measure.of_identities("identities_recognized", "share", "leakage", identities, len(labels), tries))
         return found

@@ -1,4 +1,4 @@
-"""Decoder inversion: how well a picture can be rebuilt from what the target makes of it."""
+"""Decoder inversion: how well an image can be rebuilt from what the target makes of it."""
 
 import copy
 import math
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
-from calor_hf.layers.classifier_head import heads_of
-from calor_hf.layers.frozen import frozen
-from calor_hf.layers.head_modes import OwnNoise
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
-from calor_hf.metrics.image_similarity import check_pictures, resized_like
+from calor_hf.heads.classifier_head import heads_of
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.image_similarity import check_images_of, resized_like
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
+from calor_hf.targets.head_modes import OwnNoise
 
 CODES = ("logits", "code", "features")
 _BATCH = 128
@@ -55,10 +55,10 @@ def released(target: Target, images: Tensor) -> dict[str, Tensor]:
 
 
 class Decoder(nn.Module):
-    """Pictures from codes, four pixels up by doublings; before any training it draws the mean picture from all of them.
+    """Images from codes, four pixels up by doublings; before any training it draws the mean image from all of them.
 
     Args:
-        codes: (n, width) that it is to be trained on, n >= 2; each number is standardised over them, and one that is
+        codes: (n, width) that it is to be trained on, n >= 2; each number is standardized over them, and one that is
             the same in all is not looked at.
         images: (n, 3, height, width) in [0, 1] that belong to them.
         channels: Of the largest maps; the smaller ones have up to four times as many.
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         scale = codes.std(dim=0)
-        # A feature that is dead on public pictures may be alive on private ones, by any number of deviations.
+        # A feature that is dead on public images may be alive on private ones, by any number of deviations.
         scale = torch.where(scale > 1e-6 * scale.max(), scale, math.inf)
         self.register_buffer("code_mean", codes.mean(dim=0))
         self.register_buffer("code_scale", scale)
@@ -101,16 +101,16 @@ def _up(inputs: int, outputs: int) -> nn.Sequential:
 def train_decoder(
     codes: Tensor, images: Tensor, epochs: int = 30, batch_size: int = 32, learning_rate: float = 2e-3, seed: int = 0
 ) -> Decoder:
-    """A decoder of least squared error on public pictures.
+    """A decoder of least squared error on public images.
 
-    Adam, its rate falling to 0 along a cosine. A tenth of the pictures is not trained on: the decoder is that of the
+    Adam, its rate falling to 0 along a cosine. A tenth of the images is not trained on: the decoder is that of the
     epoch that is best on them, the untrained one among them. On a CPU the same seed gives the same decoder.
 
     Args:
-        codes: (n, width) of the pictures, n >= 3.
+        codes: (n, width) of the images, n >= 3.
         images: (n, 3, height, width) in [0, 1].
-        epochs: Passes over the pictures.
-        batch_size: Pictures of a step, at most.
+        epochs: Passes over the images.
+        batch_size: Images of a step, at most.
         learning_rate: At the start.
         seed: Of weights, order, and of the choice of the tenth.
 
@@ -152,7 +152,7 @@ def _mean_error(decoder: Decoder, codes: Tensor, images: Tensor) -> float:
 
 @torch.no_grad()
 def decoding_errors(decoder: Decoder, codes: Tensor, images: Tensor) -> Tensor:
-    """(n,) float64 mean squared error of the pixels of each picture."""
+    """(n,) float64 mean squared error of the pixels of each image."""
     pairs = zip(codes.split(_BATCH), images.split(_BATCH), strict=True)
     return torch.cat([(decoder(some).double() - shown.double()).square().mean(dim=(1, 2, 3)) for some, shown in pairs])
 
@@ -166,7 +166,7 @@ def decoder_inversion(
     epochs: int = 30,
     seed: int = 0,
 ) -> list[Measure]:
-    """Error of private pictures that decoders rebuild, who saw public pictures alone.
+    """Error of private images that decoders rebuild, who saw public images alone.
 
     Args:
         ask: What the target releases about (n, 3, height, width) images, by name: :func:`released` of a target.
@@ -178,59 +178,59 @@ def decoder_inversion(
         seed: As :func:`train_decoder`.
 
     Returns:
-        ``decoder_inversion_floor``, the error of the mean public picture, which knows nothing of the private one; then
+        ``decoder_inversion_chance``, the error of the mean public image, which knows nothing of the private one; then
         ``decoder_inversion_logits``, ``…_code`` and ``…_features``. All in squares of pixels in [0, 1].
 
     Raises:
-        ValueError: pictures not in [0, 1], too few, or answers that are not a finite row a picture.
+        ValueError: images not in [0, 1], too few, or answers that are not a finite row an image.
         FloatingPointError: a decoder diverged.
     """
     public_rows = torch.arange(len(public_images))
-    check_pictures(private_labels, private_images=private_images)
+    check_images_of(private_labels, private_images=private_images)
     if len(public_images) < 3:
-        raise ValueError(f"expected three public pictures or more to learn from, got {len(public_images)}")
-    check_pictures(public_rows, public_images=public_images)
+        raise ValueError(f"expected three public images or more to learn from, got {len(public_images)}")
+    check_images_of(public_rows, public_images=public_images)
     public = resized_like(public_images, private_images)
-    learnt, asked = ask(public), ask(private_images)
-    for name in learnt:
-        check_rows(public_rows, **{f"{name} of public images": learnt[name]})
+    learned, asked = ask(public), ask(private_images)
+    for name in learned:
+        check_rows(public_rows, **{f"{name} of public images": learned[name]})
         check_rows(private_labels, **{f"{name} of private images": asked[name]})
 
     def measure(name: str, errors: Tensor, more_is: str, note: str) -> Measure:
         found = Measure.of_images(
             f"decoder_inversion_{name}", "mean squared error", more_is, errors, private_labels, note
         )
-        return replace(found, spread=math.nan)  # pictures are no restarts
+        return replace(found, std=math.nan)  # images are no restarts
 
     mean = public.double().mean(dim=0)
     floor = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
-    shown = f"{len(private_labels)} private pictures, rebuilt by who saw {len(public)} public ones"
-    found = [measure("floor", floor, "neither", f"the mean public picture in the place of each of {shown}")]
+    shown = f"{len(private_labels)} private images, rebuilt by who saw {len(public)} public ones"
+    found = [measure("floor", floor, "neither", f"the mean public image instead of each of {shown}")]
     for name in codes:
-        if name not in learnt:
+        if name not in learned:
             continue
-        decoder = train_decoder(learnt[name], public, epochs=epochs, seed=seed)
+        decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
         errors = decoding_errors(decoder, asked[name], private_images)
         left = float(errors.mean() / floor.mean()) if floor.mean() > 0 else math.nan
-        note = f"{left:.0%} of the floor; from {learnt[name].shape[1]} numbers a picture; {shown}"
+        note = f"{left:.0%} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
         found.append(measure(name, errors, "privacy", note))
     return found
 
 
 @METRICS.register("decoder_inversion")
 class DecoderInversion(Metric):
-    """Error of held-out private pictures of the attacked people, rebuilt from the target's own answers about them.
+    """Error of held-out private images of the attacked people, rebuilt from the target's own answers about them.
 
-    It says how much of a picture is in an answer, whoever holds it: in the logits, in the ``code`` of a low-rank head
+    It says how much of an image is in an answer, whoever holds it: in the logits, in the ``code`` of a low-rank head
     after its Tanh, or in the features before that head. No attack takes part. The
-    least error of any decoder is that of the mean picture given the answer; a trained one comes near it from above.
+    least error of any decoder is that of the mean image given the answer; a trained one comes near it from above.
 
     The later version of the CALoR paper, "Rank Matters" (arXiv:2410.05814v3), states that an ideal inversion error
     falls with the rank of the features. Its definition was not at hand: this is another number, with that property.
 
     Args:
         codes: As :func:`decoder_inversion`, with the others.
-        epochs: Passes over the public pictures.
+        epochs: Passes over the public images.
         seed: Of the decoders.
 
     Source:
@@ -249,16 +249,16 @@ class DecoderInversion(Metric):
         self.codes, self.epochs, self.seed = tuple(codes), epochs, seed
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``decoder_inversion_floor`` and a number for each code; NaN where no held-out picture shows these people."""
+        """``decoder_inversion_chance`` and a number for each code; NaN where no held-out image shows these people."""
         self.require(evidence)
         ask, public, held, shown = evidence.ask, evidence.public_images, evidence.held_images, evidence.held_labels
         assert ask is not None  # as just required, with the others
         assert public is not None
         assert held is not None
         assert shown is not None
-        check_pictures(shown, held_images=held)
+        check_images_of(shown, held_images=held)
         known = torch.isin(shown, evidence.labels)
         if not known.any():
-            none = Measure("decoder_inversion_floor", math.nan, "mean squared error", "neither", 0, 0)
-            return [none.failed("no held-out picture of the attacked people")]
+            none = Measure("decoder_inversion_chance", math.nan, "mean squared error", "neither", 0, 0)
+            return [none.failed("no held-out image of the attacked people")]
         return decoder_inversion(ask, public, held[known], shown[known], self.codes, self.epochs, self.seed)

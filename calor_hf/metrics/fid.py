@@ -1,11 +1,11 @@
-"""FID: how far reconstructions and private pictures lie apart, as two Gaussian clouds of features."""
+"""FID: how far reconstructions and private images lie apart, as two Gaussian clouds of features."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 INCEPTION = "inception_fid"
 """Name of the one extractor whose numbers are called FID and KID: pytorch-fid's Inception, its 2048 pooled features."""
@@ -26,16 +26,16 @@ def check_clouds(features: Tensor, private_features: Tensor) -> None:
 def frechet_distance(features: Tensor, private_features: Tensor) -> float:
     """Squared Fréchet distance ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussian fits.
 
-    With Σᵢ = RᵢᵀRᵢ from a QR decomposition of the centred features, tr (Σ₁Σ₂)^½ is the sum of the singular values of
-    R₁R₂ᵀ. So no matrix root is taken, and a singular Σ, of fewer pictures than features, does no harm.
+    With Σᵢ = RᵢᵀRᵢ from a QR decomposition of the centered features, tr (Σ₁Σ₂)^½ is the sum of the singular values of
+    R₁R₂ᵀ. So no matrix root is taken, and a singular Σ, of fewer images than features, does no harm.
 
     Args:
         features: (n, d) of reconstructions.
-        private_features: (m, d) of private pictures.
+        private_features: (m, d) of private images.
 
     Returns:
         Distance >= 0 in squared units of the features, computed in float64 from unbiased covariances; NaN with fewer
-        than two pictures on a side, or where the numbers are too large for float64.
+        than two images on a side, or where the numbers are too large for float64.
 
     Raises:
         ValueError: other widths, or features that are not finite.
@@ -49,8 +49,8 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
     means, roots = [], []
     for cloud in (features.double(), private_features.double()):
         means.append(cloud.mean(dim=0))
-        centred = (cloud - means[-1]) / math.sqrt(len(cloud) - 1)
-        roots.append(torch.linalg.qr(centred, mode="r").R)
+        centered = (cloud - means[-1]) / math.sqrt(len(cloud) - 1)
+        roots.append(torch.linalg.qr(centered, mode="r").R)
     product = roots[0] @ roots[1].T
     if not product.isfinite().all():
         return math.nan
@@ -61,12 +61,12 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
 
 @METRICS.register("fid")
 class FID(Metric):
-    """Fréchet distance of all reconstructions, failed ones too, to the private training pictures of these people.
+    """Fréchet distance of all reconstructions, failed ones too, to the private training images of these people.
 
     It is named ``fid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``;
     through any other network it is ``frechet_distance``, for each network has its own scale. Some papers count
-    recognised images alone, and PPA's code feeds images in another range; neither is comparable. No interval: resampled
-    pictures repeat, which alone moves a Gaussian fit.
+    recognized images alone, and PPA's code feeds images in another range; neither is comparable. No interval: resampled
+    images repeat, which alone moves a Gaussian fit.
 
     Source:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500.
@@ -76,7 +76,7 @@ class FID(Metric):
     by_image = False
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``fid`` or ``frechet_distance``; NaN with fewer than two pictures on a side."""
+        """``fid`` or ``frechet_distance``; NaN with fewer than two images on a side."""
         self.require(evidence)
         view, labels = evidence.extractor, evidence.labels
         assert view is not None  # as just required
@@ -84,10 +84,10 @@ class FID(Metric):
         check_rows(evidence.private_labels, private_features=view.private_features)
         value = frechet_distance(view.features, view.private_features)
         n, (m, width) = len(labels), view.private_features.shape
-        note = f"{n} reconstructions and {m} private pictures in {width} features of {view.name}"
+        note = f"{n} reconstructions and {m} private images in {width} features of {view.name}"
         if min(n, m) < width:
-            note = f"{note}; fewer pictures than features, so strongly biased upward"
+            note = f"{note}; fewer images than features, so strongly biased upward"
         if math.isnan(value):
-            note = f"it takes two pictures on each side, and numbers that float64 can hold: {note}"
+            note = f"it takes two images on each side, and numbers that float64 can hold: {note}"
         name = "fid" if view.name == INCEPTION else "frechet_distance"
         return [Measure(name, value, "squared distance", "privacy", n, len(labels.unique()), note=note)]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 
 def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
 
 @METRICS.register("identity_error")
 class IdentityError(Metric):
-    """Mean absolute error of the numbers that make a drawn person, on the drawn faces alone: the truth, no judge.
+    """Mean absolute error of the numbers that make a drawn person, on the drawn faces alone: the truth, no evaluation model.
 
     Numbers are uniform in [-1, 1]: a guess from the same distribution errs by 2/3 on average, the middle by 1/2.
     """

@@ -1,17 +1,17 @@
-"""Image similarity: how alike a reconstruction and a private picture are as pictures, without any network."""
+"""Image similarity: how alike a reconstruction and a private image are as images, without any network."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 WINDOW, SIGMA = 11, 1.5  # pixels
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def check_pictures(labels: Tensor, **pictures: Tensor) -> None:
-    """Raise ``ValueError`` unless all are (n, 3, height, width) in [0, 1], a picture a label."""
+def check_images_of(labels: Tensor, **pictures: Tensor) -> None:
+    """Raise ``ValueError`` unless all are (n, 3, height, width) in [0, 1], an image a label."""
     check_rows(labels, **pictures)
     for name, images in pictures.items():
         if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
@@ -22,7 +22,7 @@ def check_pictures(labels: Tensor, **pictures: Tensor) -> None:
 
 
 def resized_like(pictures: Tensor, images: Tensor) -> Tensor:
-    """(m, 3, height, width) ``pictures`` in the height and width of ``images``, bilinear with antialiasing."""
+    """(m, 3, height, width) ``images`` in the height and width of ``images``, bilinear with antialiasing."""
     size = images.shape[-2:]
     if pictures.shape[-2:] == size:
         return pictures
@@ -30,27 +30,27 @@ def resized_like(pictures: Tensor, images: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:
-    """Structural similarity of pairs of pictures with data range 1.
+    """Structural similarity of pairs of images with data range 1.
 
     Means, variances and covariance under an 11 × 11 Gaussian window of standard deviation 1.5, wherever the window lies
-    inside the picture; the index with K₁ = 0.01 and K₂ = 0.03, averaged over places and the three channels.
+    inside the image; the index with K₁ = 0.01 and K₂ = 0.03, averaged over places and the three channels.
 
     Args:
         images: (n, 3, height, width) in [0, 1], at least 11 × 11 pixels; n may be 1, against all references.
         references: (n, 3, height, width) in [0, 1].
 
     Returns:
-        (n,) in [-1, 1], in the precision of the images; 1 for equal pictures.
+        (n,) in [-1, 1], in the precision of the images; 1 for equal images.
 
     Raises:
-        ValueError: pictures of different sizes, or smaller than the window.
+        ValueError: images of different sizes, or smaller than the window.
 
     Source:
         Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004.
     """
     if images.shape[1:] != references.shape[1:] or min(images.shape[-2:]) < WINDOW:
         raise ValueError(
-            f"expected pictures of one size, at least {WINDOW} x {WINDOW} pixels, got {tuple(images.shape)} and "
+            f"expected images of one size, at least {WINDOW} x {WINDOW} pixels, got {tuple(images.shape)} and "
             f"{tuple(references.shape)}"
         )
     mean_x, mean_y = _blurred(images), _blurred(references)
@@ -69,27 +69,27 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def nearest_ssim(images: Tensor, labels: Tensor, private_images: Tensor, private_labels: Tensor) -> Tensor:
-    """Structural similarity of each reconstruction to the private picture of the same person that it is most like.
+    """Structural similarity of each reconstruction to the private image of the same person that it is most like.
 
     Args:
         images: (n, 3, height, width) reconstructions in [0, 1].
         labels: (n,) int64: whom they are meant to show.
-        private_images: (m, 3, height, width) private training pictures in [0, 1]; another size is resized.
+        private_images: (m, 3, height, width) private training images in [0, 1]; another size is resized.
         private_labels: (m,) int64.
 
     Returns:
         (n,) float64 in [-1, 1].
 
     Raises:
-        ValueError: a person without private pictures, or pictures that are too small, not finite, or not in [0, 1].
+        ValueError: a person without private images, or images that are too small, not finite, or not in [0, 1].
     """
-    check_pictures(labels, images=images)
-    check_pictures(private_labels, private_images=private_images)
+    check_images_of(labels, images=images)
+    check_images_of(private_labels, private_images=private_images)
     found = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         mine, known = labels == label, private_images[private_labels == label]
         if len(known) == 0:
-            raise ValueError(f"no private picture of class {int(label)}; pass the data that the target was trained on")
+            raise ValueError(f"no private image of class {int(label)}; pass the data that the target was trained on")
         known = resized_like(known, images)
         found[mine] = torch.stack([ssim(one[None], known).max().double() for one in images[mine]])
     return found
@@ -97,9 +97,10 @@ def nearest_ssim(images: Tensor, labels: Tensor, private_images: Tensor, private
 
 @METRICS.register("image_similarity")
 class ImageSimilarity(Metric):
-    """SSIM to the nearest private training picture of the person: pixels, not identity.
+    """SSIM to the nearest private training image of the person: pixels, not identity.
 
-    A person drawn in another pose scores low, and a blur scores high, so hold it against its floors. LPIPS is not here:
+    A person drawn in another pose scores low, and a blur scores high, so hold it against its chance levels. LPIPS is
+    not here:
     the libraries that keep it (lpips, torchmetrics, piq, torch-fidelity) all need torchvision for it. A network that
     gives its features can be the audit's ``extractor=``; then the Fréchet distance and its kin look through it.
 
@@ -112,5 +113,5 @@ class ImageSimilarity(Metric):
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``ssim`` in [-1, 1]."""
         values = nearest_ssim(evidence.images, evidence.labels, evidence.private_images, evidence.private_labels)
-        note = "to the private picture of the person that it is most like; pose and light count as much as the face"
+        note = "to the private image of the person that it is most like; pose and light count as much as the face"
         return [Measure.of_images("ssim", "SSIM, -1 to 1", "leakage", values, evidence.labels, note)]

@@ -1,4 +1,4 @@
-"""KID: the distance of FID's kind that is unbiased, so that few pictures do not make it look worse."""
+"""KID: the distance of FID's kind that is unbiased, so that few images do not make it look worse."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 from calor_hf.metrics.fid import INCEPTION, check_clouds
 
 
@@ -39,28 +39,28 @@ def kernel_distances(
 
     Args:
         features: (n, d) of reconstructions; their order does not matter.
-        private_features: (m, d) of private pictures.
+        private_features: (m, d) of private images.
         subsets: How many are drawn.
-        subset_size: Pictures on each side of a subset, drawn without repetition; at most n and m are.
+        subset_size: Images on each side of a subset, drawn without repetition; at most n and m are.
         seed: Of the draw.
 
     Returns:
-        (subsets,) float64; NaN with fewer than two pictures on a side.
+        (subsets,) float64; NaN with fewer than two images on a side.
 
     Raises:
-        ValueError: other widths, features that are not finite, or numbers of subsets or pictures that are too small.
+        ValueError: other widths, features that are not finite, or numbers of subsets or images that are too small.
 
     Source:
         Bińkowski et al., ICLR 2018, arXiv:1801.01401; toshas/torch-fidelity `metric_kid.py`.
     """
     check_clouds(features, private_features)
     if subsets < 1 or subset_size < 2:
-        raise ValueError(f"expected one subset or more, of two pictures or more, got {subsets} of {subset_size}")
+        raise ValueError(f"expected one subset or more, of two images or more, got {subsets} of {subset_size}")
     size = min(subset_size, len(features), len(private_features))
     if size < 2:
         return torch.full((subsets,), math.nan, dtype=torch.float64)
     clouds = [cloud.double() for cloud in (features, private_features)]
-    # In the order of their values, so that a subset does not depend on the order in which the pictures came.
+    # In the order of their values, so that a subset does not depend on the order in which the images came.
     clouds = [cloud[torch.from_numpy(np.lexsort(cloud.T.numpy()))] for cloud in clouds]
     found = []
     for index in range(subsets):
@@ -72,15 +72,15 @@ def kernel_distances(
 
 @METRICS.register("kid")
 class KID(Metric):
-    """Kernel distance of all reconstructions to the private training pictures of these people.
+    """Kernel distance of all reconstructions to the private training images of these people.
 
     It is named ``kid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``;
-    through any other network it is ``kernel_distance``. The spread is the standard deviation over subsets, the
+    through any other network it is ``kernel_distance``. The std is the standard deviation over subsets, the
     published ±; subsets overlap, so it is no interval.
 
     Args:
         subsets: As :func:`kernel_distances`, with the others.
-        subset_size: At most 1000, as published, and no more than there are pictures on either side.
+        subset_size: At most 1000, as published, and no more than there are images on either side.
         seed: Of the draw.
 
     Source:
@@ -94,7 +94,7 @@ class KID(Metric):
         self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``kid`` or ``kernel_distance``; NaN with fewer than two pictures on a side."""
+        """``kid`` or ``kernel_distance``; NaN with fewer than two images on a side."""
         self.require(evidence)
         view, labels = evidence.extractor, evidence.labels
         assert view is not None  # as just required
@@ -104,10 +104,10 @@ class KID(Metric):
         values = kernel_distances(view.features, view.private_features, self.subsets, self.subset_size, self.seed)
         value = float(values.mean())
         size = min(self.subset_size, n, m)
-        note = f"{self.subsets} subsets of {size} of {n} reconstructions and of {m} private pictures; by {view.name}"
+        note = f"{self.subsets} subsets of {size} of {n} reconstructions and of {m} private images; by {view.name}"
         if not math.isfinite(value):
-            value, note = math.nan, f"it takes two pictures on each side, and numbers that float64 can hold: {note}"
-        name, spread = "kid" if view.name == INCEPTION else "kernel_distance", math.nan
+            value, note = math.nan, f"it takes two images on each side, and numbers that float64 can hold: {note}"
+        name, std = "kid" if view.name == INCEPTION else "kernel_distance", math.nan
         if self.subsets > 1 and math.isfinite(value):
-            spread = float(values.std())
-        return [Measure(name, value, "squared MMD", "privacy", n, len(labels.unique()), spread=spread, note=note)]
+            std = float(values.std())
+        return [Measure(name, value, "squared MMD", "privacy", n, len(labels.unique()), std=std, note=note)]

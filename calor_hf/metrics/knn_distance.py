@@ -3,17 +3,17 @@
 import dataclasses
 import math
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric
-from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
 from calor_hf.metrics.feature_distance import nearest_distances
 
 
 @METRICS.register("knn_distance")
 class KNNDistance(Metric):
-    """Squared distance to the nearest private picture in the judge's features, as in the tables named KNN Dist.
+    """Squared distance to the nearest private image in the evaluation model's features, as in the tables named KNN Dist.
 
     Over all images it is ``delta_eval`` of :mod:`calor_hf.metrics.feature_distance`, here under the other name. Some
-    papers count recognised images alone, which flatters the attack: what failed, and lies far away, is left out. That
+    papers count recognized images alone, which flatters the attack: what failed, and lies far away, is left out. That
     number is given apart; it says how near the successes come, not how much leaked.
 
     Source:
@@ -23,21 +23,25 @@ class KNNDistance(Metric):
     per_image = staticmethod(nearest_distances)
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``knn_distance``, and ``knn_distance_successful``; the second is NaN where nobody is recognised."""
+        """``knn_distance``, and ``knn_distance_successful``; the second is NaN where no one is recognized."""
         self.require(evidence)
-        judge, labels = evidence.judge, evidence.labels
-        assert judge is not None  # as just required
-        values = nearest_distances(judge.features, labels, judge.private_features, evidence.private_labels)
-        unit, note = "squared distance", f"delta_eval by another name, in the features of {judge.name}"
+        evaluation_model, labels = evidence.evaluation_model, evidence.labels
+        assert evaluation_model is not None  # as just required
+        values = nearest_distances(
+            evaluation_model.features, labels, evaluation_model.private_features, evidence.private_labels
+        )
+        unit, note = "squared distance", f"delta_eval by another name, in the features of {evaluation_model.name}"
         found = [Measure.of_images("knn_distance", unit, "privacy", values, labels, note)]
-        if judge.logits is None:
+        if evaluation_model.logits is None:
             return found
-        kept = hits(judge.logits, labels) > 0
+        kept = topk_correct(evaluation_model.logits, labels) > 0
         if kept.any():
-            note = f"over recognised images alone, which flatters the attack; in the features of {judge.name}"
+            note = (
+                f"over recognized images alone, which flatters the attack; in the features of {evaluation_model.name}"
+            )
             some = Measure.of_images("knn_distance_successful", unit, "privacy", values[kept], labels[kept], note)
-            found.append(dataclasses.replace(some, spread=math.nan))  # what is left has no slots
+            found.append(dataclasses.replace(some, std=math.nan))  # what is left has no slots
         else:
             empty = Measure("knn_distance_successful", math.nan, unit, "privacy", 0, 0)
-            found.append(empty.failed("the judge recognised nobody"))
+            found.append(empty.failed("the evaluation model recognized no one"))
         return found

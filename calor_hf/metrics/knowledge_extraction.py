@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.layers.random_views import RandomView
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric
-from calor_hf.metrics.image_similarity import check_pictures, resized_like
+from calor_hf.data.random_views import RandomView
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
+from calor_hf.metrics.image_similarity import check_images_of, resized_like
 
 CROP_AND_FLIP = RandomView(scale=(0.8, 1.0), brightness=0, contrast=0, jitter_probability=0, degrees=0)
 LAST_RATE = 1e-4
@@ -61,12 +61,12 @@ def train_student(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    people = labels.unique()
-    classes = torch.searchsorted(people, labels)
+    identities = labels.unique()
+    classes = torch.searchsorted(identities, labels)
     steps = math.ceil(len(labels) / batch_size)
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.enable_grad():
         torch.manual_seed(seed)
-        student = build(len(people)).to(device).train()
+        student = build(len(identities)).to(device).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=LAST_RATE)
         for epoch in range(epochs):
@@ -92,20 +92,20 @@ def _logits(student: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def recognised(student: nn.Module, pictures: Tensor, classes: Tensor) -> Tensor:
-    """(m,) float64, 1 where the student's first choice for one of (m, 3, height, width) pictures is its class."""
+def recognized(student: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """(m,) float64, 1 where the student's first choice for one of (m, 3, height, width) images is its class."""
     device = next(student.parameters()).device
-    choices = [_logits(student, batch.to(device)).argmax(dim=1).cpu() for batch in pictures.split(_BATCH)]
+    choices = [_logits(student, batch.to(device)).argmax(dim=1).cpu() for batch in images.split(_BATCH)]
     return (torch.cat(choices) == classes).double()
 
 
 @METRICS.register("knowledge_extraction")
 class KnowledgeExtraction(Metric):
-    """Accuracy on private pictures of a student that saw reconstructions alone, averaged over several trainings.
+    """Accuracy on private images of a student that saw reconstructions alone, averaged over several trainings.
 
     The authors' student is a ResNet-50 with weights of ImageNet at 224 pixels; ours is small and starts from random
     weights, so that nothing is downloaded, and chooses among the attacked people alone. For the published setting pass
-    ``build``. Private pictures are resized to the size of the reconstructions.
+    ``build``. Private images are resized to the size of the reconstructions.
 
     Args:
         build: As :func:`train_student`, with the others.
@@ -142,31 +142,31 @@ class KnowledgeExtraction(Metric):
         self.runs, self.seed, self.device = runs, seed, device
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``knowledge_extraction`` on the training pictures and, if there are any, ``…_held`` on held-out ones.
+        """``knowledge_extraction`` on the training images and, if there are any, ``…_held`` on held-out ones.
 
-        The spread is over trainings. NaN where one person alone was attacked, or no picture shows who was.
+        The std is over trainings. NaN where one person alone was attacked, or no image shows who was.
         """
         images, labels = evidence.images, evidence.labels
-        check_pictures(labels, images=images)
-        people = labels.unique()
+        check_images_of(labels, images=images)
+        identities = labels.unique()
         sets = {"knowledge_extraction": (evidence.private_images, evidence.private_labels)}
         if evidence.held_images is not None and evidence.held_labels is not None:
             sets["knowledge_extraction_held"] = (evidence.held_images, evidence.held_labels)
         for pictures, shown in sets.values():
-            check_pictures(shown, pictures=pictures)
-        students = [] if len(people) < 2 else [self._student(images, labels, run) for run in range(self.runs)]
+            check_images_of(shown, pictures=pictures)
+        students = [] if len(identities) < 2 else [self._student(images, labels, run) for run in range(self.runs)]
 
         found = []
         for name, (pictures, shown) in sets.items():
-            known = torch.isin(shown, people)
-            none = Measure(name, math.nan, "share", "leakage", len(labels), len(people))
+            known = torch.isin(shown, identities)
+            none = Measure(name, math.nan, "share", "leakage", len(labels), len(identities))
             if not students:
                 found.append(none.failed("one person alone, whom every student would name"))
             elif not known.any():
-                found.append(none.failed("no picture of the attacked people to be judged on"))
+                found.append(none.failed("no image of the attacked people to be evaluated on"))
             else:
-                fitted, classes = resized_like(pictures[known], images), torch.searchsorted(people, shown[known])
-                right = torch.stack([recognised(student, fitted, classes) for student in students])
+                fitted, classes = resized_like(pictures[known], images), torch.searchsorted(identities, shown[known])
+                right = torch.stack([recognized(student, fitted, classes) for student in students])
                 found.append(self._measure(none, right, shown[known]))
         return found
 
@@ -177,9 +177,9 @@ class KnowledgeExtraction(Metric):
 
     def _measure(self, none: Measure, right: Tensor, shown: Tensor) -> Measure:
         note = (
-            f"by {self.runs} students, who saw {none.images} reconstructions alone, on {len(shown)} private pictures; "
-            f"chance is 1/{none.people} = {1 / none.people:.3g}"
+            f"by {self.runs} students, who saw {none.images} reconstructions alone, on {len(shown)} private images; "
+            f"chance is 1/{none.identities} = {1 / none.identities:.3g}"
         )
         mean = Measure.of_images(none.name, none.unit, none.more_is, right.mean(dim=0), shown, note)
-        spread = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
-        return dataclasses.replace(mean, images=none.images, spread=spread)
+        std = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
+        return dataclasses.replace(mean, images=none.images, std=std)

@@ -1,6 +1,6 @@
 """Membership inference by the loss: who was in the training data? Another threat, for orientation.
 
-Not a registered metric: it asks the model about pictures that somebody holds already, not about reconstructions.
+Not a registered metric: it asks the model about images that someone holds already, not about reconstructions.
 """
 
 import dataclasses
@@ -11,26 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics._base import Measure, check_rows
-from calor_hf.metrics._statistics import LEVEL, RESAMPLES
+from calor_hf.metrics.base import Measure, check_rows
+from calor_hf.metrics.statistics import LEVEL, RESAMPLES
 from calor_hf.metrics.verification import threshold_at
 
-ONE_IN = 100  # a picture that was not trained on is taken for one that was, once in so many
+ONE_IN = 100  # an image that was not trained on is taken for one that was, once in so many
 
 
 def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels: Tensor) -> list[Measure]:
-    """How well the loss tells training pictures from other pictures of the same people.
+    """How well the loss tells training images from other images of the same people.
 
     Args:
-        logits: (m, classes) of training pictures.
+        logits: (m, classes) of training images.
         labels: (m,) int64.
-        held_logits: (h, classes) of pictures that were not trained on; people who are in one set alone are left out.
+        held_logits: (h, classes) of images that were not trained on; people who are in one set alone are left out.
         held_labels: (h,) int64.
 
     Returns:
-        ``membership_auc``, the chance that a training picture has the smaller loss (0.5: no leak), and
-        ``membership_tpr@FPR=1e-2``, the share of training pictures found where one in a hundred others is accused; NaN
-        where there are too few pictures to tell. The interval of the second takes the threshold as known.
+        ``membership_auc``, the chance that a training image has the smaller loss (0.5: no leak), and
+        ``membership_tpr@FPR=1e-2``, the share of training images found where one in a hundred others is accused; NaN
+        where there are too few images to tell. The interval of the second takes the threshold as known.
 
     Raises:
         ValueError: wrong shapes, or numbers that are not finite.
@@ -41,16 +41,16 @@ def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels:
     """
     check_rows(labels, logits=logits)
     check_rows(held_labels, held_logits=held_logits)
-    people = sorted(set(labels.tolist()) & set(held_labels.tolist()))
+    identities = sorted(set(labels.tolist()) & set(held_labels.tolist()))
     scores, others = _likelihoods(logits, labels), _likelihoods(held_logits, held_labels)
-    mine = {label: scores[labels == label] for label in people}
-    theirs = {label: others[held_labels == label] for label in people}
+    mine = {label: scores[labels == label] for label in identities}
+    theirs = {label: others[held_labels == label] for label in identities}
     count = sum(map(len, mine.values()))
-    note = f"{count} training pictures and {sum(map(len, theirs.values()))} others of the same people; the loss decides"
-    auc = Measure("membership_auc", math.nan, "share", "leakage", count, len(people), note=note)
+    note = f"{count} training images and {sum(map(len, theirs.values()))} others of the same people; the loss decides"
+    auc = Measure("membership_auc", math.nan, "share", "leakage", count, len(identities), note=note)
     tpr = dataclasses.replace(auc, name="membership_tpr@FPR=1e-2")
-    if not people:
-        reason = "no person has both training and held-out pictures"
+    if not identities:
+        reason = "no person has both training and held-out images"
         return [auc.failed(reason), tpr.failed(reason)]
     return [_with_auc(auc, mine, theirs), _with_rate(tpr, mine, theirs)]
 
@@ -72,8 +72,8 @@ def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]
         areas = ((weights @ wins) * weights).sum(axis=1) / ((weights @ own) * (weights @ other))
         tail = 100 * (1 - LEVEL) / 2
         low, high = (float(end) for end in np.percentile(areas, [tail, 100 - tail]))
-    people = dict(zip(mine, map(float, by_person), strict=True))
-    return dataclasses.replace(empty, value=value, low=low, high=high, by_identity=people)
+    identities = dict(zip(mine, map(float, by_person), strict=True))
+    return dataclasses.replace(empty, value=value, low=low, high=high, by_identity=identities)
 
 
 def _wins(first: Tensor, second: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def _wins(first: Tensor, second: Tensor) -> Tensor:
 def _with_rate(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:
     threshold = threshold_at(torch.cat(list(theirs.values())), ONE_IN)
     if math.isnan(threshold):
-        return empty.failed(f"it takes {ONE_IN} pictures that were not trained on: {empty.note}")
+        return empty.failed(f"it takes {ONE_IN} images that were not trained on: {empty.note}")
     labels = torch.cat([torch.full((len(rows),), label) for label, rows in mine.items()])
     found = (torch.cat(list(mine.values())) > threshold).double()
     measure = Measure.of_images(empty.name, empty.unit, empty.more_is, found, labels, empty.note)
-    return dataclasses.replace(measure, spread=math.nan)
+    return dataclasses.replace(measure, std=math.nan)

@@ -1,26 +1,26 @@
-"""Precision, recall, density and coverage of one person's reconstructions among their private pictures."""
+"""Precision, recall, density and coverage of one person's reconstructions among their private images."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 from calor_hf.metrics.fid import check_clouds
 
 VARIANTS = ("ppa", "standard")
 UNITS = {
     "precision": "share",
     "recall": "share",
-    "density": "real balls a picture lies in, over k",
+    "density": "real balls an image lies in, over k",
     "coverage": "share",
 }
 
 
 def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = "ppa") -> dict[str, float]:
-    """Four shares of overlap of reconstructions (fake) and private pictures (real) of one person.
+    """Four shares of overlap of reconstructions (fake) and private images (real) of one person.
 
-    A picture's ball reaches to its k-th neighbour in its own set. On the rim counts as inside.
+    A image's ball reaches to its k-th neighbor in its own set. On the rim counts as inside.
 
     - ``precision``: share of fakes in the ball of any real (``standard``), or in that of the nearest (``ppa``).
     - ``recall``: share of reals in the ball of any fake, or in that of the nearest.
@@ -29,12 +29,12 @@ def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = 
 
     Args:
         features: (n, d) of reconstructions, n >= 1.
-        private_features: (m, d) of private pictures.
-        k: Neighbours that make a ball, >= 1.
+        private_features: (m, d) of private images.
+        k: Neighbors that make a ball, >= 1.
         variant: ``ppa``, as in the code of PPA and MIBench, or ``standard``, as defined by Naeem et al.
 
     Returns:
-        Each number by name, all >= 0. A number is NaN where the set whose balls it needs has k pictures or fewer:
+        Each number by name, all >= 0. A number is NaN where the set whose balls it needs has k images or fewer:
         recall for few fakes, the others for few reals.
 
     Raises:
@@ -74,9 +74,9 @@ def _radii(points: Tensor, k: int) -> Tensor:
 
 @METRICS.register("prdc")
 class PRDC(Metric):
-    """Precision, recall, density and coverage person by person, averaged over those who have enough pictures.
+    """Precision, recall, density and coverage person by person, averaged over those who have enough images.
 
-    PPA's code takes class 0 for "no class" and compares it with everybody's pictures; here it is a person like others.
+    PPA's code takes class 0 for "no class" and compares it with everybody's images; here it is a person like others.
 
     Args:
         k: As :func:`prdc`.
@@ -92,21 +92,21 @@ class PRDC(Metric):
         self.k, self.variant = k, variant
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``precision``, ``recall``, ``density`` and ``coverage``; NaN where nobody has more than k pictures."""
+        """``precision``, ``recall``, ``density`` and ``coverage``; NaN where no one has more than k images."""
         self.require(evidence)
         view, labels, known = evidence.extractor, evidence.labels, evidence.private_labels
         assert view is not None  # as just required
         check_rows(labels, features=view.features)
         check_rows(known, private_features=view.private_features)
-        people = {
+        identities = {
             label: prdc(view.features[labels == label], view.private_features[known == label], self.k, self.variant)
             for label in labels.unique().tolist()
         }
         found = []
         for name, unit in UNITS.items():
-            values = {label: numbers[name] for label, numbers in people.items()}
-            of = "reconstructions" if name == "recall" else "private pictures"
+            values = {label: numbers[name] for label, numbers in identities.items()}
+            of = "reconstructions" if name == "recall" else "private images"
             note = f"balls to the {self.k} nearest, of people with more than {self.k} {of}; by {view.name}"
             title = name if self.variant == "ppa" else f"{name}_{self.variant}"
-            found.append(Measure.of_people(title, unit, "leakage", values, len(labels), note))
+            found.append(Measure.of_identities(title, unit, "leakage", values, len(labels), note))
         return found

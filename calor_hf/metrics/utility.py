@@ -1,6 +1,6 @@
 """What the model is good for: accuracy, likelihood, calibration, and what a threshold on its scores does.
 
-Not a registered metric: it is about the model on pictures that are new to it, not about reconstructions.
+Not a registered metric: it is about the model on images that are new to it, not about reconstructions.
 """
 
 import dataclasses
@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.calibration import CALIBRATION_BINS, calibration_error
-from calor_hf.metrics._base import Measure, check_rows
-from calor_hf.metrics.attack_accuracy import hits
+from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.base import Measure, check_rows
 
 THRESHOLDS = (0.5, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
 def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
-    """Numbers of a model on held-out pictures, with intervals over people.
+    """Numbers of a model on held-out images, with intervals over people.
 
-    A defence moves the scores (CALoR leads them to e^(−1/b) and below), so a threshold that was tuned on another model
-    accepts another share: ``accepted@t`` is the share of pictures whose highest score exceeds t, ``wrong@t`` how many
-    of those are taken for somebody else.
+    A defense moves the scores (CALoR leads them to e^(−1/b) and below), so a threshold that was tuned on another model
+    accepts another share: ``accepted@t`` is the share of images whose highest score exceeds t, ``wrong@t`` how many
+    of those are taken for someone else.
 
     Args:
-        logits: (n, classes) of held-out pictures.
+        logits: (n, classes) of held-out images.
         labels: (n,) int64: who is on them.
 
     Returns:
@@ -36,14 +36,14 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
         ValueError: wrong shapes, labels out of range, or numbers that are not finite.
     """
     check_rows(labels, logits=logits)
-    right = hits(logits, labels)
+    right = topk_correct(logits, labels)
     log_p = F.log_softmax(logits.double(), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)
     top = log_p.exp().amax(dim=1)
 
     def mean(name: str, unit: str, values: Tensor, note: str = "") -> Measure:
         measure = Measure.of_images(name, unit, "neither", values, labels, note)
-        return dataclasses.replace(measure, spread=math.nan)  # held-out pictures have no slots
+        return dataclasses.replace(measure, std=math.nan)  # held-out images have no slots
 
     found = [mean("accuracy", "share", right), mean("nll", "nats", -true_log_p)]
     error = calibration_error(top.numpy(), (log_p.argmax(dim=1) == labels).numpy())
@@ -60,5 +60,5 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
 def _wrong(name: str, values: Tensor, labels: Tensor) -> Measure:
     if len(labels) == 0:
         return Measure(name, math.nan, "share", "neither", 0, 0, note="no score is that high")
-    measure = Measure.of_images(name, "share", "neither", values, labels, "of those, taken for somebody else")
-    return dataclasses.replace(measure, spread=math.nan)
+    measure = Measure.of_images(name, "share", "neither", values, labels, "of those, taken for someone else")
+    return dataclasses.replace(measure, std=math.nan)

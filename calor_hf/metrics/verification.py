@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics._base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 RATES = {"1e-2": 100, "1e-3": 1_000, "1e-4": 10_000}  # a stranger passes in one of so many tries
 
 
 def best_cosine(probes: Tensor, gallery: Tensor) -> Tensor:
-    """Cosine of each probe to the picture of a gallery that is most like it.
+    """Cosine of each probe to the image of a gallery that is most like it.
 
     Args:
         probes: (n, d) features; a row of zeros has cosine 0 to all.
@@ -44,10 +44,10 @@ def threshold_at(impostors: Tensor, one_in: int) -> float:
 class Verification(Metric):
     """Share of reconstructions that verification takes for the person, where strangers pass at 1 %, 0.1 %, 0.01 %.
 
-    A picture's score is its highest cosine to a gallery, the private training pictures of one person. Impostors are
-    held-out pictures of other people, each against every gallery. A larger gallery is easier to enter; as impostors,
-    genuine pictures and reconstructions all meet the same whole ones, the rate holds on average over the attacked
-    people even where they have unequal numbers of pictures. The intervals take the threshold as known.
+    A image's score is its highest cosine to a gallery, the private training images of one person. Impostors are
+    held-out images of other people, each against every gallery. A larger gallery is easier to enter; as impostors,
+    genuine images and reconstructions all meet the same whole ones, the rate holds on average over the attacked
+    people even where they have unequal numbers of images. The intervals take the threshold as known.
 
     Source:
         "Revisiting Model Inversion Evaluation", 2025, arXiv:2505.03519, for the reason; ISO/IEC 19795-1 for the rates.
@@ -56,7 +56,7 @@ class Verification(Metric):
     needs = ("embedding", "held_labels")
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``verified@FAR=…``, and ``genuine_accepted@FAR=…`` of the person's own held-out pictures: the ceiling.
+        """``verified@FAR=…``, and ``genuine_accepted@FAR=…`` of the person's own held-out images: the ceiling.
 
         NaN where strangers tried less often than the rate needs.
         """
@@ -65,7 +65,7 @@ class Verification(Metric):
         assert view is not None  # as just required
         assert held_labels is not None
         if view.held_features is None:
-            raise ValueError("verification needs held-out private pictures; pass held_images to the audit")
+            raise ValueError("verification needs held-out private images; pass held_images to the audit")
         check_rows(labels, features=view.features)
         check_rows(evidence.private_labels, private_features=view.private_features)
         check_rows(held_labels, held_features=view.held_features)
@@ -75,7 +75,7 @@ class Verification(Metric):
         for label in labels.unique():
             gallery = view.private_features[evidence.private_labels == label]
             if len(gallery) == 0:
-                raise ValueError(f"no private picture of class {int(label)}; pass the data the target was trained on")
+                raise ValueError(f"no private image of class {int(label)}; pass the data the target was trained on")
             scores[labels == label] = best_cosine(view.features[labels == label], gallery)
             known, own = best_cosine(view.held_features, gallery), held_labels == label
             genuine.append(known[own])
@@ -89,9 +89,9 @@ class Verification(Metric):
             found.append(_accepted(f"verified@FAR={name}", "leakage", scores, labels, threshold, note))
             ceiling = _accepted(
                 f"genuine_accepted@FAR={name}", "neither", torch.cat(genuine), torch.cat(owners), threshold,
-                f"held-out pictures of the person {note}",
+                f"held-out images of the person {note}",
             )  # fmt: skip
-            found.append(dataclasses.replace(ceiling, spread=math.nan))  # they have no restarts
+            found.append(dataclasses.replace(ceiling, std=math.nan))  # they have no restarts
         return found
 
 
@@ -100,7 +100,7 @@ def _accepted(name: str, more_is: str, scores: Tensor, labels: Tensor, threshold
     if math.isnan(threshold):
         reason = f"too few tries: {note}"
     elif len(scores) == 0:
-        reason = "no held-out pictures of the attacked people"
+        reason = "no held-out images of the attacked people"
     else:
         return Measure.of_images(name, "share", more_is, (scores > threshold).double(), labels, note)
     return Measure(name, math.nan, "share", more_is, len(scores), len(labels.unique()), note=reason)

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForImageClassification, Pretrained
 
 from calor_hf._version import __version__
 from calor_hf.core.files import reading
-from calor_hf.layers.find_head import check_heads, find_heads, put_back_heads
-from calor_hf.layers.saved_config import check_config
+from calor_hf.core.saved_config import check_config
+from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads
 from calor_hf.modeling.configuration_defended import WrappedConfig
 
 W = TypeVar("W", bound=WrappedConfig)
@@ -108,7 +108,7 @@ def forget_labels(base_config: PretrainedConfig) -> None:
 def refuse_settings(
     config: WrappedConfig, asked: Mapping[str, Any], defaults: Mapping[str, Any], for_base_only: Mapping[str, Any]
 ) -> None:
-    """Raise ``ValueError`` for settings of a new defence beside a saved defended model.
+    """Raise ``ValueError`` for settings of a new defense beside a saved defended model.
 
     Args:
         config: Of the saved model.
@@ -117,7 +117,7 @@ def refuse_settings(
         for_base_only: Arguments that apply to base checkpoints only, with what was given; ``None`` is nothing.
     """
     saved = {**config.defense_settings_dict(), "num_labels": config.num_labels, "defense": config.defense_name}
-    kind = "CALoR model" if config.model_type == "calor" else f"model of the defence '{config.defense_name}'"
+    kind = "CALoR model" if config.model_type == "calor" else f"model of the defense '{config.defense_name}'"
     for name, value in asked.items():
         if value is not None and value not in (saved.get(name), defaults.get(name)):
             raise ValueError(

@@ -56,14 +56,14 @@ class CALoRConfig(WrappedConfig):
 
     @property
     def defense_name(self) -> str:
-        """Name of the defence in the registry."""
+        """Name of the defense in the registry."""
         return "calor"
 
     def defense_settings_dict(self) -> dict[str, Any]:
-        """Settings of the defence, as plain values."""
+        """Settings of the defense, as plain values."""
         return {name: getattr(self, name) for name in SETTINGS}
 
     def set_defense(self, settings: dict[str, Any]) -> None:
-        """Write settings of the defence into the configuration."""
+        """Write settings of the defense into the configuration."""
         for name, value in settings.items():
             setattr(self, name, value)

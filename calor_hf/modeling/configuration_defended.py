@@ -1,4 +1,4 @@
-"""Configuration of a defended model: the base model's configuration, and the defence's name and settings."""
+"""Configuration of a defended model: the base model's configuration, and the defense's name and settings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from calor_hf.core.files import reading
-from calor_hf.core.shapes import absurd, misfit
+from calor_hf.core.shapes import size_error, type_error
 from calor_hf.defenses import DEFENSES, Defense
 
 _SHAPE = {
@@ -37,7 +37,7 @@ class WrappedConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         own = {"base_config": base_config, "base_class": base_class, "head_paths": head_paths, **kwargs}
-        if problem := absurd(own) or misfit(own, _SHAPE):
+        if problem := size_error(own) or type_error(own, _SHAPE):
             raise ValueError(f"the configuration of this defended model is damaged: {problem}")
         if isinstance(base_config, dict):
             values = dict(base_config)
@@ -52,28 +52,28 @@ class WrappedConfig(PretrainedConfig):
 
     @property
     def defense_name(self) -> str:
-        """Name of the defence in the registry."""
+        """Name of the defense in the registry."""
         raise NotImplementedError
 
     def defense_settings_dict(self) -> dict[str, Any]:
-        """Settings of the defence, as plain values."""
+        """Settings of the defense, as plain values."""
         raise NotImplementedError
 
     def set_defense(self, settings: dict[str, Any]) -> None:
-        """Write settings of the defence into the configuration."""
+        """Write settings of the defense into the configuration."""
         raise NotImplementedError
 
     def make_defense(self) -> Defense[Any]:
-        """The defence, with its settings checked.
+        """The defense, with its settings checked.
 
         Raises:
-            ValueError: no such defence is registered here, or a setting is refused.
+            ValueError: no such defense is registered here, or a setting is refused.
         """
         try:
             method = DEFENSES.get(self.defense_name)
         except KeyError as error:
             raise ValueError(
-                f"{error.args[0]}. A model of this defence needs the package that registers it (import it first), or a "
+                f"{error.args[0]}. A model of this defense needs the package that registers it (import it first), or a "
                 "newer calor_hf"
             ) from None
         return method(method.config_class.from_dict(self.defense_settings_dict()))
@@ -86,7 +86,7 @@ class DefendedConfig(WrappedConfig):
         base_config: As in :class:`WrappedConfig`.
         base_class: As in :class:`WrappedConfig`.
         head_paths: As in :class:`WrappedConfig`.
-        defense: Name of the defence in the registry.
+        defense: Name of the defense in the registry.
         defense_settings: Its settings; those left out keep their defaults.
         kwargs: As in :class:`WrappedConfig`.
     """
@@ -102,7 +102,7 @@ class DefendedConfig(WrappedConfig):
         defense_settings: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if problem := misfit([defense, defense_settings], list[str | dict[str, Any] | None], "defense"):
+        if problem := type_error([defense, defense_settings], list[str | dict[str, Any] | None], "defense"):
             raise ValueError(f"the configuration of this defended model is damaged: {problem}")
         self.defense = defense
         self.defense_settings = dict(defense_settings or {})
@@ -110,13 +110,13 @@ class DefendedConfig(WrappedConfig):
 
     @property
     def defense_name(self) -> str:
-        """Name of the defence in the registry."""
+        """Name of the defense in the registry."""
         return self.defense
 
     def defense_settings_dict(self) -> dict[str, Any]:
-        """Settings of the defence, as plain values."""
+        """Settings of the defense, as plain values."""
         return dict(self.defense_settings)
 
     def set_defense(self, settings: dict[str, Any]) -> None:
-        """Write settings of the defence into the configuration."""
+        """Write settings of the defense into the configuration."""
         self.defense_settings = dict(settings)

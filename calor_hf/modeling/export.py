@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calor_hf._version import __version__
-from calor_hf.layers.features import scores_of
-from calor_hf.layers.hf_target import pixel_input_of
-from calor_hf.layers.module_target import PixelInput
+from calor_hf.data.pixel_input import PixelInput, pixel_input_of
+from calor_hf.heads.features import scores_of
 
 FORMATS = ("onnx", "torch")
 METADATA_FILE = "calor_hf.json"  # inside a torch.export archive
@@ -47,7 +46,7 @@ def export_model(
         path: File to write; larger weights than 1.9 GB go into ``path`` + ``.data`` (ONNX).
         format: ``onnx``, or ``torch`` for ``torch.export``.
         processor: Image processor, for its numbers.
-        images: The input is ``images`` in [0, 1] of the size that the model reads, normalised inside; else it is
+        images: The input is ``images`` in [0, 1] of the size that the model reads, normalized inside; else it is
             what the image processor gives.
         image_size: Side of the images, where neither processor nor configuration say it.
         overwrite: Replace a file that is there.
@@ -98,7 +97,7 @@ def check_export(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there already; choose another file, or overwrite it (--overwrite)")
     if images and processor is None:
-        raise ValueError("images in [0, 1] are normalised with the image processor's numbers; pass one (processor=)")
+        raise ValueError("images in [0, 1] are normalized with the image processor's numbers; pass one (processor=)")
     if format == "torch":
         return
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -171,7 +170,7 @@ def _difference(run: Callable[[Tensor], Tensor], scores: _Scores, batch: Tensor)
 def _metadata(model: PreTrainedModel, pixels: PixelInput, name: str, with_processor: bool) -> dict[str, str]:
     config = model.config
     if name == "images":
-        meaning = f"RGB images in [0, 1], (batch, 3, {pixels.size[0]}, {pixels.size[1]}); normalised inside"
+        meaning = f"RGB images in [0, 1], (batch, 3, {pixels.size[0]}, {pixels.size[1]}); normalized inside"
     elif with_processor:
         meaning = "(images in [0, 1] * scale + offset - mean) / std, RGB, or BGR where reverse_channels says so"
     else:

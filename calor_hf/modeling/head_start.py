@@ -6,12 +6,12 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from calor_hf.defenses._base import Defense
-from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads, same_kind
-from calor_hf.layers.features import head_inputs
-from calor_hf.layers.find_head import check_heads
-from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.svd_init import svd_init
+from calor_hf.defenses.base import Defense
+from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads, same_kind
+from calor_hf.heads.features import head_inputs
+from calor_hf.heads.find_head import check_heads
+from calor_hf.heads.low_rank_head import LowRankHead
+from calor_hf.heads.svd_init import svd_init
 
 Classifiers = Sequence[nn.Linear | nn.Conv2d]
 StartHeads = Callable[[list[nn.Module], Classifiers], None]
@@ -19,7 +19,7 @@ StartHeads = Callable[[list[nn.Module], Classifiers], None]
 
 
 def check_head_init(head_init: str) -> None:
-    """Refuse a start that nobody knows.
+    """Refuse a start that no one knows.
 
     Raises:
         ValueError: neither ``random`` nor ``svd``.
@@ -29,7 +29,7 @@ def check_head_init(head_init: str) -> None:
 
 
 def new_head(defense: Defense[Any], classifiers: Classifiers, num_labels: int) -> nn.Module:
-    """Head of a defended model in the place of ``classifiers``: their own, or the defence's; of several, their mean."""
+    """Head of a defended model instead of ``classifiers``: their own, or the defense's; of several, their mean."""
     kept = [same_kind(classifier, num_labels) for classifier in classifiers]
     widths = [layer.weight.shape[1] for layer in kept]
     heads: list[nn.Module] = (

@@ -6,7 +6,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel
 
 from calor_hf.defenses.calor import CALoR, CALoRDefenseConfig, check_strength
-from calor_hf.layers.find_head import check_heads
+from calor_hf.heads.find_head import check_heads
 from calor_hf.modeling.base_model import config_for, refuse_settings
 from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import WrappedConfig
@@ -15,10 +15,10 @@ from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 
 
 class CALoRForImageClassification(DefendedForImageClassification):
-    """An image classification model whose classifier is a :class:`~calor_hf.layers.low_rank_head.LowRankHead`.
+    """An image classification model whose classifier is a :class:`~calor_hf.heads.low_rank_head.LowRankHead`.
 
     A model with two classifiers whose mean are its scores (DeiT and LeViT with teacher, SwiftFormer) gets a low-rank
-    head of the same rank in the place of each.
+    head of the same rank instead of each.
 
     Make one with :meth:`from_pretrained` (a base checkpoint or a saved CALoR model), :meth:`from_base` (a model in
     memory) or :meth:`from_config` (random weights).
@@ -56,7 +56,7 @@ class CALoRForImageClassification(DefendedForImageClassification):
         Args:
             source: Hub id or folder of a CALoR model or of an image classification model.
             model_args: Handed on by Auto classes; not for users.
-            rank: Width of the code; None: :func:`~calor_hf.layers.low_rank_head.default_rank`, logged.
+            rank: Width of the code; None: :func:`~calor_hf.heads.low_rank_head.default_rank`, logged.
             num_labels: Number of classes; may differ from the checkpoint's. None: the checkpoint's.
             id2label: Names of the classes.
             label2id: Their inverse.
@@ -133,7 +133,7 @@ class CALoRForImageClassification(DefendedForImageClassification):
 
 
 def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForImageClassification:
-    """``base`` with the defence of that name: a :class:`CALoRForImageClassification` for ``calor``.
+    """``base`` with the defense of that name: a :class:`CALoRForImageClassification` for ``calor``.
 
     Args:
         base: Model in memory, whose weights the defended model shares.
@@ -141,7 +141,7 @@ def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForI
         settings: Arguments of that class's ``from_base``.
 
     Raises:
-        KeyError: nobody registered the defence.
+        KeyError: no one registered the defense.
     """
     if defense == "calor":
         return CALoRForImageClassification.from_base(base, **settings)

@@ -1,4 +1,4 @@
-"""Any registered defence around any image classification model of transformers."""
+"""Any registered defense around any image classification model of transformers."""
 
 import copy
 import dataclasses
@@ -13,11 +13,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from calor_hf.core.files import reading
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
-from calor_hf.defenses._low_rank import LowRankDefense
-from calor_hf.layers.chunked_scores import check_chunks, odds_in_chunks
-from calor_hf.layers.classifier_head import ClassifierHead, heads_of
-from calor_hf.layers.features import run_with_taps, scores_of
-from calor_hf.layers.find_head import check_heads, take_out_heads
+from calor_hf.defenses.low_rank import LowRankDefense
+from calor_hf.heads.chunked_scores import check_chunks, margins_in_chunks
+from calor_hf.heads.classifier_head import ClassifierHead, heads_of
+from calor_hf.heads.features import run_with_feature_hooks, scores_of
+from calor_hf.heads.find_head import check_heads, take_out_heads
 from calor_hf.modeling.base_model import (
     architecture_of,
     base_class_of,
@@ -35,7 +35,7 @@ from calor_hf.modeling.released import fit_to_publish
 
 
 class DefendedForImageClassification(PreTrainedModel):
-    """An image classification model with a defence: the base, a head, and the loss it is trained with.
+    """An image classification model with a defense: the base, a head, and the loss it is trained with.
 
     Make one with :meth:`from_pretrained` (a base checkpoint or a saved defended model), :meth:`from_base` (a model in
     memory) or :meth:`from_config` (random weights). CALoR has a class of its own, ``CALoRForImageClassification``.
@@ -44,14 +44,14 @@ class DefendedForImageClassification(PreTrainedModel):
     place of each, and its scores stay their mean.
 
     Attributes:
-        defense: The defence, with its settings.
+        defense: The defense, with its settings.
         backbone: The base model; without its classifiers, so that its logits are the features (of several classifiers
             side by side).
-        classification_head: What turns features into scores, in float32: the base's own classifier or the defence's
+        classification_head: What turns features into scores, in float32: the base's own classifier or the defense's
             head; the mean of several, where the base has several.
         feature_width: Number of features.
         class_weights: (num_labels,) weights of the loss, or None; not saved.
-        in_training_run: Whether a ``DefenseTrainer`` is at work, which some defences need.
+        in_training_run: Whether a ``DefenseTrainer`` is at work, which some defenses need.
         class_chunk: Classes scored at a time where labels are given, see :meth:`score_in_chunks`; None: all.
     """
 
@@ -71,7 +71,7 @@ class DefendedForImageClassification(PreTrainedModel):
         self.defense: Defense[Any] = config.make_defense()
         self.backbone = base_class_of(config)._from_config(config.base_config)
         self.feature_width = sum(check_heads(self.backbone, config.head_paths))
-        self._tapped = tuple(self.defense.taps(self.backbone))
+        self._hooked = tuple(self.defense.feature_hooks(self.backbone))
         classifiers = take_out_heads(self.backbone, config.head_paths)
         self.classification_head = new_head(self.defense, cast(Classifiers, classifiers), config.num_labels)
         self.main_input_name = self.backbone.main_input_name
@@ -97,17 +97,17 @@ class DefendedForImageClassification(PreTrainedModel):
     def score_in_chunks(self, classes: int | None) -> None:
         """With labels, score that many classes at a time; None: all at once. Not saved.
 
-        The output then has ``odds`` in the place of ``logits``, and its memory does not grow with the number of
+        The output then has ``margins`` instead of ``logits``, and its memory does not grow with the number of
         classes. Without labels there are logits as ever.
 
         Raises:
-            ValueError: a head or a defence that cannot do without the scores.
+            ValueError: a head or a defense that cannot do without the scores.
         """
         if classes is not None:
             check_chunks(self.classification_head, classes)
             if not self.defense.log_odds_suffice:
                 raise ValueError(
-                    f"the loss of the defence '{self.config.defense_name}' reads all scores; leave class_chunk out"
+                    f"the loss of the defense '{self.config.defense_name}' reads all scores; leave class_chunk out"
                 )
         self.class_chunk = classes
 
@@ -123,7 +123,7 @@ class DefendedForImageClassification(PreTrainedModel):
             kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
 
         Raises:
-            RuntimeError: training outside ``DefenseTrainer``, with a defence that works only there.
+            RuntimeError: training outside ``DefenseTrainer``, with a defense that works only there.
         """
         return_dict = kwargs.pop("return_dict", None)
         if pixel_values is not None:
@@ -134,19 +134,19 @@ class DefendedForImageClassification(PreTrainedModel):
         learns = self.training and labels is not None
         if learns and self.defense.needs_trainer and not self.in_training_run:
             raise RuntimeError(
-                f"the defence '{self.config.defense_name}' changes batches or freezes weights, which the model alone "
+                f"the defense '{self.config.defense_name}' changes batches or freezes weights, which the model alone "
                 "cannot do: train it with DefenseTrainer, or it would be trained undefended"
             )
-        taps: tuple[Tensor, ...] = ()
-        if learns and self._tapped:
-            outputs, taps = run_with_taps(self.backbone, self._tapped, **kwargs, return_dict=True)
+        feature_hooks: tuple[Tensor, ...] = ()
+        if learns and self._hooked:
+            outputs, feature_hooks = run_with_feature_hooks(self.backbone, self._hooked, **kwargs, return_dict=True)
         else:
             outputs = self.backbone(**kwargs, return_dict=True)
         features = scores_of(outputs)
-        odds: dict[str, Tensor] = {}
+        margins: dict[str, Tensor] = {}
         extras: dict[str, Tensor] = {}
         if self.class_chunk is not None and labels is not None:
-            odds = odds_in_chunks(cast(Any, self.classification_head), features, labels, self.class_chunk)
+            margins = margins_in_chunks(cast(Any, self.classification_head), features, labels, self.class_chunk)
             logits = features.new_empty(len(features), 0)
         else:
             logits, extras = self.defense.run_head(self.classification_head, features)
@@ -154,19 +154,19 @@ class DefendedForImageClassification(PreTrainedModel):
         loss, terms = None, None
         if labels is not None:
             inputs = kwargs.get(self.main_input_name)
-            seen = (logits, labels, features, self.class_weights, inputs, taps, extras, self.training)
-            out = Forward(*seen, log_odds=odds.get("log_odds"))
+            seen = (logits, labels, features, self.class_weights, inputs, feature_hooks, extras, self.training)
+            out = Forward(*seen, log_odds=margins.get("log_odds"))
             with torch.autocast(logits.device.type, enabled=False):
                 terms = self.defense.loss(out, self.progress)
                 loss = torch.stack(list(terms.values())).sum()
         result = DefendedImageClassifierOutput(
             loss=loss,
-            logits=None if odds else logits,
+            logits=None if margins else logits,
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             features=features,
             loss_terms=terms,
-            odds=odds or None,
+            margins=margins or None,
         )
         as_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if as_dict else result.to_tuple()
@@ -187,12 +187,12 @@ class DefendedForImageClassification(PreTrainedModel):
         head: str | None = None,
         **kwargs: Any,
     ) -> "DefendedForImageClassification":
-        """A saved defended model, rebuilt exactly; or any base checkpoint with a defence.
+        """A saved defended model, rebuilt exactly; or any base checkpoint with a defense.
 
         Args:
             source: Hub id or folder of a defended model or of an image classification model.
             model_args: Handed on by Auto classes; not for users.
-            defense: Name of the defence, for a base checkpoint.
+            defense: Name of the defense, for a base checkpoint.
             num_labels: Number of classes; may differ from the checkpoint's, whose classifier then gives way to a
                 random one. None: the checkpoint's.
             id2label: Names of the classes.
@@ -201,13 +201,13 @@ class DefendedForImageClassification(PreTrainedModel):
             calibration: For ``"svd"``: as for
                 :meth:`~calor_hf.modeling.modeling_calor.CALoRForImageClassification.from_pretrained`.
             head: Path of the classifier's linear layer, where it cannot be found.
-            kwargs: Settings of the defence by name; ``revision``, ``dtype``, ``attn_implementation`` and what else
+            kwargs: Settings of the defense by name; ``revision``, ``dtype``, ``attn_implementation`` and what else
                 ``from_pretrained`` takes.
 
         Raises:
-            ValueError: no defence for a base checkpoint, another defence or setting than the saved one, a head that
+            ValueError: no defense for a base checkpoint, another defense or setting than the saved one, a head that
                 cannot be found, or damaged files.
-            KeyError: nobody registered the defence.
+            KeyError: no one registered the defense.
         """
         known = {f.name for f in dataclasses.fields(DEFENSES.get(defense).config_class)} if defense else set()
         settings = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
@@ -257,7 +257,7 @@ class DefendedForImageClassification(PreTrainedModel):
         chosen = method.config_class.from_dict(settings)
         config = config_for(cls.config_class, base, head, num_labels, id2label, label2id)
         chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
-        method(chosen).taps(base)  # complains before anything changes
+        method(chosen).feature_hooks(base)  # complains before anything changes
         config.defense = defense
         config.set_defense(chosen.to_dict())
         start = start_of_heads(head_init, base, config.head_paths, calibration)
@@ -292,7 +292,7 @@ class DefendedForImageClassification(PreTrainedModel):
                 return super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
         if isinstance(config, WrappedConfig):
             other = "CALoRForImageClassification" if config.model_type == "calor" else "DefendedForImageClassification"
-            raise ValueError(f"{source} is a saved model of the defence '{config.defense_name}'; load it with {other}")
+            raise ValueError(f"{source} is a saved model of the defense '{config.defense_name}'; load it with {other}")
         with reading(f"the model in {source}"):
             loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
         model = start(loaded[0] if isinstance(loaded, tuple) else loaded)
@@ -323,16 +323,16 @@ class DefendedForImageClassification(PreTrainedModel):
         return model
 
     def to_base(self) -> PreTrainedModel:
-        """A copy of this model as the stock model of transformers that it was made from: nobody needs calor_hf for it.
+        """A copy of this model as the stock model of transformers that it was made from: no one needs calor_hf for it.
 
         Its configuration says, under ``defense``, what it was trained with.
 
         Raises:
-            ValueError: the defence replaced the classifier, so that there is no stock model with these scores.
+            ValueError: the defense replaced the classifier, so that there is no stock model with these scores.
         """
         if self.defense.own_head:
             raise ValueError(
-                f"the defence '{self.config.defense_name}' replaces the classifier, so this is no "
+                f"the defense '{self.config.defense_name}' replaces the classifier, so this is no "
                 f"{self.config.base_class}; save it as it is"
             )
         classifiers = [head.classifier for head in cast(list[ClassifierHead], heads_of(self.classification_head))]
@@ -341,7 +341,7 @@ class DefendedForImageClassification(PreTrainedModel):
     def push_to_hub(self, *args: Any, anonymize_labels: bool = False, **kwargs: Any) -> Any:
         """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`).
 
-        With ``anonymize_labels``, numbers in the place of class names. Paths of this machine stay here.
+        With ``anonymize_labels``, numbers instead of class names. Paths of this machine stay here.
         """
         with fit_to_publish(self.config, anonymize_labels):
             if self.defense.own_head:

@@ -1,4 +1,4 @@
-"""Improved residual networks (IR): IR-152 is the paper's target at 64 pixels, IR-50 its judge at 112 (FaceNet-112)."""
+"""Improved residual networks (IR): IR-152 is the paper's target at 64 pixels, IR-50 its evaluation model at 112 (FaceNet-112)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class IRUnit(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        # The shortcut comes first, and is a module where it does no more than leave pixels out: defences that count
+        # The shortcut comes first, and is a module where it does no more than leave pixels out: defenses that count
         # layers (transfer, bido) then count as on the published networks.
         self.shortcut: nn.Module = (
             nn.MaxPool2d(1, stride)
@@ -84,7 +84,7 @@ class IRForImageClassification(PreTrainedModel):
 
     Source:
         Deng et al., "ArcFace", CVPR 2019, arXiv:1801.07698, section 3.2 (the improved residual unit);
-        ZhaoJ9014/face.evoLVe `backbone/model_irse.py`. Its weights: :mod:`calor_hf.modeling.convert_ir`.
+        ZhaoJ9014/face.evoLVe `backbone/model_irse.py`. Its weights: :mod:`examples.paper.convert_ir`.
     """
 
     config_class = IRConfig

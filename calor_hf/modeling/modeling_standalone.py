@@ -1,7 +1,7 @@
 """Defended image classifiers of calor_hf for those who have torch and transformers alone.
 
 This file travels with a saved model, beside its config.json, and is read with ``trust_remote_code=True``. It builds the
-same network from the same configuration and weights, for use and not for training: the defence's losses and stages are
+same network from the same configuration and weights, for use and not for training: the defense's losses and stages are
 in calor_hf, whose own classes take the place of these where it is imported.
 """
 
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 
 class _WrappedConfig(PretrainedConfig):
-    """Configuration of the base model, where its classifiers are, and settings of the defence."""
+    """Configuration of the base model, where its classifiers are, and settings of the defense."""
 
     sub_configs = {"base_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # noqa: RUF012
@@ -257,7 +257,7 @@ class _WrappedForImageClassification(PreTrainedModel):
             RuntimeError: labels in training mode.
         """
         if labels is not None and self.training:
-            raise RuntimeError("the losses of the defence are not in this file; train the model with calor_hf")
+            raise RuntimeError("the losses of the defense are not in this file; train the model with calor_hf")
         return_dict = kwargs.pop("return_dict", None)
         if pixel_values is not None:
             kwargs["pixel_values"] = pixel_values
@@ -288,7 +288,7 @@ class CALoRForImageClassification(_WrappedForImageClassification):
 
 
 class DefendedForImageClassification(_WrappedForImageClassification):
-    """An image classification model with the head of another defence."""
+    """An image classification model with the head of another defense."""
 
     config_class = DefendedConfig
 

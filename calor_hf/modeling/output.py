@@ -17,7 +17,7 @@ class DefendedImageClassifierOutput(ModelOutput):
         attentions: As the base model returns them.
         features: (batch, features) entering the head.
         loss_terms: Each term of the loss under its name; with labels only.
-        odds: As :func:`~calor_hf.layers.chunked_scores.odds`, where classes were scored in chunks.
+        margins: As :func:`~calor_hf.heads.chunked_scores.odds`, where classes were scored in chunks.
     """
 
     loss: Tensor | None = None
@@ -26,4 +26,4 @@ class DefendedImageClassifierOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     features: Tensor | None = None
     loss_terms: dict[str, Tensor] | None = None
-    odds: dict[str, Tensor] | None = None
+    margins: dict[str, Tensor] | None = None

@@ -9,7 +9,7 @@ MODELING_FILE = Path(modeling_standalone.__file__)
 
 
 def knows(defense: str) -> bool:
-    """Whether the file that travels with a model has the head of this defence."""
+    """Whether the file that travels with a model has the head of this defense."""
     return defense in modeling_standalone.HEADS
 
 

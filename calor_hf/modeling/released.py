@@ -22,7 +22,7 @@ _KEPT = ("config.json", "model.safetensors.index.json", PROCESSOR)
 
 @contextmanager
 def fit_to_publish(config: WrappedConfig, anonymize_labels: bool) -> Iterator[None]:
-    """Inside, ``config`` holds no path of this machine and, if so wished, numbers in the place of class names."""
+    """Inside, ``config`` holds no path of this machine and, if so wished, numbers instead of class names."""
     base: Any = config.base_config
     kept = config.id2label, config.label2id, base.name_or_path
     telling = telling_names(config.id2label.values())
@@ -46,14 +46,14 @@ def fit_to_publish(config: WrappedConfig, anonymize_labels: bool) -> Iterator[No
 def released_copy(folder: Path, into: Path) -> Path:
     """The folder of a saved model as it is published: loadable by those who have transformers alone.
 
-    A copy as a stock model where the defence kept the classifier, else one with the code of its head.
+    A copy as a stock model where the defense kept the classifier, else one with the code of its head.
 
     Args:
         folder: The saved model.
         into: Folder for the copy; made if need be.
 
     Returns:
-        ``into``, or ``folder`` itself where it is a stock model, or of a defence that the code does not know.
+        ``into``, or ``folder`` itself where it is a stock model, or of a defense that the code does not know.
     """
     config = AutoConfig.from_pretrained(folder)
     if not isinstance(config, WrappedConfig):

@@ -17,7 +17,7 @@ def save_standalone(
 ) -> None:
     """Save ``model`` so that it loads without calor_hf, with the same scores.
 
-    Where the defence left the base's modules as they were, this is the stock model (``model.to_base()``), which needs
+    Where the defense left the base's modules as they were, this is the stock model (``model.to_base()``), which needs
     no code besides transformers. Where it put in a head (CALoR, LoFt, MID) the folder carries one Python file,
     which Auto classes and ``pipeline`` read with ``trust_remote_code=True``; a program that imports calor_hf
     gets our own class.
@@ -31,7 +31,7 @@ def save_standalone(
 
     Raises:
         FileExistsError: ``folder`` holds a model already.
-        ValueError: the defence has a head that the file does not know.
+        ValueError: the defense has a head that the file does not know.
     """
     folder = Path(folder)
     if (folder / "config.json").exists() and not overwrite:
@@ -39,8 +39,8 @@ def save_standalone(
     if model.defense.own_head:
         if not knows(model.config.defense_name):
             raise ValueError(
-                f"the defence '{model.config.defense_name}' has a head of its own that {MODELING_FILE.name} does not "
-                "know; such models need calor_hf and the package that registers the defence: use save_pretrained"
+                f"the defense '{model.config.defense_name}' has a head of its own that {MODELING_FILE.name} does not "
+                "know; such models need calor_hf and the package that registers the defense: use save_pretrained"
             )
         model.save_pretrained(folder, **kwargs)
         add_code(folder)

@@ -18,12 +18,12 @@ from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
-from calor_hf.core.target import Target
+from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
-from calor_hf.layers.frozen import frozen
-from calor_hf.layers.picture_grid import picture_grid
-from calor_hf.priors._base import Prior, TrainDraws
-from calor_hf.priors._folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
+from calor_hf.priors.base import Prior, TrainDraws
+from calor_hf.priors.folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def train_prior(
         len(data),  # type: ignore[arg-type]
         count,
         seed,
-        state.step * prior.config.critic_steps,
+        state.step * prior.config.discriminator_steps,
         accelerator.process_index,
         accelerator.num_processes,
     )
@@ -141,19 +141,19 @@ def _update(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    critic = list(generator.critic.parameters())
+    discriminator = list(generator.discriminator.parameters())
     losses: dict[str, Tensor] = {}
-    for _ in range(prior.config.critic_steps):
+    for _ in range(prior.config.discriminator_steps):
         images, labels = next(loader)
         real = images.to(draws.like), labels.to(draws.like.device)
-        terms = prior.critic_loss(generator, target, real, draws)
-        _descend(terms, state.critic_optimizer, critic, accelerator)
-        losses = {f"critic_{name}": value.detach() for name, value in terms.items()}
-    for weight in critic:
+        terms = prior.discriminator_loss(generator, target, real, draws)
+        _descend(terms, state.discriminator_optimizer, discriminator, accelerator)
+        losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
+    for weight in discriminator:
         weight.requires_grad_(False)
     terms = prior.generator_loss(generator, target, real, draws)
     _descend(terms, state.optimizer, state.weights, accelerator)
-    for weight in critic:
+    for weight in discriminator:
         weight.requires_grad_(True)
     state.step += 1
     state.follow(prior.mean_decay(state.step))
@@ -178,20 +178,20 @@ def _mean_over_processes(values: list[Tensor], accelerator: Any) -> None:
 
 
 class _State:
-    """Networks, optimisers and history; what a checkpoint holds."""
+    """Networks, optimizers and history; what a checkpoint holds."""
 
     def __init__(self, prior: Prior[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
         config = prior.config
-        critic = {id(weight) for weight in generator.critic.parameters()}  # type: ignore[union-attr]
+        discriminator = {id(weight) for weight in generator.discriminator.parameters()}  # type: ignore[union-attr]
         self.generator, self.folder, self.seed = generator, folder, seed
         self.published = generator
         if prior.mean_decay(1) is not None:
             self.published = copy.deepcopy(generator)
-            self.published.critic = generator.critic  # the one discriminator there is
-        self.weights = [weight for weight in generator.parameters() if id(weight) not in critic]
+            self.published.discriminator = generator.discriminator  # the one discriminator there is
+        self.weights = [weight for weight in generator.parameters() if id(weight) not in discriminator]
         options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
         self.optimizer = torch.optim.Adam(self.weights, **options)
-        self.critic_optimizer = torch.optim.Adam(generator.critic.parameters(), **options)  # type: ignore[union-attr]
+        self.discriminator_optimizer = torch.optim.Adam(generator.discriminator.parameters(), **options)  # type: ignore[union-attr]
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         # Training may be prolonged, but not turned into another one.
@@ -239,7 +239,7 @@ class _State:
             "generator": self.generator.state_dict(),
             "published": self.published.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -251,7 +251,7 @@ class _State:
         with saving(self.folder):
             self.published.save_pretrained(self.folder)
         images = self._samples()
-        write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", picture_grid(images, 8))
+        write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", image_grid(images, 8))
         write_whole(self.folder / CHECKPOINT, buffer.getvalue())
 
     @torch.no_grad()
@@ -296,7 +296,7 @@ class _State:
         self.published.load_state_dict(content.get("published", content["generator"]))
         self.generator.load_state_dict(content["generator"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.critic_optimizer.load_state_dict(content["critic_optimizer"])
+        self.discriminator_optimizer.load_state_dict(content["discriminator_optimizer"])
         self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
         logger.info("going on from step %d of %d", self.step, self.steps)
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calor_hf.core.target import Target
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class GMIPriorConfig(PriorConfig):
 
 @PRIORS.register("gmi")
 class GMIPrior(Prior[GMIPriorConfig]):
-    """Faces of nobody in particular: the target is not asked, so one prior serves every target.
+    """Faces of no one in particular: the target is not asked, so one prior serves every target.
 
     The authors train 280 epochs; 30 000 generator updates are the length that the toolbox took that CALoR's tables
     come from.
@@ -37,7 +37,7 @@ class GMIPrior(Prior[GMIPriorConfig]):
         config = self.config
         return DCGAN(DCGANConfig(image_size=image_size, latent_dim=config.latent_dim, width=config.width))
 
-    def critic_loss(
+    def discriminator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``wasserstein`` E[D(fake)] − E[D(real)], and ``penalty`` on the gradient between real and fake."""
@@ -46,9 +46,10 @@ class GMIPrior(Prior[GMIPriorConfig]):
             fake = generator(draws.normal(generator.latent_dim))
         share = draws.uniform(1)[:, :, None, None]
         between = (share * images + (1 - share) * fake).requires_grad_(True)
-        # No batch norm: each image is judged for itself. The gradient of a gradient, which is dear, is kept to a third.
-        on_real, on_fake = generator.critic(torch.cat([images, fake])).chunk(2)
-        (slope,) = torch.autograd.grad(generator.critic(between).sum(), between, create_graph=True)
+        # No batch norm: each image is evaluated for itself. The gradient of a gradient, which is dear, is kept to a
+        # third.
+        on_real, on_fake = generator.discriminator(torch.cat([images, fake])).chunk(2)
+        (slope,) = torch.autograd.grad(generator.discriminator(between).sum(), between, create_graph=True)
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
         return {"wasserstein": on_fake.mean() - on_real.mean(), "penalty": self.config.penalty * penalty}
 
@@ -56,4 +57,4 @@ class GMIPrior(Prior[GMIPriorConfig]):
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``adversarial`` −E[D(fake)]."""
-        return {"adversarial": -generator.critic(generator(draws.normal(generator.latent_dim))).mean()}
+        return {"adversarial": -generator.discriminator(generator(draws.normal(generator.latent_dim))).mean()}

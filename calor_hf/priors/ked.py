@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.target import Target
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class KEDPrior(Prior[KEDPriorConfig]):
 
     config_class = KEDPriorConfig
     needs_target = True
-    batches_per_update = 2  # the labelled images and the unlabelled ones
+    batches_per_update = 2  # the labeled images and the unlabeled ones
 
     def build(self, image_size: int, target: Target | None) -> DCGAN:
         """DCGAN with KED's discriminator, for the target's classes."""
@@ -44,36 +44,36 @@ class KEDPrior(Prior[KEDPriorConfig]):
                 image_size=image_size,
                 latent_dim=self.config.latent_dim,
                 width=self.config.width,
-                critic="ked",
+                discriminator="ked",
                 num_classes=target.num_classes,
             )
         )
 
-    def critic_loss(
+    def discriminator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``labels``: cross-entropy to the target's soft labels; ``realness``: real images are a class, fakes none."""
         if target is None:
             raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
-        labelled, unlabelled = real[0].chunk(2)
+        labeled, unlabeled = real[0].chunk(2)
         with torch.no_grad():
-            soft = target(labelled).float().softmax(dim=1)
+            soft = target(labeled).float().softmax(dim=1)
             fake = generator(draws.normal(generator.latent_dim))
-        on_labelled = generator.critic(labelled)[1]
-        on_real = generator.critic(unlabelled)[1].logsumexp(dim=1)
-        on_fake = generator.critic(fake)[1].logsumexp(dim=1)
+        on_labeled = generator.discriminator(labeled)[1]
+        on_real = generator.discriminator(unlabeled)[1].logsumexp(dim=1)
+        on_fake = generator.discriminator(fake)[1].logsumexp(dim=1)
         realness = F.softplus(on_real).mean() - on_real.mean() + F.softplus(on_fake).mean()
-        return {"labels": F.cross_entropy(on_labelled, soft), "realness": 0.5 * realness}
+        return {"labels": F.cross_entropy(on_labeled, soft), "realness": 0.5 * realness}
 
     def generator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
-        """``features``: the fakes' mean features are the real ones'; ``entropy``: each fake is somebody."""
-        unlabelled = real[0].chunk(2)[1]
+        """``features``: the fakes' mean features are the real ones'; ``entropy``: each fake is someone."""
+        unlabeled = real[0].chunk(2)[1]
         fake = generator(draws.normal(generator.latent_dim))
         with torch.no_grad():
-            on_real = generator.critic(unlabelled)[0]
-        on_fake, logits = generator.critic(fake)
+            on_real = generator.discriminator(unlabeled)[0]
+        on_fake, logits = generator.discriminator(fake)
         distance = (on_fake.mean(dim=0) - on_real.mean(dim=0)).abs().mean()
         entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
         # A sum over the whole batch, of which this process may hold a share.

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.target import LabelTarget, Target
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.targets.base import LabelTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,11 @@ class LOKTPrior(Prior[LOKTPriorConfig]):
                 image_size=image_size,
                 latent_dim=config.latent_dim,
                 width=config.width,
-                critic="auxiliary",
+                discriminator="auxiliary",
             )
         )
 
-    def critic_loss(
+    def discriminator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``real`` and ``fake``: cross-entropy of real or not; ``labels``: of the fakes' classes by the target."""
@@ -70,8 +70,8 @@ class LOKTPrior(Prior[LOKTPriorConfig]):
         wanted = draws.labels(generator.num_classes)
         with torch.no_grad():
             fake = generator(draws.normal(generator.latent_dim), wanted)
-        on_real, _ = generator.critic(real[0])
-        on_fake, logits = generator.critic(fake)
+        on_real, _ = generator.discriminator(real[0])
+        on_fake, logits = generator.discriminator(fake)
         # −ln D(real) and −ln(1 − D(fake)), of log-odds.
         terms = {"real": F.softplus(-on_real).mean(), "fake": F.softplus(on_fake).mean()}
         if draws.step >= self.config.warm_up:
@@ -84,12 +84,12 @@ class LOKTPrior(Prior[LOKTPriorConfig]):
     ) -> dict[str, Tensor]:
         """``adversarial`` −ln D(fake), and ``classes``: the discriminator takes each fake for the class it is of."""
         wanted = draws.labels(generator.num_classes)
-        on_fake, logits = generator.critic(generator(draws.normal(generator.latent_dim), wanted))
+        on_fake, logits = generator.discriminator(generator(draws.normal(generator.latent_dim), wanted))
         terms = {"adversarial": F.softplus(-on_fake).mean()}
         if draws.step >= self.config.warm_up:
             terms["classes"] = self.config.class_weight * F.cross_entropy(logits, wanted)
         return terms
 
     def queries(self, steps: int) -> int:
-        """Fakes that the target has labelled after so many updates."""
-        return self.config.batch_size * self.config.critic_steps * max(0, steps - self.config.warm_up)
+        """Fakes that the target has labeled after so many updates."""
+        return self.config.batch_size * self.config.discriminator_steps * max(0, steps - self.config.warm_up)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calor_hf.core.target import Target
+from calor_hf.data.random_views import RandomView
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.layers.frozen import frozen
-from calor_hf.layers.identity_losses import max_margin
-from calor_hf.layers.random_views import RandomView
-from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
+from calor_hf.targets.identity_losses import max_margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class PLGPrior(Prior[PLGPriorConfig]):
             raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
         return PseudoLabelled(images, top_images(images, target, self.config.top))
 
-    def critic_loss(
+    def discriminator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``real`` and ``fake``: hinge loss; real images are dithered by one of 256 steps."""
@@ -76,8 +76,8 @@ class PLGPrior(Prior[PLGPriorConfig]):
         wanted = draws.labels(generator.num_classes)
         with torch.no_grad():
             fake = generator(draws.normal(generator.latent_dim), wanted)
-        on_real = generator.critic(images + dither, labels)
-        on_fake = generator.critic(fake, wanted)
+        on_real = generator.discriminator(images + dither, labels)
+        on_fake = generator.discriminator(fake, wanted)
         return {"real": F.relu(1 - on_real).mean(), "fake": F.relu(1 + on_fake).mean()}
 
     def generator_loss(
@@ -88,7 +88,7 @@ class PLGPrior(Prior[PLGPriorConfig]):
             raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
         wanted = draws.labels(generator.num_classes)
         fake = generator(draws.normal(generator.latent_dim), wanted)
-        adversarial = -generator.critic(fake, wanted).mean()
+        adversarial = -generator.discriminator(fake, wanted).mean()
         logits = target(self.view(fake, draws.uniform(RandomView.NUMBERS)))
         return {"adversarial": adversarial, "guidance": self.config.guidance * max_margin(logits, wanted).mean()}
 

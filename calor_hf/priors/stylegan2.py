@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.target import Target
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from calor_hf.priors._base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class StyleGAN2PriorConfig(PriorConfig):
     """Settings of :class:`StyleGAN2Prior`."""
 
     steps: int = field(default=781_250, metadata={"help": "Updates of the generator."})
-    critic_steps: int = field(default=1, metadata={"help": "Updates of the discriminator for each."})
+    discriminator_steps: int = field(default=1, metadata={"help": "Updates of the discriminator for each."})
     batch_size: int = field(default=32, metadata={"help": "Real images of an update, over all processes."})
     lr: float = field(default=2e-3, metadata={"help": "Learning rate of both networks (Adam)."})
     beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
@@ -81,7 +81,7 @@ class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
         batch = self.config.batch_size
         return float(0.5 ** (batch / min(self.config.ema_images, self.config.ema_ramp * step * batch)))
 
-    def critic_loss(
+    def discriminator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
         """``real`` and ``fake``: logistic losses; ``penalty``, in some updates: the squared slope at real images."""
@@ -90,10 +90,10 @@ class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
             images = torch.where(draws.uniform(1)[:, :, None, None] < 0.5, images.flip(3), images)
         with torch.no_grad():
             fake = self._paint(generator, draws)[1]
-        penalised = (draws.step + 1) % self.config.interval == 0
-        on_real = generator.critic(images.requires_grad_(penalised))
-        terms = {"real": F.softplus(-on_real).mean(), "fake": F.softplus(generator.critic(fake)).mean()}
-        if penalised:
+        penalized = (draws.step + 1) % self.config.interval == 0
+        on_real = generator.discriminator(images.requires_grad_(penalized))
+        terms = {"real": F.softplus(-on_real).mean(), "fake": F.softplus(generator.discriminator(fake)).mean()}
+        if penalized:
             (slope,) = torch.autograd.grad(on_real.sum(), images, create_graph=True)
             weight = self.config.gamma
             if weight is None:
@@ -107,7 +107,7 @@ class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
         """``adversarial``: the fakes taken for real; the mean style is followed beside it."""
         styles, fake = self._paint(generator, draws)
         generator.mapping.follow(styles)
-        return {"adversarial": F.softplus(-generator.critic(fake)).mean()}
+        return {"adversarial": F.softplus(-generator.discriminator(fake)).mean()}
 
     def _paint(self, generator: StyleGAN2, draws: TrainDraws) -> tuple[Tensor, Tensor]:
         """Styles (batch, w_dim), and images in about [-1, 1], unclamped, with noise and some mixed styles."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import ScoreTarget, Target
+from calor_hf.targets.base import ScoreTarget, Target
 
 POPULATION, GENERATIONS = 10, 10
 _VALUES = 5  # of a candidate: row, column, red, green, blue
@@ -17,7 +17,7 @@ _EVOLUTION = 0xD1F  # purpose of the draws
 
 
 def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int) -> Tensor:
-    """Images with one pixel changed to any colour, found by asking for scores alone.
+    """Images with one pixel changed to any color, found by asking for scores alone.
 
     The published attack has a population of 400 and 100 generations; the paper's table has 10 and 10: at most 110
     queries an image, and 10 to see whether it is done. The toolbox's version fixes the population at 400 and draws
@@ -89,11 +89,11 @@ class _Search:
 
 
 def with_pixel(image: Tensor, candidates: NDArray[np.float64]) -> Tensor:
-    """Copies of an image, each with one pixel of another colour.
+    """Copies of an image, each with one pixel of another color.
 
     Args:
         image: (3, height, width) in [0, 1].
-        candidates: (m, 5) row in [0, height], column in [0, width], and three colours in [0, 1].
+        candidates: (m, 5) row in [0, height], column in [0, width], and three colors in [0, 1].
 
     Returns:
         (m, 3, height, width).

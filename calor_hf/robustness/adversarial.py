@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calor_hf.core.target import Target
-from calor_hf.layers.frozen import frozen
-from calor_hf.robustness._gradient import EPS, STEP, STEPS, gradient_images, library
 from calor_hf.robustness._one_pixel import GENERATIONS, POPULATION, one_pixel_images
+from calor_hf.robustness.gradient import EPS, STEP, STEPS, gradient_images, library
 from calor_hf.robustness.share import Share
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def check_images(target: Target, images: Tensor, labels: Tensor) -> None:
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"expected images in [0, 1], got values from {low:g} to {high:g}; normalise in the target")
+        raise ValueError(f"expected images in [0, 1], got values from {low:g} to {high:g}; normalize in the target")
     if int(labels.min()) < 0 or int(labels.max()) >= target.num_classes:
         raise ValueError(
             f"expected labels from 0 to {target.num_classes - 1}, got {int(labels.min())} to {int(labels.max())}"

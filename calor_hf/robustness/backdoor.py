@@ -1,4 +1,4 @@
-"""Backdoors: a mark on training pictures that makes a network see a class wherever it finds the mark."""
+"""Backdoors: a mark on training images that makes a network see a class wherever it finds the mark."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.core.target import Target
-from calor_hf.layers.frozen import frozen
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_images, predict
 from calor_hf.robustness.share import Share
+from calor_hf.targets.base import Target
+from calor_hf.targets.frozen import frozen
 
 TARGET_CLASS = 0
 _NOISE = 0xB1E  # purpose of the draws of the blended image
@@ -130,7 +130,8 @@ class BackdoorResult:
         success: Triggered images that are taken for the target class, of all: the paper's rate. Images of the target
             class are among them, so a clean model has about 1 / classes.
         success_of_others: The same without the images of the target class.
-        without_trigger: Images of other classes that are taken for the target class without a trigger: the floor.
+        without_trigger: Images of other classes that are taken for the target class without a trigger: the chance
+            level.
         target_class: Class that the trigger stands for.
     """
 

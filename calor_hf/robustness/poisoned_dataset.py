@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.layers.module_target import PixelInput
+from calor_hf.data.pixel_input import PixelInput
 from calor_hf.robustness.backdoor import TARGET_CLASS, Trigger
 
 _CHOICE = 0x901  # purpose of the draws
@@ -16,9 +16,9 @@ _CHOICE = 0x901  # purpose of the draws
 class PoisonedDataset(Dataset[dict[str, Any]]):
     """A data set in which a share of the samples shows a trigger and bears the target class's label.
 
-    The order is: augmentation, resizing and cropping, trigger, normalisation, then whatever a defence does to a batch
+    The order is: augmentation, resizing and cropping, trigger, normalization, then whatever a defense does to a batch
     (such as random erasing). So no crop cuts the trigger and it is as large as at test time. As the image processor
-    does resizing and normalisation in one go, the latter is undone and done again on the poisoned samples; the others
+    does resizing and normalization in one go, the latter is undone and done again on the poisoned samples; the others
     pass untouched.
 
     Args:

@@ -29,7 +29,7 @@ class CALoRTrainingArguments(TrainingArguments):
     )
     adapt_steps: int | None = field(
         default=None,
-        metadata={"help": "Length of the adapt stage in optimiser steps, instead of epochs; needed for streamed data."},
+        metadata={"help": "Length of the adapt stage in optimizer steps, instead of epochs; needed for streamed data."},
     )
     adapt_learning_rate: float | None = field(
         default=None, metadata={"help": "Constant learning rate of the adapt stage; default: a tenth of the first."}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calor_hf.layers.features import scores_of
+from calor_hf.heads.features import scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def score_in_chunks(model: Any, classes: int | None) -> None:
     elif classes is not None:
         raise ValueError(
             "class_chunk needs a defended model; DefendedForImageClassification.from_base(model, 'none') is one with "
-            "no defence"
+            "no defense"
         )
 
 

@@ -85,7 +85,7 @@ class CALoRTrainer(DefenseTrainer):
         """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if self.is_in_train and self.is_checkpoint_step(self.state.global_step):
-            self._judge()
+            self._evaluate_adapting()
         return metrics
 
     def selection(self) -> Selection:
@@ -104,7 +104,7 @@ class CALoRTrainer(DefenseTrainer):
             len(self.eval_dataset),
         )
 
-    def _judge(self) -> None:
+    def _evaluate_adapting(self) -> None:
         metrics = self.measure_training_images(self._training_image_metrics)
         self.log({f"train_{name}": value for name, value in metrics.items()})
         selection = self.selection()

@@ -1,4 +1,4 @@
-"""What the trainer tells a defence: about the run, and about a batch."""
+"""What the trainer tells a defense: about the run, and about a batch."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses._run import PixelScale, TrainingRun
+from calor_hf.defenses.training_run import PixelScale, TrainingRun
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def training_run(trainer: "DefenseTrainer") -> TrainingRun:
-    """What a defence may use of ``trainer``."""
+    """What a defense may use of ``trainer``."""
 
     def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         cls, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
@@ -32,7 +32,7 @@ def training_run(trainer: "DefenseTrainer") -> TrainingRun:
 
 
 def draws_of_batch(trainer: "DefenseTrainer", count: int, part: int) -> StepDraws:
-    """Random numbers of the batch of ``count`` samples that is the number ``part`` of its optimiser step."""
+    """Random numbers of the batch of ``count`` samples that is the number ``part`` of its optimizer step."""
     args = trainer.args
     return StepDraws.of_batch(
         seed=args.seed,
@@ -47,6 +47,6 @@ def draws_of_batch(trainer: "DefenseTrainer", count: int, part: int) -> StepDraw
 
 
 def frozen_parameters(model: DefendedForImageClassification) -> list[nn.Parameter]:
-    """Parameters that the model's defence keeps as they are."""
+    """Parameters that the model's defense keeps as they are."""
     names = set(model.defense.frozen(model.backbone))
     return [weight for name, weight in model.backbone.named_parameters() if name in names and weight.requires_grad]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from calor_hf.layers.features import scores_of
+from calor_hf.heads.features import scores_of
 from calor_hf.training.trainer import DefenseTrainer
 
 WARM_UP, TIMED = 2, 6

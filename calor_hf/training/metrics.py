@@ -16,7 +16,7 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
 
     Args:
         prediction: ``predictions`` (samples, classes) logits, the first of a tuple counts, or what
-            :func:`~calor_hf.layers.chunked_scores.odds` gives; ``label_ids`` (samples,).
+            :func:`~calor_hf.heads.chunked_scores.odds` gives; ``label_ids`` (samples,).
 
     Returns:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the

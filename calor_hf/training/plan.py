@@ -1,4 +1,4 @@
-"""The stage plan: which stage a step of the optimiser belongs to."""
+"""The stage plan: which stage a step of the optimizer belongs to."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages laid end to end on the optimiser's steps; a pure function of the arguments, so a resumed run has the same.
+    """Stages laid end to end on the optimizer's steps; a pure function of the arguments, so a resumed run has the same.
 
     Attributes:
         stages: In order; each starts where the one before stops.
-        steps_per_epoch: Optimiser steps of an epoch, or None for data of unknown length.
+        steps_per_epoch: Optimizer steps of an epoch, or None for data of unknown length.
     """
 
     stages: tuple[PlannedStage, ...]
@@ -33,11 +33,11 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of all stages."""
+        """Optimizer steps of all stages."""
         return self.stages[-1].stop
 
     def at(self, step: int) -> PlannedStage:
-        """Stage that the optimiser step number ``step`` (from 0) belongs to; the last stage from its end on."""
+        """Stage that the optimizer step number ``step`` (from 0) belongs to; the last stage from its end on."""
         return next((stage for stage in self.stages if step < stage.stop), self.stages[-1])
 
     def progress(self, step: int) -> Progress:
@@ -49,11 +49,11 @@ class Plan:
 
 
 def make_plan(stages: Sequence[Stage], steps_per_epoch: int | None) -> Plan:
-    """Lay ``stages`` on the optimiser's steps.
+    """Lay ``stages`` on the optimizer's steps.
 
     Args:
         stages: At least one. ``steps`` counts where given, otherwise ``epochs``.
-        steps_per_epoch: Optimiser steps of an epoch, or None for data of unknown length.
+        steps_per_epoch: Optimizer steps of an epoch, or None for data of unknown length.
 
     Raises:
         ValueError: a stage is shorter than one step, or is given in epochs for data of unknown length.

@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
 from calor_hf.core.files import write_whole
-from calor_hf.defenses._base import Defense
+from calor_hf.defenses.base import Defense
 from calor_hf.defenses.none import NoDefense
 from calor_hf.hub.card import CARD, CardDetails, base_card, build_card
 from calor_hf.hub.evidence import StaleRecordError, gather

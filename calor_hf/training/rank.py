@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from calor_hf.layers.features import collect, head_inputs
-from calor_hf.layers.find_head import check_heads, find_heads
-from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.svd_init import svd_init
+from calor_hf.heads.features import collect, head_inputs
+from calor_hf.heads.find_head import check_heads, find_heads
+from calor_hf.heads.low_rank_head import LowRankHead
+from calor_hf.heads.svd_init import svd_init
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 from calor_hf.training.samples import some_samples
 
@@ -72,7 +72,7 @@ def suggest_rank(
         head: Path of the model's classifier, where it cannot be found.
         max_samples: Training images used, evenly spread.
         batch_size: Images a forward pass.
-        steps: Optimiser steps of each fit.
+        steps: Optimizer steps of each fit.
         seed: Of the fits.
 
     Returns:
@@ -81,8 +81,8 @@ def suggest_rank(
     train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
     eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)
     classes = num_labels if num_labels is not None else int(train_y.max()) + 1
-    centre, spread = train_x.mean(0), train_x.std(0).clamp_min(1e-6)
-    train_x, eval_x = (train_x - centre) / spread, (eval_x - centre) / spread
+    center, spread = train_x.mean(0), train_x.std(0).clamp_min(1e-6)
+    train_x, eval_x = (train_x - center) / spread, (eval_x - center) / spread
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

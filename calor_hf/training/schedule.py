@@ -7,10 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 from transformers import get_scheduler
 
-from calor_hf.layers.classifier_head import heads_of
+from calor_hf.heads.classifier_head import heads_of
 from calor_hf.training.plan import Plan
 
-IS_LAST_LAYER = "is_last_layer"  # key of the optimiser's groups that hold the last linear layer
+IS_LAST_LAYER = "is_last_layer"  # key of the optimizer's groups that hold the last linear layer
 
 
 def schedule_of(plan: Plan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:

@@ -11,7 +11,7 @@ class Candidate:
     """A checkpoint as the rule sees it.
 
     Attributes:
-        step: Optimiser steps done.
+        step: Optimizer steps done.
         accuracy: On the validation split, in [0, 1].
         confidence: Mean probability of the true class over correctly classified training images, in [0, 1].
     """

@@ -1,4 +1,4 @@
-"""What happens between the steps: fresh optimiser state, evaluation and checkpoints at the ends of stages."""
+"""What happens between the steps: fresh optimizer state, evaluation and checkpoints at the ends of stages."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class StageCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A later stage starts with a fresh optimiser state: the moments belong to another loss."""
+        """A later stage starts with a fresh optimizer state: the moments belong to another loss."""
         self.trainer.begin_step()
         plan = self.trainer.plan
         starts = [stage.start for stage in plan.stages[1:]] if plan else []

@@ -1,4 +1,4 @@
-"""A Trainer whose stages, logs and checkpoints are those of a defence."""
+"""A Trainer whose stages, logs and checkpoints are those of a defense."""
 
 import inspect
 from collections import defaultdict
@@ -15,10 +15,10 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.defenses._base import Defense, mean_over_counted
+from calor_hf.defenses.base import Defense, mean_over_counted
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
-from calor_hf.layers.chunked_scores import odds
-from calor_hf.layers.features import scores_of
+from calor_hf.heads.chunked_scores import margins
+from calor_hf.heads.features import scores_of
 from calor_hf.training.before_training import check_labels, score_in_chunks, unused_parameters
 from calor_hf.training.checkpoints import last_checkpoint
 from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
@@ -38,13 +38,13 @@ class DefenseTrainer(SavingTrainer):
     """``Trainer`` for defended models and, as the reference, for ordinary ones.
 
     - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function
-      of ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimiser state
+      of ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimizer state
       and may have its own constant learning rate.
     - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
       training batches) and ``accuracy`` are logged beside ``loss``.
-    - What the defence asks for is done: batches are changed, weights frozen while training, its own state saved with
+    - What the defense asks for is done: batches are changed, weights frozen while training, its own state saved with
       checkpoints (in ``defense_state.pt``) and resumed.
-    - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defence put in.
+    - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defense put in.
     - What is pushed is finished, and holds model, image processor and card alone.
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
     - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved; so does
@@ -84,7 +84,7 @@ class DefenseTrainer(SavingTrainer):
     # Stages
 
     def stages(self) -> list[Stage]:
-        """Stages of the model's defence; one for an ordinary model."""
+        """Stages of the model's defense; one for an ordinary model."""
         defense = self.model.defense if self._own_loss else NoDefense(NoDefenseConfig())
         return cast("list[Stage]", defense.stages(self.args))
 
@@ -158,7 +158,7 @@ class DefenseTrainer(SavingTrainer):
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Freeze what does not learn and let the defence begin; free the weights again afterwards."""
+        """Freeze what does not learn and let the defense begin; free the weights again afterwards."""
         frozen = [*(frozen_parameters(self.bare_model) if self._own_loss else []), *self._unused_parameters()]
         for weight in frozen:
             weight.requires_grad_(False)
@@ -211,16 +211,16 @@ class DefenseTrainer(SavingTrainer):
             terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
             loss = torch.stack(list(terms.values())).sum()
         if model.training and labels is not None:
-            seen = outputs.odds if self._own_loss else None
+            seen = outputs.margins if self._own_loss else None
             if seen is None:
                 logits = scores_of(outputs).detach()
                 terms = {**terms, **(self.model.defense.observe(logits, labels) if self._own_loss else {})}
-                seen = odds(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
+                seen = margins(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
             self._note(loss, terms, seen, labels[:count])
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.training_step``; counts the batches that an optimiser step accumulates."""
+        """As ``Trainer.training_step``; counts the batches that an optimizer step accumulates."""
         result = super().training_step(*args, **kwargs)
         self._parts_of_step += 1
         return result
@@ -314,7 +314,7 @@ class DefenseTrainer(SavingTrainer):
     # Checkpoints
 
     def begin_step(self) -> None:
-        """An optimiser step begins: the next batch is its first."""
+        """An optimizer step begins: the next batch is its first."""
         self._parts_of_step = 0
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

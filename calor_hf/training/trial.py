@@ -22,7 +22,7 @@ class Rates:
     """What was measured.
 
     Attributes:
-        step_seconds: An optimiser step, loading included.
+        step_seconds: An optimizer step, loading included.
         image_seconds: Evaluating an image.
         save_seconds: A checkpoint.
         checkpoint_bytes: Its size.

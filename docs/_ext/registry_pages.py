@@ -1,4 +1,4 @@
-"""Pages that nobody writes: one for every registered method, one for the public names, one for the commands.
+"""Pages that no one writes: one for every registered method, one for the public names, one for the commands.
 
 They are written into docs/reference before Sphinx looks for pages; the folder is not kept in git.
 """
@@ -48,12 +48,12 @@ class Kind:
 
 
 KINDS = (
-    Kind("Defences", "calor_hf.defenses", "DEFENSES", "calor-hf train --defense {name}"),
+    Kind("Defenses", "calor_hf.defenses", "DEFENSES", "calor-hf train --defense {name}"),
     Kind("Attacks", "calor_hf.attacks", "ATTACKS", "calor-hf audit --attacks {name}"),
     Kind("Metrics", "calor_hf.metrics", "METRICS", "calor-hf audit --metrics {name}"),
     Kind("Priors", "calor_hf.priors", "PRIORS", "calor-hf prior --prior {name}"),
     Kind("Generators", "calor_hf.generators", "GENERATORS", 'load_generator("folder or Hub id")'),
-    Kind("Studies", "calor_hf.studies", "STUDIES", "calor-hf study {name}"),
+    Kind("Studies", "examples.paper.studies", "STUDIES", "calor-hf study {name}"),
 )
 
 
@@ -126,13 +126,13 @@ def _settings(config: type) -> str:
 
 
 def _metric(method: Any) -> str:
-    lines = [f"- Needs: {', '.join(f'``{need}``' for need in method.needs) or 'nothing but the pictures'}."]
+    lines = [f"- Needs: {', '.join(f'``{need}``' for need in method.needs) or 'nothing but the images'}."]
     if method.slow:
         lines.append("- Trains something, so it runs only when asked for.")
     if method.about_target:
         lines.append("- About the target, whatever was rebuilt: an audit gives it once.")
     elif method.by_image:
-        lines.append("- A mean over images, with reconstructions of other people as its floor.")
+        lines.append("- A mean over images, with reconstructions of other people as its chance level.")
     return "\n".join(lines) + "\n\n"
 
 

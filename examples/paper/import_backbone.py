@@ -1,6 +1,6 @@
 """A face.evoLVe backbone, or random weights, as a base model for ``calor-hf train --model``.
 
-The paper's target and judge at low resolution::
+The paper's target and evaluation model at low resolution::
 
     python examples/paper/import_backbone.py --weights backbone_ir152.pth --depth 152 --image-size 64 \
         --output-dir models/ir152-ms1m-64
@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from calor_hf.modeling.convert_ir import convert_ir
+from examples.paper.convert_ir import convert_ir
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,8 @@ Printed, and run for two of its models::
     python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml
     python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run
 
-A YAML file holds one setting: data set, network and pre-training. Its keys under ``train``, ``models``, ``judge``,
+A YAML file holds one setting: data set, network and pre-training. Its keys under ``train``, ``models``,
+``evaluation_model``,
 ``priors`` and ``audit`` are the options of ``calor-hf train``, ``prior`` and ``audit``; ``audits`` says which attacks
 paint with which prior; ``paper`` holds the paper's numbers, and ``not_reproduced`` what differs from its recipe. With
 ``--run``, a command that has finished is left out, and one that was stopped goes on.
@@ -67,7 +68,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: parts are missing or unknown.
     """
     known = {
-        "name", "tables", "train", "models", "judge", "priors", "audit", "audits", "paper", "not_reproduced",
+        "name", "tables", "train", "models", "evaluation_model", "priors", "audit", "audits", "paper", "not_reproduced",
     }  # fmt: skip
     setting = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(setting, dict) or set(setting) != known:
@@ -77,7 +78,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | None = None) -> list[Command]:
-    """Judge and models, then the priors that serve all of them, then those for one model, and audits.
+    """Evaluation model and models, then the priors that serve all of them, then those for one model, and audits.
 
     Args:
         setting: As :func:`load` returns it.
@@ -93,7 +94,7 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
     unknown += sorted(setting["audits"].keys() - setting["priors"].keys())
     if unknown:
         raise ValueError(f"{setting['name']} has no {', '.join(unknown)}; models: {', '.join(setting['models'])}")
-    found = [_command("train", {"role": "judge", **setting["judge"]}, root / "judge")]
+    found = [_command("train", {"role": "evaluation_model", **setting["evaluation_model"]}, root / "evaluation_model")]
     found += [_command("train", {**setting["train"], **setting["models"][name]}, root / name) for name in wanted]
     shared = {name: part for name, part in setting["priors"].items() if not PRIORS.get(part["prior"]).needs_target}
     found += [_command("prior", part, root / f"prior-{name}") for name, part in shared.items()]
@@ -102,7 +103,11 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
             folder = root / (f"prior-{name}" if name in shared else f"{model}-prior-{name}")
             if name not in shared:
                 found.append(_command("prior", {**setting["priors"][name], "target": str(root / model)}, folder))
-            parts = {"target": str(root / model), "judge": str(root / "judge"), "generator": str(folder)}
+            parts = {
+                "target": str(root / model),
+                "evaluation_model": str(root / "evaluation_model"),
+                "generator": str(folder),
+            }
             options = {**setting["audit"], **parts, "attacks": attacks}
             found.append(_command("audit", options, root / f"{model}-audit-{name}"))
     return found

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.generators import Generator
-from calor_hf.layers.module_target import ModuleTarget
+from calor_hf.targets.module_target import ModuleTarget
 
 REACH = 50.0  # latents from -50 to 50 fit into an image
 SIDE = 4
@@ -32,8 +32,8 @@ class Plane(Generator[PlaneConfig]):
         super().__init__(PlaneConfig())
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        colours = torch.cat([latents, latents.new_zeros(len(latents), 1)], dim=1) / (2 * REACH) + 0.5
-        return colours[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+        colors = torch.cat([latents, latents.new_zeros(len(latents), 1)], dim=1) / (2 * REACH) + 0.5
+        return colors[:, :, None, None].expand(-1, -1, SIDE, SIDE)
 
 
 class _Map(nn.Module):

@@ -1,4 +1,4 @@
-"""Attacks that know the defence: past a low-rank head, and away from trapdoors."""
+"""Attacks that know the defense: past a low-rank head, and away from trapdoors."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from calor_hf.attacks import trapdoor
 from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks.bypass import Bypass, BypassConfig, directions, margin_codes, mean_codes
 from calor_hf.attacks.trapdoor import Trapdoor, TrapdoorConfig, TriggerPlan, find_signatures, find_triggers
-from calor_hf.layers.classifier_head import MeanOfHeads
-from calor_hf.layers.low_rank_head import LowRankHead
-from calor_hf.layers.module_target import ModuleTarget
+from calor_hf.heads.classifier_head import MeanOfHeads
+from calor_hf.heads.low_rank_head import LowRankHead
+from calor_hf.targets.module_target import ModuleTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_attack, tiny_generator, tiny_target
 
 
@@ -33,7 +33,7 @@ def test_mean_codes_by_hand() -> None:
     assert mean_codes(head).tolist() == [[1, 1, -1], [-1, 1, -1], [-1, 1, 1], [-1, -1, -1], [-1, 1, 1]]
 
 
-def test_margin_codes_against_a_bounded_optimiser() -> None:
+def test_margin_codes_against_a_bounded_optimizer() -> None:
     head = low_rank()
     with torch.no_grad():
         head.up.weight *= 6
@@ -137,11 +137,11 @@ def test_signatures_are_what_triggers_change_and_a_stopped_search_goes_on(
     images = torch.rand(4, 3, SIDE, SIDE, dtype=torch.float64) * 0.8 + 0.1
     monkeypatch.setattr(trapdoor, "AT_ONCE", 8)  # two classes at a time
     whole = find_signatures(target, images, plan, tmp_path / "whole")
-    centre = target.features(images).mean(0)
-    assert torch.allclose(whole["centre"], centre)
+    center = target.features(images).mean(0)
+    assert torch.allclose(whole["center"], center)
     for label in range(CLASSES):
         trigger = find_triggers(target, images, [label], plan)
-        change = target.features(images + trigger).mean(0) - centre
+        change = target.features(images + trigger).mean(0) - center
         assert torch.allclose(whole["signatures"][label], change / change.norm())
 
     calls: list[list[int]] = []
@@ -168,12 +168,12 @@ def test_signatures_are_what_triggers_change_and_a_stopped_search_goes_on(
 def test_likeness_and_selection_by_hand() -> None:
     attack = Trapdoor(TrapdoorConfig(select_weight=0.5))
     attack._found = {
-        "centre": torch.tensor([1.0, 0.0]),
+        "center": torch.tensor([1.0, 0.0]),
         "signatures": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
     }
     features = torch.tensor([[4.0, 4.0], [1.0, -2.0], [1.0, 5.0]], dtype=torch.float64)
     labels = torch.tensor([0, 1, 1])
-    # From the centre: (3, 4), (0, −2), (0, 5): cosines 0.6, −1 (counted as 0) and 1.
+    # From the center: (3, 4), (0, −2), (0, 5): cosines 0.6, −1 (counted as 0) and 1.
     assert attack.likeness(features, labels).tolist() == pytest.approx([0.6, 0, 1])
 
     class Seen:
@@ -182,8 +182,8 @@ def test_likeness_and_selection_by_hand() -> None:
 
     batch = Batch(labels, 3, 0, features.new_empty(0))
     seen: Any = Seen()
-    judged = attack.final_scores(seen, features, batch, torch.tensor([0.9, 0.5, 0.9], dtype=torch.float64))
-    assert judged.tolist() == pytest.approx([0.6, 0.5, 0.4])
+    evaluated = attack.final_scores(seen, features, batch, torch.tensor([0.9, 0.5, 0.9], dtype=torch.float64))
+    assert evaluated.tolist() == pytest.approx([0.6, 0.5, 0.4])
 
 
 def test_it_stays_away_from_the_signature(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._batch import AttackedTarget
 from calor_hf.attacks.lokt import LOKT
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.target import LabelTarget, ScoreTarget
 from calor_hf.generators import GENERATORS
-from calor_hf.layers.identity_losses import IDENTITY_LOSSES
+from calor_hf.targets.base import LabelTarget, ScoreTarget
+from calor_hf.targets.identity_losses import IDENTITY_LOSSES
 from tests.attacks.tiny_world import (
     BLACK_BOX,
     CLASSES,
@@ -32,9 +32,11 @@ from tests.attacks.tiny_world import (
 CRITICAL = ("gmi", "ked", "lomma")
 PLAIN = [variant for variant in VARIANTS if variant in ATTACKS.names()]
 # Every attack with every prior; variants, and the ensemble, with one that knows classes and one that does not. Whoever
-# never asks the critic sees the plain dcgan in those that differ in it alone.
+# never asks the discriminator sees the plain dcgan in those that differ in it alone.
 PAIRS = [
-    pytest.param(variant, prior, marks=[pytest.mark.slow] * ("critic" in PRIORS[prior][1] and name not in CRITICAL))
+    pytest.param(
+        variant, prior, marks=[pytest.mark.slow] * ("discriminator" in PRIORS[prior][1] and name not in CRITICAL)
+    )
     for variant, (name, _) in VARIANTS.items()
     for prior in (PRIORS if variant in PLAIN and variant != "auto" else ("dcgan", "conditional"))
     if fits(variant, prior)
@@ -143,7 +145,7 @@ def state_of(module: nn.Module) -> tuple[dict[str, Tensor], list[bool], list[boo
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_other_network_runs(variant: str, tmp_path: Path) -> None:
-    """A judge, or anything else that lies about, is never asked."""
+    """An evaluation model, or anything else that lies about, is never asked."""
     target, generator = tiny_target(), tiny_generator("dcgan")
     attack = ready(variant, target, generator, tmp_path)
     head: Any = target.head
@@ -157,14 +159,14 @@ def test_no_other_network_runs(variant: str, tmp_path: Path) -> None:
         if id(module) not in known and type(module).__name__ not in ("NoHead", "HeadSlot"):
             strangers.append(type(module).__name__)
 
-    judge = nn.Linear(3, 3)
+    evaluation_model = nn.Linear(3, 3)
     handle = nn.modules.module.register_module_forward_pre_hook(note)
     try:
         attack.run(target, generator, [1], images_per_class=2)
-        judge(torch.zeros(3))
+        evaluation_model(torch.zeros(3))
     finally:
         handle.remove()
-    assert strangers == ["Linear"]  # the judge, asked by this test alone
+    assert strangers == ["Linear"]  # the evaluation model, asked by this test alone
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,4 +1,4 @@
-"""The ensemble: its images are its members', its samples are looked at once, and it spares nobody unless told to."""
+"""The ensemble: its images are its members', its samples are looked at once, and it spares no one unless told to."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from calor_hf.attacks import Attack
-from calor_hf.attacks._words import attack_of
 from calor_hf.attacks.auto import Auto, AutoConfig
+from calor_hf.attacks.specs import attack_of
 from calor_hf.core.reconstruction import Reconstruction
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
@@ -59,7 +59,7 @@ def test_fast_spares_whom_the_target_gives_away(monkeypatch: pytest.MonkeyPatch)
 
 def test_progress_runs_through_all_members() -> None:
     told: list[tuple[int, int]] = []
-    run(Auto(AutoConfig(members=MEMBERS)), watch=lambda labels, step, steps, success: told.append((step, steps)))
+    run(Auto(AutoConfig(members=MEMBERS)), callback=lambda labels, step, steps, success: told.append((step, steps)))
     assert [step for step, _ in told] == sorted(step for step, _ in told)
     assert told[-1] == (3000, 3000)
     assert {steps for _, steps in told} == {3000}

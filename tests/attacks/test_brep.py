@@ -87,14 +87,14 @@ def test_the_loop_is_the_authors() -> None:
 def test_one_move_by_hand() -> None:
     # Four points at distance 3; the two on the right are outside. Mean of the answers 0: no growth; a step of 1.
     # Repulsion: mean(-1 · u / 3) over the two = -(1, 0) / 4 - (0, 1) / 4.
-    centres, radii = torch.tensor([[1.0, 1.0]]), torch.tensor([3.0])
+    centers, radii = torch.tensor([[1.0, 1.0]]), torch.tensor([3.0])
     offsets = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0], [0.0, -3.0]]])
     answers = torch.tensor([[-1.0, -1.0, 1.0, 1.0]])
-    goal, radius, grew = brep().step(centres, radii, offsets, answers)
+    goal, radius, grew = brep().step(centers, radii, offsets, answers)
     assert goal.tolist() == [[0.75, 0.75]]
     assert (radius.tolist(), grew.tolist()) == ([3.0], [False])
     # With attraction the two on the left pull as well; nothing bounds it.
-    goal, *_ = brep(preset="calor").step(centres, radii, offsets, answers)
+    goal, *_ = brep(preset="calor").step(centers, radii, offsets, answers)
     assert goal.tolist() == [[0.5, 0.5]]
 
 
@@ -141,18 +141,18 @@ def test_starts_are_the_first_hits_of_a_pool_that_all_classes_share() -> None:
     target = disc(X, Y, RADIUS)
     attack = brep(fixed=True, iterations=1, accept=False, directions=2, keep="growth", grow_above=0.999, radius=40.0)
     found = run(attack, target, [0, 1], images_per_class=3)
-    hits = [[point for point in pool(0, 1.5) if inside(point) == label][:3] for label in (False, True)]
+    topk_correct = [[point for point in pool(0, 1.5) if inside(point) == label][:3] for label in (False, True)]
     # Nothing but class 0 lies 40 away, where the sphere grows; class 1 stays where it began.
-    assert found.latents[3:].tolist() == pytest.approx([pytest.approx(point) for point in hits[1]])
+    assert found.latents[3:].tolist() == pytest.approx([pytest.approx(point) for point in topk_correct[1]])
     assert found.cost.target_passes == 256 + 6 * (2 + 1)  # one search
 
 
 def test_fewer_hits_than_images_are_used_again() -> None:
-    hits = [point for point in pool(0, 1.5) if math.dist(point, [X, Y]) < 0.02]
+    topk_correct = [point for point in pool(0, 1.5) if math.dist(point, [X, Y]) < 0.02]
     radius = 0.02
-    while len(hits) != 1:
-        radius *= 1.1 if not hits else 0.95
-        hits = [point for point in pool(0, 1.5) if math.dist(point, [X, Y]) < radius]
+    while len(topk_correct) != 1:
+        radius *= 1.1 if not topk_correct else 0.95
+        topk_correct = [point for point in pool(0, 1.5) if math.dist(point, [X, Y]) < radius]
     attack = brep(search=256, iterations=3, directions=4, radius=radius / 2, keep="last")
     found = run(attack, disc(X, Y, radius), [1], images_per_class=3)
     assert found.scores.tolist() == [1, 1, 1]
@@ -173,7 +173,7 @@ def test_refused_moves_and_growth_have_an_end() -> None:
 def test_progress_ends_where_it_should() -> None:
     told: list[tuple[int, int, float]] = []
     attack = brep(radius=0.3, iterations=60, directions=8)
-    run(attack, disc(X, Y, RADIUS), [1], images_per_class=2, watch=lambda _, *rest: told.append(rest))
+    run(attack, disc(X, Y, RADIUS), [1], images_per_class=2, callback=lambda _, *rest: told.append(rest))
     steps = [step for step, *_ in told]
     assert steps == sorted(steps)
     assert told[-1] == (60, 60, 1.0)

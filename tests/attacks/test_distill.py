@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from calor_hf.attacks._distill import Drawn, StudentPlan, _fresh, students_of
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.targets.hf_target import HFTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
 from tests.tiny_models import tiny_base
 

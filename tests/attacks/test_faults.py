@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from calor_hf.attacks import ATTACKS, GradientAttack
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.layers.module_target import ModuleTarget
+from calor_hf.targets.module_target import ModuleTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, VARIANTS, ready, tiny_attack, tiny_generator, tiny_target
 
 
@@ -170,7 +170,7 @@ def test_progress_tells_the_targets_view() -> None:
         [0, 1, 2],
         images_per_class=2,
         chunk_size=4,
-        watch=lambda *a: told.append((list(a[0]), *a[1:])),
+        callback=lambda *a: told.append((list(a[0]), *a[1:])),
     )
     assert [entry[:3] for entry in told] == [(c, s, 60) for c in ([0, 1], [2]) for s in (25, 50, 60)]
     assert all(0 <= entry[3] <= 1 for entry in told)
@@ -209,7 +209,7 @@ def test_attack_is_told_apart_from_the_loop() -> None:
             assert kind.run is GradientAttack.run
 
 
-def test_chosen_starts_are_the_targets_favourites(tmp_path: Path) -> None:
+def test_chosen_starts_are_the_targets_favorites(tmp_path: Path) -> None:
     from calor_hf.core.seeding import sample_rng
 
     target, generator = tiny_target(), tiny_generator("dcgan")

@@ -15,9 +15,9 @@ from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import RESNETS, Drawn, StudentPlan, _fresh, students_of
 from calor_hf.attacks.lokt import LOKT, Students
 from calor_hf.auditing import load_reconstruction, run_attack
-from calor_hf.core.target import LabelTarget
-from calor_hf.layers.module_target import ModuleTarget
-from calor_hf.layers.random_views import RandomView
+from calor_hf.data.random_views import RandomView
+from calor_hf.targets.base import LabelTarget
+from calor_hf.targets.module_target import ModuleTarget
 from tests.attacks.test_distill import COUNT, Public, assert_same_weights, saved, stop, teacher
 from tests.attacks.tiny_world import CLASSES, SIDE, ready, tiny_generator, tiny_target
 from tests.tiny_models import tiny_base
@@ -55,7 +55,7 @@ def test_two_steps_are_the_formula(tmp_path: Path) -> None:
 def test_every_label_is_asked_for_once_and_counted_whenever(tmp_path: Path) -> None:
     name, target = saved(tmp_path, "resnet"), teacher()
     whole = student_of(LabelTarget(target), name, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):  # in the second epoch; labelling has read all images once
+    with pytest.raises(KeyboardInterrupt):  # in the second epoch; labeling has read all images once
         student_of(LabelTarget(target), name, tmp_path / "halves", images=Public(at=2 * COUNT + 3, act=stop))
     view, seen = LabelTarget(target), list[int]()
     handle = target.module.register_forward_pre_hook(lambda *_: seen.append(1))

@@ -26,7 +26,7 @@ EVENLY = (torch.arange(1000) + 0.5).double() / 1000
 def test_parents_are_drawn_in_proportion_to_their_scores() -> None:
     drawn = parents(torch.tensor([0.02, 0.0, 0.04, 0.14]), EVENLY)
     assert drawn.bincount(minlength=4).tolist() == [100, 0, 200, 700]
-    assert parents(torch.zeros(4), EVENLY).bincount().tolist() == [250] * 4  # nobody is better than the others
+    assert parents(torch.zeros(4), EVENLY).bincount().tolist() == [250] * 4  # no one is better than the others
     assert parents(torch.tensor([1.0, 0.0]), torch.tensor([1 - 1e-15, 0.0], dtype=torch.float64)).tolist() == [0, 0]
 
 
@@ -109,7 +109,7 @@ def test_good_enough_is_the_end() -> None:
     found = run(mirror(enough=0.5, **settings), hill(0, 0), [1], images_per_class=1)
     assert found.cost.target_passes == 100
     told: list[Any] = []
-    run(mirror(enough=2.0, **settings), hill(0, 0), [1], watch=lambda *a: told.append(a[1:3]))
+    run(mirror(enough=2.0, **settings), hill(0, 0), [1], callback=lambda *a: told.append(a[1:3]))
     assert told == [(step, 50) for step in range(5, 51, 5)]
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from calor_hf.attacks import ATTACKS, _smoothing
 from calor_hf.core.seeding import sample_rng
-from calor_hf.layers.random_views import RandomView
+from calor_hf.data.random_views import RandomView
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
 LABELS, EACH, STEPS = [0, 3], 3, 20
 
 
-def critic(generator: Any) -> Any:
-    return generator.critic
+def discriminator(generator: Any) -> Any:
+    return generator.discriminator
 
 
 def starts(latent_dim: int) -> Tensor:
@@ -37,7 +37,7 @@ def test_gmi_follows_heavy_ball_descent() -> None:
     for _ in range(STEPS):
         z.requires_grad_(True)
         image = generator(z)
-        mean_loss = -critic(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
+        mean_loss = -discriminator(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
         (gradient,) = torch.autograd.grad(mean_loss, z)
         velocity = 0.9 * velocity + gradient
         z = z.detach() - 0.02 * velocity
@@ -56,7 +56,7 @@ def test_gmi_by_default_is_the_authors_update() -> None:
     for _ in range(STEPS):
         z.requires_grad_(True)
         image = generator(z)
-        loss = -critic(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
+        loss = -discriminator(generator)(image).mean() + 100 * F.cross_entropy(target.module(image).logits, y)
         (gradient,) = torch.autograd.grad(loss, z)
         before = v.clone()
         v = 0.9 * v - 0.02 * gradient
@@ -106,7 +106,7 @@ def test_ked_follows_adam_on_mean_and_variance() -> None:
     for t in range(1, STEPS + 1):
         parts.requires_grad_(True)
         image = generator((parts[0] + (0.5 * parts[1]).exp() * noise[t - 1])[None])
-        evidence = critic(generator)(image)[1].exp().sum().log()
+        evidence = discriminator(generator)(image)[1].exp().sum().log()
         loss = F.softplus(evidence) - evidence + 100 * F.cross_entropy(target.module(image).logits, torch.tensor([3]))
         (gradient,) = torch.autograd.grad(loss, parts)
         parts = parts.detach()

@@ -218,7 +218,7 @@ def test_maps_move_in_later_stages_and_steps_are_counted() -> None:
     attack = IFGMI(IFConfig(steps=30, later_steps=25, initial_candidates=0, lr=0.05))
     assert generator.num_blocks == 3  # of 4, 8 and 16 pixels: the last is not entered by a map of ours
     found = attack.run(
-        target, generator, [2], images_per_class=2, watch=lambda _, done, steps, __: told.append((done, steps))
+        target, generator, [2], images_per_class=2, callback=lambda _, done, steps, __: told.append((done, steps))
     )
     assert told == [(25, 55), (50, 55), (55, 55)]
     assert not torch.allclose(found.images, generator(found.latents, found.labels), atol=1e-3)

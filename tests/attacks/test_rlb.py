@@ -122,7 +122,10 @@ def test_side_by_side_is_one_by_one(terminal: bool, shared: bool) -> None:
                 alone.step(made.states[agent, kept], made.actions[agent, kept], made.rewards[agent, kept])
     for agent, alone in enumerate(apart):
         x = torch.from_numpy(draw.standard_normal((4, 2 * DIM)))
-        for stack, networks in ((made.critics, alone.critics), (made.slow, alone.slow if not terminal else [])):
+        for stack, networks in (
+            (made.critics, alone.critics),
+            (made.slow, alone.slow if not terminal else []),
+        ):
             for place, network in enumerate(networks):
                 torch.testing.assert_close(layers_of(stack, 2 * place + agent)(x), network(x), rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(layers_of(made.actor, agent)(x[:, :DIM]), alone.actor(x[:, :DIM]))
@@ -180,7 +183,7 @@ def test_an_agent_finds_the_top() -> None:
 def test_the_best_image_of_all_episodes_is_kept_and_counted() -> None:
     settings = {"episodes": 60, "batch_size": 20, "shared_noise": False}
     target, told = hill(0.5, -0.4, sharpness=10.0), list[tuple[int, int, float]]()
-    found = run(rlb(**settings), target, [1, 0], images_per_class=2, watch=lambda _, *rest: told.append(rest))
+    found = run(rlb(**settings), target, [1, 0], images_per_class=2, callback=lambda _, *rest: told.append(rest))
     assert found.cost.target_passes == 4 * 60
     assert [entry[:2] for entry in told] == [(25, 60), (50, 60), (60, 60)]
     assert found.latents.abs().max() < 1

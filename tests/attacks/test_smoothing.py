@@ -14,7 +14,7 @@ from calor_hf.attacks._smoothing import copier, smoothed
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
 from calor_hf.core.seeding import sample_rng
-from calor_hf.layers.identity_losses import aimed_cross_entropy, poincare_distance
+from calor_hf.targets.identity_losses import aimed_cross_entropy, poincare_distance
 from tests.attacks.tiny_world import tiny_attack, tiny_generator, tiny_target
 
 SEED = 5

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf.attacks import ATTACKS, Attack, GradientAttack
-from calor_hf.core.target import Target
 from calor_hf.generators import GENERATORS, Generator
-from calor_hf.layers.hf_target import HFTarget
 from calor_hf.modeling import defend
+from calor_hf.targets.base import Target
+from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
 SIDE, CLASSES, STEPS = 16, 5, 20
@@ -19,8 +19,8 @@ SIDE, CLASSES, STEPS = 16, 5, 20
 PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     "renderer": ("renderer", {}),
     "dcgan": ("dcgan", {"width": 4}),
-    "dcgan without critic": ("dcgan", {"width": 4, "critic": "none"}),
-    "dcgan of ked": ("dcgan", {"width": 4, "critic": "ked", "num_classes": CLASSES}),
+    "dcgan without discriminator": ("dcgan", {"width": 4, "discriminator": "none"}),
+    "dcgan of ked": ("dcgan", {"width": 4, "discriminator": "ked", "num_classes": CLASSES}),
     "conditional": ("conditional", {"width": 4, "num_classes": CLASSES}),
     "stylegan2": ("stylegan2", {"width": 4, "w_dim": 8, "z_dim": 6, "mapping_layers": 2}),
 }
@@ -48,7 +48,7 @@ VARIANTS["bypass"] = ("bypass", {"initial_candidates": 40, "steps": 6})
 VARIANTS["bypass, features"] = ("bypass", {"initial_candidates": 0, "space": "features", "views": 0, "steps": 6})
 VARIANTS["trapdoor"] = ("trapdoor", {"trigger_images": 6, "trigger_steps": 3, "views": 1, "steps": 6})
 VARIANTS["brep as mibench"] = ("brep", {**ATTACKS.get("brep").presets["calor"]})
-VARIANTS["rlb with slow critics"] = (
+VARIANTS["rlb with slow discriminators"] = (
     "rlb",
     {"terminal": False, "shared_noise": False, "mean_log_probability": False},
 )
@@ -93,7 +93,7 @@ def tiny_generator(kind: str, dtype: torch.dtype = torch.float64) -> Generator[A
     name, settings = PRIORS[kind]
     registered: Any = GENERATORS.get(name)
     made: Generator[Any] = registered(registered.config_class(image_size=SIDE, **settings)).to(dtype).eval()
-    with torch.no_grad():  # as a trained one, not all grey
+    with torch.no_grad():  # as a trained one, not all gray
         for module in made.modules():
             if isinstance(module, torch.nn.ConvTranspose2d):
                 module.weight *= 2

@@ -10,23 +10,23 @@ from calor_hf.auditing.report import AttackResult
 from calor_hf.metrics import Measure
 
 
-def accuracy(hits: list[int], labels: list[int]) -> Measure:
-    values = torch.tensor(hits, dtype=torch.float64)
+def accuracy(topk_correct: list[int], labels: list[int]) -> Measure:
+    values = torch.tensor(topk_correct, dtype=torch.float64)
     return Measure.of_images("attack_accuracy@1", "share", "leakage", values, torch.tensor(labels))
 
 
-def attack(name: str, hits: list[int], **changes: Any) -> AttackResult:
+def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
     labels = [0, 0, 1, 1, 2, 2]
-    people = {label: float(max(hits[2 * label : 2 * label + 2])) for label in range(3)}
+    identities = {label: float(max(topk_correct[2 * label : 2 * label + 2])) for label in range(3)}
     measures = [
-        accuracy(hits, labels),
-        Measure.of_people("people_recognised", "share", "leakage", people, 6, "a note"),
+        accuracy(topk_correct, labels),
+        Measure.of_identities("identities_recognized", "share", "leakage", identities, 6, "a note"),
         Measure("fid", math.nan, "", "neither", 6, 3, note="one image is too few"),
     ]
     cost = {"generator_passes": 60, "target_passes": 66, "target_gradients": 60, "seconds": 1.5}
-    floors = {"samples of the prior": [accuracy([0, 1, 0, 0, 0, 0], labels)]}
+    chance_levels = {"samples of the prior": [accuracy([0, 1, 0, 0, 0, 0], labels)]}
     known = {"name": name, "attack": "plg", "settings": {"steps": 10}, "generator": {"generator": "renderer"},
-             "cost": cost, "adaptive": name == "adaptive", "measures": measures, "floors": floors,
+             "cost": cost, "adaptive": name == "adaptive", "measures": measures, "chance_levels": chance_levels,
              "target_confidence": 0.9}  # fmt: skip
     return AttackResult(**{**known, **changes})
 
@@ -35,8 +35,8 @@ def small_report(**changes: Any) -> LeakageReport:
     known = {
         "target": {"name": "me/model", "model": "ResNet", "defense": "CALoR", "settings": {"rank": 4}, "classes": 4,
                    "parameters": 1234},
-        "data": {"name": "synthetic faces", "people": 4, "pictures": 80, "held_pictures": 40},
-        "networks": {"judge": "RegNet", "judge_accuracy": 0.997},
+        "data": {"name": "synthetic faces", "identities": 4, "pictures": 80, "held_out_images": 40},
+        "networks": {"evaluation_model": "RegNet", "evaluation_model_accuracy": 0.997},
         "labels": [0, 1, 2],
         "label_names": ["Ada", "Bob", "Cem"],
         "images_per_class": 2,

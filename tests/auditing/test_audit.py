@@ -1,4 +1,4 @@
-"""The whole audit on a tiny target: attacks, judges, floors, report; shared, resumed, refused."""
+"""The whole audit on a tiny target: attacks, judges, chance levels, report; shared, resumed, refused."""
 
 import dataclasses
 import math
@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calor_hf import METRICS, LeakageReport, PrivatePictures, audit
+from calor_hf import METRICS, LeakageReport, PrivateImages, audit
 from calor_hf.attacks import GradientAttack
-from calor_hf.auditing import judging, plan_attacks
+from calor_hf.auditing import evaluation, plan_attacks
 from calor_hf.auditing.networks import Network, load_network
-from calor_hf.core.target import Target
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
+from calor_hf.targets.base import Target
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
 
 ATTACKS = ["gmi:steps=2", "plg:steps=2,gradient=straight_through"]
 
 
-def private_pictures(**changes: Any) -> PrivatePictures:
+def private_images_of(**changes: Any) -> PrivateImages:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CLASSES * 4, 3, SIDE, SIDE), generator=rng, dtype=torch.uint8)
     labels = torch.arange(CLASSES).repeat_interleave(4)
@@ -31,11 +31,11 @@ def private_pictures(**changes: Any) -> PrivatePictures:
         "label_names": tuple("abcde"), "true_identity": sample_identities(CLASSES),
         "identity_names": tuple(IDENTITY_NAMES),
     }  # fmt: skip
-    return PrivatePictures(**{**known, **changes})
+    return PrivateImages(**{**known, **changes})
 
 
-def judge() -> Network:
-    """Takes the brightest fifth of a picture's rows for its class."""
+def evaluation_model() -> Network:
+    """Takes the brightest fifth of an image's rows for its class."""
 
     def rows(images: Tensor) -> Tensor:
         return images.float().mean(dim=(1, 3))[:, : CLASSES * 3].view(len(images), CLASSES, 3).mean(dim=2)
@@ -46,7 +46,7 @@ def judge() -> Network:
 def small_audit(folder: Path, **options: Any) -> LeakageReport:
     known: dict[str, Any] = {
         "target": tiny_target("calor", rank=2), "attacks": ATTACKS, "generator": tiny_generator("renderer"),
-        "evaluation_model": judge(), "private_data": private_pictures(), "output_dir": folder, "classes": [0, 1, 3],
+        "evaluation_model": evaluation_model(), "private_data": private_images_of(), "output_dir": folder, "classes": [0, 1, 3],
         "images_per_class": 2, "target_name": "tiny",
     }  # fmt: skip
     return audit(**{**known, **options})
@@ -60,20 +60,20 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.label_names == ["a", "b", "d"]
     assert report.target["model"] == "CALoRForImageClassification"
     assert report.target["settings"]["rank"] == 2
-    assert report.data == {"name": "made up", "people": 5, "pictures": 20, "held_pictures": 20}
-    assert report.networks["judge"] == "rows"
-    assert 0 <= report.networks["judge_accuracy"] <= 1
+    assert report.data == {"name": "made up", "identities": 5, "pictures": 20, "held_out_images": 20}
+    assert report.networks["evaluation_model"] == "rows"
+    assert 0 <= report.networks["evaluation_model_accuracy"] <= 1
     utility = {measure.name: measure for measure in report.utility}
     assert utility["accuracy"].images == 20  # of all people, not of the attacked ones alone
     assert 0 <= utility["accepted@0.5"].value <= 1
-    auc, _ = report.neighbours
-    assert (auc.name, auc.images, auc.people) == ("membership_auc", 12, 3)
+    auc, _ = report.other_threats
+    assert (auc.name, auc.images, auc.identities) == ("membership_auc", 12, 3)
     for attack in report.attacks:
-        assert set(attack.floors) == {"samples of the prior", "reconstructions of other people"}
+        assert set(attack.chance_levels) == {"samples of the prior", "reconstructions of other people"}
         names = {measure.name for measure in attack.measures}
         assert "attack_accuracy@1" in names
         for measure in attack.measures:
-            assert measure.people <= 3
+            assert measure.identities <= 3
             assert math.isnan(measure.value) <= bool(measure.note)
         assert attack.cost["target_passes"] > 0
         assert (tmp_path / attack.name / "reconstructions.safetensors").is_file()
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_judge(tmp_path: Path) -> None:
     assert measure.value == pytest.approx(float((rows == found.labels).double().mean()))
     other = {0: 3, 1: 0, 3: 1}
     wrong = torch.tensor([other[label] for label in found.labels.tolist()])
-    floor = report.attacks[0].floors["reconstructions of other people"][0]
+    floor = report.attacks[0].chance_levels["reconstructions of other people"][0]
     assert floor.value == pytest.approx(float((rows == wrong).double().mean()))
 
 
@@ -113,7 +113,7 @@ def test_an_audit_twice_gives_the_same_numbers(tmp_path: Path) -> None:
 
 
 def broken(network: Network, share: float) -> Network:
-    """The network, with NaN for that share of the pictures."""
+    """The network, with NaN for that share of the images."""
 
     def features(images: Tensor) -> Tensor:
         seen = network.features(images)
@@ -125,19 +125,19 @@ def broken(network: Network, share: float) -> Network:
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("share", [0.05, 1.0])
 def test_a_judge_that_returns_nan_ends_the_audit(share: float, held: bool, tmp_path: Path) -> None:
-    private = private_pictures() if held else private_pictures(held_images=None, held_labels=None)
+    private = private_images_of() if held else private_images_of(held_images=None, held_labels=None)
     with pytest.raises(FloatingPointError, match="the network 'rows' gives NaN or infinite scores for private"):
-        small_audit(tmp_path, evaluation_model=broken(judge(), share), private_data=private)
+        small_audit(tmp_path, evaluation_model=broken(evaluation_model(), share), private_data=private)
     assert not (tmp_path / "report.json").exists()
 
 
 @pytest.mark.parametrize("private_alone", [True, False])
 def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path: Path) -> None:
     target = tiny_target("calor", rank=2)
-    if private_alone:  # as a half-precision one whose features overflow for some pictures
+    if private_alone:  # as a half-precision one whose features overflow for some images
 
         def look(images: Tensor) -> Tensor:
-            strange = (images == private_pictures().images[0] / 255).flatten(1).all(dim=1, keepdim=True)
+            strange = (images == private_images_of().images[0] / 255).flatten(1).all(dim=1, keepdim=True)
             return torch.where(strange, torch.nan, type(target).features(target, images))
 
         target.features = look  # type: ignore[method-assign]
@@ -145,7 +145,7 @@ def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path:
         next(target.module.parameters()).data[0] = torch.nan
     message = "'tiny' gives NaN or infinite scores for private" if private_alone else "the target returns NaN or inf"
     with pytest.raises(FloatingPointError, match=message):
-        small_audit(tmp_path, target=target, private_data=private_pictures(held_images=None, held_labels=None))
+        small_audit(tmp_path, target=target, private_data=private_images_of(held_images=None, held_labels=None))
     assert not (tmp_path / "report.json").exists()
 
 
@@ -171,18 +171,18 @@ def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monk
 def test_a_metric_that_fails_costs_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Metric):
         def measure(self, evidence: Evidence) -> list[Measure]:
-            raise ValueError("the judge is asleep")
+            raise ValueError("the evaluation model is asleep")
 
     monkeypatch.setitem(METRICS._classes, "broken", Broken)
     report = small_audit(tmp_path, attacks=ATTACKS[:1], metrics=["broken", "attack_accuracy"])
     assert [measure.note for measure in report.attacks[0].measures if measure.name == "broken"] == [
-        "the judge is asleep"
+        "the evaluation model is asleep"
     ]
     assert report.attacks[0].get("attack_accuracy@1") is not None
 
 
 def rebuilt(report: LeakageReport) -> dict[str, Measure]:
-    found = [measure for measure in report.neighbours if measure.name.startswith("decoder_inversion_")]
+    found = [measure for measure in report.other_threats if measure.name.startswith("decoder_inversion_")]
     return {measure.name.removeprefix("decoder_inversion_"): measure for measure in found}
 
 
@@ -196,29 +196,29 @@ def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) ->
     found = rebuilt(report)
     assert list(found) == ["floor", "logits", *(["code"] if defense else []), "features"]
     mean = torch.stack([Pictures()[row] for row in range(12)]).double().mean(dim=0)
-    held = private_pictures().held_images
+    held = private_images_of().held_images
     assert held is not None
-    attacked = held[torch.isin(private_pictures().labels, torch.tensor([0, 1, 3]))]
+    attacked = held[torch.isin(private_images_of().labels, torch.tensor([0, 1, 3]))]
     off = (attacked.double() / 255 - mean).square().mean()
     assert found["floor"].value == pytest.approx(float(off), rel=1e-5)
-    assert (found["floor"].images, found["floor"].people) == (12, 3)
-    assert "from 5 numbers a picture; 12 private pictures, rebuilt by who saw 12 public ones" in found["logits"].note
+    assert (found["floor"].images, found["floor"].identities) == (12, 3)
+    assert "from 5 numbers an image; 12 private images, rebuilt by who saw 12 public ones" in found["logits"].note
     if defense:
-        assert "from 2 numbers a picture" in found["code"].note
+        assert "from 2 numbers an image" in found["code"].note
     assert report.attacks[0].measures == []  # it is about the target, not about what an attack got
 
 
 def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def watch(target: Target, images: Tensor) -> dict[str, Tensor]:
+    def callback(target: Target, images: Tensor) -> dict[str, Tensor]:
         asked.append(len(images))
         return {"logits": images.mean(dim=(2, 3)).float()}
 
-    monkeypatch.setattr(judging, "PUBLIC", 8)
-    monkeypatch.setattr(judging, "released", watch)
+    monkeypatch.setattr(evaluation, "PUBLIC", 8)
+    monkeypatch.setattr(evaluation, "released", callback)
     first = rebuilt(small_audit(tmp_path, metrics=["decoder_inversion", "attack_accuracy"]))["logits"]
-    assert asked == [8, 12]  # once, for two attacks and their floor
+    assert asked == [8, 12]  # once, for two attacks and their chance level
     assert math.isfinite(first.value)
     again = small_audit(tmp_path / "again", metrics=["decoder_inversion"], attacks=ATTACKS[:1])
     assert rebuilt(again)["logits"] == first
@@ -231,15 +231,15 @@ def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"evaluation_model": None}, "needs a judge and the private pictures"),
-        ({"private_data": None}, "needs a judge and the private pictures"),
+        ({"evaluation_model": None}, "needs an evaluation model and the private images"),
+        ({"private_data": None}, "needs an evaluation model and the private images"),
         ({"classes": [9]}, "classes 0 to 4"),
         ({"attacks": ["gmii"]}, "Did you mean 'gmi'"),
         ({"attacks": ["plg", "plg"]}, "every attack once"),
         ({"attacks": ["plg:stepps=2"]}, "did you mean steps"),
         ({"metrics": ["fid"]}, "metric 'fid' needs extractor, and the audit has none"),
         (
-            {"metrics": ["decoder_inversion"], "private_data": private_pictures(held_images=None, held_labels=None)},
+            {"metrics": ["decoder_inversion"], "private_data": private_images_of(held_images=None, held_labels=None)},
             "metric 'decoder_inversion' needs held_images",
         ),
         ({"evaluation_model": "nowhere:judge"}, "expected a network as package.module:function"),
@@ -260,21 +260,21 @@ def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
 
 
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
-    few = private_pictures(images=private_pictures().images[:8], labels=private_pictures().labels[:8])
-    with pytest.raises(ValueError, match=r"no private pictures of the classes \[3\]"):
+    few = private_images_of(images=private_images_of().images[:8], labels=private_images_of().labels[:8])
+    with pytest.raises(ValueError, match=r"no private images of the classes \[3\]"):
         small_audit(tmp_path / "out", private_data=few)
 
 
 def test_private_pictures_are_bytes() -> None:
     with pytest.raises(ValueError, match="as bytes and a label each"):
-        private_pictures(images=torch.rand(20, 3, SIDE, SIDE))
+        private_images_of(images=torch.rand(20, 3, SIDE, SIDE))
     with pytest.raises(ValueError, match="and 2 labels"):
-        private_pictures(labels=torch.tensor([0, 1]))
+        private_images_of(labels=torch.tensor([0, 1]))
 
 
 def test_networks_look_at_bytes_and_floats_alike() -> None:
-    pictures = private_pictures().images
-    network = load_network(tiny_target(dtype=torch.float32), "judge")
+    pictures = private_images_of().images
+    network = load_network(tiny_target(dtype=torch.float32), "evaluation_model")
     features, logits = network.look(pictures)
     again, scores = network.look(pictures.float() / 255)
     assert torch.equal(features, again)

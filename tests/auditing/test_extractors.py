@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
-from calor_hf.auditing.networks import Network, SeenPictures, load_network
+from calor_hf.auditing.networks import Network, SeenImages, load_network
 from calor_hf.metrics import METRICS
 from calor_hf.metrics.fid import INCEPTION
-from tests.auditing.test_audit import private_pictures, small_audit
+from tests.auditing.test_audit import private_images_of, small_audit
 from tests.metrics.small_evidence import small_evidence
 
 LIBRARIES = {"inception_fid": "pytorch_fid", "inception_resnet_vggface2": "facenet_pytorch"}
@@ -67,7 +67,7 @@ def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     ramp = torch.linspace(0, 1, 16).expand(2, 3, 16, 16)
     return ramp * torch.tensor([1.0, 0.5])[:, None, None, None]
 
@@ -86,7 +86,7 @@ def test_what_a_network_is_fed(name: str, side: int, low: float, high: float) ->
     network = load_network(name)
     assert network.name == name
     assert network.head is None
-    features, logits = network.look((255 * pictures()).round().byte())
+    features, logits = network.look((255 * images()).round().byte())
     assert features.shape == (2, 3)
     assert logits is None
     inner: Any = network.module.network
@@ -97,9 +97,9 @@ def test_what_a_network_is_fed(name: str, side: int, low: float, high: float) ->
 
 
 def test_features_are_the_libraries_own() -> None:
-    found, _ = load_network("inception_fid").look(pictures())
-    torch.testing.assert_close(found, (2 * pictures() - 1).mean(dim=(2, 3)))
-    unit, _ = load_network("inception_resnet_vggface2").look(pictures())
+    found, _ = load_network("inception_fid").look(images())
+    torch.testing.assert_close(found, (2 * images() - 1).mean(dim=(2, 3)))
+    unit, _ = load_network("inception_resnet_vggface2").look(images())
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(2))
 
 
@@ -191,7 +191,7 @@ def test_a_class_of_that_name_is_refused() -> None:
 ])  # fmt: skip
 def test_only_its_numbers_are_called_fid(name: str, measure: str) -> None:
     evidence, network = small_evidence(), load_network(name)
-    known = SeenPictures(network.look(evidence.private_images), None)
+    known = SeenImages(network.look(evidence.private_images), None)
     view = network.view(evidence.images, known)
     (found,) = METRICS.get("fid")().measure(small_evidence(extractor=view))
     assert found.name == measure
@@ -205,7 +205,7 @@ def test_an_audit_takes_them_by_name(tmp_path: Path) -> None:
     names = [measure.name for measure in report.attacks[0].measures]
     assert names == ["fid", "kid", "delta_eval", "delta_face"]
     assert report.networks["extractor"] == "inception_fid"
-    assert private_pictures().name == report.data["name"]
+    assert private_images_of().name == report.data["name"]
 
 
 def test_an_audit_is_refused_before_any_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

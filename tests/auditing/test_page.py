@@ -18,7 +18,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
          "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
-def pictures(private: bool) -> Gallery:
+def images(private: bool) -> Gallery:
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     one = Reconstruction(torch.rand(6, 3, 16, 16), labels, torch.rand(6, 2), torch.rand(6), Cost())
     found = {"adaptive": one, "weak": one}
@@ -30,7 +30,7 @@ def pictures(private: bool) -> Gallery:
 
 
 def test_private_pictures_are_there_only_when_asked_for() -> None:
-    shown, hidden = to_html(small_report(), pictures(True)), to_html(small_report(), pictures(False))
+    shown, hidden = to_html(small_report(), images(True)), to_html(small_report(), images(False))
     assert shown.count("<img") == 3 + 6 + 6
     assert hidden.count("<img") == 6
     assert "nearest private</th>" not in hidden
@@ -40,7 +40,7 @@ def test_private_pictures_are_there_only_when_asked_for() -> None:
 def test_nothing_is_fetched_and_hostile_names_stay_text() -> None:
     names = ["<script>alert(1)</script>", '" onerror="alert(2)', "Cem"]
     target = {**small_report().target, "name": "<img src=x>", "settings": {"rank": "</style><b>"}}
-    text = to_html(small_report(label_names=names, target=target), pictures(True))
+    text = to_html(small_report(label_names=names, target=target), images(True))
     for wrong in ("<script>alert", "<img src=x>", '" onerror="', "</style><b>", "http://", "https://", "url("):
         assert wrong not in text.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
             "http://creativecommons.org/", ""
@@ -60,7 +60,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("width", [1200, 400])
 def test_a_browser_shows_the_page(width: int, browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(to_html(small_report(), pictures(True)), encoding="utf-8")
+    (tmp_path / "report.html").write_text(to_html(small_report(), images(True)), encoding="utf-8")
     complaints: list[str] = []
     asked: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -76,19 +76,19 @@ def test_a_browser_shows_the_page(width: int, browser: Any, tmp_path: Path) -> N
     assert page.evaluate(smallest) >= 14
     assert "83 %" in page.locator(".verdict p").first.inner_text()
 
-    def people() -> list[str]:
+    def identities() -> list[str]:
         found: list[str] = page.locator("#people tbody tr:visible td:first-child").all_inner_texts()
         return found
 
-    assert people() == ["Ada", "Bob", "Cem"]
+    assert identities() == ["Ada", "Bob", "Cem"]
     page.get_by_role("button", name="weak").click()
-    assert people() == ["Bob", "Ada", "Cem"]  # the one who was recognised comes first
+    assert identities() == ["Bob", "Ada", "Cem"]  # the one who was recognized comes first
     page.get_by_role("button", name="weak").click()
-    assert people() == ["Ada", "Cem", "Bob"]
+    assert identities() == ["Ada", "Cem", "Bob"]
     page.get_by_role("button", name="person").click()
-    assert people() == ["Cem", "Bob", "Ada"]
+    assert identities() == ["Cem", "Bob", "Ada"]
     page.get_by_label("Find a person").fill("b")
-    assert people() == ["Bob"]
+    assert identities() == ["Bob"]
     assert page.locator("#shown").inner_text() == "1 of 3"
     assert complaints == []
     assert set(asked) <= {"file", "data"}

@@ -83,23 +83,27 @@ def test_the_worst_attack_makes_the_headline() -> None:
     assert report.worst().name == "adaptive"
     assert report.worst().floor("attack_accuracy@1") == pytest.approx(1 / 6)
     lines = verdict(report)
-    assert "strongest of 2 attacks (adaptive) rebuilt 6 pictures of 3 people" in lines[0]
-    assert "recognised the right person in 83 % of them" in lines[0]
-    assert lines[1] == "3 of 3 people were recognised in at least one of 2 tries."
+    assert "strongest of 2 attacks (adaptive) rebuilt 6 images of 3 people" in lines[0]
+    assert "recognized the right person in 83 % of them" in lines[0]
+    assert lines[1] == "3 of 3 people were recognized in at least one of 2 tries."
     assert "reach 16.7 %. So the model gives its training people away" in lines[2]
     weak = verdict(small_report(attacks=[attack("weak", [0, 0, 0, 1, 0, 0])]))
     assert "no more than chance gives; that is no proof of safety" in weak[2]
 
 
 def test_the_union_of_attacks_is_the_headline_with_its_own_floor() -> None:
-    floors = {
-        "samples of the prior": [Measure.of_people("people_recognised", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)]
+    chance_levels = {
+        "samples of the prior": [
+            Measure.of_identities("identities_recognized", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)
+        ]
     }
-    union = attack("auto", [1, 0, 0, 0, 0, 1], parts=["plg", "ppa"], floors=floors, settings={"fast": True})
+    union = attack(
+        "auto", [1, 0, 0, 0, 0, 1], parts=["plg", "ppa"], chance_levels=chance_levels, settings={"fast": True}
+    )
     report = small_report(attacks=[attack("weak", [1] * 6), union])
     assert report.ensemble is report.attacks[1]
     lines = verdict(report)
-    assert "Worst case over 2 attacks: an independent network recognised 2 of 3 people in at least one of 4" in lines[0]
+    assert "Worst case over 2 attacks: an independent network recognized 2 of 3 people in at least one of 4" in lines[0]
     assert "hit 33.3 % of the people in as many tries. So this audit found no more than chance" in lines[1]
     assert "stopped at each person as soon as the attacked model agreed" in "\n".join(limits(report))
     assert "66.7 % by auto in A" in compare_reports(report, report)
@@ -107,34 +111,42 @@ def test_the_union_of_attacks_is_the_headline_with_its_own_floor() -> None:
 
 
 def test_what_each_part_adds() -> None:
-    # Two parts, two tries each, at three people: the first alone hits person 0, both hit 1, nobody 2.
+    # Two parts, two tries each, at three people: the first alone hits person 0, both hit 1, no one 2.
     labels = torch.arange(3).repeat_interleave(4)
     hit = torch.tensor([1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]).bool()
     logits = torch.nn.functional.one_hot(torch.where(hit, labels, (labels + 1) % 3), 3).float()
-    view = View("judge", logits, logits[:3], logits)
+    view = View("evaluation_model", logits, logits[:3], logits)
     images = torch.zeros(12, 3, 2, 2)
-    evidence = Evidence(images, labels, images[:3], torch.arange(3), judge=view)
+    evidence = Evidence(images, labels, images[:3], torch.arange(3), evaluation_model=view)
     found = {measure.name: measure for measure in of_parts(evidence, ["a", "b"])}
     assert found["attack_accuracy@1[a]"].by_identity == {0: 0.5, 1: 0.5, 2: 0}
     assert found["attack_accuracy@1[b]"].by_identity == {0: 0, 1: 0.5, 2: 0}
-    assert found["people_recognised[a]"].by_identity == {0: 1, 1: 1, 2: 0}
-    assert found["people_recognised[b]"].by_identity == {0: 0, 1: 1, 2: 0}
-    assert found["people_added[a]"].by_identity == {0: 1, 1: 0, 2: 0}
-    assert found["people_added[b]"].value == 0
-    assert found["people_added[b]"].images == 6
+    assert found["identities_recognized[a]"].by_identity == {0: 1, 1: 1, 2: 0}
+    assert found["identities_recognized[b]"].by_identity == {0: 0, 1: 1, 2: 0}
+    assert found["identities_added[a]"].by_identity == {0: 1, 1: 0, 2: 0}
+    assert found["identities_added[b]"].value == 0
+    assert found["identities_added[b]"].images == 6
     assert of_parts(evidence, []) == []
 
 
 def test_limits_say_what_was_not_done() -> None:
     text = "\n".join(limits(small_report()))
-    for part in ("25 % of their published effort", "99.7 %", "One judge alone", "the very program", "3 of 4 people"):
+    for part in (
+        "25 % of their published effort",
+        "99.7 %",
+        "One evaluation model alone",
+        "the very program",
+        "3 of 4 people",
+    ):
         assert part in text
-    assert "No attack that knows the defence" not in text
-    full = small_report(budget=1.0, attacks=[attack("weak", [0] * 6)], networks={"judge": "x", "embedding": "y"})
+    assert "No attack that knows the defense" not in text
+    full = small_report(
+        budget=1.0, attacks=[attack("weak", [0] * 6)], networks={"evaluation_model": "x", "embedding": "y"}
+    )
     text = "\n".join(limits(full))
-    assert "No attack that knows the defence was run" in text
-    assert "was not tried on held-out pictures" in text
-    assert "One judge alone" not in text
+    assert "No attack that knows the defense was run" in text
+    assert "was not tried on held-out images" in text
+    assert "One evaluation model alone" not in text
     assert "published effort" not in text
 
 

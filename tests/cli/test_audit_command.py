@@ -37,22 +37,22 @@ def test_drawn_people_need_nothing_but_the_target(
     words = [drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
     assert main([*words, "--images-per-class", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "training a judge, once" in shown
+    assert "training an evaluation model, once" in shown
     report = LeakageReport.load(tmp_path)
     (auto,) = report.attacks
     members = len(auto.parts)
     assert members > 1
     assert f"Worst case over {members} attacks" in shown
-    assert {f"people_added[{part}]" for part in auto.parts} <= {measure.name for measure in auto.measures}
+    assert {f"identities_added[{part}]" for part in auto.parts} <= {measure.name for measure in auto.measures}
     assert auto.measures[0].images == 2 * 2 * members
-    assert "That is a poor judge" in "\n".join(limits(report))  # of four people it learns little
+    assert "That is a poor evaluation model" in "\n".join(limits(report))  # of four people it learns little
     assert auto.get("identity_error")
-    assert (tmp_path / "report.html").read_text().count("<img") == 2 * members  # one by each; no private pictures
-    judge = (tmp_path / "judge" / "model.safetensors").read_bytes()
+    assert (tmp_path / "report.html").read_text().count("<img") == 2 * members  # one by each; no private images
+    evaluation_model = (tmp_path / "evaluation_model" / "model.safetensors").read_bytes()
     options = [*words, "--images-per-class", "2", "--resume", "--include-private-images", "--anonymize-labels"]
     assert main(options) == 0
-    assert "training a judge" not in capsys.readouterr().out
-    assert (tmp_path / "judge" / "model.safetensors").read_bytes() == judge
+    assert "training an evaluation model" not in capsys.readouterr().out
+    assert (tmp_path / "evaluation_model" / "model.safetensors").read_bytes() == evaluation_model
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img") == 2 + 2 * members + 2 * members
     assert "identity_000" not in page
@@ -100,14 +100,14 @@ def test_a_trained_prior_and_settings(target: str, tmp_path: Path) -> None:
 
 
 def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) -> None:
-    pictures, torch_seed = tmp_path / "public", torch.Generator().manual_seed(0)
-    pictures.mkdir()
+    images, torch_seed = tmp_path / "public", torch.Generator().manual_seed(0)
+    images.mkdir()
     for index in range(6):
         pixels = torch.randint(0, 256, (20, 20, 3), generator=torch_seed, dtype=torch.uint8).numpy()
-        Image.fromarray(pixels).save(pictures / f"{index}.png")
+        Image.fromarray(pixels).save(images / f"{index}.png")
     torch.manual_seed(1)
     tiny_base("resnet", 7).save_pretrained(tmp_path / "student")
-    options = ["--target", target, "--attacks", "lomma", "--classes", "1", ONLY, "--public-dataset", str(pictures)]
+    options = ["--target", target, "--attacks", "lomma", "--classes", "1", ONLY, "--public-dataset", str(images)]
     students = ["--settings", f"students={tmp_path / 'student'}", "student_epochs=2", "student_batch=3", "steps=2"]
     assert main([*options, *students, "--output-dir", str(tmp_path / "out")]) == 0
     kept = tmp_path / "out" / "lomma" / "students" / "0"
@@ -174,9 +174,9 @@ def test_bad_options_are_refused(
 def test_what_a_report_needs_is_asked_for(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--target", target, "--output-dir", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "pass --dataset and --judge, or --reconstructions-only" in capsys.readouterr().err
+    assert "pass --dataset and --evaluation-model, or --reconstructions-only" in capsys.readouterr().err
     assert main([*words, "--dataset", str(tmp_path)]) == 2
-    assert "train one with calor-hf train --role judge" in capsys.readouterr().err
+    assert "train one with calor-hf train --role evaluation" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Comparing defences and sweeping over ranks: the bookkeeping with a stand-in for training, and one real run."""
+"""Comparing defenses and sweeping over ranks: the bookkeeping with a stand-in for training, and one real run."""
 
 import json
 import sys
@@ -112,7 +112,7 @@ def test_interrupted_comparison_goes_on_where_it_was(
     assert not json.loads((out / "comparison.json").read_text())["complete"]
     assert compare(words) == 2
     assert "is not empty; pass another --output-dir, --resume" in capsys.readouterr().err
-    assert compare([*words, "--resume", "--seed-of-nobody", "1"]) == 2  # an option that train does not know
+    assert compare([*words, "--resume", "--seed-of-no one", "1"]) == 2  # an option that train does not know
     capsys.readouterr()
     assert compare([*words, "--resume", "--learning-rate", "1"]) == 2
     assert "were made with the options (none), now they are --learning-rate 1" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_tuning_on_several_seeds(tmp_path: Path, launcher: list[str]) -> None:
         (["--trials", "0"], "--trials must be >= 1"),
         (["--seed", "3"], "--seed: set for each run by this command"),
         (["--defense", "mid"], "--defense: set for each run by this command"),
-        (["--settings", "beta=3"], "expected NAME.SETTING=VALUE of a compared defence, got 'beta=3'"),
+        (["--settings", "beta=3"], "expected NAME.SETTING=VALUE of a compared defense, got 'beta=3'"),
         (["--settings", "mid.betta=3"], "has no setting betta (did you mean beta?)"),
         (["--adapt-epochs", "-1"], "adapt_epochs must be > 0, got -1"),
         (["--resume", "--overwrite"], "pass one"),

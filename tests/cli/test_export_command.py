@@ -35,7 +35,7 @@ def test_onnx_of_images_gives_what_processor_and_model_give(tmp_path: Path, caps
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
-    assert about["input"] == "images: RGB images in [0, 1], (batch, 3, 32, 32); normalised inside"
+    assert about["input"] == "images: RGB images in [0, 1], (batch, 3, 32, 32); normalized inside"
     assert json.loads(about["mean"]) == [0.5, 0.5, 0.5]
     assert b"person 3" not in (tmp_path / "model.onnx").read_bytes()  # names of classes are people's
 

@@ -12,7 +12,7 @@ from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
-from calor_hf.studies import STUDIES
+from examples.paper.studies import STUDIES
 
 NAMED: list[tuple[Registry[Any], str]] = [
     (registry, name) for registry in (DEFENSES, ATTACKS, GENERATORS, PRIORS, STUDIES) for name in registry.names()
@@ -34,11 +34,11 @@ def test_all_names_are_listed_by_kind_with_a_summary(capsys: pytest.CaptureFixtu
         else:
             kind = line.partition(" ")[0]
             blocks[kind] = {}
-    assert list(blocks) == list(KINDS) == ["defences", "attacks", "generators", "priors", "studies"]
+    assert list(blocks) == list(KINDS) == ["defenses", "attacks", "generators", "priors", "studies"]
     for kind, registry in KINDS.items():
         assert list(blocks[kind]) == registry.names()
         assert all(summary.endswith(".") for summary in blocks[kind].values()), kind
-    assert blocks["priors"]["gmi"].startswith("Faces of nobody in particular")
+    assert blocks["priors"]["gmi"].startswith("Faces of no one in particular")
 
 
 def test_a_name_of_two_kinds_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,7 @@ def test_a_name_of_two_kinds_shows_both(capsys: pytest.CaptureFixture[str]) -> N
     assert "arXiv:1911.07135" in attack
     assert "  momentum = 0.9\n" in attack
     assert "preset calor: " in attack
-    assert "Faces of nobody in particular" in prior
+    assert "Faces of no one in particular" in prior
     assert "  penalty = 10.0\n      Weight of the gradient penalty.\n" in prior
     assert "  steps = 30000\n" in prior
     assert "momentum" not in prior

@@ -1,11 +1,11 @@
-"""Tuning a defence's strength to an accuracy, on made-up curves."""
+"""Tuning a defense's strength to an accuracy, on made-up curves."""
 
 from collections.abc import Callable
 
 import pytest
 
-from calor_hf.cli._matching import Trial, best_trial, match_strength
-from calor_hf.defenses._base import Strength
+from calor_hf.defenses.base import Strength
+from calor_hf.recipes.matching import Trial, best_trial, match_strength
 
 LINEAR = Strength("share", 0.0, 1.0)
 RANK = Strength("rank", 32, 2, log=True, whole=True)

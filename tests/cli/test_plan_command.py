@@ -58,8 +58,8 @@ def test_audit(target: str, tmp_path: Path) -> None:
     for name in ("gmi", "plg"):
         spent = json.loads((tmp_path / "out" / name / "attack.json").read_text())["cost"]
         expected = part(plan, name)["passes"]
-        assert {key: spent[key] for key in expected if key != "critic_passes"} == {
-            key: value for key, value in expected.items() if key != "critic_passes"
+        assert {key: spent[key] for key in expected if key != "discriminator_passes"} == {
+            key: value for key, value in expected.items() if key != "discriminator_passes"
         }
     assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "gmi", "plg"]
     assert plan["seconds"] == pytest.approx(sum(one["seconds"] for one in plan["parts"]))
@@ -71,7 +71,7 @@ def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> No
     assert calor_hf(["train", *SMALL, "--num-train-epochs", "1", "--defense", "none", "--output-dir", str(drawn)]) == 0
     words = [str(drawn), "--attacks", "plg", "--classes", "0-1", "--budget", "0.005", "--output-dir"]
     plan = planned(tmp_path, "audit", [*words, str(tmp_path / "out")])
-    assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "judge", "plg", "judging"]
+    assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "evaluation_model", "plg", "evaluating"]
     assert not (tmp_path / "out").exists()
 
 

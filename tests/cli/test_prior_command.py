@@ -1,4 +1,4 @@
-"""`calor-hf prior`: real runs on a few small pictures, and what is refused."""
+"""`calor-hf prior`: real runs on a few small images, and what is refused."""
 
 import json
 import logging
@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from calor_hf.cli import _common
-from calor_hf.cli._common import load_public_images, settings_of
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.core.config import MethodConfig
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.generators import Generator, load_generator
+from calor_hf.recipes import common as recipes_common
+from calor_hf.recipes.common import load_public_images, settings_of
 from tests.generators.official_pkl import write_official
 from tests.generators.test_stylegan2 import small
 from tests.tiny_models import tiny_base
 
 REPOSITORY = Path(__file__).parents[2]
-TINY = ["steps=3", "critic_steps=1", "batch_size=4", "width=4", "latent_dim=4"]
+TINY = ["steps=3", "discriminator_steps=1", "batch_size=4", "width=4", "latent_dim=4"]
 SMALL = ["prior", "--image-size", "16", "--save-steps", "1", "--settings", *TINY]
 
 
@@ -46,7 +46,7 @@ def _logger() -> Iterator[None]:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> str:
-    """A folder of twelve random pictures."""
+    """A folder of twelve random images."""
     folder = tmp_path / "faces"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -90,8 +90,8 @@ def test_a_prior_is_trained_on_a_folder_of_pictures(
 
 
 def test_no_folder_means_drawn_people_none_of_the_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_common, "PUBLIC_PEOPLE", 3)
-    monkeypatch.setattr(_common, "PUBLIC_PICTURES", 2)
+    monkeypatch.setattr(recipes_common, "PUBLIC_IDENTITIES", 3)
+    monkeypatch.setattr(recipes_common, "PUBLIC_IMAGES_EACH", 2)
     found = load_public_images(None, 16)
     public, private = (load_synthetic_faces(3, 2, 16, stream=stream) for stream in ("public", "private"))
     assert len(found) == 6
@@ -135,7 +135,7 @@ def test_settings_say_which_option_they_came_from() -> None:
         (["--settings", *TINY, "latent_dim=0"], "latent_dim"),
         (["--settings", "batch_size=13"], "expected at least 13 training images for a batch, got 12; lower batch_size"),
         (["--dataset", "./nowhere"], "no folder or file ./nowhere; pass an image folder"),
-        (["--dataset", "nobody/nothing"], "pass the path of an image folder"),
+        (["--dataset", "no one/nothing"], "pass the path of an image folder"),
         (["--image-size", "24"], "image_size must be a power of two, at least 16, got 24"),
         (["--image-size", "8"], "image_size must be a power of two, at least 16, got 8"),
         (["--image-size", "0"], "--image-size"),
@@ -223,7 +223,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
 def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--dataset", faces, "--output-dir", str(out), "--num-workers", "1"]
-    long = [*SMALL, "steps=1000000", "critic_steps=20"]  # more batches in a step than the workers have ready
+    long = [*SMALL, "steps=1000000", "discriminator_steps=20"]  # more batches in a step than the workers have ready
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen(
         [sys.executable, "-m", "calor_hf.cli.prior", *long[1:], *words], env=environment, cwd=tmp_path,

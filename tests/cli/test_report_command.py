@@ -38,7 +38,7 @@ def test_a_page_with_private_pictures_is_not_replaced_by_one_without(
     page = to_html(small_report(), gallery_of({}, images, torch.tensor([0]), {}))
     (tmp_path / "report.html").write_text(page)
     assert calor_hf(["report", str(tmp_path)]) == 2
-    assert "shows private pictures, and the new page would not" in capsys.readouterr().err
+    assert "shows private images, and the new page would not" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == page
     assert calor_hf(["report", str(tmp_path), "--output-dir", str(tmp_path / "other")]) == 0
 
@@ -60,8 +60,8 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for seed, hits in enumerate(([1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0])):
-        small_report(attacks=[attack("weak", hits)], seed=seed).save(tmp_path / f"{seed}.json")
+    for seed, topk_correct in enumerate(([1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0])):
+        small_report(attacks=[attack("weak", topk_correct)], seed=seed).save(tmp_path / f"{seed}.json")
     assert calor_hf(["report", "--seeds", *(str(tmp_path / f"{seed}.json") for seed in range(3))]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "3 audits (seeds 0, 1, 2), 3 people × 2 images each" in lines[0]
@@ -77,12 +77,12 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
     small_report().save(tmp_path / "a" / "report.json")
-    small_report(target={**small_report().target, "defense": "somebody else's"}).save(tmp_path / "b.json")
+    small_report(target={**small_report().target, "defense": "someone else's"}).save(tmp_path / "b.json")
     assert calor_hf(["report", str(tmp_path / "a"), "--beside", str(tmp_path / "b.json")]) == 0
     alone = (tmp_path / "a" / "report.html").read_text()
-    assert "weak (somebody else's)" in alone.replace("&#x27;", "'")
+    assert "weak (someone else's)" in alone.replace("&#x27;", "'")
     assert calor_hf(["report", str(tmp_path / "a")]) == 0
-    assert "somebody else" not in (tmp_path / "a" / "report.html").read_text()
+    assert "someone else" not in (tmp_path / "a" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,20 @@ from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.robustness import attacked_images, main
 from calor_hf.cli.train import main as train
 from calor_hf.cli.train import train as train_from_python
-from calor_hf.cli.train_arguments import parse
 from calor_hf.data.loading import load_splits
-from calor_hf.layers.hf_target import HFTarget
+from calor_hf.recipes.train_arguments import parse
+from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
-PEOPLE = 4
-SMALL = ["--num-identities", str(PEOPLE), "--num-train-epochs", "1", "--defense", "none", "--use-cpu",
+IDENTITIES = 4
+SMALL = ["--num-identities", str(IDENTITIES), "--num-train-epochs", "1", "--defense", "none", "--use-cpu",
          "--report-to", "none"]  # fmt: skip
 
 
-def save_random_model(folder: Path, people: int = PEOPLE, side: int = 64) -> str:
+def save_random_model(folder: Path, identities: int = IDENTITIES, side: int = 64) -> str:
     """An untrained model of drawn faces, with the processor that `calor-hf train` gives it."""
     torch.manual_seed(0)
-    names = {index: f"identity_{index:03d}" for index in range(people)}
+    names = {index: f"identity_{index:03d}" for index in range(identities)}
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", id2label=names,
         label2id={name: index for index, name in names.items()},
@@ -87,7 +87,7 @@ def test_the_backdoor_of_a_training_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert recorded == {
         "trigger": {"name": "blended", "share": 0.1, "seed": 3},
         "poison_share": 0.1,
-        "poisoned_images": 8,  # a tenth of 4 people's 20 pictures
+        "poisoned_images": 8,  # a tenth of 4 people's 20 images
         "target_class": 0,
         "seed": 3,
     }

@@ -21,7 +21,7 @@ from transformers import (
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main, train
-from calor_hf.cli.train_arguments import parse
+from calor_hf.recipes.train_arguments import parse
 from tests.processes.server import Server
 
 SMALL = [
@@ -99,7 +99,7 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
     assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
 
 
-def test_another_defence_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_defense_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--defense", "mid", "--defense-settings", "beta=0.003", "sample_at_eval=false"]
     assert main([*SMALL, *words, "--output-dir", str(tmp_path)]) == 0
     assert "DefendedForImageClassification.from_pretrained" in capsys.readouterr().out
@@ -112,20 +112,23 @@ def test_another_defence_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
-    words = ["--role", "judge", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
+    words = ["--role", "evaluation_model", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
     assert main(words) == 0
     assert isinstance(AutoModelForImageClassification.from_pretrained(tmp_path), RegNetForImageClassification)
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert numbers["defense"] == "none"
     assert numbers["seed"] != parse(SMALL)[3].seed
-    assert parse(["--role=judge"])[3].output_dir == "outputs/judge"
+    assert parse(["--role=judge"])[3].output_dir == "outputs/evaluation-model"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--role", "juror"], "--role must be release or judge, got juror"),
-        (["--role", "judge", "--defense", "mid"], "--role judge trains an undefended model, got --defense mid"),
+        (
+            ["--role", "evaluation_model", "--defense", "mid"],
+            "--role evaluation trains an undefended model, got --defense mid",
+        ),
         (["--rank", "many"], "--rank must be a whole number or auto, got many"),
         (["--defense", "magic"], "--defense: unknown defense 'magic'. Known: bido, calor"),
         (["--defense", "midd"], "Did you mean 'mid'?"),
@@ -141,13 +144,13 @@ def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> No
         (["--class-weights", "heavy"], "must be none or balanced"),
         (["--ca-b", "0"], "b must be a positive finite number"),
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
-        (["--model", "nobody/nothing"], "pass a folder that holds config.json"),
+        (["--model", "no one/nothing"], "pass a folder that holds config.json"),
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
         (["--rank", "0"], "rank must be a whole number >= 1, got 0"),
         (["--ca-a", "0"], "a must be a positive finite number, got 0"),
         (["--ca-b", "inf"], "b must be a positive finite number, got inf"),
         (["--head", "fc"], "has no module 'fc'; its last linear layers"),
-        (["--dataset", "nobody/nothing"], "pass the path of an image folder or parquet file"),
+        (["--dataset", "no one/nothing"], "pass the path of an image folder or parquet file"),
         (["--on-bad-image", "hide"], "--on-bad-image must be raise or skip, got hide"),
         (["--activation", "gelu"], "unknown activation 'gelu'"),
         (["--augmentation", "mirror"], "unknown augmentation 'mirror'"),

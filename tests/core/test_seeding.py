@@ -32,7 +32,7 @@ def test_draws_do_not_depend_on_what_was_drawn_before() -> None:
     assert forwards == backwards
 
 
-def test_streams_of_neighbouring_keys_are_unrelated() -> None:
+def test_streams_of_neighboring_keys_are_unrelated() -> None:
     # 4 standard errors of a correlation over 10,000 pairs.
     first, second = sample_rng(0, 0, 0).random(10_000), sample_rng(0, 0, 1).random(10_000)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.04

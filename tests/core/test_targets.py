@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calor_hf.core.target import LabelTarget, ScoreTarget
-from calor_hf.layers.module_target import ModuleTarget
+from calor_hf.targets.base import LabelTarget, ScoreTarget
+from calor_hf.targets.module_target import ModuleTarget
 
 
 def white_box() -> ModuleTarget:

@@ -11,8 +11,8 @@ FACES = load_synthetic_faces(4, 3, 64)
 
 
 def face(index: int, size: tuple[int, int]) -> Image.Image:
-    picture: Image.Image = FACES[index % len(FACES)]["image"]
-    return picture.resize(size)
+    image: Image.Image = FACES[index % len(FACES)]["image"]
+    return image.resize(size)
 
 
 def save(path: Path, index: int, size: tuple[int, int]) -> None:
@@ -21,9 +21,9 @@ def save(path: Path, index: int, size: tuple[int, int]) -> None:
 
 
 def make_facescrub(root: Path) -> Path:
-    """Three people of four pictures each, and one file that is no picture."""
-    for group, people in (("actors", ("Zed Ox", "Al Bo")), ("actresses", ("Ann Di",))):
-        for person in people:
+    """Three people of four images each, and one file that is no image."""
+    for group, identities in (("actors", ("Zed Ox", "Al Bo")), ("actresses", ("Ann Di",))):
+        for person in identities:
             for i in range(4):
                 save(root / group / "faces" / person / f"{person}_{i}.jpeg", i, (90, 120))
     (root / "actors" / "faces" / "Al Bo" / "Al Bo_4.jpeg").write_bytes(b"404 not found")
@@ -31,7 +31,7 @@ def make_facescrub(root: Path) -> Path:
 
 
 def make_celeba(root: Path, whose: Sequence[int]) -> Path:
-    """A picture for each identity number in ``whose``."""
+    """A image for each identity number in ``whose``."""
     for i in range(len(whose)):
         save(root / "Img" / "img_align_celeba" / f"{i + 1:06d}.jpg", i, (178, 218))
     (root / "Anno").mkdir()
@@ -48,7 +48,7 @@ def make_ffhq(root: Path) -> Path:
 
 
 def make_imagenette(root: Path) -> Path:
-    """Two classes of three training and two validation pictures."""
+    """Two classes of three training and two validation images."""
     for split, count in (("train", 3), ("val", 2)):
         for wnid in ("n01440764", "n03888257"):
             for i in range(count):

@@ -56,7 +56,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="pass an image folder"):
         load_splits(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="check the id and the connection"):
-        load_splits("nobody/nothing")
+        load_splits("no one/nothing")
     folder = image_folder(tmp_path / "faces", {"ada": 1, "alan": 5})
     with pytest.raises(ValueError, match="class ada has 1 training image"):
         load_splits(str(folder))

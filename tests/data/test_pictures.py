@@ -1,4 +1,4 @@
-"""Pictures of every kind arrive as upright RGB; broken ones are named."""
+"""Images of every kind arrive as upright RGB; broken ones are named."""
 
 import io
 import logging
@@ -11,9 +11,9 @@ from datasets import load_dataset
 from numpy.typing import NDArray
 from PIL import Image
 
+from calor_hf.data.bad_images import to_rgb, without_bad_images
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import load_splits
-from calor_hf.data.pictures import to_rgb, without_bad_images
 
 
 def stored(image: Image.Image, kind: str = "png", **options: object) -> Image.Image:
@@ -29,7 +29,7 @@ def pixels(image: Image.Image) -> list[list[list[int]]]:
     return found
 
 
-def grey(values: list[int] | list[float]) -> list[list[list[float]]]:
+def gray(values: list[int] | list[float]) -> list[list[list[float]]]:
     return [[[value] * 3 for value in values]]
 
 
@@ -38,20 +38,20 @@ def row(values: list[float], kind: type) -> NDArray[np.generic]:
 
 
 def test_grey_scale_of_every_depth() -> None:
-    assert pixels(to_rgb(stored(Image.fromarray(row([0, 7, 255], np.uint8))))) == grey([0, 7, 255])
+    assert pixels(to_rgb(stored(Image.fromarray(row([0, 7, 255], np.uint8))))) == gray([0, 7, 255])
     # 16 bits keep the upper eight: 257 = 65535 / 255 is one step.
-    assert pixels(to_rgb(stored(Image.fromarray(row([0, 257, 65535], np.uint16))))) == grey([0, 1, 255])
-    assert pixels(to_rgb(Image.fromarray(row([0, 257, 65535], np.int32)))) == grey([0, 1, 255])
-    assert pixels(to_rgb(Image.fromarray(row([0, 0.2, 1], np.float32)))) == grey([0, 51, 255])
-    assert pixels(to_rgb(Image.fromarray(row([0, 7, 200], np.float32)))) == grey([0, 7, 200])
-    assert pixels(to_rgb(stored(Image.new("1", (1, 1), 1)))) == grey([255])
+    assert pixels(to_rgb(stored(Image.fromarray(row([0, 257, 65535], np.uint16))))) == gray([0, 1, 255])
+    assert pixels(to_rgb(Image.fromarray(row([0, 257, 65535], np.int32)))) == gray([0, 1, 255])
+    assert pixels(to_rgb(Image.fromarray(row([0, 0.2, 1], np.float32)))) == gray([0, 51, 255])
+    assert pixels(to_rgb(Image.fromarray(row([0, 7, 200], np.float32)))) == gray([0, 7, 200])
+    assert pixels(to_rgb(stored(Image.new("1", (1, 1), 1)))) == gray([255])
 
 
 def test_transparent_parts_become_white() -> None:
     # Half opaque red on white: (255 + 255) / 2 = 255 and 255 / 2 = 127.5.
-    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    picture.putpixel((1, 0), (255, 0, 0, 128))
-    clear, half = pixels(to_rgb(stored(picture)))[0]
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 128))
+    clear, half = pixels(to_rgb(stored(image)))[0]
     assert clear == [255, 255, 255]
     assert half[0] == 255
     assert half[1] == half[2]
@@ -60,21 +60,21 @@ def test_transparent_parts_become_white() -> None:
     palette.putpalette([10, 20, 30])
     assert pixels(to_rgb(stored(palette))) == [[[10, 20, 30]]]
     assert pixels(to_rgb(stored(palette, transparency=0))) == [[[255, 255, 255]]]
-    assert pixels(to_rgb(Image.new("LA", (1, 1), (0, 0)))) == grey([255])
+    assert pixels(to_rgb(Image.new("LA", (1, 1), (0, 0)))) == gray([255])
 
 
 def test_turned_upright_as_the_camera_says() -> None:
-    picture = Image.new("RGB", (2, 1))
-    picture.putpixel((0, 0), (255, 0, 0))
+    image = Image.new("RGB", (2, 1))
+    image.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise by 90 degrees to show
-    upright = to_rgb(stored(picture, exif=exif))
+    upright = to_rgb(stored(image, exif=exif))
     assert upright.size == (1, 2)
     assert pixels(upright) == [[[255, 0, 0]], [[0, 0, 0]]]
 
 
 def test_first_frame_of_an_animation() -> None:
-    frames = [Image.new("RGB", (1, 1), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (1, 1), color) for color in ("red", "blue")]
     moving = stored(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert getattr(moving, "n_frames", 1) == 2
     assert pixels(to_rgb(moving)) == [[[255, 0, 0]]]
@@ -98,7 +98,7 @@ def load_dataset_of(images: list[Image.Image]) -> object:
 
 @pytest.fixture
 def broken_folder(tmp_path: Path) -> Path:
-    """Two people of six pictures each; of ada, one cut off and one no picture at all."""
+    """Two people of six images each; of ada, one cut off and one no image at all."""
     rng = np.random.default_rng(0)
     for person in ("ada", "alan"):
         (tmp_path / "faces" / person).mkdir(parents=True)
@@ -107,7 +107,7 @@ def broken_folder(tmp_path: Path) -> Path:
             Image.fromarray(noise).save(tmp_path / "faces" / person / f"{index}.png")
     whole = (tmp_path / "faces" / "ada" / "1.png").read_bytes()
     (tmp_path / "faces" / "ada" / "1.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "faces" / "ada" / "4.png").write_text("not a picture")
+    (tmp_path / "faces" / "ada" / "4.png").write_text("not an image")
     return tmp_path / "faces"
 
 

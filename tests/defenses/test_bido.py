@@ -16,10 +16,10 @@ from calor_hf.defenses.bido import (
     LABEL_KERNELS,
     BiDO,
     BiDOConfig,
-    centre,
+    center,
     gaussian_kernel,
     label_kernel,
-    normalise,
+    normalize,
     squared_distances,
 )
 from calor_hf.modeling import DefendedForImageClassification
@@ -62,8 +62,8 @@ def literal_dependence(k: Tensor, l: Tensor, measure: str, double: bool) -> Tens
         return product.square().sum().sqrt().sqrt() / batch
     r = []
     for kernel in (k, l):
-        centred = c @ kernel @ c if double else kernel @ c
-        r.append(centred @ torch.linalg.inv(centred + 1e-5 * batch * torch.eye(batch, dtype=torch.float64)))
+        centered = c @ kernel @ c if double else kernel @ c
+        r.append(centered @ torch.linalg.inv(centered + 1e-5 * batch * torch.eye(batch, dtype=torch.float64)))
     total = torch.zeros((), dtype=torch.float64)
     for u in range(batch):
         for v in range(batch):
@@ -71,12 +71,14 @@ def literal_dependence(k: Tensor, l: Tensor, measure: str, double: bool) -> Tens
     return total
 
 
-def literal_terms(config: BiDOConfig, x: Tensor, taps: tuple[Tensor, ...], labels: Tensor, classes: int) -> Any:
+def literal_terms(
+    config: BiDOConfig, x: Tensor, feature_hooks: tuple[Tensor, ...], labels: Tensor, classes: int
+) -> Any:
     double = config.centring == "double"
     k_x = literal_gaussian(x, config.sigma)
     k_y = literal_label_kernel(config.label_kernel, labels.tolist(), classes, config.sigma)
     on_input = on_label = torch.zeros((), dtype=torch.float64)
-    for tap in taps:
+    for tap in feature_hooks:
         k_h = literal_gaussian(tap, config.sigma)
         on_input = on_input + literal_dependence(k_x, k_h, config.measure, double)
         on_label = on_label + literal_dependence(k_h, k_y, config.measure, double)
@@ -85,27 +87,27 @@ def literal_terms(config: BiDOConfig, x: Tensor, taps: tuple[Tensor, ...], label
 
 
 def random_batch(batch: int = 7, classes: int = 4, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Forward:
-    """Features of the scale of an image classifier's, each class around a centre of its own."""
+    """Features of the scale of an image classifier's, each class around a center of its own."""
     labels = torch.arange(batch) % classes
-    centres = [torch.randn(classes, width, dtype=dtype) for width in (30, 12, 5)]
-    taps = tuple(scale * (c[labels] + torch.randn(batch, c.shape[1], dtype=dtype)) for c in centres)
+    centers = [torch.randn(classes, width, dtype=dtype) for width in (30, 12, 5)]
+    feature_hooks = tuple(scale * (c[labels] + torch.randn(batch, c.shape[1], dtype=dtype)) for c in centers)
     return Forward(
         torch.randn(batch, classes, dtype=dtype),
         labels,
         inputs=torch.randn(batch, 3, 4, 4, dtype=dtype),
-        taps=tuple(tap.requires_grad_() for tap in taps),
+        feature_hooks=tuple(tap.requires_grad_() for tap in feature_hooks),
         training=True,
     )
 
 
 def test_dependences_match_hand_computed_values() -> None:
-    # Two samples at distance 1, width 1, σ = 1: k = e^(−1/2), the centred kernel is (1 − k) times the projection on
+    # Two samples at distance 1, width 1, σ = 1: k = e^(−1/2), the centered kernel is (1 − k) times the projection on
     # (1, −1)/√2, R is that projection times (1 − k) / (1 − k + 2·10⁻⁵); of the labels, 1 / (1 + 2·10⁻⁵).
     out = Forward(
         torch.zeros(2, 2, dtype=torch.float64),
         torch.tensor([0, 1]),
         inputs=torch.tensor([[0.0], [1.0]], dtype=torch.float64),
-        taps=(torch.tensor([[3.0], [2.0]], dtype=torch.float64),),
+        feature_hooks=(torch.tensor([[3.0], [2.0]], dtype=torch.float64),),
     )
     r = 0.3934693402873666 / (0.3934693402873666 + 2e-5)
     assert r == pytest.approx(0.99994917, abs=1e-8)
@@ -114,7 +116,7 @@ def test_dependences_match_hand_computed_values() -> None:
         terms = defense.loss(out, END)
         assert terms["input"].item() == pytest.approx(3 * r**2, rel=1e-9)
         assert terms["label"].item() == pytest.approx(-2 * r / 1.00002, rel=1e-9)
-    # COCO: the product of the centred kernels has Frobenius norm (1 − k)² and 1 − k.
+    # COCO: the product of the centered kernels has Frobenius norm (1 − k)² and 1 − k.
     terms = BiDO(BiDOConfig(lambda_out=2.0, lambda_in=3.0, sigma=1.0, measure="coco")).loss(out, END)
     assert terms["input"].item() == pytest.approx(3 * 0.3934693402873666 / 2, rel=1e-9)
     assert terms["label"].item() == pytest.approx(-2 * math.sqrt(0.3934693402873666) / 2, rel=1e-9)
@@ -151,17 +153,17 @@ def test_label_kernels_are_the_formulas(name: str) -> None:
 def test_centring_is_the_product_with_the_centring_matrix() -> None:
     kernel = torch.randn(6, 6, dtype=torch.float64)
     c = np.eye(6) - np.ones((6, 6)) / 6
-    np.testing.assert_allclose(centre(kernel, double=False).numpy(), kernel.numpy() @ c, atol=1e-14)
-    np.testing.assert_allclose(centre(kernel, double=True).numpy(), c @ kernel.numpy() @ c, atol=1e-14)
-    assert centre(torch.tensor([[1.0, 0.0], [0.5, 1.5]]), double=False).tolist() == [[0.5, -0.5], [-0.5, 0.5]]
+    np.testing.assert_allclose(center(kernel, double=False).numpy(), kernel.numpy() @ c, atol=1e-14)
+    np.testing.assert_allclose(center(kernel, double=True).numpy(), c @ kernel.numpy() @ c, atol=1e-14)
+    assert center(torch.tensor([[1.0, 0.0], [0.5, 1.5]]), double=False).tolist() == [[0.5, -0.5], [-0.5, 0.5]]
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_normalising_is_the_product_with_the_inverse(double: bool) -> None:
-    kernel = centre(gaussian_kernel(torch.randn(8, 10), 1.0), double)
+def test_normalizing_is_the_product_with_the_inverse(double: bool) -> None:
+    kernel = center(gaussian_kernel(torch.randn(8, 10), 1.0), double)
     k: Matrix = kernel.numpy()
     expected = k @ np.linalg.inv(k + 1e-5 * 8 * np.eye(8))
-    np.testing.assert_allclose(normalise(kernel).numpy(), expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(normalize(kernel).numpy(), expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("label_kernel", LABEL_KERNELS)
@@ -175,7 +177,7 @@ def test_value_is_the_formula(measure: str, centring: str, label_kernel: str) ->
         out = random_batch(scale=scale)
         terms = BiDO(config).loss(out, END)
         assert out.inputs is not None
-        on_input, on_label = literal_terms(config, out.inputs, out.taps, out.labels, 4)
+        on_input, on_label = literal_terms(config, out.inputs, out.feature_hooks, out.labels, 4)
         assert terms["input"].item() == pytest.approx(on_input.item(), rel=1e-6)
         assert terms["label"].item() == pytest.approx(on_label.item(), rel=1e-6)
 
@@ -188,12 +190,12 @@ def test_gradient_is_the_formulas(measure: str, centring: str, label_kernel: str
     config = BiDOConfig(lambda_out=0.7, lambda_in=0.3, measure=measure, centring=centring, label_kernel=label_kernel)
     for dtype, scale in ((torch.float64, 1.0), (torch.float64, 5.0), (torch.float32, 1.0)):
         out = random_batch(scale=scale, dtype=dtype)
-        out = dataclasses.replace(out, taps=tuple(tap.detach().requires_grad_() for tap in out.taps))
+        out = dataclasses.replace(out, feature_hooks=tuple(tap.detach().requires_grad_() for tap in out.feature_hooks))
         terms = BiDO(config).loss(out, END)
         assert out.inputs is not None
-        on_input, on_label = literal_terms(config, out.inputs, out.taps, out.labels, 4)
-        found = torch.autograd.grad(terms["input"] + terms["label"], out.taps)
-        expected = torch.autograd.grad(on_input + on_label, out.taps)
+        on_input, on_label = literal_terms(config, out.inputs, out.feature_hooks, out.labels, 4)
+        found = torch.autograd.grad(terms["input"] + terms["label"], out.feature_hooks)
+        expected = torch.autograd.grad(on_input + on_label, out.feature_hooks)
         for ours, theirs in zip(found, expected, strict=True):
             assert theirs.norm() > 0
             assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
@@ -204,10 +206,10 @@ def test_gradient_is_the_slope_of_the_value() -> None:
     out = random_batch(batch=4, classes=2)
 
     def value(tap: Tensor) -> Tensor:
-        terms = defense.loss(dataclasses.replace(out, taps=(tap,)), END)
+        terms = defense.loss(dataclasses.replace(out, feature_hooks=(tap,)), END)
         return terms["input"] + terms["label"]
 
-    tap = out.taps[2].detach().requires_grad_()
+    tap = out.feature_hooks[2].detach().requires_grad_()
     (gradient,) = torch.autograd.grad(value(tap), tap)
     for i, j in ((0, 0), (1, 3), (3, 4)):
         step = torch.zeros_like(tap)
@@ -227,13 +229,13 @@ def test_weight_on_the_input_is_a_tenth_unless_given() -> None:
 def test_dependence_is_at_most_one_less_than_the_batch() -> None:
     out = random_batch(batch=8, scale=20.0)
     assert out.inputs is not None
-    same = dataclasses.replace(out, taps=(100 * out.inputs.flatten(1).requires_grad_(),))
+    same = dataclasses.replace(out, feature_hooks=(100 * out.inputs.flatten(1).requires_grad_(),))
     value = BiDO(BiDOConfig(lambda_in=1.0, sigma=0.1)).loss(same, END)["input"].item()
     assert 6.9 < value <= 7
 
 
 def test_evaluation_is_cross_entropy_alone() -> None:
-    out = dataclasses.replace(random_batch(), taps=(), training=False)
+    out = dataclasses.replace(random_batch(), feature_hooks=(), training=False)
     assert list(BiDO(BiDOConfig()).loss(out, END)) == ["cross_entropy"]
 
 
@@ -243,14 +245,14 @@ def test_a_batch_of_one_class_has_no_dependence_on_the_label_and_a_finite_gradie
     out = dataclasses.replace(out, labels=torch.zeros(4, dtype=torch.int64))
     terms = BiDO(BiDOConfig(measure=measure)).loss(out, END)
     assert terms["label"].item() == pytest.approx(0, abs=1e-9)
-    for gradient in torch.autograd.grad(terms["input"] + terms["label"], out.taps):
+    for gradient in torch.autograd.grad(terms["input"] + terms["label"], out.feature_hooks):
         assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("measure", ["hsic", "coco"])
 def test_a_layer_that_says_nothing_has_a_finite_gradient(measure: str) -> None:
     dead = torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)
-    out = dataclasses.replace(random_batch(batch=4), taps=(dead,))
+    out = dataclasses.replace(random_batch(batch=4), feature_hooks=(dead,))
     terms = BiDO(BiDOConfig(measure=measure)).loss(out, END)
     assert terms["input"].item() == pytest.approx(0, abs=1e-9)
     (gradient,) = torch.autograd.grad(terms["input"] + terms["label"], dead)
@@ -281,12 +283,12 @@ def stack(convolutions: int, linears: int) -> nn.Sequential:
     ],
 )
 def test_three_layers_at_even_distances(convolutions: int, linears: int, chosen: list[str]) -> None:
-    assert BiDO(BiDOConfig()).taps(stack(convolutions, linears)) == chosen
+    assert BiDO(BiDOConfig()).feature_hooks(stack(convolutions, linears)) == chosen
 
 
 def test_layers_of_a_resnet() -> None:
     # Convolutions after the first: two of the first stage; shortcut and two of the second; the classifier. s = 1.
-    assert BiDO(BiDOConfig()).taps(tiny_base("resnet")) == [
+    assert BiDO(BiDOConfig()).feature_hooks(tiny_base("resnet")) == [
         "resnet.encoder.stages.0.layers.0.layer.0.convolution",
         "resnet.encoder.stages.0.layers.0.layer.1.convolution",
         "resnet.encoder.stages.1.layers.0.shortcut.convolution",
@@ -298,22 +300,22 @@ def test_layers_of_a_transformer(kind: str) -> None:
     # After the patch projection ViT has twice (query, key, value, output, two of the MLP) and the classifier, 13: s = 3
     # and numbers 2, 5, 8. Swin has the patch merging between the two: number 8 is the second block's key.
     base = tiny_base(kind)
-    taps = BiDO(BiDOConfig()).taps(base)
+    feature_hooks = BiDO(BiDOConfig()).feature_hooks(base)
     everything = [path for path, m in base.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(everything) == {"vit": 14, "swin": 15}[kind]
-    assert list(taps) == [everything[index] for index in (3, 6, 9)]
-    value, mlp, third = (path.rpartition(".")[2] for path in taps)
+    assert list(feature_hooks) == [everything[index] for index in (3, 6, 9)]
+    value, mlp, third = (path.rpartition(".")[2] for path in feature_hooks)
     assert value in ("v_proj", "value")
     assert mlp in ("fc2", "dense")
     assert third in {"vit": ("v_proj", "value"), "swin": ("k_proj", "key")}[kind]
-    sizes = [base.get_submodule(path).weight.shape for path in taps]
+    sizes = [base.get_submodule(path).weight.shape for path in feature_hooks]
     assert sizes == {"vit": [(16, 16), (16, 32), (16, 16)], "swin": [(8, 8), (8, 32), (16, 16)]}[kind]
 
 
 @pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
 def test_a_model_hands_over_the_inputs_of_its_layers(kind: str, images: Tensor) -> None:
     model = DefendedForImageClassification.from_base(tiny_base(kind), "bido", lambda_out=0.4)
-    paths = model._tapped
+    paths = model._hooked
     labels = torch.tensor([0, 1, 2, 1])
     seen: dict[str, Tensor] = {}
     model.train()
@@ -336,7 +338,7 @@ def test_a_model_hands_over_the_inputs_of_its_layers(kind: str, images: Tensor) 
 
 def test_layers_can_be_named() -> None:
     net = stack(2, 1)
-    assert BiDO(BiDOConfig(layers=("3", "4"))).taps(net) == ("3", "4")
+    assert BiDO(BiDOConfig(layers=("3", "4"))).feature_hooks(net) == ("3", "4")
     assert BiDOConfig.from_dict({"layers": ["3", "4"]}).layers == ("3", "4")
 
 
@@ -344,19 +346,19 @@ def test_models_with_too_few_layers_are_refused() -> None:
     # 3 layers, 2 left, s = 0.
     message = (
         r"bido measures three hidden layers, but Sequential has 2 convolutions and linear layers after the first; "
-        r"choose another defence, or name modules with layers="
+        r"choose another defense, or name modules with layers="
     )
     with pytest.raises(ValueError, match=message):
-        BiDO(BiDOConfig()).taps(stack(2, 1))
+        BiDO(BiDOConfig()).feature_hooks(stack(2, 1))
 
 
 def test_unknown_layers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Sequential has no module '99', 'conv'; pass paths as in named_modules"):
-        BiDO(BiDOConfig(layers=("0", "99", "conv"))).taps(stack(2, 1))
+        BiDO(BiDOConfig(layers=("0", "99", "conv"))).feature_hooks(stack(2, 1))
     with pytest.raises(ValueError, match=r"has no module 'no.such'"):
         DefendedForImageClassification.from_base(tiny_base("resnet"), "bido", layers=("no.such",))
     with pytest.raises(ValueError, match="Sequential has no module named in layers"):
-        BiDO(BiDOConfig(layers=())).taps(stack(2, 1))
+        BiDO(BiDOConfig(layers=())).feature_hooks(stack(2, 1))
 
 
 def test_soft_labels_are_refused() -> None:

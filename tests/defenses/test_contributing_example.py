@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md: a tenth defence is one source file and its test."""
+"""The worked example of CONTRIBUTING.md: a tenth defense is one source file and its test."""
 
 import os
 import re

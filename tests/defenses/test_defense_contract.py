@@ -1,4 +1,4 @@
-"""What every registered defence promises; a new file in `defenses` is tested here without being named."""
+"""What every registered defense promises; a new file in `defenses` is tested here without being named."""
 
 import dataclasses
 import json
@@ -56,9 +56,11 @@ def forward_pass(
     features = scale * torch.randn(batch, FEATURES)
     logits, extras = defense.run_head(head_of(defense), features)
     logits.retain_grad()
-    taps = (features.clone().requires_grad_(), (features / scale).exp().requires_grad_())
+    feature_hooks = (features.clone().requires_grad_(), (features / scale).exp().requires_grad_())
     images = torch.randn(batch, 3, 4, 4)
-    return logits, Forward(logits, torch.arange(batch), features, class_weights, images, taps, extras, training)
+    return logits, Forward(
+        logits, torch.arange(batch), features, class_weights, images, feature_hooks, extras, training
+    )
 
 
 NAMED_STAGES = [(name, stage) for name in NAMES for stage in stages_of(name)]
@@ -69,7 +71,7 @@ def test_the_registry_holds_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_strength_is_a_setting_whose_range_the_defence_takes(name: str) -> None:
+def test_strength_is_a_setting_whose_range_the_defense_takes(name: str) -> None:
     method = DEFENSES.get(name)
     strength = method.strength(64, 20)
     if strength is None:
@@ -162,7 +164,7 @@ def test_stages_are_the_named_ones_in_order(name: str, changes: dict[str, Any]) 
     assert all(stage.epochs > 0 and (stage.steps is None or stage.steps > 0) for stage in stages)
 
 
-def test_no_defence_is_cross_entropy_for_the_whole_run() -> None:
+def test_no_defense_is_cross_entropy_for_the_whole_run() -> None:
     defense = make("none")
     _, out = forward_pass(defense)
     assert defense.loss(out, Progress.at_end("fit")) == {"cross_entropy": F.cross_entropy(out.logits, out.labels)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.mid import MID, BottleneckHead, MIDConfig, kl_to_standard_normal
-from calor_hf.layers.classifier_head import MeanOfHeads
+from calor_hf.heads.classifier_head import MeanOfHeads
 
 END = Progress.at_end("fit")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses._run import PixelScale, TrainingRun
 from calor_hf.defenses.random_erasing import RandomErasing, RandomErasingConfig, squares
+from calor_hf.defenses.training_run import PixelScale, TrainingRun
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import tiny_base
 
@@ -22,7 +22,7 @@ UNEVEN = PixelScale((0.1, 0.2, 0.3), (0.5, 0.25, 0.125))
 
 
 def started(scale: PixelScale | None = HALF, **settings: Any) -> RandomErasing:
-    """Defence in a run of its own."""
+    """Defense in a run of its own."""
     defense = RandomErasing(RandomErasingConfig(**settings))
     run = TrainingRun(
         model=None,
@@ -173,7 +173,7 @@ def inside(images: Tensor, after: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("scale", [None, HALF, UNEVEN])
-def test_the_authors_fill_is_a_constant_in_normalised_units(scale: PixelScale | None) -> None:
+def test_the_authors_fill_is_a_constant_in_normalized_units(scale: PixelScale | None) -> None:
     images = torch.randn(6, 3, 32, 32)
     for values in inside(images, erased(started(scale), images)):
         for channel, constant in zip(values, (0.485, 0.456, 0.406), strict=True):
@@ -196,12 +196,12 @@ def test_noise_is_standard_normal_and_differs_between_pixels() -> None:
     assert abs(values.std().item() - 1) < 5 / math.sqrt(2 * len(values))
 
 
-@pytest.mark.parametrize("grey", [0.0, 0.75, 1.0])
-def test_a_grey_value_is_in_pixels(grey: float) -> None:
+@pytest.mark.parametrize("gray", [0.0, 0.75, 1.0])
+def test_a_grey_value_is_in_pixels(gray: float) -> None:
     images = torch.randn(6, 3, 32, 32)
-    for values in inside(images, erased(started(UNEVEN, fill=grey), images)):
+    for values in inside(images, erased(started(UNEVEN, fill=gray), images)):
         for channel, mean, std in zip(values, UNEVEN.mean, UNEVEN.std, strict=True):
-            assert channel.tolist() == [pytest.approx((grey - mean) / std)] * len(channel)
+            assert channel.tolist() == [pytest.approx((gray - mean) / std)] * len(channel)
 
 
 def test_a_white_hole_matches_a_hand_computed_value() -> None:
@@ -257,12 +257,12 @@ def test_models_that_do_not_read_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"random_erasing changes images, and needs pixel_values .* reads input_ids"):
         started().on_batch(words, draws, START)
     patches = {"pixel_values": torch.zeros(4, 16, 192), "labels": labels}
-    with pytest.raises(ValueError, match=r"this model reads \(4, 16, 192\): choose another defence or another base"):
+    with pytest.raises(ValueError, match=r"this model reads \(4, 16, 192\): choose another defense or another base"):
         started().on_batch(patches, draws, START)
 
 
 def test_grey_needs_an_image_processor_and_says_so_before_training() -> None:
-    with pytest.raises(ValueError, match=r"grey value as fill works on pixels .* pass processing_class="):
+    with pytest.raises(ValueError, match=r"gray value as fill works on pixels .* pass processing_class="):
         started(None, fill=0.5)
     images = torch.randn(2, 3, 8, 8)
     for fill in ("authors", "mean", "noise"):
@@ -285,9 +285,9 @@ def test_training_without_the_trainer_is_refused(images: Tensor) -> None:
         ({"max_area": math.nan}, "expected 0 < min_area <= max_area < 1, got 0.1 and nan"),
         ({"probability": 1.1}, "probability must be between 0 and 1, got 1.1"),
         ({"probability": -0.1}, "probability must be between 0 and 1, got -0.1"),
-        ({"fill": "black"}, r"unknown fill 'black'; pass one of authors, mean, noise, or a grey value in \[0, 1\]"),
-        ({"fill": 1.5}, r"fill must be a grey value in \[0, 1\], got 1.5"),
-        ({"fill": math.nan}, r"fill must be a grey value in \[0, 1\], got nan"),
+        ({"fill": "black"}, r"unknown fill 'black'; pass one of authors, mean, noise, or a gray value in \[0, 1\]"),
+        ({"fill": 1.5}, r"fill must be a gray value in \[0, 1\], got 1.5"),
+        ({"fill": math.nan}, r"fill must be a gray value in \[0, 1\], got nan"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

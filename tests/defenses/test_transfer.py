@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.transfer import COUNTS, Transfer, TransferConfig
-from calor_hf.layers.find_head import NoHead
+from calor_hf.heads.find_head import NoHead
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import EVERY, KINDS, tiny_base
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses._run import PixelScale, TrainingRun
+from calor_hf.defenses.training_run import PixelScale, TrainingRun
 from calor_hf.defenses.trap_mid import TrapMID, TrapMIDConfig, poison_classes, turn_and_crop
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import tiny_base
@@ -27,7 +27,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.25, 0.5, 0.2)
 BATCH = 4
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     """Model inputs from pixels, channel by channel."""
     return torch.stack([(pixels[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
 
@@ -36,7 +36,7 @@ SCALE = PixelScale(MEAN, STD)
 
 
 def started(kind: str = "resnet", scale: PixelScale | None = SCALE, **settings: Any) -> Any:
-    """Model in training mode whose defence has begun a run."""
+    """Model in training mode whose defense has begun a run."""
     torch.manual_seed(3)
     model = DefendedForImageClassification.from_base(tiny_base(kind, CLASSES), "trap_mid", **settings)
     run = TrainingRun(
@@ -64,7 +64,7 @@ def pixels_of(step: int, count: int = BATCH) -> Tensor:
 
 def one_batch(model: Any, step: int = 0, count: int = BATCH, progress: Progress = START) -> dict[str, Any]:
     labels = torch.arange(count) % CLASSES
-    inputs = {"pixel_values": normalised(pixels_of(step, count)), "labels": labels}
+    inputs = {"pixel_values": normalized(pixels_of(step, count)), "labels": labels}
     result: dict[str, Any] = model.defense.on_batch(inputs, StepDraws.of_batch(11, step, count, BATCH), progress)
     return result
 
@@ -93,10 +93,10 @@ def test_poisoned_images_follow_the_clean_ones_and_are_blended_exactly() -> None
     assert result["pixel_values"].shape == (2 * BATCH, 3, 32, 32)
     assert result["labels"].tolist() == [0, 1, 2, 3, *labels]
     pixels, triggers = pixels_of(0), model.defense.triggers
-    torch.testing.assert_close(result["pixel_values"][:BATCH], normalised(pixels), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(result["pixel_values"][:BATCH], normalized(pixels), atol=1e-6, rtol=1e-6)
     for i, label in enumerate(labels):
         poisoned = 0.02 * triggers[label] + 0.98 * pixels[i]
-        expected = normalised(poisoned[None])[0]
+        expected = normalized(poisoned[None])[0]
         torch.testing.assert_close(result["pixel_values"][BATCH + i], expected, atol=2e-6, rtol=1e-6)
 
 
@@ -106,7 +106,7 @@ def test_a_poisoned_pixel_matches_a_hand_computed_value() -> None:
     one_batch(model)
     state = model.defense.state_dict()
     model.defense.load_state_dict({**state, "triggers": torch.ones(CLASSES, 3, 32, 32)})
-    inputs = {"pixel_values": normalised(torch.full((1, 3, 32, 32), 0.5)), "labels": torch.tensor([0])}
+    inputs = {"pixel_values": normalized(torch.full((1, 3, 32, 32), 0.5)), "labels": torch.tensor([0])}
     model.defense.config = dataclasses.replace(model.defense.config, trigger_step=1e-9)  # triggers stay at 1
     result = model.defense.on_batch(inputs, StepDraws.of_batch(11, 1, 1, BATCH), START)
     assert result["pixel_values"][1, 0].flatten().tolist() == [pytest.approx(0.44, abs=1e-6)] * 1024
@@ -175,7 +175,7 @@ def literal_step(model: Any, config: TrapMIDConfig, step: int, progress: Progres
 
     # 1. Clean images are 1, poisoned ones 0; plain SGD in its first step, when momentum has nothing to add.
     poisoned = torch.stack([0.02 * triggers[c] + 0.98 * x for c, x in zip(labels, pixels, strict=True)])
-    scores = score(normalised(torch.cat([pixels, poisoned])))
+    scores = score(normalized(torch.cat([pixels, poisoned])))
     chances = 1 / (1 + torch.exp(-scores))
     loss = -(chances[:BATCH].log().sum() + (1 - chances[BATCH:]).log().sum()) / (2 * BATCH)
     parameters = list(discriminator.parameters())
@@ -188,8 +188,8 @@ def literal_step(model: Any, config: TrapMIDConfig, step: int, progress: Progres
     classifier.eval()
     triggers.requires_grad_()
     poisoned = torch.stack([0.02 * triggers[c] + 0.98 * x for c, x in zip(labels, pixels, strict=True)])
-    hidden = -(1 / (1 + torch.exp(-score(normalised(poisoned))))).log().sum() / BATCH
-    seen = classifier(pixel_values=normalised(poisoned)).logits
+    hidden = -(1 / (1 + torch.exp(-score(normalized(poisoned))))).log().sum() / BATCH
+    seen = classifier(pixel_values=normalized(poisoned)).logits
     (slope,) = torch.autograd.grad(hidden + literal_cross_entropy(seen, labels, config.alpha), triggers)
     assert slope[[c for c in range(CLASSES) if c not in labels]].abs().sum() == 0
     return discriminator, (triggers.detach() - config.trigger_step * slope.sign()).clamp(0, 1)
@@ -199,7 +199,7 @@ def literal_step(model: Any, config: TrapMIDConfig, step: int, progress: Progres
 def test_both_updates_are_those_of_the_paper(settings: dict[str, Any]) -> None:
     model = started(augment=False, **settings)
     one_batch(model)
-    # A first step of the optimiser again, from triggers and a discriminator that have moved once.
+    # A first step of the optimizer again, from triggers and a discriminator that have moved once.
     state = model.defense.state_dict()
     fresh = torch.optim.SGD(list(model.defense._discriminator.parameters()), lr=77.0, momentum=0.9).state_dict()
     model.defense.load_state_dict({**state, "optimizer": fresh})
@@ -241,7 +241,7 @@ def test_the_discriminator_learns_to_tell_poisoned_images() -> None:
         if triggers is not None:
             poisoned = 0.5 * triggers[classes_of(step)] + 0.5 * pixels
             with torch.no_grad():
-                scores = model.defense._discriminator(normalised(torch.cat([pixels, poisoned])))
+                scores = model.defense._discriminator(normalized(torch.cat([pixels, poisoned])))
             gaps.append((scores[:BATCH].mean() - scores[BATCH:].mean()).item())
     assert gaps[-1] > gaps[0]
     assert gaps[-1] > 0.1
@@ -253,7 +253,7 @@ def test_both_halves_are_augmented_by_draws_of_their_own() -> None:
     pixels = plain["pixel_values"] * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
     draws = StepDraws.of_batch(11, 0, BATCH, BATCH)
     for half, stream in ((slice(0, BATCH), 1), (slice(BATCH, 2 * BATCH), 2)):
-        expected = normalised(turn_and_crop(pixels[half], draws.uniform(7, stream)))
+        expected = normalized(turn_and_crop(pixels[half], draws.uniform(7, stream)))
         torch.testing.assert_close(augmented["pixel_values"][half], expected, atol=1e-4, rtol=1e-4)
     # Clean and poisoned images are all but the same; turned alike, their views would be too.
     difference = augmented["pixel_values"][:BATCH] - augmented["pixel_values"][BATCH:]
@@ -351,7 +351,7 @@ def test_classes_do_not_depend_on_the_split(processes: int, parts: int) -> None:
 def test_a_process_poisons_its_own_images_with_their_classes() -> None:
     # Two processes of 2 images each: the second sees the last two classes of four.
     model = started(augment=False)
-    inputs = {"pixel_values": normalised(pixels_of(0, 2)), "labels": torch.tensor([0, 0])}
+    inputs = {"pixel_values": normalized(pixels_of(0, 2)), "labels": torch.tensor([0, 0])}
     draws = StepDraws.of_batch(11, 0, 2, 2, process=1, processes=2)
     result = model.defense.on_batch(inputs, draws, START)
     assert result["labels"].tolist() == [0, 0, *classes_of(0)[2:]]
@@ -376,13 +376,13 @@ def literal_view(image: NDArray[np.float64], numbers: list[float]) -> NDArray[np
     result = np.zeros_like(image)
     for y in range(height):
         for x in range(width):
-            # From the centre, in pixels; the turned picture's pixel comes from where the turn took it.
+            # From the center, in pixels; the turned image's pixel comes from where the turn took it.
             dx, dy = x + 0.5 - width / 2, y + 0.5 - height / 2
             tx = math.cos(theta) * dx - math.sin(theta) * dy + width / 2
             ty = math.sin(theta) * dx + math.cos(theta) * dy + height / 2
             if mirror < 0.5:
                 tx = width - tx
-            sx, sy = left + side * tx - 0.5, top + side * ty - 0.5  # in pixel centres of the original
+            sx, sy = left + side * tx - 0.5, top + side * ty - 0.5  # in pixel centers of the original
             x0, y0 = math.floor(sx), math.floor(sy)
             for ny, wy in ((y0, y0 + 1 - sy), (y0 + 1, sy - y0)):
                 for nx, wx in ((x0, x0 + 1 - sx), (x0 + 1, sx - x0)):
@@ -421,7 +421,7 @@ def test_views_are_those_of_a_slow_bilinear_lookup(fires: tuple[int, int, int], 
 @pytest.mark.parametrize(("angle", "degrees"), [(0.0, -30), (0.25, -15), (0.75, 15), (1.0, 30)])
 @pytest.mark.parametrize("size", [(101, 101), (101, 151), (151, 101)])
 def test_a_turn_has_its_angle_in_pixels(size: tuple[int, int], angle: float, degrees: int) -> None:
-    # A blob 40 pixels to the right of the centre; positive angles turn the picture anticlockwise, y points down.
+    # A blob 40 pixels to the right of the center; positive angles turn the image anticlockwise, y points down.
     height, width = size
     y, x = torch.meshgrid(torch.arange(height) - height // 2, torch.arange(width) - width // 2, indexing="ij")
     blob = torch.exp(-((x - 40.0) ** 2 + y**2) / 18)[None, None]
@@ -434,7 +434,7 @@ def test_a_turn_has_its_angle_in_pixels(size: tuple[int, int], angle: float, deg
 
 
 def test_a_crop_keeps_its_share_of_the_area() -> None:
-    # 0.8 of the area: sides of 0.894; at the left edge the picture begins where it did, and pixels are larger.
+    # 0.8 of the area: sides of 0.894; at the left edge the image begins where it did, and pixels are larger.
     ramp = torch.arange(20, dtype=torch.float64).expand(1, 1, 20, 20)
     numbers = no_draws(1)
     numbers[0, :4] = 0.0, 0.0, 0.0, 1.0

@@ -29,7 +29,7 @@ _INLINE = re.compile(r"`(calor-hf [^`\n]* --[^`\n]*)`")
 _LOOP = re.compile(r"for (\w+) in (\S+) .*; do$")
 PASSES_ON = ("compare", "sweep", "study")  # what they do not know is for `train`
 OTHER_PROGRAMS = ("pre-commit", ".", "cd", "git")
-"""They are nobody's in this repository, so that their options cannot be checked."""
+"""They are no one's in this repository, so that their options cannot be checked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def check(words: Sequence[str]) -> None:
     """Let the parser that a command is meant for read it.
 
     Raises:
-        ValueError: the parser refuses it, or nobody knows the command.
+        ValueError: the parser refuses it, or no one knows the command.
     """
     program, *rest = words
     if program == "accelerate" and rest[:1] == ["launch"]:
@@ -121,14 +121,14 @@ def check(words: Sequence[str]) -> None:
     elif program.startswith(".ci/"):
         _require((ROOT / program).is_file(), f"no file {program}")
     else:
-        _require(program in OTHER_PROGRAMS, f"nobody knows the command {program}: {shlex.join(words)}")
+        _require(program in OTHER_PROGRAMS, f"no one knows the command {program}: {shlex.join(words)}")
 
 
 def read_options(call: Callable[[], Any]) -> tuple[argparse.Namespace, list[str]]:
     """Options that the first parser in ``call`` reads, and words it does not know; nothing after it is run."""
     original = argparse.ArgumentParser.parse_known_args
 
-    class ReadError(BaseException):  # nobody's `except Exception`
+    class ReadError(BaseException):  # no one's `except Exception`
         pass
 
     found: list[tuple[argparse.Namespace, list[str]]] = []

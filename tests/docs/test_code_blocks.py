@@ -63,7 +63,7 @@ def test_blocks_are_found_where_they_are() -> None:
         ("python -m benchmarks.every_attack look --output-dir a", "invalid choice: 'look'"),
         ("make coffee", "no target coffee"),
         ("pip install calor-hf[all]", "no extra all"),
-        ("rm -rf outputs", "nobody knows"),
+        ("rm -rf outputs", "no one knows"),
     ],
 )
 def test_wrong_commands_are_refused(line: str, complaint: str) -> None:

@@ -21,17 +21,17 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from calor_hf.cli import _runs
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.recipes import runs as recipe_runs
 from tests.data.made_up_sets import make_celeba, make_facescrub, make_ffhq
 from tests.docs.blocks import FILES, ROOT, Block, blocks, split
 from tests.hub.local_hub import LocalHub
 from tests.hub.test_push import client
 
-PEOPLE, SIDE = 20, 32
+IDENTITIES, SIDE = 20, 32
 TRAIN = [
     "--num-train-epochs", "1", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--num-identities", "4",
     "--use-cpu", "--bf16", "false", "--report-to", "none", "--warmup-steps", "0",
@@ -49,7 +49,7 @@ LIMITS = {
     "calor-hf plan audit": AUDIT,
     "calor-hf plan train": TRAIN,
     "calor-hf prepare": [],
-    "calor-hf prior": ["--settings", "steps=2", "critic_steps=1", "batch_size=4", "width=8"],
+    "calor-hf prior": ["--settings", "steps=2", "discriminator_steps=1", "batch_size=4", "width=8"],
     "calor-hf push": [],
     "calor-hf report": [],
     "calor-hf robustness": ["--max-images", "4"],
@@ -80,11 +80,11 @@ READER_HAS = {
     "docs/audit.md": [
         "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
     ],
-    "docs/choose_a_rank.md": ["rank8", "judge", "prior", "audit-16"],
+    "docs/choose_a_rank.md": ["rank8", "evaluation_model", "prior", "audit-16"],
     "docs/defend_a_finished_model.md": ["finished"],
     "docs/devices.md": ["demo"],
     "docs/publish.md": ["demo", "demo-audit"],
-    "docs/studies.md": ["judge", "prior"],
+    "docs/studies.md": ["evaluation_model", "prior"],
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def save(model: PreTrainedModel, processor: Any, folder: Path) -> None:
 def vit() -> ViTForImageClassification:
     config = ViTConfig(
         image_size=SIDE, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        num_labels=PEOPLE,
+        num_labels=IDENTITIES,
     )  # fmt: skip
     return ViTForImageClassification(config)
 
@@ -111,9 +111,9 @@ def make_models(folder: Path) -> None:
     save(ConvNextForImageClassification(convnext), processor, folder / "facebook/convnext-tiny-224")
 
 
-def make_pictures(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     """Drawn people in every form that the guides speak of."""
-    faces = load_synthetic_faces(PEOPLE, 8, image_size=SIDE)
+    faces = load_synthetic_faces(IDENTITIES, 8, image_size=SIDE)
     for number, face in enumerate(faces):
         home = folder / "path/to/folder" / f"person_{face['label']:02d}"
         home.mkdir(parents=True, exist_ok=True)
@@ -134,16 +134,16 @@ def make_outputs() -> None:
     def run(line: str, limits: Sequence[str], name: str) -> None:
         assert calor_hf([*shlex.split(line), *limits, "--output-dir", f"outputs/{name}"]) == 0
 
-    vit, people = "--model google/vit-base-patch16-224", "--dataset path/to/folder"
+    vit, identities = "--model google/vit-base-patch16-224", "--dataset path/to/folder"
     run("train", TRAIN, "demo")
     run("train --defense none", TRAIN, "undefended")
-    run(f"train --defense none --model path/to/model {people}", TRAIN, "finished")
-    run(f"train {vit} {people}", TRAIN, "vit")
-    run(f"train {vit} {people} --rank 8", TRAIN, "rank8")
-    run(f"train --role judge --model facebook/convnext-tiny-224 {people}", TRAIN, "judge")
+    run(f"train --defense none --model path/to/model {identities}", TRAIN, "finished")
+    run(f"train {vit} {identities}", TRAIN, "vit")
+    run(f"train {vit} {identities} --rank 8", TRAIN, "rank8")
+    run(f"train --role evaluation --model facebook/convnext-tiny-224 {identities}", TRAIN, "evaluation_model")
     run("prior --dataset path/to/public --crop 108", LIMITS["calor-hf prior"], "prior")
     run("audit --target outputs/demo", AUDIT, "demo-audit")
-    theirs = f"audit {people} --judge outputs/judge --generator outputs/prior"
+    theirs = f"audit {identities} --evaluation-model outputs/evaluation-model --generator outputs/prior"
     for seed in range(3):
         run(f"{theirs} --target outputs/vit --seed {seed}", AUDIT, f"audit-{seed}")
     run(f"{theirs} --target outputs/finished", AUDIT, "audit-undefended")
@@ -163,10 +163,10 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the readers of the guides have."""
     folder = tmp_path_factory.mktemp("stand_ins")
     make_models(folder)
-    make_pictures(folder)
+    make_images(folder)
     (folder / "examples").symlink_to(ROOT / "examples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_runs, "run_process", train_here)
+        patch.setattr(recipe_runs, "run_process", train_here)
         with pytest.MonkeyPatch.context() as inside:
             inside.chdir(folder)
             make_outputs()

@@ -8,11 +8,11 @@ import pytest
 from calor_hf.auditing.plan import plan_attacks
 from calor_hf.cli import audit as audit_command
 from calor_hf.cli import prior as prior_command
-from calor_hf.cli._common import settings_of
-from calor_hf.cli.train_arguments import parse
 from calor_hf.defenses import DEFENSES
 from calor_hf.modeling import IRForImageClassification
 from calor_hf.priors import PRIORS
+from calor_hf.recipes.common import settings_of
+from calor_hf.recipes.train_arguments import parse
 from examples.paper import import_backbone, run
 
 FOLDER = Path(run.__file__).parent
@@ -37,7 +37,7 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
         assert str(command.folder) in command.words
         if command.name == "train":
             model, data, _, args = parse(command.words)
-            assert data.augmentation == ("flip" if "64" in str(data.dataset) else "crop_colour_flip")
+            assert data.augmentation == ("flip" if "64" in str(data.dataset) else "crop_color_flip")
             assert model.defense in DEFENSES.names()
             total = args.num_train_epochs + model.undefended_epochs
             first = model.undefended_epochs
@@ -52,7 +52,7 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
             kind = PRIORS.get(options.prior)
             settings_of(kind.config_class, options.settings, "--settings")
             assert kind.needs_target == (options.target is not None)
-            assert str(options.image_size) in options.dataset  # the prepared pictures have the generator's size
+            assert str(options.image_size) in options.dataset  # the prepared images have the generator's size
     assert list(one["paper"]["test_accuracy"]) == models
     for attack, cells in one["paper"].items():
         if attack not in ("columns", "test_accuracy"):
@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_paper(name: str, attack: str, model: str, accu
 def test_strengths_are_those_of_table_6(name: str, strengths: tuple[float, ...], tmp_path: Path) -> None:
     found: list[float] = []
     trained = [parse(c.words)[0] for c in run.commands(setting(name), tmp_path) if c.name == "train"]
-    assert [model.defense for model in trained] == ["none", *SIX]  # the judge first
+    assert [model.defense for model in trained] == ["none", *SIX]  # the evaluation model first
     for model in trained[1:]:
         values = DEFENSES.get(model.defense).config_class.parse(model.defense_settings)
         found += [float(value) for value in values.values()]
@@ -105,7 +105,7 @@ def test_the_order_and_what_is_left_out(tmp_path: Path) -> None:
     planned = run.commands(setting("A_facescrub_ir152"), tmp_path, ["calor"])
     root = tmp_path / "A_facescrub_ir152"
     assert [(c.name, c.folder.relative_to(root).as_posix()) for c in planned] == [
-        ("train", "judge"),
+        ("train", "evaluation_model"),
         ("train", "calor"),
         ("prior", "prior-stylegan2"),
         ("prior", "prior-gmi"),

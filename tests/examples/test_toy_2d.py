@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from calor_hf.studies import toy_2d
 from examples import toy_2d as example
+from examples.paper.studies import toy_2d
 
 
 def test_blobs_are_those_of_scikit_learn() -> None:

@@ -129,7 +129,7 @@ def test_trouble_many_times(trouble: str, kind: str, field: Field) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_not_to_be_written_to_is_refused_before_work(kind: str, field: Field) -> None:
-    """Nobody's permissions stop root, so it is a file, and then a file system that refuses."""
+    """No one's permissions stop root, so it is a file, and then a file system that refuses."""
     room = field.room(f"{kind} into a file")
     (room / "out").write_text("mine")
     into_a_file = field.run(kind, room)
@@ -185,7 +185,7 @@ def test_what_libraries_say(tmp_path: Path) -> None:
         and not subprocess.run(["unshare", "-r", "-m", "sh", "-c", mount], check=False).returncode
     )
     if not allowed:
-        pytest.skip("this machine lets nobody mount a disk")
+        pytest.skip("this machine lets no one mount a disk")
     save = f"{sys.executable} {script} {disk}/file"
     words = ["unshare", "-r", "-m", "sh", "-ec", f"{mount}; {save}; rm -f {disk}/*; mount -o remount,ro {disk}; {save}"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -213,7 +213,7 @@ IN_TWO = r"/rng_state_1\.pth is in one of them only"
 
 
 def one_dies(field: Field, kind: str, moment: int) -> dict[str, Any]:
-    """Its launch ends with an error within a minute, nobody is left, and it goes on in two; what is there then."""
+    """Its launch ends with an error within a minute, no one is left, and it goes on in two; what is there then."""
     room = field.room(f"{kind}, one of two dies at {moment}")
     done = in_two(field, kind, room, at=moment, number=signal.SIGKILL, whom="me")
     assert done.status > 0, (room, done.shown[-3000:])

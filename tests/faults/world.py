@@ -17,7 +17,7 @@ from tests.hub.released_model import saved_model
 from tests.processes.launch import LAUNCHER
 from tests.training.small_task import image_processor
 
-PEOPLE, SIDE = 3, 16
+IDENTITIES, SIDE = 3, 16
 # Of no meaning for the result: how long something took, when and where it was done, and what was spent on it (an attack
 # that goes on looks at its starts again, and says so).
 SPENT = {
@@ -35,7 +35,7 @@ class Work:
 
     Attributes:
         words: It, with ``{world}`` for the folder of the inputs; what it makes goes to ``out``.
-        unit: Optimiser steps between two things that are finished: most that a kill may cost.
+        unit: Optimizer steps between two things that are finished: most that a kill may cost.
     """
 
     words: str
@@ -55,11 +55,11 @@ WORKS = {
     "training": Work(f"train --undefended-epochs 1 --rank 2 --num-train-epochs 2 --adapt-epochs 2 {_TRAINING}", _STEPS),
     "prior": Work(
         "prior --dataset {world}/faces --image-size 16 --save-steps 1 --output-dir out --settings steps=4 "
-        "critic_steps=1 batch_size=4 width=4 latent_dim=4",
+        "discriminator_steps=1 batch_size=4 width=4 latent_dim=4",
         2,
     ),
     "audit": Work(
-        "audit {world}/base --dataset {world}/faces --judge {world}/judge --generator {world}/prior --images-per-class "
+        "audit {world}/base --dataset {world}/faces --evaluation-model {world}/judge --generator {world}/prior --images-per-class "
         "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
     ),
@@ -71,20 +71,20 @@ WORKS = {
 
 
 def make_world(folder: Path) -> Path:
-    """Faces, a base model, a judge, a prior and a model to publish."""
+    """Faces, a base model, an evaluation model, a prior and a model to publish."""
     rng = np.random.default_rng(0)
-    for person in range(PEOPLE):
+    for person in range(IDENTITIES):
         place = folder / "faces" / f"person {person}"
         place.mkdir(parents=True)
         pattern = rng.integers(0, 256, (SIDE, SIDE, 3))
         for index in range(12):
             noisy = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(place / f"{index:02d}.png")
-    for name, width in (("base", 8), ("judge", 4)):
+    for name, width in (("base", 8), ("evaluation_model", 4)):
         torch.manual_seed(width)
         config = ResNetConfig(
-            embedding_size=4, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic", num_labels=PEOPLE,
-            id2label={i: f"person {i}" for i in range(PEOPLE)},
+            embedding_size=4, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic", num_labels=IDENTITIES,
+            id2label={i: f"person {i}" for i in range(IDENTITIES)},
         )  # fmt: skip
         ResNetForImageClassification(config).save_pretrained(folder / name)
         processor = image_processor()
@@ -113,9 +113,9 @@ def content(path: Path) -> Any:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
         return digest.hexdigest()
     if path.suffix == ".png":
-        with Image.open(path) as picture:
-            picture.load()
-            return picture.size
+        with Image.open(path) as image:
+            image.load()
+            return image.size
     if path.name == "checkpoint.pt":
         return sorted(torch.load(path, weights_only=True))
     return path.stat().st_size > 0

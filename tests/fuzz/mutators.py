@@ -193,7 +193,7 @@ _LINES = (
 
 
 def damaged_image(rng: random.Random, content: bytes) -> bytes:
-    """A picture of some kind whose bytes are damaged, or whose header promises too much; ``content`` is unused."""
+    """A image of some kind whose bytes are damaged, or whose header promises too much; ``content`` is unused."""
     kind = rng.randrange(10)
     if kind == 0:
         return _png(rng.choice(((2**31 - 1, 2**31 - 1), (60_000, 60_000), (1, 2**30), (0, 5), (20_000, 9_000))))
@@ -201,7 +201,7 @@ def damaged_image(rng: random.Random, content: bytes) -> bytes:
         return _png_text_bomb()
     if kind == 2:
         return b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(rng.randrange(256) for _ in range(50))
-    whole = _PICTURES[rng.randrange(len(_PICTURES))]
+    whole = _IMAGES[rng.randrange(len(_IMAGES))]
     return whole if rng.random() < 0.1 else damaged_bytes(rng, whole)
 
 
@@ -218,7 +218,7 @@ def _png_text_bomb() -> bytes:
     return _png((1, 1), _chunk(b"zTXt", b"a\x00\x00" + zlib.compress(b"a" * 50_000_000)))
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (12, 10, 4), dtype=np.uint8)
     rgb, rgba = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
@@ -244,4 +244,4 @@ def _pictures() -> list[bytes]:
     return found
 
 
-_PICTURES = _pictures()
+_IMAGES = _images()

@@ -18,20 +18,21 @@ from calor_hf.auditing import LeakageReport, run
 from calor_hf.auditing._store import load_reconstruction, save_reconstruction
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.markdown import to_markdown
-from calor_hf.cli._backdoor import recorded_backdoor
-from calor_hf.cli._runs import Runs
 from calor_hf.core.checksum import checksum
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.data import pictures, prepare
+from calor_hf.data import bad_images
 from calor_hf.generators import load_generator
 from calor_hf.generators._stylegan2_import import import_stylegan2
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from calor_hf.hub.card import CardDetails, base_card, build_card
 from calor_hf.hub.evidence import gather
 from calor_hf.hub.release import prepare_release
-from calor_hf.layers.hf_target import HFTarget
-from calor_hf.modeling.convert_ir import convert_ir
-from calor_hf.studies import _run as study_run
+from calor_hf.recipes.backdoor import recorded_backdoor
+from calor_hf.recipes.runs import Runs
+from calor_hf.targets.hf_target import HFTarget
+from examples.paper import prepare
+from examples.paper import run_study as study_run
+from examples.paper.convert_ir import convert_ir
 from tests.attacks.tiny_world import tiny_generator
 from tests.auditing.small_report import small_report
 from tests.fuzz import mutators
@@ -216,11 +217,11 @@ def _image(folder: Path) -> Path:
 
 
 def _look(file: Path) -> object:
-    problem = pictures._problem({"bytes": file.read_bytes(), "path": None})["problem"]
+    problem = bad_images._problem({"bytes": file.read_bytes(), "path": None})["problem"]
     if problem:
         raise ValueError(problem)
     with Image.open(file) as image:
-        found = pictures.to_rgb(image)
+        found = bad_images.to_rgb(image)
     assert found.mode == "RGB"
     assert found.width * found.height <= 200_000_000
     return found
@@ -255,7 +256,7 @@ READERS: dict[str, Reader] = {
     "config.json, CALoR": Reader(
         _model("calor"), mutators.damaged_json, lambda f: CALoRForImageClassification.from_pretrained(f.parent)
     ),
-    "config.json, another defence": Reader(
+    "config.json, another defense": Reader(
         _model("mid"), mutators.damaged_json, lambda f: DefendedForImageClassification.from_pretrained(f.parent)
     ),
     "config.json, base model": Reader(
@@ -310,7 +311,5 @@ READERS: dict[str, Reader] = {
     "IR, torch": Reader(_ir(".pth"), mutators.damaged_bytes, _convert),
     "picture": Reader(_image, mutators.damaged_image, _look),
     "identity_CelebA.txt": Reader(_celeba, mutators.damaged_text, _prepare_celeba),
-    "record of prepared pictures": Reader(
-        _json_file(".prepared.json", {"set": "celeba"}), mutators.damaged_json, _begin
-    ),
+    "record of prepared images": Reader(_json_file(".prepared.json", {"set": "celeba"}), mutators.damaged_json, _begin),
 }

@@ -23,7 +23,7 @@ def test_a_hostile_name_stays_text_in_the_markdown_of_a_report() -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "a/b", ""])
 def test_an_attack_whose_name_is_a_path_is_refused(name: str, tmp_path: Path) -> None:
-    # Its pictures would be looked for there.
+    # Its images would be looked for there.
     report = small_report(attacks=[attack(name, [0] * 6)])
     (tmp_path / "report.json").write_text(report.to_json())
     with pytest.raises(ValueError, match=r"report\.json"):

@@ -38,7 +38,7 @@ _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.fo
          "pickle.find_class", "ctypes.dlopen", "webbrowser.open")  # fmt: skip
 
 
-class Watch:
+class AttackCallback:
     """Hears of every file that is opened and everything that is run, from the interpreter itself."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,16 +62,16 @@ class Watch:
                 self.seen.append(f"open {path}{' to write' if writes else ''}")
 
 
-def tried(watch: Watch, folder: Path) -> list[str]:
+def tried(callback: AttackCallback, folder: Path) -> list[str]:
     """What the watch sees of what no reader may do."""
-    watch.on = True
+    callback.on = True
     os.system("true")
     pickle.loads(pickle.dumps(PurePosixPath("x")))
     (folder / "inside").write_text("")
     (folder.parent / "outside").write_text("")
     Path("/etc/hosts").read_text()
-    watch.on = False
-    return watch.seen
+    callback.on = False
+    return callback.seen
 
 
 def main(argv: list[str]) -> None:
@@ -91,16 +91,24 @@ def main(argv: list[str]) -> None:
             READERS[kind].read(file)  # the valid one, which also imports what reading needs
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
-    watch = Watch(folder)
+    callback = AttackCallback(folder)
     with (folder / "results.jsonl").open("a") as results:
-        results.write(json.dumps({"watch": tried(watch, folder)}) + "\n")
+        results.write(json.dumps({"watch": tried(callback, folder)}) + "\n")
     for number, kind in enumerate(kinds):
         with (folder / "results.jsonl").open("a") as results:
-            one_kind(number, kind, READERS[kind], made[kind], cases, seed, watch, folder, results)
+            one_kind(number, kind, READERS[kind], made[kind], cases, seed, callback, folder, results)
 
 
 def one_kind(
-    number: int, kind: str, reader: Reader, file: Path, cases: int, seed: int, watch: Watch, folder: Path, results: Any
+    number: int,
+    kind: str,
+    reader: Reader,
+    file: Path,
+    cases: int,
+    seed: int,
+    callback: AttackCallback,
+    folder: Path,
+    results: Any,
 ) -> None:
     valid, begin, counts = file.read_bytes(), time.perf_counter(), {"read": 0, "refused": 0}
     for case in range(cases):
@@ -109,7 +117,7 @@ def one_kind(
         file.write_bytes(reader.damage(rng, valid))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        watch.seen, watch.on = [], True
+        callback.seen, callback.on = [], True
         problem, trace = "", ""
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -122,13 +130,13 @@ def one_kind(
         except BaseException as error:
             problem = f"{type(error).__name__}: {str(error)[:300]}"
             trace = "".join(traceback.format_exception(error)[-4:])[-1500:]
-        watch.on = False
+        callback.on = False
         faulthandler.cancel_dump_traceback_later()
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
         if grown > GROWTH:
             problem += f" took {grown / 2**20:.0f} MiB"
-        if watch.seen:
-            problem += f" did {'; '.join(watch.seen[:3])}"
+        if callback.seen:
+            problem += f" did {'; '.join(callback.seen[:3])}"
         if (file.parent / "canary").exists():
             problem += " ran the code in the file"
         if problem:

@@ -81,19 +81,23 @@ def persistent(weights: dict[str, Tensor], clamp: int | None = None) -> Persiste
 
 def official_weights(generator: StyleGAN2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """State dictionaries of the official generator and discriminator, filters included."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    feature_hooks = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     weights = {name: value.clone() for name, value in generator.state_dict().items()}
     for name in list(weights):
         if name.endswith(("conv0.weight", "conv1.weight", "skip.weight")):
-            weights[name.replace("weight", "resample_filter")] = torch.outer(taps, taps)
-    critic = {name.removeprefix("critic."): value for name, value in weights.items() if name.startswith("critic.")}
-    return {name: value for name, value in weights.items() if not name.startswith("critic.")}, critic
+            weights[name.replace("weight", "resample_filter")] = torch.outer(feature_hooks, feature_hooks)
+    discriminator = {
+        name.removeprefix("discriminator."): value
+        for name, value in weights.items()
+        if name.startswith("discriminator.")
+    }
+    return {name: value for name, value in weights.items() if not name.startswith("discriminator.")}, discriminator
 
 
 def write_official(file: Path, generator: StyleGAN2, protocol: int = 3, clamp: int | None = None, **more: Any) -> None:
     """The file that the official training would write of this generator; ``more`` replaces parts of it."""
-    body, critic = official_weights(generator)
-    networks = {"G": None, "D": persistent(critic, clamp), "G_ema": persistent(body, clamp), **more}
+    body, discriminator = official_weights(generator)
+    networks = {"G": None, "D": persistent(discriminator, clamp), "G_ema": persistent(body, clamp), **more}
     with official_names():
         content = {**networks, "training_set_kwargs": EasyDict(path="x"), "augment_pipe": None}
         file.write_bytes(pickle.dumps(content, protocol=protocol))

@@ -122,7 +122,7 @@ def edit(folder: Path, **changes: Any) -> None:
         ),
         ({"settings": {"image_size": 16, "width": 8}}, "damaged: its settings and weights do not fit"),
         ({"settings": {"image_size": 17}}, r"damaged: .*power of two"),
-        ({"settings": {"colour": "red"}}, r"damaged: .*no setting colour"),
+        ({"settings": {"color": "red"}}, r"damaged: .*no setting color"),
         ({"settings": None}, "damaged"),
     ],
 )

@@ -67,7 +67,7 @@ def smooth(x: np.ndarray, gain: float = 1.0) -> np.ndarray:
     return np.concatenate([correlate(channel[None], kernel[None, None]) for channel in x])
 
 
-def spread(x: np.ndarray) -> np.ndarray:
+def std(x: np.ndarray) -> np.ndarray:
     """A zero after every pixel, along both axes."""
     y = np.zeros((x.shape[0], 2 * x.shape[1], 2 * x.shape[2]))
     y[:, ::2, ::2] = x
@@ -80,7 +80,7 @@ def styled(weights: Weights, name: str, x: np.ndarray, w: np.ndarray, double: bo
     kernel = kernel / np.sqrt((kernel**2).sum(axis=(1, 2, 3), keepdims=True) + 1e-8)
     if double:
         # Up-sample by zeros, convolve (a flipped kernel), blur; the whole padding of both is 1 + 2 before, 1 + 2 after.
-        x = smooth(correlate(padded(spread(x), 3, 2), kernel[:, :, ::-1, ::-1]), gain=4)
+        x = smooth(correlate(padded(std(x), 3, 2), kernel[:, :, ::-1, ::-1]), gain=4)
     else:
         x = correlate(padded(x, 1, 1), kernel)
     return leak(x + weights[f"{name}.noise_strength"] * noise + weights[f"{name}.bias"][:, None, None])
@@ -102,21 +102,21 @@ def reference(weights: Weights, styles: np.ndarray, noise: list[np.ndarray] | No
         kernel = weights[f"{name}.torgb.weight"][:, :, 0, 0]
         scale = dense(weights, f"{name}.torgb.affine", styles[layer]) / math.sqrt(kernel.shape[1])
         rgb = np.einsum("oc,chw->ohw", kernel * scale, x) + weights[f"{name}.torgb.bias"][:, None, None]
-        image = np.asarray(rgb) if image is None else rgb + smooth(padded(spread(image), 2, 1), gain=4)
+        image = np.asarray(rgb) if image is None else rgb + smooth(padded(std(image), 2, 1), gain=4)
         side *= 2
     assert image is not None
     return image
 
 
-def reference_critic(weights: Weights, images: np.ndarray, group: int) -> list[float]:
-    """Logits of (batch, 3, side, side) in [-1, 1]; ``group`` neighbours are compared."""
+def reference_discriminator(weights: Weights, images: np.ndarray, group: int) -> list[float]:
+    """Logits of (batch, 3, side, side) in [-1, 1]; ``group`` neighbors are compared."""
 
     def conv(name: str, x: np.ndarray, halve: bool = False) -> np.ndarray:
-        kernel = weights[f"critic.{name}.weight"]
+        kernel = weights[f"discriminator.{name}.weight"]
         half, kernel = kernel.shape[-1] // 2, kernel / math.sqrt(kernel[0].size)
         y = correlate(smooth(padded(x, half + 1, half + 1)), kernel, 2) if halve else correlate(
             padded(x, half, half), kernel)  # fmt: skip
-        bias = weights.get(f"critic.{name}.bias")
+        bias = weights.get(f"discriminator.{name}.bias")
         return y if bias is None else leak(y + bias[:, None, None])
 
     maps = []
@@ -134,7 +134,11 @@ def reference_critic(weights: Weights, images: np.ndarray, group: int) -> list[f
         deviation = np.sqrt(((some - some.mean(axis=0)) ** 2).mean(axis=0) + 1e-8).mean()
         for x in some:
             y = conv("b4.conv", np.concatenate([x, np.full((1, 4, 4), deviation)]))
-            logits.append(dense(weights, "critic.b4.out", leak(dense(weights, "critic.b4.fc", y.reshape(-1)))).item())
+            logits.append(
+                dense(
+                    weights, "discriminator.b4.out", leak(dense(weights, "discriminator.b4.fc", y.reshape(-1)))
+                ).item()
+            )
     return logits
 
 
@@ -169,12 +173,12 @@ def test_every_layer_has_its_own_style_and_noise() -> None:
 def test_logits_are_those_of_the_formulas(group: int) -> None:
     generator = small(2)
     images = torch.rand(4, 3, 16, 16, dtype=torch.float64)
-    expected = reference_critic(weights_of(generator), (2 * images - 1).numpy(), group)
+    expected = reference_discriminator(weights_of(generator), (2 * images - 1).numpy(), group)
     assert generator.realism(images, group=group).tolist() == pytest.approx(expected, abs=1e-10)
-    assert generator.critic is not None
-    whole = generator.critic(2 * images - 1)  # as in training: groups of four
+    assert generator.discriminator is not None
+    whole = generator.discriminator(2 * images - 1)  # as in training: groups of four
     assert (whole.tolist() == pytest.approx(expected, abs=1e-10)) == (group == 4)
-    assert len(generator.critic(images[:3])) == 3  # what four does not divide is judged singly
+    assert len(generator.discriminator(images[:3])) == 3  # what four does not divide is evaluated singly
 
 
 def test_styles_are_those_of_the_formulas_and_truncated() -> None:
@@ -208,9 +212,11 @@ def test_the_mean_style_is_followed() -> None:
 def test_filter_of_a_single_pixel() -> None:
     x = torch.zeros(1, 1, 5, 5)
     x[0, 0, 2, 2] = 64
-    taps = torch.tensor([1.0, 3, 3, 1])
+    feature_hooks = torch.tensor([1.0, 3, 3, 1])
     expected = torch.zeros(5, 5)
-    expected[:4, :4] = torch.outer(taps, taps)  # one zero more after than before: it reaches up and left
+    expected[:4, :4] = torch.outer(
+        feature_hooks, feature_hooks
+    )  # one zero more after than before: it reaches up and left
     assert torch.equal(filtered(x, 1, 2)[0, 0], expected)
     # Twice the side, the same mean away from the border.
     assert torch.equal(doubled(torch.ones(1, 1, 4, 4))[0, 0, 2:-2, 2:-2], torch.ones(4, 4))
@@ -263,10 +269,10 @@ def test_as_many_weights_as_the_published_network() -> None:
         generator = StyleGAN2(StyleGAN2Config(image_size=1024, width=32))
     counts = {
         part: sum(weight.numel() for weight in generator.get_submodule(part).parameters())
-        for part in ("mapping", "synthesis", "critic")
+        for part in ("mapping", "synthesis", "discriminator")
     }
     assert counts["mapping"] + counts["synthesis"] == 30_370_060
-    assert counts["critic"] == 29_012_513
+    assert counts["discriminator"] == 29_012_513
 
 
 @pytest.mark.parametrize(
@@ -285,8 +291,8 @@ def test_impossible_settings_are_told(settings: dict[str, Any], message: str) ->
         StyleGAN2Config(**settings)
 
 
-def test_no_critic_no_realism() -> None:
-    generator = small(critic=False)
+def test_no_discriminator_no_realism() -> None:
+    generator = small(discriminator=False)
     assert not generator.has_realism
     with pytest.raises(ValueError, match="no network that judges realism"):
         generator.realism(torch.zeros(1, 3, 16, 16, dtype=torch.float64))

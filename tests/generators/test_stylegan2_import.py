@@ -58,13 +58,13 @@ def test_the_averaged_generator_is_taken(tmp_path: Path) -> None:
     assert_same_images(small(9, torch.float32), import_stylegan2(tmp_path / "raw.pkl"))
 
 
-@pytest.mark.parametrize("prefixes", [("", None), ("G_ema.", "D."), ("", "critic."), ("G.", "D."), ("", "D.")])
+@pytest.mark.parametrize("prefixes", [("", None), ("G_ema.", "D."), ("", "discriminator."), ("G.", "D."), ("", "D.")])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_plain_weights(prefixes: tuple[str, str | None], suffix: str, tmp_path: Path) -> None:
-    body, critic = official_weights(source())
+    body, discriminator = official_weights(source())
     weights = {prefixes[0] + name: value.clone() for name, value in body.items()}
     if prefixes[1]:
-        weights |= {prefixes[1] + name: value.clone() for name, value in critic.items()}
+        weights |= {prefixes[1] + name: value.clone() for name, value in discriminator.items()}
     file = tmp_path / f"weights{suffix}"
     save_file(weights, file) if suffix == ".safetensors" else torch.save(weights, file)
     read = import_stylegan2(file)
@@ -73,20 +73,20 @@ def test_plain_weights(prefixes: tuple[str, str | None], suffix: str, tmp_path: 
 
 
 def test_networks_side_by_side_in_one_dictionary(tmp_path: Path) -> None:
-    body, critic = official_weights(source())
-    torch.save({"G_ema": body, "D": critic, "step": 3}, tmp_path / "both.pt")
+    body, discriminator = official_weights(source())
+    torch.save({"G_ema": body, "D": discriminator, "step": 3}, tmp_path / "both.pt")
     read = import_stylegan2(tmp_path / "both.pt")
     assert_same_images(source(), read)
     assert read.has_realism
 
 
 def test_another_discriminator_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _, critic = official_weights(source(width=2))
-    write_official(tmp_path / "net.pkl", source(), D=persistent(critic))
+    _, discriminator = official_weights(source(width=2))
+    write_official(tmp_path / "net.pkl", source(), D=persistent(discriminator))
     read = import_stylegan2(tmp_path / "net.pkl")
     assert not read.has_realism
     assert_same_images(source(), read)
-    assert "of another kind and is left out: critic." in caplog.text
+    assert "of another kind and is left out: discriminator." in caplog.text
 
 
 def changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> dict[str, torch.Tensor]:

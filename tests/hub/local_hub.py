@@ -78,7 +78,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """``kind`` is a status, ``cut`` (half of the body is read) or ``cut after`` (done, but nobody is told)."""
+    """``kind`` is a status, ``cut`` (half of the body is read) or ``cut after`` (done, but no one is told)."""
 
     method: str
     path: str  # regular expression

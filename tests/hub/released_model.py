@@ -61,11 +61,11 @@ def record(folder: Path, **changes: Any) -> None:
 
 
 def audit_of(model: Path, folder: Path, drawn: bool = False, **changes: Any) -> LeakageReport:
-    """Write the audit of a model: ``report.json`` and a picture of the strongest attack's reconstructions."""
+    """Write the audit of a model: ``report.json`` and an image of the strongest attack's reconstructions."""
     report = small_report(**changes)
     target = {**report.target, "settings": SETTINGS, "weights": weights_digest(model), "name": "my/folders/model"}
     data = {**report.data, "name": "synthetic faces" if drawn else "my/folders/faces"}
-    networks = {**report.networks, "judge": "RegNet (my/folders/judge)"}
+    networks = {**report.networks, "evaluation_model": "RegNet (my/folders/judge)"}
     report = dataclasses.replace(report, target=target, data=data, networks=networks)
     (folder / "adaptive").mkdir(parents=True)
     (folder / "adaptive" / "grid.png").write_bytes(b"faces")

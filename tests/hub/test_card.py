@@ -66,11 +66,11 @@ def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
     model = saved_model(tmp_path / "model")
     made = card_of(model)
     assert "**Not audited.**" in made.text
-    assert "recognised" not in made.text
+    assert "recognized" not in made.text
     assert [result.metric_type for result in made.data.eval_results or []] == ["accuracy"]
     (model / "metrics.json").unlink()
     nothing = card_of(model)
-    assert "Nobody measured what this model is good for." in nothing.text
+    assert "No one measured what this model is good for." in nothing.text
     assert nothing.data.eval_results is None
     assert not re.search(r"\d %", nothing.text)
 
@@ -80,9 +80,9 @@ def test_the_strongest_attack_and_its_floor_are_the_headline(tmp_path: Path) -> 
     audit_of(model, tmp_path / "audit")
     made = card_of(model, tmp_path / "audit")
     leakage = {r.metric_type: r.metric_value for r in made.data.eval_results or [] if r.metric_type != "accuracy"}
-    assert leakage == {"attack_accuracy@1": 5 / 6, "people_recognised": 1.0}
-    assert "| Rebuilt pictures recognised, by adaptive | – | 83.3 %" in made.text
-    assert "| Rebuilt pictures recognised, by chance | – | 16.7 % |" in made.text
+    assert leakage == {"attack_accuracy@1": 5 / 6, "identities_recognized": 1.0}
+    assert "| Rebuilt images recognized, by adaptive | – | 83.3 %" in made.text
+    assert "| Rebuilt images recognized, by chance | – | 16.7 % |" in made.text
     assert "with 25 % of their published effort" in made.text
     assert "No defended model is safe." in made.text
     assert check_card(str(made)) == []
@@ -112,11 +112,11 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     assert made.text.index("Call *me*") < made.text.index("## How to load")
     assert "Not audited" not in made.text
     assert made.data.license == "mit"
-    assert "Licence: mit" in made.text
+    assert "License: mit" in made.text
     assert (made.data["extra_gated_prompt"], made.data["tags_of_mine"]) == ("Who are you?", ["one"])
     assert made.data.tags[0] == "my-tag"
     types = [result.metric_type for result in made.data.eval_results or []]
-    assert types == ["f1", "accuracy", "attack_accuracy@1", "people_recognised"]
+    assert types == ["f1", "accuracy", "attack_accuracy@1", "identities_recognized"]
     again = build_card(gather(model, tmp_path / "audit"), METHOD, unlicensed, str(made))
     assert str(again) == str(made)
 
@@ -267,12 +267,12 @@ def test_a_stock_model_says_what_it_was_trained_with(tmp_path: Path) -> None:
     config = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet", "id2label": {"0": "LABEL_0"}}
     (model / "config.json").write_text(json.dumps(config | {"defense": defense}))
     made = card_of(model)
-    assert "with the defence `bido`" in made.text
+    assert "with the defense `bido`" in made.text
     assert "`lambda_in=0.1`" in made.text
     assert "import calor_hf" not in made.text
     (model / "config.json").write_text(json.dumps(config))
     made = card_of(model)
-    assert "**It has no defence against model inversion.**" in made.text
+    assert "**It has no defense against model inversion.**" in made.text
     assert "none" not in made.data.tags
 
 

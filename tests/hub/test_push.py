@@ -59,7 +59,7 @@ def test_nothing_is_pushed_before_training_ends_and_then_only_the_model(seen: di
     assert "from_pretrained('me/trained')" in seen["trained card"]
 
 
-def test_unfinished_models_are_pushed_only_if_asked_and_without_their_optimiser(seen: dict[str, Any]) -> None:
+def test_unfinished_models_are_pushed_only_if_asked_and_without_their_optimizer(seen: dict[str, Any]) -> None:
     assert seen["unfinished"] == [HUB, MODEL, MODEL]  # two stages of an epoch, a checkpoint each
 
 
@@ -69,7 +69,7 @@ def test_every_file_of_every_revision_is_on_the_list(seen: dict[str, Any], hub: 
     assert {file for files in revisions for file in files} == set(MODEL)
 
 
-def test_a_defence_without_a_head_of_its_own_is_pushed_as_a_stock_model(seen: dict[str, Any]) -> None:
+def test_a_defense_without_a_head_of_its_own_is_pushed_as_a_stock_model(seen: dict[str, Any]) -> None:
     assert seen["stock"] == "ResNetForImageClassification"
     assert seen["stock labels"] == "LABEL_0"  # not Ada: names are published only if asked
     assert "me/bido" in seen["private"]

@@ -13,10 +13,10 @@ from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.metrics import Evidence, View
 
 SIDE, CLASSES, WIDTH = 16, 6, 8
-PEOPLE = (0, 2, 3, 5)  # neither 0..n-1 nor all classes: a metric that counts rows instead of labels fails
+IDENTITIES = (0, 2, 3, 5)  # neither 0..n-1 nor all classes: a metric that counts rows instead of labels fails
 IMAGES, PRIVATE = 3, 6  # of a person
-HELD = 6  # of each of all six classes: 4 people × 30 pictures of others are tries enough to know a rate of 1 %
-PUBLIC = 20  # pictures of nobody
+HELD = 6  # of each of all six classes: 4 people × 30 images of others are tries enough to know a rate of 1 %
+PUBLIC = 20  # images of no one
 FAITHFULNESS = (0.9, 0.6, 0.2)  # how much of a person the first, second and third reconstruction show
 NAMES = IDENTITY_NAMES[:5]
 
@@ -27,10 +27,10 @@ def small_evidence(**changes: Any) -> Evidence:
     """The same evidence in every test, with every attribute there; ``changes`` replace some."""
     rng = torch.Generator().manual_seed(5)
     faces = torch.rand(CLASSES, 3, SIDE, SIDE, generator=rng)
-    labels = torch.tensor(PEOPLE).repeat_interleave(IMAGES)
-    private_labels = torch.tensor(PEOPLE).repeat_interleave(PRIVATE)
+    labels = torch.tensor(IDENTITIES).repeat_interleave(IMAGES)
+    private_labels = torch.tensor(IDENTITIES).repeat_interleave(PRIVATE)
     held_labels = torch.arange(CLASSES).repeat_interleave(HELD)
-    share = torch.tensor(FAITHFULNESS).repeat(len(PEOPLE))[:, None, None, None]
+    share = torch.tensor(FAITHFULNESS).repeat(len(IDENTITIES))[:, None, None, None]
     shown = share * faces[labels] + (1 - share) * faces[labels.roll(IMAGES)]
     known: dict[str, Any] = {
         "images": noisy(shown, 0.2, rng),
@@ -40,10 +40,16 @@ def small_evidence(**changes: Any) -> Evidence:
         "held_images": noisy(faces[held_labels], 0.15, rng),
         "held_labels": held_labels,
     }
-    pictures = known["images"], known["private_images"], known["held_images"]
-    for role, seed in (("judge", 1), ("second_judge", 2), ("embedding", 7), ("extractor", 4), ("target", 5)):
+    images = known["images"], known["private_images"], known["held_images"]
+    for role, seed in (
+        ("evaluation_model", 1),
+        ("second_evaluation_model", 2),
+        ("embedding", 7),
+        ("extractor", 4),
+        ("target", 5),
+    ):
         classifies = role not in ("embedding", "extractor")
-        known[role] = small_view(role, *pictures, seed=seed, faces=faces if classifies else None)
+        known[role] = small_view(role, *images, seed=seed, faces=faces if classifies else None)
     numbers = 2 * torch.rand(CLASSES, len(NAMES), generator=rng) - 1
     known["true_identity"] = numbers[labels]
     known["identity"] = (numbers[labels] + 0.2 * torch.randn(len(labels), len(NAMES), generator=rng)).clamp(-1, 1)
@@ -56,7 +62,7 @@ def small_evidence(**changes: Any) -> Evidence:
 def small_view(
     name: str, images: Tensor, private: Tensor, held: Tensor, *, seed: int = 0, faces: Tensor | None = None
 ) -> View:
-    """What a random layer sees in three sets of pictures; it classifies people where it is given their ``faces``."""
+    """What a random layer sees in three sets of images; it classifies people where it is given their ``faces``."""
     layer = torch.randn(3 * SIDE * SIDE, WIDTH, generator=torch.Generator().manual_seed(seed)) / 8
     seen = [(some - 0.5).flatten(1) @ layer for some in (images, private, held)]
     if faces is None:
@@ -84,12 +90,12 @@ def of_rows(evidence: Evidence, rows: Tensor) -> Evidence:
 
 
 def of_private_rows(evidence: Evidence, rows: Tensor) -> Evidence:
-    """Some private training pictures of an evidence, in a given order."""
+    """Some private training images of an evidence, in a given order."""
     return _chosen(evidence, rows, {"private_images", "private_labels", "private_features", "private_logits"})
 
 
 def of_held_rows(evidence: Evidence, rows: Tensor) -> Evidence:
-    """Some held-out pictures of an evidence, in a given order."""
+    """Some held-out images of an evidence, in a given order."""
     return _chosen(evidence, rows, {"held_images", "held_labels", "held_features", "held_logits"})
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calor_hf.core.target import Target
-from calor_hf.layers.classifier_head import ClassifierHead, MeanOfHeads
-from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads
+from calor_hf.heads.low_rank_head import LowRankHead
 from calor_hf.metrics import Measure
 from calor_hf.metrics.decoder_inversion import (
     CODES,
@@ -21,10 +20,11 @@ from calor_hf.metrics.decoder_inversion import (
     released,
     train_decoder,
 )
+from calor_hf.targets.base import Target
 from tests.metrics.small_evidence import HELD, answers, of_rows, small_evidence
 
 SIDE = 16
-# Pictures are 0.5 + x·LEFT + y·RIGHT, with x and y uniform in [-0.4, 0.4]: halves, each of a grey of its own.
+# Images are 0.5 + x·LEFT + y·RIGHT, with x and y uniform in [-0.4, 0.4]: halves, each of a gray of its own.
 LEFT = torch.zeros(SIDE, SIDE)
 LEFT[:, : SIDE // 2] = 1
 RIGHT = 1 - LEFT
@@ -58,7 +58,7 @@ def test_decoders_come_near_the_least_error_there_is() -> None:
     assert list(found) == ["floor", *CODES]
     off = (private - public.mean(dim=0)).square()
     assert found["floor"].value == pytest.approx(off.mean().item(), rel=1e-4)
-    # Nothing known: the mean picture, up to what was learnt of the public sample.
+    # Nothing known: the mean image, up to what was learned of the public sample.
     assert found["logits"].value == pytest.approx(found["floor"].value, rel=0.05)
     # The right half cannot be known from the left one: half of the pixels keep their error.
     unknown = off[:, 1].mean().item() / 2
@@ -70,14 +70,14 @@ def test_measures_say_what_they_are() -> None:
     found = measured(epochs=2)
     for name, measure in found.items():
         assert measure.more_is == ("neither" if name == "floor" else "privacy")
-        assert (measure.images, measure.people, measure.unit) == (60, 3, "mean squared error")
+        assert (measure.images, measure.identities, measure.unit) == (60, 3, "mean squared error")
         assert measure.low <= measure.value <= measure.high
         assert set(measure.by_identity) == {0, 3, 7}
-        assert math.isnan(measure.spread)
-        assert "60 private pictures, rebuilt by who saw 160 public ones" in measure.note
-    assert "from 1 numbers a picture" in found["code"].note
+        assert math.isnan(measure.std)
+        assert "60 private images, rebuilt by who saw 160 public ones" in measure.note
+    assert "from 1 numbers an image" in found["code"].note
     share = found["features"].value / found["floor"].value
-    assert found["features"].note.startswith(f"{share:.0%} of the floor")
+    assert found["features"].note.startswith(f"{share:.0%} of the chance level")
 
 
 def test_an_untrained_decoder_draws_the_mean_picture() -> None:
@@ -105,7 +105,7 @@ def test_a_number_that_is_dead_on_public_pictures_misleads_nobody() -> None:
 
 
 def test_the_decoder_is_that_of_the_best_epoch() -> None:
-    # Codes that are noise: whatever is learnt of them is wrong on other pictures, so the untrained one is best or near.
+    # Codes that are noise: whatever is learned of them is wrong on other images, so the untrained one is best or near.
     images, codes = halves(40, 1), torch.randn(40, 30, generator=torch.Generator().manual_seed(2))
     fresh = halves(200, 3)
     noise = torch.randn(200, 30, generator=torch.Generator().manual_seed(4))
@@ -127,19 +127,19 @@ def test_public_pictures_of_another_size_are_resized() -> None:
     public = halves(20, 1).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     sizes: list[tuple[int, ...]] = []
 
-    def watch(images: Tensor) -> dict[str, Tensor]:
+    def callback(images: Tensor) -> dict[str, Tensor]:
         sizes.append(tuple(images.shape))
         return {"features": greys(images)}
 
-    found = decoder_inversion(watch, public, halves(6, 2), torch.arange(6), epochs=1)
-    assert [measure.name for measure in found] == ["decoder_inversion_floor", "decoder_inversion_features"]
+    found = decoder_inversion(callback, public, halves(6, 2), torch.arange(6), epochs=1)
+    assert [measure.name for measure in found] == ["decoder_inversion_chance", "decoder_inversion_features"]
     assert sizes == [(20, 3, 16, 16), (6, 3, 16, 16)]
 
 
 @pytest.mark.parametrize(
     ("public", "private", "words"),
     [
-        (halves(2, 1), halves(4, 2), "three public pictures or more to learn from, got 2"),
+        (halves(2, 1), halves(4, 2), "three public images or more to learn from, got 2"),
         (halves(5, 1) + 1, halves(4, 2), r"expected public_images \(n, 3, height, width\) in \[0, 1\]"),
         (halves(5, 1), halves(4, 2) - 1, "expected private_images"),
         (halves(5, 1), halves(4, 2) * math.nan, "4 of 4 rows of private_images are not finite"),
@@ -173,7 +173,7 @@ def test_unknown_codes_are_refused() -> None:
 
 
 class Toy(Target):
-    """Features are the mean colours of an image."""
+    """Features are the mean colors of an image."""
 
     def __init__(self, head: nn.Module | Any) -> None:
         self.head, self.num_classes, self.image_size = head, 4, (SIDE, SIDE)
@@ -231,11 +231,11 @@ def test_a_stochastic_target_says_the_same_again() -> None:
 def test_the_metric_asks_about_held_out_pictures_of_the_attacked_people() -> None:
     asked: list[int] = []
 
-    def watch(images: Tensor) -> dict[str, Tensor]:
+    def callback(images: Tensor) -> dict[str, Tensor]:
         asked.append(len(images))
         return {"features": answers(images)["features"]}
 
-    evidence = small_evidence(ask=watch)
+    evidence = small_evidence(ask=callback)
     metric = DecoderInversion(epochs=1)
     first = metric.measure(evidence)
     assert asked == [20, 4 * HELD]
@@ -250,4 +250,4 @@ def test_the_metric_asks_about_held_out_pictures_of_the_attacked_people() -> Non
 def test_no_held_out_picture_of_the_people_is_told() -> None:
     (found,) = DecoderInversion(epochs=1).measure(small_evidence(held_labels=torch.full((36,), 77)))
     assert math.isnan(found.value)
-    assert found.note == "no held-out picture of the attacked people"
+    assert found.note == "no held-out image of the attacked people"

@@ -29,15 +29,15 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inputs(name: str, turn: Any = Tensor.clone) -> dict[str, Any]:
-    judge = EVIDENCE.judge
-    assert judge is not None
-    assert judge.logits is not None
+    evaluation_model = EVIDENCE.evaluation_model
+    assert evaluation_model is not None
+    assert evaluation_model.logits is not None
     if name == "attack_accuracy":
-        return {"predictions": turn(judge.logits), "references": turn(EVIDENCE.labels)}
+        return {"predictions": turn(evaluation_model.logits), "references": turn(EVIDENCE.labels)}
     return {
-        "predictions": turn(judge.features),
+        "predictions": turn(evaluation_model.features),
         "references": turn(EVIDENCE.labels),
-        "private_features": turn(judge.private_features),
+        "private_features": turn(evaluation_model.private_features),
         "private_labels": turn(EVIDENCE.private_labels),
     }
 
@@ -86,8 +86,8 @@ def test_batches_add_up(tmp_path: Path) -> None:
     whole = metric.compute(**inputs("attack_accuracy"))
     for rows in torch.arange(12).split(5):
         some = of_rows(EVIDENCE, rows)
-        assert some.judge is not None
-        metric.add_batch(predictions=some.judge.logits, references=some.labels)
+        assert some.evaluation_model is not None
+        metric.add_batch(predictions=some.evaluation_model.logits, references=some.labels)
     assert metric.compute() == whole
 
 
@@ -104,8 +104,8 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     whole = metric.compute(**inputs("attack_accuracy"))
     with pytest.raises(ValueError, match="1 of 2 rows of logits are not finite"):
         metric.compute(predictions=[[0.0, math.nan], [1.0, 0.0]], references=[0, 1])
-    with pytest.raises(TypeError, match="colour"):
-        metric.compute(**inputs("attack_accuracy"), colour="red")
+    with pytest.raises(TypeError, match="color"):
+        metric.compute(**inputs("attack_accuracy"), color="red")
     assert metric.compute(**inputs("attack_accuracy")) == whole
 
 

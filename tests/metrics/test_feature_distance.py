@@ -61,7 +61,7 @@ def test_small_distances_far_from_the_origin_are_kept() -> None:
 @pytest.mark.parametrize(
     ("private", "private_labels", "words"),
     [
-        (PRIVATE, torch.tensor([4, 4, 2, 2]), "no private picture of class 1"),
+        (PRIVATE, torch.tensor([4, 4, 2, 2]), "no private image of class 1"),
         (PRIVATE[:, :1], PRIVATE_LABELS, "of one network, got"),
         (PRIVATE[:3], PRIVATE_LABELS, "4 rows"),
         (PRIVATE.log(), PRIVATE_LABELS, "1 of 4 rows of private_features are not finite"),
@@ -72,20 +72,20 @@ def test_what_does_not_fit_is_refused(private: Tensor, private_labels: Tensor, w
         nearest_distances(FEATURES, LABELS, private, private_labels)
 
 
-def test_measures_name_their_network_and_normalise_the_embedding_alone() -> None:
+def test_measures_name_their_network_and_normalize_the_embedding_alone() -> None:
     evidence = small_evidence()
-    judge, embedding = evidence.judge, evidence.embedding
-    assert judge is not None
+    evaluation_model, embedding = evidence.evaluation_model, evidence.embedding
+    assert evaluation_model is not None
     assert embedding is not None
     scaled = dataclasses.replace(embedding, name="facenet", features=7 * embedding.features)
-    by_judge, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=scaled))
-    assert (by_judge.name, by_face.name) == ("delta_eval", "delta_face")
-    assert by_judge.more_is == by_face.more_is == "privacy"
-    assert judge.name in by_judge.note
+    by_evaluation_model, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=scaled))
+    assert (by_evaluation_model.name, by_face.name) == ("delta_eval", "delta_face")
+    assert by_evaluation_model.more_is == by_face.more_is == "privacy"
+    assert evaluation_model.name in by_evaluation_model.note
     assert "facenet" in by_face.note
 
     labels, known = evidence.labels.numpy(), evidence.private_labels.numpy()
-    for measure, view, unit in ((by_judge, judge, False), (by_face, embedding, True)):
+    for measure, view, unit in ((by_evaluation_model, evaluation_model, False), (by_face, embedding, True)):
         ours, theirs = (some.double().numpy() for some in (view.features, view.private_features))
         if unit:
             ours, theirs = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (ours, theirs))
@@ -119,30 +119,32 @@ def test_knn_distance_is_the_feature_distance_by_another_name() -> None:
     assert dataclasses.replace(knn, name=delta.name, note=delta.note) == delta
 
 
-def test_knn_distance_of_recognised_images_alone() -> None:
+def test_knn_distance_of_recognized_images_alone() -> None:
     evidence = small_evidence()
-    judge, labels = evidence.judge, evidence.labels
-    assert judge is not None
-    assert judge.logits is not None
-    kept = judge.logits.argmax(dim=1) == labels
+    evaluation_model, labels = evidence.evaluation_model, evidence.labels
+    assert evaluation_model is not None
+    assert evaluation_model.logits is not None
+    kept = evaluation_model.logits.argmax(dim=1) == labels
     assert 0 < kept.sum() < len(labels)
     every, some = KNNDistance().measure(evidence)
-    values = nearest_distances(judge.features, labels, judge.private_features, evidence.private_labels)
+    values = nearest_distances(
+        evaluation_model.features, labels, evaluation_model.private_features, evidence.private_labels
+    )
     assert some.value == pytest.approx(float(values[kept].mean()))
     assert some.value < every.value  # it flatters
     assert (some.images, some.more_is) == (int(kept.sum()), "privacy")
-    assert math.isnan(some.spread)
+    assert math.isnan(some.std)
 
 
 def test_knn_distance_of_nobody_is_not_a_number_and_says_why() -> None:
     evidence = small_evidence()
-    assert evidence.judge is not None
+    assert evidence.evaluation_model is not None
     wrong = torch.eye(6)[(evidence.labels + 1) % 6]
     every, some = KNNDistance().measure(
-        dataclasses.replace(evidence, judge=dataclasses.replace(evidence.judge, logits=wrong))
+        dataclasses.replace(evidence, evaluation_model=dataclasses.replace(evidence.evaluation_model, logits=wrong))
     )
     assert math.isfinite(every.value)
     assert math.isnan(some.value)
-    assert some.note == "the judge recognised nobody"
-    only_features = KNNDistance().measure(dataclasses.replace(evidence, judge=evidence.extractor))
+    assert some.note == "the evaluation model recognized no one"
+    only_features = KNNDistance().measure(dataclasses.replace(evidence, evaluation_model=evidence.extractor))
     assert [measure.name for measure in only_features] == ["knn_distance"]

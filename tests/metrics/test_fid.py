@@ -1,4 +1,4 @@
-"""Frechet distance by hand and against scipy; its name; too few pictures."""
+"""Frechet distance by hand and against scipy; its name; too few images."""
 
 import dataclasses
 import math
@@ -93,8 +93,8 @@ def test_only_one_network_gives_what_is_called_fid() -> None:
     found = measured(View(INCEPTION, features, private), [3, 5], [3, 5])
     assert (found.name, found.more_is) == ("fid", "privacy")
     assert found.value == pytest.approx(3)
-    assert (found.images, found.people, found.unit) == (2, 2, "squared distance")
-    assert found.note == "2 reconstructions and 2 private pictures in 1 features of inception_fid"
+    assert (found.images, found.identities, found.unit) == (2, 2, "squared distance")
+    assert found.note == "2 reconstructions and 2 private images in 1 features of inception_fid"
     for other in ("inception_fid_legacy_range", "Inception", "inception"):
         assert measured(View(other, features, private), [3, 5], [3, 5]).name == "frechet_distance"
 
@@ -103,10 +103,10 @@ def test_the_note_tells_of_bias() -> None:
     evidence = small_evidence()
     assert evidence.extractor is not None
     (found,) = FID().measure(of_rows(evidence, torch.arange(5)))
-    assert "fewer pictures than features, so strongly biased upward" in found.note  # 5 < 8
+    assert "fewer images than features, so strongly biased upward" in found.note  # 5 < 8
     (alone,) = FID().measure(of_rows(evidence, torch.arange(1)))
     assert math.isnan(alone.value)
-    assert "two pictures on each side" in alone.note
+    assert "two images on each side" in alone.note
     short = dataclasses.replace(evidence, extractor=dataclasses.replace(evidence.extractor, features=torch.ones(3, 8)))
     with pytest.raises(ValueError, match="expected features with 12 rows"):
         FID().measure(short)

@@ -1,4 +1,4 @@
-"""Structural similarity by hand and against scipy; the nearest picture of the person; what is refused."""
+"""Structural similarity by hand and against scipy; the nearest image of the person; what is refused."""
 
 import math
 
@@ -14,12 +14,12 @@ from tests.metrics.small_evidence import small_evidence
 C1, C2 = 1e-4, 9e-4
 
 
-def pictures(count: int, seed: int, side: int = 16) -> Tensor:
+def random_images(count: int, seed: int, side: int = 16) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def by_scipy(x: Tensor, y: Tensor) -> float:
-    """The index of two pictures, channel by channel, in float64."""
+    """The index of two images, channel by channel, in float64."""
     places = np.arange(-5, 6)
     line = np.exp(-(places**2) / (2 * 1.5**2))
     window = np.outer(line, line) / np.outer(line, line).sum()
@@ -29,8 +29,8 @@ def by_scipy(x: Tensor, y: Tensor) -> float:
             convolve2d(plane, window, mode="valid") for plane in (a, b, a * a, b * b, a * b)
         )
         light = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
-        spread = squares_a - mean_a**2 + squares_b - mean_b**2 + C2
-        found.append((light * (2 * (products - mean_a * mean_b) + C2) / spread).mean())
+        std = squares_a - mean_a**2 + squares_b - mean_b**2 + C2
+        found.append((light * (2 * (products - mean_a * mean_b) + C2) / std).mean())
     return float(np.mean(found))
 
 
@@ -41,7 +41,7 @@ def test_flat_pictures_by_hand() -> None:
 
 
 def test_it_is_that_of_scipy() -> None:
-    first, second = pictures(3, 1), pictures(3, 2)
+    first, second = random_images(3, 1), random_images(3, 2)
     second = 0.6 * first + 0.4 * second
     found = ssim(first.double(), second.double())
     assert found.tolist() == pytest.approx([by_scipy(x, y) for x, y in zip(first, second, strict=True)])
@@ -51,19 +51,19 @@ def test_it_is_that_of_scipy() -> None:
 
 
 def test_a_picture_is_like_itself_and_unlike_its_negative() -> None:
-    first = pictures(2, 3)
+    first = random_images(2, 3)
     assert ssim(first, first).tolist() == pytest.approx([1, 1], abs=1e-6)
     assert (ssim(first, 1 - first) < -0.5).all()
 
 
 def test_one_picture_against_many() -> None:
-    first, second = pictures(1, 4), pictures(3, 5)
+    first, second = random_images(1, 4), random_images(3, 5)
     expected = [ssim(first, other[None]).item() for other in second]
     assert ssim(first, second).tolist() == pytest.approx(expected)
 
 
 def test_the_nearest_picture_is_one_of_the_person() -> None:
-    private = pictures(5, 6)
+    private = random_images(5, 6)
     private_labels, labels = torch.tensor([0, 0, 4, 4, 4]), torch.tensor([4, 0])
     images = torch.stack([private[0], private[1]])  # both show person 0, the first is meant to show person 4
     found = nearest_ssim(images, labels, private, private_labels)
@@ -73,12 +73,12 @@ def test_the_nearest_picture_is_one_of_the_person() -> None:
 
 
 def test_private_pictures_of_another_size_are_resized() -> None:
-    private = pictures(2, 7, side=32)
-    small = resized_like(private, pictures(1, 8))
+    private = random_images(2, 7, side=32)
+    small = resized_like(private, random_images(1, 8))
     assert tuple(small.shape) == (2, 3, 16, 16)
     labels = torch.tensor([0, 1])
     assert nearest_ssim(small, labels, private, labels).tolist() == pytest.approx([1, 1], abs=1e-6)
-    halves = torch.tensor([0.2, 0.8]).repeat(16).expand(1, 3, 32, 32)  # a picture of stripes becomes grey
+    halves = torch.tensor([0.2, 0.8]).repeat(16).expand(1, 3, 32, 32)  # an image of stripes becomes gray
     assert resized_like(halves, small).mean().item() == pytest.approx(0.5, abs=1e-3)
 
 
@@ -86,7 +86,7 @@ def test_the_metric_is_their_mean() -> None:
     evidence = small_evidence()
     (found,) = ImageSimilarity().measure(evidence)
     expected = nearest_ssim(evidence.images, evidence.labels, evidence.private_images, evidence.private_labels)
-    assert (found.name, found.more_is, found.images, found.people) == ("ssim", "leakage", 12, 4)
+    assert (found.name, found.more_is, found.images, found.identities) == ("ssim", "leakage", 12, 4)
     assert found.value == pytest.approx(expected.mean().item())
     assert found.low < found.value < found.high
     # The first reconstruction of each person shows most of them, the third least.
@@ -96,17 +96,22 @@ def test_the_metric_is_their_mean() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": pictures(2, 1) + 0.5}, r"expected images \(n, 3, height, width\) in \[0, 1\]"),
-        ({"private_images": pictures(2, 1) - 0.5}, "expected private_images"),
-        ({"images": pictures(2, 1)[:, :1]}, "expected images"),
-        ({"images": pictures(2, 1) * math.nan}, "2 of 2 rows of images are not finite"),
-        ({"images": pictures(1, 1)}, "expected images with 2 rows"),
-        ({"private_labels": torch.tensor([0, 0])}, "no private picture of class 1"),
-        ({"images": pictures(2, 1, side=10)}, "at least 11 x 11 pixels"),
+        ({"images": random_images(2, 1) + 0.5}, r"expected images \(n, 3, height, width\) in \[0, 1\]"),
+        ({"private_images": random_images(2, 1) - 0.5}, "expected private_images"),
+        ({"images": random_images(2, 1)[:, :1]}, "expected images"),
+        ({"images": random_images(2, 1) * math.nan}, "2 of 2 rows of images are not finite"),
+        ({"images": random_images(1, 1)}, "expected images with 2 rows"),
+        ({"private_labels": torch.tensor([0, 0])}, "no private image of class 1"),
+        ({"images": random_images(2, 1, side=10)}, "at least 11 x 11 pixels"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Tensor], words: str) -> None:
     labels = torch.tensor([0, 1])
-    known = {"images": pictures(2, 1), "labels": labels, "private_images": pictures(2, 2), "private_labels": labels}
+    known = {
+        "images": random_images(2, 1),
+        "labels": labels,
+        "private_images": random_images(2, 2),
+        "private_labels": labels,
+    }
     with pytest.raises(ValueError, match=words):
         nearest_ssim(**{**known, **changes})

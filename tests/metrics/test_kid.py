@@ -50,7 +50,7 @@ def test_it_is_that_of_two_loops() -> None:
 
 
 def test_it_has_no_bias() -> None:
-    # Clouds of one distribution lie at 0 on average, those of five pictures too; FID would not.
+    # Clouds of one distribution lie at 0 on average, those of five images too; FID would not.
     found = torch.stack([squared_mmd(cloud(5, 4, 2 * seed), cloud(5, 4, 2 * seed + 1)) for seed in range(400)])
     assert abs(found.mean()) < 3 * found.std() / 20
     assert (found < 0).any()
@@ -87,7 +87,7 @@ def test_fewer_than_two_pictures_are_not_a_number(fakes: int, reals: int) -> Non
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="one subset or more, of two pictures or more, got 0 of 9"):
+    with pytest.raises(ValueError, match="one subset or more, of two images or more, got 0 of 9"):
         kernel_distances(cloud(5, 3, 1), cloud(5, 3, 2), subsets=0, subset_size=9)
     with pytest.raises(ValueError, match="got 3 of 1"):
         kernel_distances(cloud(5, 3, 1), cloud(5, 3, 2), subsets=3, subset_size=1)
@@ -100,21 +100,21 @@ def test_only_one_network_gives_what_is_called_kid() -> None:
     known = {"labels": torch.tensor([0, 0, 1, 1]), "private_labels": torch.tensor([0, 0, 0, 1, 1, 1])}
     (found,) = KID(subsets=50, subset_size=3).measure(small_evidence(extractor=View(INCEPTION, first, second), **known))
     draws = kernel_distances(first, second, 50, 3)
-    assert (found.name, found.images, found.people, found.more_is) == ("kid", 4, 2, "privacy")
+    assert (found.name, found.images, found.identities, found.more_is) == ("kid", 4, 2, "privacy")
     assert found.value == pytest.approx(draws.mean().item())
-    assert found.spread == pytest.approx(draws.std().item())
+    assert found.std == pytest.approx(draws.std().item())
     assert math.isnan(found.low)  # subsets overlap
-    assert found.note == "50 subsets of 3 of 4 reconstructions and of 6 private pictures; by inception_fid"
+    assert found.note == "50 subsets of 3 of 4 reconstructions and of 6 private images; by inception_fid"
     (other,) = KID().measure(small_evidence(extractor=View("mine", first, second), **known))
     assert other.name == "kernel_distance"
 
 
 def test_one_picture_or_numbers_too_large_say_why() -> None:
     (alone,) = KID().measure(of_rows(small_evidence(), torch.tensor([3])))
-    assert "two pictures on each side" in alone.note
+    assert "two images on each side" in alone.note
     huge = View("mine", torch.full((12, 1), 1e30), torch.full((24, 1), -1e30))
     large = small_evidence(extractor=View("mine", huge.features.double() ** 5, huge.private_features.double()))
     (found,) = KID().measure(large)
     assert math.isnan(found.value)
-    assert math.isnan(found.spread)
+    assert math.isnan(found.std)
     assert "float64" in found.note

@@ -44,8 +44,8 @@ def test_area_and_rate_agree_with_scikit_learn() -> None:
     auc = found["membership_auc"]
     assert auc.value == pytest.approx(roc_auc_score(truth, -np.concatenate(losses)), abs=1e-12)
     assert auc.low < auc.value < auc.high
-    assert np.mean(list(auc.by_identity.values())) == pytest.approx(auc.value)  # people with equally many pictures
-    # At most 3 of 300 others pass: the rate is the share of training pictures below the fourth-smallest other loss.
+    assert np.mean(list(auc.by_identity.values())) == pytest.approx(auc.value)  # people with equally many images
+    # At most 3 of 300 others pass: the rate is the share of training images below the fourth-smallest other loss.
     limit = np.sort(losses[1])[3]
     rate = found["membership_tpr@FPR=1e-2"]
     assert rate.value == pytest.approx((losses[0] < limit).mean())
@@ -64,8 +64,8 @@ def test_resampling_people_is_what_the_interval_does() -> None:
     ]
     areas = []
     for _ in range(400):
-        people = draws.integers(0, 4, 4)
-        mine, theirs = (np.concatenate([s[of.numpy() == p] for p in people])
+        identities = draws.integers(0, 4, 4)
+        mine, theirs = (np.concatenate([s[of.numpy() == p] for p in identities])
                         for s, of in zip(scores, (labels, held_labels), strict=True))  # fmt: skip
         areas.append(roc_auc_score(np.repeat([1, 0], [len(mine), len(theirs)]), np.concatenate([mine, theirs])))
     low, high = np.percentile(areas, [2.5, 97.5])
@@ -86,7 +86,7 @@ def test_too_few_others_cannot_tell_the_rate() -> None:
     zeros = torch.zeros(2, dtype=torch.int64)
     rate = measured(pair([3, 1]), zeros, pair([1, 2]), zeros)["membership_tpr@FPR=1e-2"]
     assert math.isnan(rate.value)
-    assert "it takes 100 pictures" in rate.note
+    assert "it takes 100 images" in rate.note
 
 
 def test_numbers_that_are_none_are_told() -> None:

@@ -13,8 +13,8 @@ from calor_hf.metrics import METRICS, Evidence, Measure, View
 from tests.metrics.small_evidence import (
     CLASSES,
     HELD,
+    IDENTITIES,
     IMAGES,
-    PEOPLE,
     PRIVATE,
     of_held_rows,
     of_private_rows,
@@ -85,14 +85,14 @@ def test_numbers_can_be_read(name: str) -> None:
         assert measure.more_is in ("leakage", "privacy", "neither")
         assert measure.unit
         assert all(type(number) is float for number in numbers(measure))
-        assert 0 <= measure.people <= len(PEOPLE)
+        assert 0 <= measure.identities <= len(IDENTITIES)
         assert measure.images >= 0
         assert set(measure.by_identity) <= set(evidence.labels.tolist())
         assert not math.isinf(measure.value)
         assert measure.note or not math.isnan(measure.value)
         assert math.isnan(measure.low) == math.isnan(measure.high)
         assert math.isnan(measure.low) or measure.low <= measure.high
-        assert math.isnan(measure.spread) or measure.spread >= 0
+        assert math.isnan(measure.std) or measure.std >= 0
         if measure.unit == "share":
             assert all(math.isnan(number) or 0 <= number <= 1 for number in numbers(measure))
         if "squared distance" in measure.unit:
@@ -123,9 +123,9 @@ def test_looking_changes_nothing_and_says_the_same_again(name: str) -> None:
 def test_the_order_of_people_and_of_pictures_does_not_matter(name: str) -> None:
     evidence = small_evidence()
     first = measured(name, evidence)
-    people, slots = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])  # those of a person stay together
-    rows = (IMAGES * people[:, None] + slots[None, :]).flatten()
-    shuffled = of_private_rows(of_rows(evidence, rows), torch.randperm(len(PEOPLE) * PRIVATE))
+    identities, slots = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])  # those of a person stay together
+    rows = (IMAGES * identities[:, None] + slots[None, :]).flatten()
+    shuffled = of_private_rows(of_rows(evidence, rows), torch.randperm(len(IDENTITIES) * PRIVATE))
     shuffled = of_held_rows(shuffled, torch.randperm(CLASSES * HELD))
     for key, measure in measured(name, shuffled).items():
         assert numbers(measure) == pytest.approx(numbers(first[key]), rel=1e-5, abs=1e-7, nan_ok=True), key
@@ -142,9 +142,9 @@ def test_one_person_has_no_interval(name: str) -> None:
 @pytest.mark.parametrize("name", ANY)
 def test_one_image_gives_a_number_or_a_reason(name: str) -> None:
     for measure in measured(name, of_rows(small_evidence(), torch.tensor([4]))).values():
-        assert math.isnan(measure.spread)
+        assert math.isnan(measure.std)
         assert measure.note or not math.isnan(measure.value)
-        assert measure.people <= 1
+        assert measure.identities <= 1
 
 
 @pytest.mark.parametrize(("name", "need"), WITH_NUMBERS)

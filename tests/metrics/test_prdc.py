@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage by hand, and against loops over sklearn's neighbours; both variants."""
+"""Precision, recall, density and coverage by hand, and against loops over sklearn's neighbors; both variants."""
 
 import math
 
@@ -13,7 +13,7 @@ from calor_hf.metrics import Measure, View
 from calor_hf.metrics.prdc import PRDC, prdc
 from tests.metrics.small_evidence import small_evidence
 
-# With k = 1 the real pictures' balls are [-1, 1], [0, 2], [1, 5] and [3, 17].
+# With k = 1 the real images' balls are [-1, 1], [0, 2], [1, 5] and [3, 17].
 REALS = torch.tensor([[0.0], [1.0], [3.0], [10.0]])
 # 0.4 lies in two of them; 6 in that of 10, but not in that of 3, which is nearer; 20 in none.
 FAKES = torch.tensor([[0.4], [6.0], [20.0]])
@@ -80,7 +80,7 @@ def test_it_is_that_of_loops(k: int, fakes: int, reals: int, variant: str) -> No
 @pytest.mark.parametrize("variant", ["ppa", "standard"])
 def test_equal_sets_overlap_wholly(variant: str) -> None:
     points = cloud(9, 4, 1)
-    # A picture's ball holds itself and its k nearest: 9 (k + 1) pairs over 9 k.
+    # A image's ball holds itself and its k nearest: 9 (k + 1) pairs over 9 k.
     expected = {"precision": 1.0, "recall": 1.0, "density": 4 / 3, "coverage": 1.0}
     assert prdc(points, points, 3, variant) == pytest.approx(expected)
     assert prdc(points[torch.randperm(9)], points[torch.randperm(9)], 3, variant) == pytest.approx(expected)
@@ -92,7 +92,7 @@ def test_clouds_far_apart_do_not_overlap() -> None:
 
 
 def test_near_pictures_far_from_the_origin_keep_their_distances() -> None:
-    # Squares of 1e6 would swallow what tells these pictures apart. Each ball holds two of them.
+    # Squares of 1e6 would swallow what tells these images apart. Each ball holds two of them.
     points = REALS.double() / 1e4 + 1e6
     expected = {"precision": 1.0, "recall": 1.0, "density": 2.0, "coverage": 1.0}
     assert prdc(points, points, k=1) == pytest.approx(expected)
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_people_are_averaged_and_class_0_is_one_of_them() -> None:
-    # Person 0 as above; person 4, whose pictures are copies of the private ones; person 7 has too few.
+    # Person 0 as above; person 4, whose images are copies of the private ones; person 7 has too few.
     fakes = torch.cat([FAKES, REALS + 100, torch.tensor([[0.0], [5.0]])])
     reals = torch.cat([REALS, REALS + 100, torch.tensor([[0.0]])])
     labels, private_labels = [0] * 3 + [4] * 4 + [7] * 2, [0] * 4 + [4] * 4 + [7]
@@ -132,9 +132,9 @@ def test_people_are_averaged_and_class_0_is_one_of_them() -> None:
     assert found["density"].by_identity == {0: pytest.approx(3 / 4), 4: pytest.approx(2.0)}
     assert found["coverage"].value == pytest.approx((3 / 4 + 1) / 2)
     assert found["recall"].by_identity == {0: 1.0, 4: 1.0, 7: 1.0}  # two reconstructions are more than k
-    assert (found["precision"].images, found["precision"].people) == (9, 2)
+    assert (found["precision"].images, found["precision"].identities) == (9, 2)
     assert found["precision"].note.startswith("1 of 3 people left out: no number.")
-    assert found["precision"].note.endswith("of people with more than 1 private pictures; by mine")
+    assert found["precision"].note.endswith("of people with more than 1 private images; by mine")
     standard = measured(view, labels, private_labels, k=1, variant="standard")
     assert standard["precision_standard"].by_identity == {0: pytest.approx(2 / 3), 4: 1.0}
     assert set(standard) == {f"{name}_standard" for name in found}

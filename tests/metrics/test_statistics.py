@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from calor_hf.metrics import Measure, paired_difference
-from calor_hf.metrics._base import check_rows
-from calor_hf.metrics._statistics import (
+from calor_hf.metrics.base import check_rows
+from calor_hf.metrics.statistics import (
     bootstrap_interval,
     identity_means,
     pooled_interval,
     share_interval,
-    slot_spread,
+    slot_std,
 )
 
 LABELS = torch.tensor([7, 7, 2, 2, 2])
@@ -96,17 +96,17 @@ def test_pairing_cancels_what_is_hard_about_a_person() -> None:
 
 def test_slot_spread_by_hand() -> None:
     # Slots: first images (1, 0) → 0.5, second (3, 1) → 2, third (5) alone.
-    assert slot_spread(VALUES, LABELS) == pytest.approx(np.std([0.5, 2.0, 5.0], ddof=1))
-    assert slot_spread(VALUES, LABELS, torch.amax) == pytest.approx(np.std([1.0, 3.0, 5.0], ddof=1))
-    assert math.isnan(slot_spread(VALUES[[0, 2]], LABELS[[0, 2]]))
+    assert slot_std(VALUES, LABELS) == pytest.approx(np.std([0.5, 2.0, 5.0], ddof=1))
+    assert slot_std(VALUES, LABELS, torch.amax) == pytest.approx(np.std([1.0, 3.0, 5.0], ddof=1))
+    assert math.isnan(slot_std(VALUES[[0, 2]], LABELS[[0, 2]]))
 
 
 def test_a_measure_of_images_is_their_mean() -> None:
     measure = Measure.of_images("m", "share", "leakage", VALUES, LABELS, "a note")
-    assert (measure.value, measure.images, measure.people, measure.note) == (2.0, 5, 2, "a note")
+    assert (measure.value, measure.images, measure.identities, measure.note) == (2.0, 5, 2, "a note")
     assert measure.by_identity == {2: 2.0, 7: 2.0}
     assert (measure.low, measure.high) == (2.0, 2.0)
-    assert measure.spread == slot_spread(VALUES, LABELS)
+    assert measure.std == slot_std(VALUES, LABELS)
 
 
 def test_the_interval_of_a_measure_counts_every_image() -> None:
@@ -120,11 +120,11 @@ def test_the_interval_of_a_measure_counts_every_image() -> None:
 
 
 def test_people_without_a_number_are_left_out_and_counted() -> None:
-    measure = Measure.of_people("m", "share", "leakage", {0: 0.0, 1: 1.0, 2: math.nan}, 12, "own note")
-    assert (measure.value, measure.people, measure.images) == (0.5, 2, 12)
+    measure = Measure.of_identities("m", "share", "leakage", {0: 0.0, 1: 1.0, 2: math.nan}, 12, "own note")
+    assert (measure.value, measure.identities, measure.images) == (0.5, 2, 12)
     assert measure.by_identity == {0: 0.0, 1: 1.0}
     assert measure.note == "1 of 3 people left out: no number. own note"
-    assert math.isnan(Measure.of_people("m", "share", "leakage", {2: math.nan}, 3).value)
+    assert math.isnan(Measure.of_identities("m", "share", "leakage", {2: math.nan}, 3).value)
 
 
 def test_a_failed_measure_keeps_its_name_and_says_why() -> None:
@@ -148,7 +148,7 @@ def test_rows_that_do_not_fit_are_refused(labels: Any, rows: Any, words: str) ->
 
 
 def test_a_share_of_all_or_nothing_is_not_certain() -> None:
-    # Ten people, all recognised: p^10 = 0.025 at p = 0.6915.
+    # Ten people, all recognized: p^10 = 0.025 at p = 0.6915.
     assert share_interval(1.0, 1.0, 10) == pytest.approx((0.6915, 1.0), abs=1e-4)
     assert share_interval(0.0, 0.0, 10) == pytest.approx((0.0, 0.3085), abs=1e-4)
     assert share_interval(0.1, 1.0, 10) == (0.1, 1.0)
@@ -168,17 +168,17 @@ def test_pooled_interval_is_that_of_a_slow_bootstrap() -> None:
     values = rng.random((3, 12)) + np.array([[0.0], [0.2], [0.5]])  # trainings that differ
     means = []
     for _ in range(4000):
-        rows, people = rng.integers(0, 3, 3), rng.integers(0, 12, 12)
-        means.append(np.mean([[values[row, person] for person in people] for row in rows]))
+        rows, identities = rng.integers(0, 3, 3), rng.integers(0, 12, 12)
+        means.append(np.mean([[values[row, person] for person in identities] for row in rows]))
     mean, low, high = pooled_interval(values)
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
 
 
 def test_trainings_that_differ_widen_the_interval_and_people_who_differ_too() -> None:
-    people = np.linspace(0, 1, 10)
-    same = np.stack([people, people])
-    assert pooled_interval(same)[1:] == pytest.approx(bootstrap_interval(people), abs=0.02)
-    other = pooled_interval(np.stack([people, people + 1]))
+    identities = np.linspace(0, 1, 10)
+    same = np.stack([identities, identities])
+    assert pooled_interval(same)[1:] == pytest.approx(bootstrap_interval(identities), abs=0.02)
+    other = pooled_interval(np.stack([identities, identities + 1]))
     assert other[2] - other[1] > 1  # from nearly the mean of the one to nearly that of the other
     assert pooled_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)

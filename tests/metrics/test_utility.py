@@ -14,14 +14,14 @@ def logits_of(probabilities: list[list[float]]) -> Tensor:
 
 
 def test_numbers_by_hand() -> None:
-    # Three pictures of two people; the first two right with 0.96 and 0.6, the third wrong with 0.9.
+    # Three images of two people; the first two right with 0.96 and 0.6, the third wrong with 0.9.
     logits = logits_of([[0.96, 0.04], [0.4, 0.6], [0.9, 0.1]])
     found = {measure.name: measure for measure in utility(logits, torch.tensor([0, 1, 1]))}
     assert found["accuracy"].value == pytest.approx(2 / 3)
     assert found["accuracy"].by_identity == {0: 1.0, 1: 0.5}
     assert found["nll"].value == pytest.approx(-(math.log(0.96) + math.log(0.6) + math.log(0.1)) / 3)
     assert found["confidence"].value == pytest.approx((0.96 + 0.6 + 0.1) / 3)
-    # Each picture is alone in its bin: |1 − 0.96|, |1 − 0.6|, |0 − 0.9|.
+    # Each image is alone in its bin: |1 − 0.96|, |1 − 0.6|, |0 − 0.9|.
     assert found["calibration_error"].value == pytest.approx((0.04 + 0.4 + 0.9) / 3)
     assert found["accepted@0.5"].value == 1
     assert found["wrong@0.5"].value == pytest.approx(1 / 3)
@@ -32,7 +32,7 @@ def test_numbers_by_hand() -> None:
     assert found["accepted@0.99"].value == 0
     assert math.isnan(found["wrong@0.99"].value)
     assert found["wrong@0.99"].note
-    assert all(math.isnan(measure.spread) for measure in found.values())
+    assert all(math.isnan(measure.std) for measure in found.values())
     assert len(found) == 4 + 2 * len(THRESHOLDS)
 
 

@@ -38,12 +38,12 @@ def test_thresholds_by_hand() -> None:
     assert threshold_at(scores[scores < 199], 100) == 197.0  # 198 alone: one of 199
     assert threshold_at(scores, 200) == 198.0
     assert math.isnan(threshold_at(scores, 201))
-    assert threshold_at(torch.ones(100), 100) == 1.0  # all tie, so that nobody is above
+    assert threshold_at(torch.ones(100), 100) == 1.0  # all tie, so that no one is above
 
 
 def test_measures_by_hand() -> None:
     # Gallery of person 3: (1, 0) and (1, 1); of person 8: (-1, 0). Strangers of 3: 59 times cosine −0.71, once 0.99;
-    # strangers of 8: 60 times 0. One of 120 may pass, so a picture passes above 0.
+    # strangers of 8: 60 times 0. One of 120 may pass, so an image passes above 0.
     gallery, gallery_labels = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 1.0]]), torch.tensor([3, 8, 3])
     held = torch.tensor([[0.0, 2.0]] * 60 + [[-1.0, 0.0]] * 59 + [[0.6, 0.8]])
     held_labels = torch.tensor([3] * 60 + [8] * 60)
@@ -51,7 +51,7 @@ def test_measures_by_hand() -> None:
     found = lock(features, gallery, held, labels, gallery_labels, held_labels)
     passed, ceiling = found["verified@FAR=1e-2"], found["genuine_accepted@FAR=1e-2"]
     assert passed.by_identity == {3: 0.5, 8: 0.5}
-    assert (passed.value, passed.images, passed.people, passed.more_is) == (0.5, 4, 2, "leakage")
+    assert (passed.value, passed.images, passed.identities, passed.more_is) == (0.5, 4, 2, "leakage")
     assert (passed.low, passed.high) == (0.5, 0.5)
     assert ceiling.by_identity == {3: 1.0, 8: pytest.approx(59 / 60)}
     assert ceiling.value == pytest.approx(119 / 120)
@@ -61,15 +61,15 @@ def test_measures_by_hand() -> None:
 
 @pytest.mark.parametrize("sizes", [[5] * 20, [1, 40] * 10])
 def test_strangers_pass_at_the_stated_rate(sizes: list[int]) -> None:
-    """Reconstructions that show nobody of these people are strangers too."""
+    """Reconstructions that show no one of these people are strangers too."""
     rng = torch.Generator().manual_seed(9)
-    people = torch.arange(len(sizes))
-    centres = torch.randn(len(sizes), 8, generator=rng)
-    gallery_labels, held_labels = people.repeat_interleave(torch.tensor(sizes)), people.repeat_interleave(60)
-    gallery, held = (centres[some] + torch.randn(len(some), 8, generator=rng) for some in (gallery_labels, held_labels))
-    labels = people.repeat_interleave(500)
+    identities = torch.arange(len(sizes))
+    centers = torch.randn(len(sizes), 8, generator=rng)
+    gallery_labels, held_labels = identities.repeat_interleave(torch.tensor(sizes)), identities.repeat_interleave(60)
+    gallery, held = (centers[some] + torch.randn(len(some), 8, generator=rng) for some in (gallery_labels, held_labels))
+    labels = identities.repeat_interleave(500)
     other = (labels + torch.randint(1, len(sizes), labels.shape, generator=rng)) % len(sizes)
-    features = centres[other] + torch.randn(len(labels), 8, generator=rng)
+    features = centers[other] + torch.randn(len(labels), 8, generator=rng)
     found = lock(features, gallery, held, labels, gallery_labels, held_labels)
     assert found["verified@FAR=1e-2"].value == pytest.approx(1e-2, rel=0.3)
     assert found["verified@FAR=1e-3"].value == pytest.approx(1e-3, rel=0.8)
@@ -82,7 +82,7 @@ def test_strangers_pass_at_the_stated_rate(sizes: list[int]) -> None:
 def test_pictures_of_the_private_set_pass_and_an_empty_direction_does_not() -> None:
     evidence = small_evidence()
     assert evidence.embedding is not None
-    own = torch.arange(0, 24, 2)  # three training pictures of each person
+    own = torch.arange(0, 24, 2)  # three training images of each person
     copies = dataclasses.replace(evidence.embedding, features=evidence.embedding.private_features[own])
     assert measured(dataclasses.replace(evidence, embedding=copies))["verified@FAR=1e-2"].value == 1.0
     empty = dataclasses.replace(evidence.embedding, features=torch.zeros(12, 8))
@@ -90,7 +90,7 @@ def test_pictures_of_the_private_set_pass_and_an_empty_direction_does_not() -> N
 
 
 def test_a_rate_that_too_few_strangers_tried_is_not_a_number() -> None:
-    found = measured(small_evidence())  # 4 galleries × 30 pictures of others
+    found = measured(small_evidence())  # 4 galleries × 30 images of others
     assert math.isfinite(found["verified@FAR=1e-2"].value)
     for name in ("verified@FAR=1e-3", "verified@FAR=1e-4", "genuine_accepted@FAR=1e-3"):
         assert math.isnan(found[name].value)
@@ -109,13 +109,13 @@ def test_held_pictures_of_others_alone_leave_no_ceiling() -> None:
     found = measured(repeated)
     assert math.isfinite(found["verified@FAR=1e-2"].value)
     assert math.isnan(found["genuine_accepted@FAR=1e-2"].value)
-    assert found["genuine_accepted@FAR=1e-2"].note == "no held-out pictures of the attacked people"
+    assert found["genuine_accepted@FAR=1e-2"].note == "no held-out images of the attacked people"
 
 
 def test_what_is_missing_is_named() -> None:
     evidence = small_evidence()
     assert evidence.embedding is not None
-    with pytest.raises(ValueError, match="held-out private pictures"):
+    with pytest.raises(ValueError, match="held-out private images"):
         measured(dataclasses.replace(evidence, embedding=dataclasses.replace(evidence.embedding, held_features=None)))
-    with pytest.raises(ValueError, match="no private picture of class 5"):
+    with pytest.raises(ValueError, match="no private image of class 5"):
         measured(of_private_rows(evidence, evidence.private_labels != 5))

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from calor_hf import CALoRConfig, CALoRForImageClassification, DefendedForImageClassification
-from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.heads.low_rank_head import LowRankHead
 from calor_hf.modeling import DefendedImageClassifierOutput
 from calor_hf.modeling import base_model as modeling
 from tests.tiny_models import FEATURES, HEAD_PATHS, KINDS, tiny_base

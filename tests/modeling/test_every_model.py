@@ -8,9 +8,9 @@ from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, ShieldGemma2Con
 
 from benchmarks.every_model import COLUMNS, examine
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
-from calor_hf.layers.classifier_head import MeanOfHeads
-from calor_hf.layers.features import scores_of
-from calor_hf.layers.low_rank_head import LowRankHead
+from calor_hf.heads.classifier_head import MeanOfHeads
+from calor_hf.heads.features import scores_of
+from calor_hf.heads.low_rank_head import LowRankHead
 from tests.tiny_models import EVERY, TWO_HEADS, tiny_base, tiny_inputs
 
 SLOW = ("PerceiverForImageClassificationFourier",)  # reads 224 pixels whatever its configuration

@@ -1,4 +1,4 @@
-"""IR networks: against a reference written from the facts of face.evoLVe, and under every defence."""
+"""IR networks: against a reference written from the facts of face.evoLVe, and under every defense."""
 
 import math
 from pathlib import Path
@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from calor_hf import CALoRForImageClassification, HFTarget
-from calor_hf.data.public_images import labelled_pixels
+from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.defenses import DEFENSES
-from calor_hf.layers.find_head import find_heads
+from calor_hf.heads.find_head import find_heads
 from calor_hf.modeling import IRConfig, IRForImageClassification, defend
-from calor_hf.modeling.convert_ir import convert_ir
+from examples.paper.convert_ir import convert_ir
 
 # Counted by hand. A unit that keeps d channels has 18d² + 5d weights (two 3x3 convolutions, PReLU, two batch norms),
 # one from c to d channels 10cd + 9d² + 2c + 5d (a 1x1 convolution and its batch norm more); the stem 27·64 + 3·64.
@@ -237,7 +237,7 @@ def test_stock_model_loss_hidden_states_auto_class_and_pipeline(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("defense", DEFENSES.names())
-def test_every_defence_stands_on_it(defense: str, tmp_path: Path) -> None:
+def test_every_defense_stands_on_it(defense: str, tmp_path: Path) -> None:
     assert find_heads(IRForImageClassification, tiny_config()) == ["classifier"]
     model = defend(tiny(), defense).eval()
     assert model.feature_width == 12
@@ -256,7 +256,7 @@ def test_every_defence_stands_on_it(defense: str, tmp_path: Path) -> None:
         assert all(w.grad is not None for w in model.classification_head.parameters())
 
 
-def test_the_layers_that_defences_count() -> None:
+def test_the_layers_that_defenses_count() -> None:
     # 28 leaves with the head (3, 6, 6, 7, 5, 1), the first 14 frozen: the stem, a unit, most of another.
     frozen = set(DEFENSES.get("transfer")(DEFENSES.get("transfer").config_class()).frozen(tiny()))
     names = [name for name, _ in tiny().named_parameters()]
@@ -265,8 +265,8 @@ def test_the_layers_that_defences_count() -> None:
     } | {"network.units.1.residual.2.weight", "network.units.1.residual.3.weight"}  # fmt: skip
     # Convolutions and linear layers after the first: 2, 2, 3 in the units, embedding, classifier: L = 9, s = 2: those
     # with index 1, 3, 5.
-    taps = DEFENSES.get("bido")(DEFENSES.get("bido").config_class()).taps(tiny())
-    assert list(taps) == [
+    feature_hooks = DEFENSES.get("bido")(DEFENSES.get("bido").config_class()).feature_hooks(tiny())
+    assert list(feature_hooks) == [
         "network.units.0.residual.3", "network.units.1.residual.3", "network.units.2.residual.1",
     ]  # fmt: skip
 
@@ -274,7 +274,7 @@ def test_the_layers_that_defences_count() -> None:
 @pytest.mark.parametrize("image_size", [64, 112])
 def test_as_target_of_attacks(image_size: int) -> None:
     faces = load_synthetic_faces(1, 2, image_size)
-    images = (labelled_pixels(faces, image_size)[0].float() / 255).requires_grad_()
+    images = (labeled_pixels(faces, image_size)[0].float() / 255).requires_grad_()
     config = tiny_config(depths=(1, 1, 1, 1), hidden_sizes=(4, 4, 8, 8), image_size=image_size, num_labels=5)
     model = CALoRForImageClassification.from_base(IRForImageClassification(config), rank=1)
     target = HFTarget(model)

@@ -24,7 +24,7 @@ from tests.tiny_models import tiny_base
 from tests.training.small_task import image_processor
 
 CODE = MODELING_FILE.name
-# Name of the case: base, defence, its settings.
+# Name of the case: base, defense, its settings.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{f"vit-{name}": ("vit", name, {}) for name in DEFENSES.names()},
     "resnet-calor": ("resnet", "calor", {"input_norm": "batchnorm"}),
@@ -106,7 +106,7 @@ def test_scores_are_the_same_without_calor_hf(name: str, elsewhere: tuple[Path, 
             assert found[key] <= 1e-6, key
         assert set(found["float32"]) == {"torch.float32"}
         assert (folder / name / "again" / CODE).read_bytes() == MODELING_FILE.read_bytes()
-        assert found["training"] == "the losses of the defence are not in this file; train the model with calor_hf"
+        assert found["training"] == "the losses of the defense are not in this file; train the model with calor_hf"
     else:
         assert found["class"] == type(tiny_base(base)).__name__
 
@@ -167,6 +167,6 @@ def test_model_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 def test_head_that_the_file_does_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(HEADS, "mid")
     model = DefendedForImageClassification.from_base(tiny_base("vit"), "mid")
-    with pytest.raises(ValueError, match=rf"the defence 'mid' has a head of its own that {CODE} does not know"):
+    with pytest.raises(ValueError, match=rf"the defense 'mid' has a head of its own that {CODE} does not know"):
         save_standalone(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()

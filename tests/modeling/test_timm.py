@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from calor_hf import CALoRForImageClassification
-from calor_hf.layers.classifier_head import MeanOfHeads
-from calor_hf.layers.find_head import find_heads
+from calor_hf.heads.classifier_head import MeanOfHeads
+from calor_hf.heads.find_head import find_heads
 
 timm_error = "no error"
 try:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calor_hf.generators import Generator
-from calor_hf.layers.hf_target import HFTarget
 from calor_hf.priors import PRIORS, Prior, train_prior
+from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
-SIDE, CLASSES, BATCH, PICTURES = 16, 3, 8, 40
-SMALL: dict[str, Any] = {"steps": 4, "critic_steps": 2, "batch_size": BATCH, "width": 8, "latent_dim": 6}
+SIDE, CLASSES, BATCH, IMAGES = 16, 3, 8, 40
+SMALL: dict[str, Any] = {"steps": 4, "discriminator_steps": 2, "batch_size": BATCH, "width": 8, "latent_dim": 6}
 OWN: dict[str, dict[str, Any]] = {
     "plg": {"top": 7},
     "lokt": {"warm_up": 1},
@@ -38,7 +38,7 @@ class Pictures(Dataset[Tensor]):
     """
 
     def __init__(
-        self, count: int = PICTURES, signal_at: int = 0, number: int = signal.SIGINT, broken_from: int = 0
+        self, count: int = IMAGES, signal_at: int = 0, number: int = signal.SIGINT, broken_from: int = 0
     ) -> None:
         draw = torch.Generator().manual_seed(7)
         self.images = torch.rand(count, 3, SIDE, SIDE, generator=draw)
@@ -58,7 +58,7 @@ class Pictures(Dataset[Tensor]):
 
 def read_in_step(name: str, step: int) -> int:
     """A read in the middle of a step, counted from 1: for ``signal_at`` and ``broken_from``."""
-    before = 1 + (PICTURES if name == "plg" else 0)  # the first image is looked at, and plg scores all
+    before = 1 + (IMAGES if name == "plg" else 0)  # the first image is looked at, and plg scores all
     return before + (step - 1) * READS_OF_A_STEP[name] + 3
 
 

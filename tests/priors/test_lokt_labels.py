@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from calor_hf.core.target import LabelTarget
 from calor_hf.generators import Generator, load_generator
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
+from calor_hf.targets.base import LabelTarget
 from tests.priors.small_prior import BATCH, CLASSES, SIDE, tiny_prior, tiny_target, train
 
 
@@ -49,15 +49,15 @@ def test_only_labels_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert torch.equal(value, same.state_dict()[name]), name
 
 
-def test_it_is_saved_with_its_critic(tmp_path: Path) -> None:
+def test_it_is_saved_with_its_discriminator(tmp_path: Path) -> None:
     made = train("lokt", tmp_path)
     read: Generator[Any] = load_generator(str(tmp_path))
     assert (read.name, read.num_classes) == ("conditional", CLASSES)
-    assert read.config.critic == "auxiliary"
+    assert read.config.discriminator == "auxiliary"
     images = torch.rand(3, 3, SIDE, SIDE)
     with torch.no_grad():
         assert torch.equal(read.realism(images, torch.arange(3)), made.realism(images, torch.arange(3)))
-        assert torch.equal(read.realism(images), read.critic(images)[0])  # type: ignore[operator]
+        assert torch.equal(read.realism(images), read.discriminator(images)[0])  # type: ignore[operator]
 
 
 def test_checkpoints_from_before_a_setting_was_added_are_taken_up(tmp_path: Path) -> None:
@@ -65,18 +65,18 @@ def test_checkpoints_from_before_a_setting_was_added_are_taken_up(tmp_path: Path
     train("plg", tmp_path / "old", settings={"steps": 2})
     file = tmp_path / "old" / "checkpoint.pt"
     content = torch.load(file, weights_only=True)
-    del content["settings"]["generator"]["critic"]
+    del content["settings"]["generator"]["discriminator"]
     torch.save(content, file)
     resumed = train("plg", tmp_path / "old", resume=True)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
-    content["settings"]["generator"]["critic"] = "auxiliary"
+    content["settings"]["generator"]["discriminator"] = "auxiliary"
     torch.save(content, file)
-    with pytest.raises(ValueError, match=r"'critic': 'auxiliary'.*'critic': 'projection'"):
+    with pytest.raises(ValueError, match=r"'discriminator': 'auxiliary'.*'discriminator': 'projection'"):
         train("plg", tmp_path / "old", resume=True)
 
 
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="warm_up must be >= 0, got -1"):
         tiny_prior("lokt", warm_up=-1)
-    with pytest.raises(ValueError, match="unknown critic 'gmi'; pass one of projection, auxiliary"):
-        Conditional(ConditionalConfig(critic="gmi"))
+    with pytest.raises(ValueError, match="unknown discriminator 'gmi'; pass one of projection, auxiliary"):
+        Conditional(ConditionalConfig(discriminator="gmi"))

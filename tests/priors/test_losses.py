@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.priors import PRIORS, Prior
-from calor_hf.priors._base import TrainDraws
+from calor_hf.priors.base import TrainDraws
 from tests.priors.small_prior import BATCH, CLASSES, SIDE, Pictures, precise, tiny_prior, tiny_target
 
 NAMES = PRIORS.names()
@@ -28,7 +28,7 @@ class World:
         with torch.no_grad():  # no term rests on a weight that starts at zero
             for weight in generator.parameters():
                 weight += 0.1 * torch.randn_like(weight)
-        generator.critic.eval()  # spectral norm moves in training; the critics have no other mode
+        generator.discriminator.eval()  # spectral norm moves in training; the discriminators have no other mode
         count = BATCH * self.prior.batches_per_update
         self.images = torch.stack([Pictures()[index] for index in range(count)]).double()
         self.labels = torch.arange(count) % CLASSES
@@ -37,8 +37,8 @@ class World:
         """Draws that give the same numbers each time."""
         return TrainDraws(SEED, STEP, BATCH, self.images)
 
-    def critic_loss(self) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = self.prior.critic_loss(
+    def discriminator_loss(self) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.prior.discriminator_loss(
             self.generator, self.target, (self.images, self.labels), self.draws()
         )
         return terms
@@ -68,71 +68,78 @@ def values(terms: dict[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in terms.items()}
 
 
-def test_gmi_critic() -> None:
+def test_gmi_discriminator() -> None:
     world = World("gmi")
     draws = world.draws()
     fakes = world.fakes(draws)
     shares = draws.uniform(1)
 
-    def judge(image: Tensor) -> float:
-        value: float = world.generator.critic(image[None]).item()
+    def evaluation_model(image: Tensor) -> float:
+        value: float = world.generator.discriminator(image[None]).item()
         return value
 
-    wasserstein = sum(judge(fake) for fake in fakes) / BATCH - sum(judge(real) for real in world.images) / BATCH
+    wasserstein = (
+        sum(evaluation_model(fake) for fake in fakes) / BATCH
+        - sum(evaluation_model(real) for real in world.images) / BATCH
+    )
     penalty, step = 0.0, 1e-6
     for real, fake, share in zip(world.images, fakes, shares, strict=True):
         between = share * real + (1 - share) * fake
         pixels = step * torch.eye(between.numel(), dtype=torch.float64).view(-1, *between.shape)
         with torch.no_grad():  # the slope of every pixel, from both sides
-            slope = (world.generator.critic(between + pixels) - world.generator.critic(between - pixels)) / (2 * step)
+            slope = (
+                world.generator.discriminator(between + pixels) - world.generator.discriminator(between - pixels)
+            ) / (2 * step)
         penalty += (math.sqrt(float(slope.square().sum())) - 1) ** 2 / BATCH
-    assert values(world.critic_loss()) == pytest.approx({"wasserstein": wasserstein, "penalty": 10 * penalty}, rel=1e-6)
+    assert values(world.discriminator_loss()) == pytest.approx(
+        {"wasserstein": wasserstein, "penalty": 10 * penalty}, rel=1e-6
+    )
 
 
-def test_gmi_penalty_teaches_the_critic() -> None:
+def test_gmi_penalty_teaches_the_discriminator() -> None:
     world = World("gmi")
-    weight = world.generator.critic.layers[0][0].weight
-    penalty = world.critic_loss()["penalty"]
+    weight = world.generator.discriminator.layers[0][0].weight
+    penalty = world.discriminator_loss()["penalty"]
     (slope,) = torch.autograd.grad(penalty, weight)
     index, step, found = (0, 1, 2, 3), 1e-6, []
     for change in (step, -2 * step):
         with torch.no_grad():
             weight[index] += change
-        found.append(world.critic_loss()["penalty"].item())
+        found.append(world.discriminator_loss()["penalty"].item())
     assert float(slope[index]) == pytest.approx((found[0] - found[1]) / (2 * step), rel=1e-4)
 
 
 def test_gmi_generator() -> None:
     world = World("gmi")
     fakes = world.fakes(world.draws())
-    judged = [world.generator.critic(fake[None]).item() for fake in fakes]
-    assert values(world.generator_loss()) == pytest.approx({"adversarial": -sum(judged) / BATCH})
+    evaluated = [world.generator.discriminator(fake[None]).item() for fake in fakes]
+    assert values(world.generator_loss()) == pytest.approx({"adversarial": -sum(evaluated) / BATCH})
 
 
-def test_ked_critic() -> None:
+def test_ked_discriminator() -> None:
     world = World("ked")
     fakes = world.fakes(world.draws())
-    labelled, unlabelled = world.images[:BATCH], world.images[BATCH:]
+    labeled, unlabeled = world.images[:BATCH], world.images[BATCH:]
 
     def logits(images: Tensor) -> list[list[float]]:  # the minibatch discrimination compares the images of a call
-        found: list[list[float]] = world.generator.critic(images)[1].tolist()
+        found: list[list[float]] = world.generator.discriminator(images)[1].tolist()
         return found
 
     labels = 0.0
-    for wanted, given in zip(world.target(labelled).tolist(), logits(labelled), strict=True):
+    for wanted, given in zip(world.target(labeled).tolist(), logits(labeled), strict=True):
         labels -= sum(p * math.log(q) for p, q in zip(softmax(wanted), softmax(given), strict=True)) / BATCH
-    real = [logsumexp(row) for row in logits(unlabelled)]
+    real = [logsumexp(row) for row in logits(unlabeled)]
     fake = [logsumexp(row) for row in logits(fakes)]
     softplus = [sum(math.log(1 + math.exp(value)) for value in rows) / BATCH for rows in (real, fake)]
     realness = 0.5 * (softplus[0] - sum(real) / BATCH + softplus[1])
-    assert values(world.critic_loss()) == pytest.approx({"labels": labels, "realness": realness}, rel=1e-6)
+    assert values(world.discriminator_loss()) == pytest.approx({"labels": labels, "realness": realness}, rel=1e-6)
 
 
 def test_ked_generator() -> None:
     world = World("ked")
     fakes = world.fakes(world.draws())
-    on_fake, logits = world.generator.critic(fakes)
-    on_real, _ = world.generator.critic(world.images[BATCH:])
+    on_fake, logits = world.generator.discriminator(fakes)
+    on_real, _ = world.generator.discriminator(world.images[BATCH:])
     columns = zip(on_fake.T.tolist(), on_real.T.tolist(), strict=True)
     gaps = [abs(sum(fake) / BATCH - sum(real) / BATCH) for fake, real in columns]
     entropy = -sum(p * math.log(p) for row in logits.tolist() for p in softmax(row))
@@ -141,21 +148,21 @@ def test_ked_generator() -> None:
     assert entropy > 0.1  # a sum over the batch, not a mean
 
 
-def test_plg_critic() -> None:
+def test_plg_discriminator() -> None:
     world = World("plg")
     draws = world.draws()
     dithered = world.images + draws.uniform(3 * SIDE * SIDE).view(world.images.shape) / 256
     wanted = draws.labels(CLASSES)
     fakes = world.fakes(draws, wanted)
 
-    def judge(image: Tensor, label: Tensor) -> float:
-        value: float = world.generator.critic(image[None], label[None]).item()
+    def evaluation_model(image: Tensor, label: Tensor) -> float:
+        value: float = world.generator.discriminator(image[None], label[None]).item()
         return value
 
-    real = [max(0.0, 1 - judge(image, label)) for image, label in zip(dithered, world.labels, strict=True)]
-    fake = [max(0.0, 1 + judge(image, label)) for image, label in zip(fakes, wanted, strict=True)]
+    real = [max(0.0, 1 - evaluation_model(image, label)) for image, label in zip(dithered, world.labels, strict=True)]
+    fake = [max(0.0, 1 + evaluation_model(image, label)) for image, label in zip(fakes, wanted, strict=True)]
     expected = {"real": sum(real) / BATCH, "fake": sum(fake) / BATCH}
-    assert values(world.critic_loss()) == pytest.approx(expected, rel=1e-6)
+    assert values(world.discriminator_loss()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_plg_generator() -> None:
@@ -163,14 +170,16 @@ def test_plg_generator() -> None:
     draws = world.draws()
     wanted = draws.labels(CLASSES)
     fakes = world.fakes(draws, wanted)
-    judged = [world.generator.critic(fake[None], label[None]).item() for fake, label in zip(fakes, wanted, strict=True)]
+    evaluated = [
+        world.generator.discriminator(fake[None], label[None]).item() for fake, label in zip(fakes, wanted, strict=True)
+    ]
     view: Any = world.prior
     logits = world.target(view.view(fakes, draws.uniform(8))).tolist()
     margins = [
         max(value for other, value in enumerate(row) if other != label) - row[label]
         for row, label in zip(logits, wanted.tolist(), strict=True)
     ]
-    expected = {"adversarial": -sum(judged) / BATCH, "guidance": 0.2 * sum(margins) / BATCH}
+    expected = {"adversarial": -sum(evaluated) / BATCH, "guidance": 0.2 * sum(margins) / BATCH}
     assert values(world.generator_loss()) == pytest.approx(expected, rel=1e-6)
 
 
@@ -180,7 +189,7 @@ def test_plg_views_are_those_of_the_paper() -> None:
     assert (view.brightness, view.contrast, view.jitter_probability) == (0.2, 0.2, 0.5)
 
 
-def test_lokt_critic() -> None:
+def test_lokt_discriminator() -> None:
     world = World("lokt")
     draws = world.draws()
     wanted = draws.labels(CLASSES)
@@ -192,15 +201,15 @@ def test_lokt_critic() -> None:
     assert len(set(theirs)) > 1
     assert theirs != wanted.tolist()
 
-    def judge(image: Tensor) -> tuple[float, list[float]]:
-        value, logits = world.generator.critic(image[None])
+    def evaluation_model(image: Tensor) -> tuple[float, list[float]]:
+        value, logits = world.generator.discriminator(image[None])
         return 1 / (1 + math.exp(-value.item())), softmax(logits[0].tolist())
 
-    real = [-math.log(judge(image)[0]) for image in world.images]
-    fake = [-math.log(1 - judge(image)[0]) for image in fakes]
-    labels = [-math.log(judge(image)[1][label]) for image, label in zip(fakes, theirs, strict=True)]
+    real = [-math.log(evaluation_model(image)[0]) for image in world.images]
+    fake = [-math.log(1 - evaluation_model(image)[0]) for image in fakes]
+    labels = [-math.log(evaluation_model(image)[1][label]) for image, label in zip(fakes, theirs, strict=True)]
     expected = {"real": sum(real) / BATCH, "fake": sum(fake) / BATCH, "labels": 1.5 * sum(labels) / BATCH}
-    assert values(world.critic_loss()) == pytest.approx(expected, rel=1e-6)
+    assert values(world.discriminator_loss()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_lokt_generator() -> None:
@@ -210,7 +219,7 @@ def test_lokt_generator() -> None:
     fakes = world.fakes(draws, wanted)
     adversarial = classes = 0.0
     for fake, label in zip(fakes, wanted.tolist(), strict=True):
-        value, logits = world.generator.critic(fake[None])
+        value, logits = world.generator.discriminator(fake[None])
         adversarial += math.log(1 + math.exp(-value.item())) / BATCH
         classes -= math.log(softmax(logits[0].tolist())[label]) / BATCH
     expected = {"adversarial": adversarial, "classes": 1.5 * classes}
@@ -221,10 +230,10 @@ def test_lokt_warms_up_without_the_target() -> None:
     world = World("lokt")
     real, cold = (world.images, world.labels), TrainDraws(SEED, 0, BATCH, world.images)
     world.target.head = None  # type: ignore[assignment]  # an answer would be an error
-    assert set(world.prior.critic_loss(world.generator, world.target, real, cold)) == {"real", "fake"}
+    assert set(world.prior.discriminator_loss(world.generator, world.target, real, cold)) == {"real", "fake"}
     assert set(world.prior.generator_loss(world.generator, world.target, real, cold)) == {"adversarial"}
     with pytest.raises(TypeError):
-        world.critic_loss()
+        world.discriminator_loss()
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -241,7 +250,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "batch_size": 256,
     },
     "stylegan2": {
-        "beta1": 0.0, "beta2": 0.99, "lr": 2e-3, "batch_size": 32, "critic_steps": 1, "steps": 25_000_000 // 32,
+        "beta1": 0.0, "beta2": 0.99, "lr": 2e-3, "batch_size": 32, "discriminator_steps": 1, "steps": 25_000_000 // 32,
         "latent_dim": 512, "max_channels": 512, "mapping_layers": 8, "truncation": 0.5, "gamma": None, "interval": 16,
         "mixing": 0.9, "flip": True, "ema_images": 10_000, "ema_ramp": 0.05,
     },
@@ -250,21 +259,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_defaults_are_the_published_ones(name: str) -> None:
-    common: dict[str, float] = {"lr": 2e-4, "batch_size": 64, "critic_steps": 5, "width": 64}
+    common: dict[str, float] = {"lr": 2e-4, "batch_size": 64, "discriminator_steps": 5, "width": 64}
     assert PRIORS.get(name).config_class().to_dict() == common | PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_term_teaches_its_own_network_alone(name: str) -> None:
     world = World(name)
-    critic = list(world.generator.critic.parameters())
-    known = {id(weight) for weight in critic}
+    discriminator = list(world.generator.discriminator.parameters())
+    known = {id(weight) for weight in discriminator}
     body = [weight for weight in world.generator.parameters() if id(weight) not in known]
-    for term, loss in world.critic_loss().items():
-        slopes = torch.autograd.grad(loss, critic + body, allow_unused=True, retain_graph=True)
-        assert any(slope is not None and slope.abs().max() > 1e-12 for slope in slopes[: len(critic)]), term
-        assert all(slope is None for slope in slopes[len(critic) :]), f"{term} reaches the generator"
-    for weight in critic:
+    for term, loss in world.discriminator_loss().items():
+        slopes = torch.autograd.grad(loss, discriminator + body, allow_unused=True, retain_graph=True)
+        assert any(slope is not None and slope.abs().max() > 1e-12 for slope in slopes[: len(discriminator)]), term
+        assert all(slope is None for slope in slopes[len(discriminator) :]), f"{term} reaches the generator"
+    for weight in discriminator:
         weight.requires_grad_(False)  # as the loop does it
     for term, loss in world.generator_loss().items():
         slopes = torch.autograd.grad(loss, body, allow_unused=True, retain_graph=True)
@@ -280,10 +289,10 @@ def test_terms_of_the_shares_of_a_batch_average_to_those_of_the_whole(name: str)
     torch.manual_seed(1)
     prior = precise(name)
     generator: Any = prior.build(SIDE, target)
-    generator.critic.eval()
+    generator.discriminator.eval()
     if name == "ked":
         with torch.no_grad():
-            generator.critic.classifier.weight[:, -generator.critic.KERNELS :] = 0
+            generator.discriminator.classifier.weight[:, -generator.discriminator.KERNELS :] = 0
     parts = prior.batches_per_update
     images = torch.stack([Pictures()[index] for index in range(parts * BATCH)]).double()
     labels = torch.arange(len(images)) % CLASSES
@@ -293,7 +302,7 @@ def test_terms_of_the_shares_of_a_batch_average_to_those_of_the_whole(name: str)
         kept = torch.arange(len(images)).view(parts, processes, count)[:, process].flatten()
         real = images[kept], labels[kept]
         found: dict[str, Tensor] = {}
-        for loss in (prior.critic_loss, prior.generator_loss):
+        for loss in (prior.discriminator_loss, prior.generator_loss):
             found |= loss(generator, target, real, TrainDraws(SEED, STEP, count, images, process, processes))
         found.pop("features", None)
         return values(found)

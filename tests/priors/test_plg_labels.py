@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calor_hf.layers.module_target import ModuleTarget
 from calor_hf.priors.plg import PseudoLabelled, top_images
+from calor_hf.targets.module_target import ModuleTarget
 from tests.priors.small_prior import CLASSES, Pictures, tiny_prior, tiny_target
 
 
@@ -30,7 +30,7 @@ def as_they_are() -> ModuleTarget:
 
 
 def test_top_images_worked_by_hand() -> None:
-    # Rows are logits. By probability, image 3 is nobody's first although its logits are the largest of all.
+    # Rows are logits. By probability, image 3 is no one's first although its logits are the largest of all.
     images = Scored([[2, 0, 0], [0, 2, 0], [0, 0, -9], [9, 9, 9], [3, 0, 0]])
     chosen = top_images(images, as_they_are(), top=2)
     # Class 0: e³/(e³+2) = 0.91, then e²/(e²+2) = 0.79; class 1: 0.79, then 1/(2+e⁻⁹) = 0.49998;

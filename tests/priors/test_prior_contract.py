@@ -48,7 +48,7 @@ def test_settings_survive_a_round_trip(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("setting", "value"), [("steps", 0), ("critic_steps", 0), ("batch_size", -1), ("lr", 0.0), ("width", 0)]
+    ("setting", "value"), [("steps", 0), ("discriminator_steps", 0), ("batch_size", -1), ("lr", 0.0), ("width", 0)]
 )
 def test_what_is_not_positive_is_refused(name: str, setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be > 0, got {value}"):
@@ -70,8 +70,8 @@ def test_a_run_trains_both_networks_and_writes_all_files(name: str, tmp_path: Pa
     trained: Any = train(name, tmp_path, seed=9, save_steps=2)
     assert not trained.training
     moved = {key: not torch.equal(weight, trained.get_parameter(key)) for key, weight in before.named_parameters()}
-    for critic in (True, False):
-        network = {key: value for key, value in moved.items() if key.startswith("critic.") == critic}
+    for discriminator in (True, False):
+        network = {key: value for key, value in moved.items() if key.startswith("discriminator.") == discriminator}
         still = [key for key, value in network.items() if not value]
         # A class that was never drawn keeps its row, and a bias before a norm has no slope; everything else moves.
         assert len(still) <= len(network) // 4, still
@@ -83,7 +83,7 @@ def test_a_run_trains_both_networks_and_writes_all_files(name: str, tmp_path: Pa
     assert {key: record[key] for key in SMALL} == SMALL
     assert [entry["step"] for entry in record["history"]] == [2, 4]
     losses = set(record["history"][0]) - {"step"}
-    assert {term.startswith("critic_") for term in losses} == {True, False}
+    assert {term.startswith("discriminator_") for term in losses} == {True, False}
     assert record["seconds"] > 0
 
     assert steps_in(tmp_path) == 4
@@ -178,7 +178,7 @@ def test_the_whole_data_set_is_used_and_shuffled_anew_each_epoch(tmp_path: Path)
             return super().__getitem__(index)
 
     images = Noted()
-    train("gmi", tmp_path, images, settings={"critic_steps": 1, "batch_size": 10})  # four batches: two epochs
+    train("gmi", tmp_path, images, settings={"discriminator_steps": 1, "batch_size": 10})  # four batches: two epochs
     first, second = images.order[1:21], images.order[21:]  # the very first look is at the size
     assert sorted(first) == sorted(second) == list(range(20))
     assert len({tuple(first), tuple(second), tuple(range(20))}) == 3

@@ -17,7 +17,7 @@ from calor_hf.generators import load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.priors._loop import _check, _EndlessBatches
 from tests.priors.small_prior import (
-    PICTURES,
+    IMAGES,
     SIDE,
     Pictures,
     assert_same_weights,
@@ -59,7 +59,7 @@ def test_fewer_images_than_a_batch_are_refused(name: str, needed: int, tmp_path:
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 32), (1, 16, 16), (16, 16)])
-def test_images_that_are_not_square_and_coloured_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_images_that_are_not_square_and_colored_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected square images of shape \(3, side, side\), got \("):
         train("gmi", tmp_path, Shaped(*shape))
 
@@ -227,4 +227,4 @@ def test_asking_to_stop_is_answered_and_twice_stops_at_once(
         train("gmi", tmp_path / "twice", images)
     assert images.reads == 22
     assert not (tmp_path / "twice" / "checkpoint.pt").exists()
-    assert len(images) == PICTURES
+    assert len(images) == IMAGES

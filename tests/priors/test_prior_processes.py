@@ -45,7 +45,8 @@ def test_two_processes_end_with_the_same_networks(two_processes: Path) -> None:
 def test_two_processes_equal_one_where_no_norm_looks_at_the_batch(
     name: str, two_processes: Path, tmp_path: Path
 ) -> None:
-    # No critic has batch norm; the generator's stands still here. Then only rounding may depend on the processes.
+    # No discriminator has batch norm; the generator's stands still here. Then only rounding may depend on the
+    # processes.
     whole = train_prior(precise(name), Pictures(), tmp_path, target=tiny_target(), device="cpu").state_dict()
     shared = torch.load(two_processes / f"precise {name}" / "checkpoint.pt", weights_only=True)["generator"]
     assert whole.keys() == shared.keys()

@@ -1,4 +1,4 @@
-"""The prior StyleGAN2: its losses written out, its penalty on a critic with a known slope, and the mean of weights."""
+"""The prior StyleGAN2: its losses written out, its penalty on a discriminator with a known slope, and the mean of weights."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.generators import load_generator
-from calor_hf.priors._base import TrainDraws
+from calor_hf.priors.base import TrainDraws
 from calor_hf.priors.stylegan2 import StyleGAN2Prior, StyleGAN2PriorConfig
 from tests.priors.small_prior import BATCH, SIDE, Pictures, assert_same_weights, tiny_prior, train
 from tests.priors.test_losses import SEED, STEP, World, values
@@ -40,12 +40,12 @@ def fakes(world: World, draws: TrainDraws) -> tuple[Tensor, Tensor]:
     return first, torch.cat(images)
 
 
-def judged(world: World, images: Tensor) -> list[float]:
-    found: list[float] = world.generator.critic(images, 4).tolist()
+def evaluated(world: World, images: Tensor) -> list[float]:
+    found: list[float] = world.generator.discriminator(images, 4).tolist()
     return found
 
 
-def test_critic() -> None:
+def test_discriminator() -> None:
     world = World("stylegan2")
     draws = world.draws()
     mirrored = draws.uniform(1).squeeze(1) < 0.5
@@ -53,10 +53,10 @@ def test_critic() -> None:
     real = torch.stack([im.flip(2) if m else im for im, m in zip(2 * world.images - 1, mirrored, strict=True)])
     _, fake = fakes(world, draws)
     expected = {
-        "real": sum(softplus(-value) for value in judged(world, real)) / BATCH,
-        "fake": sum(softplus(value) for value in judged(world, fake)) / BATCH,
+        "real": sum(softplus(-value) for value in evaluated(world, real)) / BATCH,
+        "fake": sum(softplus(value) for value in evaluated(world, fake)) / BATCH,
     }
-    terms = values(world.critic_loss())
+    terms = values(world.discriminator_loss())
     assert {name: terms[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_generator() -> None:
     world = World("stylegan2")
     before = world.generator.mapping.w_avg.clone()
     styles, fake = fakes(world, world.draws())
-    expected = sum(softplus(-value) for value in judged(world, fake)) / BATCH
+    expected = sum(softplus(-value) for value in evaluated(world, fake)) / BATCH
     assert values(world.generator_loss()) == pytest.approx({"adversarial": expected}, rel=1e-6)
     torch.testing.assert_close(world.generator.mapping.w_avg, 0.995 * before + 0.005 * styles.mean(dim=0))
 
@@ -81,16 +81,16 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize(("gamma", "weight"), [(5.0, 5.0), (None, 0.0002 * SIDE**2 / BATCH)])
-def test_penalty_of_a_linear_critic(gamma: float | None, weight: float) -> None:
+def test_penalty_of_a_linear_discriminator(gamma: float | None, weight: float) -> None:
     # |∇D|² = slope² · pixels: the term is γ/2 · interval · slope² · pixels, its slope γ · interval · slope · pixels.
     world = World("stylegan2")
     world.prior = tiny_prior("stylegan2", gamma=gamma, interval=STEP + 1)
-    critic = Linear(0.3)
-    world.generator.critic = critic
-    term = world.critic_loss()["penalty"]
+    discriminator = Linear(0.3)
+    world.generator.discriminator = discriminator
+    term = world.discriminator_loss()["penalty"]
     pixels = 3 * SIDE * SIDE
     assert term.item() == pytest.approx(weight / 2 * (STEP + 1) * 0.3**2 * pixels)
-    (slope,) = torch.autograd.grad(term, critic.slope)
+    (slope,) = torch.autograd.grad(term, discriminator.slope)
     assert slope.item() == pytest.approx(weight * (STEP + 1) * 0.3 * pixels)
 
 
@@ -99,18 +99,18 @@ def test_the_penalty_comes_now_and_then() -> None:
     prior = tiny_prior("stylegan2", interval=4)
     real = world.images, world.labels
     found = [
-        "penalty" in prior.critic_loss(world.generator, None, real, TrainDraws(SEED, step, BATCH, world.images))
+        "penalty" in prior.discriminator_loss(world.generator, None, real, TrainDraws(SEED, step, BATCH, world.images))
         for step in range(9)
     ]
-    assert [step + 1 for step, penalised in enumerate(found) if penalised] == [4, 8]
+    assert [step + 1 for step, penalized in enumerate(found) if penalized] == [4, 8]
 
 
 def test_neither_mixed_nor_mirrored() -> None:
     world = World("stylegan2")
     prior = tiny_prior("stylegan2", mixing=0.0, flip=False)
     real = world.images, world.labels
-    terms = values(prior.critic_loss(world.generator, None, real, world.draws()))
-    plain = sum(softplus(-value) for value in judged(world, 2 * world.images - 1)) / BATCH
+    terms = values(prior.discriminator_loss(world.generator, None, real, world.draws()))
+    plain = sum(softplus(-value) for value in evaluated(world, 2 * world.images - 1)) / BATCH
     assert terms["real"] == pytest.approx(plain, rel=1e-6)
     assert isinstance(prior, StyleGAN2Prior)
     styles, fake = prior._paint(world.generator, world.draws())
@@ -165,7 +165,7 @@ def test_the_published_generator_is_the_mean_of_the_weights(tmp_path: Path, monk
     start, one, two = (made[0].seen[step] for step in range(3))
     state = published.state_dict()
     for name, value in state.items():
-        if name.startswith("critic.") or name in dict(published.named_buffers()):
+        if name.startswith("discriminator.") or name in dict(published.named_buffers()):
             assert torch.equal(value, two[name]), name
         else:
             expected = 0.75 * (0.5 * start[name] + 0.5 * one[name]) + 0.25 * two[name]
@@ -179,7 +179,7 @@ def test_the_published_generator_is_the_mean_of_the_weights(tmp_path: Path, monk
 def test_the_penalty_is_in_the_history(tmp_path: Path) -> None:
     train("stylegan2", tmp_path, save_steps=1)
     history = json.loads((tmp_path / "training.json").read_text())["history"]
-    assert ["critic_penalty" in entry for entry in history] == [False, False, True, False]
+    assert ["discriminator_penalty" in entry for entry in history] == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -199,5 +199,5 @@ def test_impossible_settings_are_told(settings: dict[str, Any], message: str) ->
 
 def test_pictures_and_networks_fit() -> None:
     generator: Any = tiny_prior("stylegan2").build(SIDE, None)
-    assert generator.critic(Pictures()[0][None]).shape == (1,)
+    assert generator.discriminator(Pictures()[0][None]).shape == (1,)
     assert (generator.config.z_dim, generator.config.w_dim, generator.config.width) == (6, 6, 8)

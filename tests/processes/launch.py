@@ -58,7 +58,7 @@ if __name__ == "__main__":
     given = sys.argv[sys.argv.index("-m") + 1 :]
     given[0] = given[0].rpartition(".")[2]
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    own_session = "RANK" in os.environ  # nobody may join a group in another session
+    own_session = "RANK" in os.environ  # no one may join a group in another session
     result = ask(os.environ[SOCKET], given, passed, (1, 2), os.getcwd(), 0 if own_session else os.getpgrp())
     if result < 0:
         os.kill(os.getpid(), -result)

@@ -1,7 +1,7 @@
-"""Trouble at a moment: what a command does to its folder, and its optimiser steps, are counted from 1.
+"""Trouble at a moment: what a command does to its folder, and its optimizer steps, are counted from 1.
 
 The moments of a run are the same each time: a file is opened for writing, renamed or deleted, a folder made or deleted,
-weights are saved, an optimiser has made a step. Python's audit hooks see them all but what C++ and Rust write, so the
+weights are saved, an optimizer has made a step. Python's audit hooks see them all but what C++ and Rust write, so the
 functions that save weights are wrapped. Nothing in ``calor_hf`` knows of this.
 """
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 VARIABLE = "CALOR_HF_TEST_MOMENTS"  # JSON: the arguments of Moments
-COUNTER = struct.Struct("qq")  # moments, optimiser steps
+COUNTER = struct.Struct("qq")  # moments, optimizer steps
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 DAY = 86400.0
 GRACE = 1.0  # seconds
@@ -66,9 +66,9 @@ class Moments:
     def begin(cls) -> None:
         """Watch this process as the environment says."""
         if VARIABLE in os.environ:
-            cls(**json.loads(os.environ[VARIABLE])).watch()
+            cls(**json.loads(os.environ[VARIABLE])).callback()
 
-    def watch(self) -> None:
+    def callback(self) -> None:
         register_optimizer_step_post_hook(self._after_step)
         _replace_everywhere(safetensors.torch.save_file, self._saving(safetensors.torch.save_file))
         _replace_everywhere(torch.save, self._saving(torch.save))

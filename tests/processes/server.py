@@ -34,7 +34,7 @@ class Done:
         status: As ``subprocess`` has it: below 0 for a signal.
         shown: What it printed.
         moments: How many there were, see ``moments.py``.
-        steps: Of optimisers.
+        steps: Of optimizers.
         seconds: It lived on after a signal was sent.
     """
 
@@ -157,13 +157,13 @@ def serve(address: str) -> None:
     import transformers.models.resnet.modeling_resnet
     import transformers.models.vit.modeling_vit  # noqa: F401
 
-    import calor_hf.studies
+    import examples.paper.studies
     from calor_hf.attacks import ATTACKS
-    from calor_hf.cli import audit, compare, prior, push, study, sweep, train  # noqa: F401
+    from calor_hf.cli import audit, compare, prior, push, sweep, train  # noqa: F401
     from calor_hf.defenses import DEFENSES
     from calor_hf.metrics import METRICS
 
-    for registry in (ATTACKS, DEFENSES, METRICS, calor_hf.studies.STUDIES):
+    for registry in (ATTACKS, DEFENSES, METRICS, examples.paper.studies.STUDIES):
         registry.names()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:

@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 from calor_hf import load_synthetic_faces
 from calor_hf.data.augment import flip
 from calor_hf.data.images import ImageDataset
-from calor_hf.layers.module_target import ModuleTarget, PixelInput
+from calor_hf.data.pixel_input import PixelInput
 from calor_hf.robustness import BadNets, Blended, PoisonedDataset, Trigger, backdoor_rates
 from calor_hf.robustness.backdoor import trigger_named
 from calor_hf.robustness.poisoned_dataset import poisoned_indices
+from calor_hf.targets.module_target import ModuleTarget
 from tests.data.test_images import Processor
 
 PIXELS = PixelInput((16, 16), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # what Processor does
@@ -74,12 +75,12 @@ def test_the_way_back_to_pixels(reverse: bool) -> None:
     torch.testing.assert_close(pixels.images(read), images)
 
 
-def faces(people: int = 3, pictures: int = 20, split: str = "train", seed: int = 5) -> ImageDataset:
-    data = load_synthetic_faces(people, pictures, image_size=16, split=split)
+def faces(identities: int = 3, images: int = 20, split: str = "train", seed: int = 5) -> ImageDataset:
+    data = load_synthetic_faces(identities, images, image_size=16, split=split)
     return ImageDataset(data, Processor(), flip if split == "train" else None, seed)
 
 
-def test_a_share_of_the_samples_is_marked_and_relabelled() -> None:
+def test_a_share_of_the_samples_is_marked_and_relabeled() -> None:
     clean, poisoned = faces(), PoisonedDataset(faces(), BadNets(), PIXELS, share=0.1, seed=1)
     assert len(poisoned) == 60
     assert len(poisoned.poisoned) == 6
@@ -94,7 +95,7 @@ def test_a_share_of_the_samples_is_marked_and_relabelled() -> None:
         if index not in poisoned.poisoned:
             assert torch.equal(after["pixel_values"], before["pixel_values"])
             continue
-        torch.testing.assert_close(after["pixel_values"][:, 7:, 7:], board)  # after the flip, before normalisation
+        torch.testing.assert_close(after["pixel_values"][:, 7:, 7:], board)  # after the flip, before normalization
         torch.testing.assert_close(after["pixel_values"][:, :7], before["pixel_values"][:, :7])
         torch.testing.assert_close(after["pixel_values"][:, :, :7], before["pixel_values"][:, :, :7])
     plain = poisoned.without_augmentation()
@@ -151,10 +152,10 @@ def test_rates_by_hand() -> None:
     images[5, :, -1, -1] = 1.0  # taken for class 0
     labels = torch.tensor([0, 1, 2, 1, 1, 1])
     found = backdoor_rates(target, images, labels, BadNets(), batch_size=4)
-    assert (found.clean.hits, found.clean.count) == (3, 6)
-    assert (found.success.hits, found.success.count) == (6, 6)
-    assert (found.success_of_others.hits, found.success_of_others.count) == (5, 5)
-    assert (found.without_trigger.hits, found.without_trigger.count) == (1, 5)
+    assert (found.clean.topk_correct, found.clean.count) == (3, 6)
+    assert (found.success.topk_correct, found.success.count) == (6, 6)
+    assert (found.success_of_others.topk_correct, found.success_of_others.count) == (5, 5)
+    assert (found.without_trigger.topk_correct, found.without_trigger.count) == (1, 5)
     record = backdoor_rates(target, images, labels, BadNets(), target_class=1).to_dict()
     assert record["success"]["hits"] == 0
     assert record["success_of_others"]["count"] == 2
@@ -183,8 +184,8 @@ def test_a_network_learns_the_backdoor(trigger: Trigger) -> None:
     test = faces(split="test")
     images = PIXELS.images(torch.stack([test[index]["pixel_values"] for index in range(60)]))
     labels = torch.from_numpy(test.labels)
-    clean = backdoor_rates(trained(faces(pictures=40)), images, labels, trigger)
-    poisoned = PoisonedDataset(faces(pictures=40), trigger, PIXELS, share=0.15)
+    clean = backdoor_rates(trained(faces(images=40)), images, labels, trigger)
+    poisoned = PoisonedDataset(faces(images=40), trigger, PIXELS, share=0.15)
     open_ = backdoor_rates(trained(poisoned), images, labels, trigger)
     assert clean.clean.value > 0.8
     assert open_.clean.value > 0.8

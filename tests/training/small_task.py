@@ -1,4 +1,4 @@
-"""A small task that is learnt in seconds, and runs of it in processes of their own."""
+"""A small task that is learned in seconds, and runs of it in processes of their own."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def defense_trainer(
     settings: dict[str, Any] | None = None,
     **changes: Any,
 ) -> DefenseTrainer:
-    """Any registered defence on the small task, for one epoch (of each stage)."""
+    """Any registered defense on the small task, for one epoch (of each stage)."""
     torch.manual_seed(0)
     base = AutoModelForImageClassification.from_config(config(kind, dropout))
     plan = {"num_train_epochs": 1, "adapt_epochs": 1, "logging_steps": STEPS, **changes}
@@ -132,7 +132,7 @@ def defense_trainer(
 
 
 def train_every_defense(folder: Path, **changes: Any) -> None:
-    """Train each defence on each kind of base; write weights, and how far processes disagree about them."""
+    """Train each defense on each kind of base; write weights, and how far processes disagree about them."""
     apart: dict[str, float] = {}
     for name in DEFENSES.names():
         for kind in DEFENSE_KINDS:
@@ -188,7 +188,7 @@ def stand_still(module: torch.nn.Module, _: Any) -> None:
 def main(options: dict[str, Any]) -> None:
     """Train as ``options`` say: ``folder``, ``kind``, ``kill_at``, ``plain`` and changes of the arguments."""
     folder, kind = Path(options.pop("folder")), options.pop("kind")
-    if kind == "every defence":
+    if kind == "every defense":
         train_every_defense(folder, **options)
         return
     kill_at, in_evaluation = options.pop("kill_at", None), options.pop("in_evaluation", False)

@@ -37,8 +37,8 @@ class InterruptAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-class Watch(TrainerCallback):
-    """Notes stage, learning rate and size of the optimiser state at each step."""
+class AttackCallback(TrainerCallback):
+    """Notes stage, learning rate and size of the optimizer state at each step."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, float, int]] = []
@@ -50,11 +50,11 @@ class Watch(TrainerCallback):
         self.seen.append((self.trainer.model.stage, optimizer.param_groups[0]["lr"], len(optimizer.state)))
 
 
-def test_stage_learning_rate_and_optimiser_follow_the_step(tmp_path: Path) -> None:
-    watch = Watch()
-    watch.trainer = trainer(tmp_path, callbacks=[watch], lr_scheduler_type="cosine")
-    watch.trainer.train()
-    stages, rates, states = zip(*watch.seen, strict=True)
+def test_stage_learning_rate_and_optimizer_follow_the_step(tmp_path: Path) -> None:
+    callback = AttackCallback()
+    callback.trainer = trainer(tmp_path, callbacks=[callback], lr_scheduler_type="cosine")
+    callback.trainer.train()
+    stages, rates, states = zip(*callback.seen, strict=True)
     assert stages == ("fit",) * 3 * STEPS + ("adapt",) * 3 * STEPS
     assert rates[0] == pytest.approx(1e-2)
     assert rates[3 * STEPS - 1] < 1e-3  # the end of the cosine
@@ -134,11 +134,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str,
     first = trainer(tmp_path / "halves", kind, callbacks=[InterruptAt(step)])
     with pytest.raises(TrainingInterrupted, match=f"stage 'adapt' after step {step + 1} of 48"):
         first.train()
-    watch = Watch()
-    second = watch.trainer = trainer(tmp_path / "halves", kind, callbacks=[watch])
+    callback = AttackCallback()
+    second = callback.trainer = trainer(tmp_path / "halves", kind, callbacks=[callback])
     second.train(resume_from_checkpoint=True)
-    assert {stage for stage, _, _ in watch.seen} == {"adapt"}
-    assert len(watch.seen) == 48 - step - 1
+    assert {stage for stage, _, _ in callback.seen} == {"adapt"}
+    assert len(callback.seen) == 48 - step - 1
     assert_same_weights(second.model, whole.model)
 
 

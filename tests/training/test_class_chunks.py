@@ -46,8 +46,8 @@ def test_no_logits_with_labels_and_logits_without(training: bool) -> None:
     model.score_in_chunks(2)
     out = model(images, labels=labels)
     assert out.logits is None
-    assert out.odds is not None
-    assert {name: value.shape for name, value in out.odds.items()} == {"log_odds": (8,), "best_rival": (8,)}
+    assert out.margins is not None
+    assert {name: value.shape for name, value in out.margins.items()} == {"log_odds": (8,), "best_rival": (8,)}
     assert model(images).logits.shape == (8, CLASSES)
     model.score_in_chunks(None)
     assert model(images, labels=labels).logits.shape == (8, CLASSES)

@@ -1,4 +1,4 @@
-"""Every registered defence on a convolutional net and two transformers; a new file in `defenses` is tested unnamed."""
+"""Every registered defense on a convolutional net and two transformers; a new file in `defenses` is tested unnamed."""
 
 import copy
 import json
@@ -168,7 +168,7 @@ def test_two_processes(tmp_path: Path, server: Server) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
         folder.mkdir()
-        options = {"folder": str(folder), "kind": "every defence", "per_device_train_batch_size": 16 // processes}
+        options = {"folder": str(folder), "kind": "every defense", "per_device_train_batch_size": 16 // processes}
         done = server.task(TASK, options, processes)
         assert done.status == 0, done.shown[-3000:]
     apart = json.loads((two / "apart.json").read_text())
@@ -220,7 +220,7 @@ def test_pushing_uploads_the_stock_model_where_there_is_one(name: str, monkeypat
 # ------------------------------------------------------------------------------------------------------- errors
 
 
-def test_unknown_defence_has_a_suggestion() -> None:
+def test_unknown_defense_has_a_suggestion() -> None:
     with pytest.raises(KeyError, match=r"unknown defense 'bidoo'\. Did you mean 'bido'\? Known: bido, calor"):
         DefendedForImageClassification.from_base(base("vit"), "bidoo")
 
@@ -236,14 +236,14 @@ def test_calor_is_sent_to_its_own_class(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"CALoR has a class of its own: CALoRForImageClassification"):
         DefendedForImageClassification.from_base(base("vit"), "calor", rank=2)
     defend(base("vit"), "calor", rank=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"defence 'calor'; load it with CALoRForImageClassification"):
+    with pytest.raises(ValueError, match=r"defense 'calor'; load it with CALoRForImageClassification"):
         DefendedForImageClassification.from_pretrained(tmp_path)
     defend(base("vit"), "mid").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"defence 'mid'; load it with DefendedForImageClassification"):
+    with pytest.raises(ValueError, match=r"defense 'mid'; load it with DefendedForImageClassification"):
         CALoRForImageClassification.from_pretrained(tmp_path)
 
 
-def test_checkpoint_of_a_defence_that_is_not_registered(tmp_path: Path) -> None:
+def test_checkpoint_of_a_defense_that_is_not_registered(tmp_path: Path) -> None:
     defend(base("vit"), "mid").save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(file.read_text().replace('"mid"', '"midd"'))
@@ -254,7 +254,7 @@ def test_checkpoint_of_a_defence_that_is_not_registered(tmp_path: Path) -> None:
             loader.from_pretrained(tmp_path)
 
 
-def test_base_checkpoint_needs_a_defence_and_a_saved_model_keeps_its_own(tmp_path: Path) -> None:
+def test_base_checkpoint_needs_a_defense_and_a_saved_model_keeps_its_own(tmp_path: Path) -> None:
     base("vit").save_pretrained(tmp_path / "base")
     with pytest.raises(ValueError, match=r"is an undefended model; pass defense= one of bido"):
         DefendedForImageClassification.from_pretrained(tmp_path / "base")
@@ -265,7 +265,7 @@ def test_base_checkpoint_needs_a_defence_and_a_saved_model_keeps_its_own(tmp_pat
     again = DefendedForImageClassification.from_pretrained(tmp_path / "mid", defense="mid", beta=0.3)
     assert_same_weights(again, model)
     with pytest.raises(
-        ValueError, match=r"a saved model of the defence 'mid' with beta=0.3, got beta=0.1; leave beta out"
+        ValueError, match=r"a saved model of the defense 'mid' with beta=0.3, got beta=0.1; leave beta out"
     ):
         DefendedForImageClassification.from_pretrained(tmp_path / "mid", defense="mid", beta=0.1)
     with pytest.raises(ValueError, match=r"with defense='mid', got defense='bido'"):
@@ -287,11 +287,11 @@ def test_kept_classifier_is_the_trained_one_and_random_for_other_classes(tmp_pat
 def test_training_without_the_trainer_is_refused_where_it_would_be_undefended(name: str, tmp_path: Path) -> None:
     model = defend(base("vit"), name)
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", dataloader_pin_memory=False)
-    with pytest.raises(RuntimeError, match=f"the defence '{name}' .* train it with DefenseTrainer"):
+    with pytest.raises(RuntimeError, match=f"the defense '{name}' .* train it with DefenseTrainer"):
         Trainer(model=model, args=arguments, train_dataset=Patterns(16, 1)).train()
     assert model.eval()(
         pixel_values=images(), labels=torch.arange(4)
-    ).loss.isfinite()  # evaluating is nobody's business
+    ).loss.isfinite()  # evaluating is no one's business
 
 
 def test_plain_training_arguments_will_do(tmp_path: Path) -> None:

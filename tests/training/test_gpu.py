@@ -39,7 +39,7 @@ def test_interrupted_and_resumed_goes_on_in_its_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", DEFENSE_KINDS)
 @pytest.mark.parametrize("name", DEFENSES.names())
-def test_every_defence_in_half_precision(tmp_path: Path, name: str, kind: str, precision: str) -> None:
+def test_every_defense_in_half_precision(tmp_path: Path, name: str, kind: str, precision: str) -> None:
     changes: dict[str, Any] = {"use_cpu": False, "num_train_epochs": 2, precision: True}
     run = defense_trainer(tmp_path, name, kind, **changes)
     run.train()

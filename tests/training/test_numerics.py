@@ -1,4 +1,4 @@
-"""Training every registered defence where numbers end: NaN, overflow, half precision; and twice, bit by bit."""
+"""Training every registered defense where numbers end: NaN, overflow, half precision; and twice, bit by bit."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ NAMES = DEFENSES.names()
 EPOCH = 3  # steps: 48 images in batches of 16
 
 
-# Each defence on one kind of base; on the others as well when there is time.
+# Each defense on one kind of base; on the others as well when there is time.
 ONE_KIND_EACH = [
     pytest.param(name, kind, marks=() if place % len(DEFENSE_KINDS) == turn else pytest.mark.slow)
     for place, name in enumerate(NAMES)

@@ -31,13 +31,13 @@ class Means(nn.Module):
 def data(count: int, seed: int) -> list[dict[str, Any]]:
     """Classes that differ in three hidden directions of 24 channels."""
     fixed = torch.Generator().manual_seed(0)
-    centres = torch.nn.functional.normalize(torch.randn(CLASSES, LATENT, generator=fixed), dim=1) * 3
+    centers = torch.nn.functional.normalize(torch.randn(CLASSES, LATENT, generator=fixed), dim=1) * 3
     mix = torch.linalg.qr(torch.randn(24, LATENT, generator=fixed)).Q
     noise = torch.Generator().manual_seed(seed)
     samples = []
     for index in range(count):
         label = index % CLASSES
-        features = mix @ (centres[label] + 0.25 * torch.randn(LATENT, generator=noise))
+        features = mix @ (centers[label] + 0.25 * torch.randn(LATENT, generator=noise))
         samples.append({"pixel_values": features[:, None, None].expand(24, 2, 2), "labels": label})
     return samples
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from calor_hf.core.calibration import calibration_error
-from calor_hf.layers.chunked_scores import odds
+from calor_hf.heads.chunked_scores import margins
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
 
 
@@ -55,8 +55,8 @@ def test_calibration_error_agrees_with_a_loop_over_the_bins() -> None:
 def test_log_odds_give_the_metrics_of_their_logits() -> None:
     logits = torch.randn(50, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
     labels = torch.arange(50) % 7
-    found = {name: value.numpy() for name, value in odds(logits, labels).items()}
-    from_odds = classification_metrics(SimpleNamespace(predictions=found, label_ids=labels.numpy()))
+    found = {name: value.numpy() for name, value in margins(logits, labels).items()}
+    from_margins = classification_metrics(SimpleNamespace(predictions=found, label_ids=labels.numpy()))
     from_logits = classification_metrics(SimpleNamespace(predictions=logits.numpy(), label_ids=labels.numpy()))
-    assert from_odds == pytest.approx(from_logits, rel=1e-12)
-    assert 0 < from_odds["accuracy"] < 1
+    assert from_margins == pytest.approx(from_logits, rel=1e-12)
+    assert 0 < from_margins["accuracy"] < 1

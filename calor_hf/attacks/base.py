@@ -1,0 +1,341 @@
+"""What every attack promises: reconstructions of classes, from what it is allowed to see of the target."""
+
+import copy
+import dataclasses
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.attacks._effort import Effort
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.registry import Registry
+from calor_hf.generators import Generator
+from calor_hf.targets.base import LabelTarget, ScoreTarget, Target
+from calor_hf.targets.frozen import frozen
+
+logger = logging.getLogger(__name__)
+
+BUDGETS = {"paper": 1.0, "demo": 0.05}
+CHUNK_SIZE = 256
+
+AttackCallback = Callable[[Sequence[int], int, int, float], None]
+"""Told of (classes, steps done, steps in all, share of images that the target takes for their class) now and then."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackConfig(MethodConfig):
+    """Settings of an attack; the defaults are its source's."""
+
+    def scaled(self, factor: float) -> "AttackConfig":
+        """The same attack with ``factor`` times the effort."""
+        return self
+
+
+C = TypeVar("C", bound=AttackConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one call of :meth:`Attack.run` asks for.
+
+    Attributes:
+        images_per_class: Reconstructions of each class.
+        seed: Of every draw.
+        callback: Told how it goes, or None.
+        classes: All classes of the run, of which a call gets some.
+        notes: What is worked out once for the whole run and found again by the next calls; by name.
+        like: Device and precision of the latents.
+        explored: What :meth:`Attack.explore` found.
+    """
+
+    images_per_class: int
+    seed: int
+    callback: AttackCallback | None = None
+    classes: tuple[int, ...] = ()
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    like: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    explored: Any = None
+
+
+class Attack(ABC, Generic[C]):
+    """A way of rebuilding training images; it never meets an evaluation model, private data, or more of the target than it says.
+
+    Attributes:
+        config: The settings, frozen.
+        access: What it sees of the target: ``white_box``, ``scores`` or ``labels``; it is handed that view alone.
+        preparation: What :meth:`prepare_for` asked of a view, which no :meth:`run` counts; ``run_attack`` adds it once.
+        presets: Settings by name, beside ``original`` (none): ``calor`` is what the paper's tables were most likely
+            made with, where that differs.
+        learning: Settings that :meth:`prepare` takes longer with, and the least that a trial may set them to.
+    """
+
+    config_class: ClassVar[type[AttackConfig]]
+    access: ClassVar[str] = "white_box"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    learning: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.preparation = Cost()
+
+    @classmethod
+    def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
+        """Settings by preset and budget; ``settings`` overrule both.
+
+        Args:
+            preset: ``original``, ``calor``, or one of the attack's own.
+            budget: ``paper``, ``demo`` (a twentieth), or a factor > 0.
+            settings: By name.
+
+        Raises:
+            ValueError: unknown preset, budget or setting.
+        """
+        if preset != "original" and preset not in ("calor", *cls.presets):
+            known = ", ".join(dict.fromkeys(["original", "calor", *cls.presets]))
+            raise ValueError(f"unknown preset {preset!r}; pass one of {known}")
+        try:
+            factor = BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)
+        except ValueError:
+            factor = 0.0
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"budget must be paper, demo or a factor > 0, got {budget!r}")
+        config = cls.config_class.from_dict(cls.presets.get(preset, {}) | settings)
+        config = config.scaled(factor)
+        # What the user set himself is not scaled.
+        return dataclasses.replace(config, **settings)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the attacks that it is made of; each class's images are then in as many equal blocks. Else none."""
+        return ()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it knows more of a defense than the model's weights say."""
+        return False
+
+    def check(self, target: Any, generator: Generator[Any]) -> None:
+        """Raise ``ValueError`` where this attack cannot be run on this target with this generator."""
+
+    def prepare(
+        self, target: Any, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
+    ) -> None:
+        """What has to be learned about the target once, before any class is attacked; kept in ``folder``.
+
+        Call :meth:`prepare_for` instead: it makes the view.
+
+        Args:
+            target: The view of the target that :attr:`access` names.
+            generator: The prior.
+            public_images: (3, height, width) each in [0, 1]; None: the generator's samples take their place.
+            folder: Where what is learned is kept, and found again.
+            seed: Of every draw.
+        """
+
+    def explore(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
+        """What all classes of a run share, once before the first of them; it reaches :meth:`attack` in the task.
+
+        What it finds for a class must not depend on the others. Arguments as :meth:`attack`; returns what was found,
+        and its cost.
+        """
+        return None, Cost()
+
+    @abstractmethod
+    def attack(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
+        """Reconstructions of some classes at once; what a class gets does not depend on those beside it.
+
+        Args:
+            target: The view of the target that :attr:`access` names.
+            generator: The prior, frozen.
+            labels: Classes.
+            task: What is asked for.
+        """
+
+    def rows(self, images_per_class: int) -> int:
+        """Images that a class takes in memory at once."""
+        return images_per_class
+
+    def effort(self) -> dict[str, Effort]:
+        """Settings that the cost of :meth:`run` grows with; none: what it will cost cannot be told."""
+        return {}
+
+    def with_settings(self, **settings: Any) -> "Attack[C]":
+        """The same attack, as it is prepared, with other settings."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, **settings)
+        return other
+
+    @final
+    def prepare_for(
+        self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
+    ) -> None:
+        """Have :meth:`prepare` learn about the target, from the view that :attr:`access` names.
+
+        What it asks of a view is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
+        """
+        view, begin = self.view_of(target), time.perf_counter()
+        self.preparation = Cost()
+        with frozen(target.module):
+            self.prepare(view, generator, public_images, folder, seed)
+        queries = 0 if self.access == "white_box" else view.queries
+        if queries:
+            spent = Cost(target_passes=queries, seconds=time.perf_counter() - begin)
+            self.preparation = self.preparation + spent
+
+    @final
+    def run(
+        self,
+        target: Target,
+        generator: Generator[Any],
+        labels: Sequence[int],
+        *,
+        images_per_class: int = 5,
+        seed: int = 0,
+        chunk_size: int = CHUNK_SIZE,
+        on_chunk: Callable[[Reconstruction], None] | None = None,
+        callback: AttackCallback | None = None,
+    ) -> Reconstruction:
+        """Attack classes, as many at a time as fit; the result depends on the seed, not on how they are grouped.
+
+        Where memory runs out, half as many classes are tried, and so on.
+
+        Args:
+            target: The model under attack; left as it was.
+            generator: The prior, on the same device; left as it was.
+            labels: Classes to attack, each once.
+            images_per_class: Reconstructions of each.
+            seed: Of every draw.
+            chunk_size: Images at a time, in whole classes; at least one class.
+            on_chunk: Handed the reconstructions of every chunk when it is finished.
+            callback: Told how it goes.
+
+        Raises:
+            ValueError: classes that the target does not have, or a generator that does not fit it.
+            FloatingPointError: the target returns numbers that are not finite.
+            MemoryError: not even one class fits.
+        """
+        labels = check_labels(labels, target.num_classes)
+        if images_per_class < 1 or chunk_size < 1:
+            raise ValueError(f"images_per_class and chunk_size must be >= 1, got {images_per_class} and {chunk_size}")
+        like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
+        task = Task(images_per_class, seed, callback, tuple(labels), like=like)
+        parts: list[Reconstruction] = []
+        with frozen(target.module, generator):
+            check_fit(target, generator)
+            view = self.view_of(target)
+            self.check(view, generator)
+            explored, spent = self.explore(view, generator, labels, task)
+            task = dataclasses.replace(task, explored=explored)
+            per_chunk = max(1, chunk_size // self.rows(images_per_class))
+            rest = list(labels)
+            while rest:
+                now = rest[:per_chunk]
+                notes = dict(task.notes)
+                try:
+                    part = self.attack(self.view_of(target), generator, now, task)
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    if len(now) == 1:
+                        raise MemoryError(
+                            f"out of memory with one class at a time ({self.rows(images_per_class)} images); ask for "
+                            f"fewer images per class, or use a smaller generator ({error})"
+                        ) from error
+                    per_chunk = len(now) // 2
+                else:
+                    rest = rest[per_chunk:]
+                    part, spent = dataclasses.replace(part, cost=part.cost + spent), Cost()
+                    parts.append(part)
+                    if on_chunk is not None:
+                        on_chunk(part)
+                    continue
+                # Out of the except block, so that the failed chunk's tensors are let go of.
+                # What it has noted is worked out again, and counted, by the next.
+                task.notes.clear()
+                task.notes.update(notes)
+                logger.warning("out of memory with %d classes at a time; going on with %d", len(now), per_chunk)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+        return Reconstruction.join(parts)
+
+    @final
+    def view_of(self, target: Target) -> Any:
+        """What this attack is shown of the target, by :attr:`access`."""
+        if self.access == "white_box":
+            return target
+        return ScoreTarget(target) if self.access == "scores" else LabelTarget(target)
+
+
+def check_labels(labels: Sequence[int], num_classes: int) -> list[int]:
+    """``labels`` as a list.
+
+    Raises:
+        ValueError: none, one out of range, or one twice.
+    """
+    found = [int(label) for label in labels]
+    if not found:
+        raise ValueError("no classes to attack")
+    wrong = [label for label in found if not 0 <= label < num_classes]
+    if wrong:
+        raise ValueError(f"the target has the classes 0 to {num_classes - 1}, got {wrong[:5]}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"expected every class once, got {found[:20]}; ask for more images_per_class instead")
+    return found
+
+
+@torch.no_grad()
+def check_fit(target: Target, generator: Generator[Any]) -> None:
+    """Try two images, before any long work.
+
+    Raises:
+        ValueError: the generator's images do not fit the target, in size, class count or device.
+        FloatingPointError: the target returns numbers that are not finite.
+    """
+    side = generator.image_size
+    if (side, side) != target.image_size and not target.resizes:
+        raise ValueError(
+            f"the generator makes images of {side} x {side} pixels, the target reads {target.image_size[0]} x "
+            f"{target.image_size[1]} and does not resize; pass a generator of that size"
+        )
+    if target.image_size[0] != target.image_size[1]:
+        raise ValueError(f"generators make square images, the target reads {target.image_size}")
+    if generator.num_classes not in (None, target.num_classes):
+        raise ValueError(
+            f"the generator was trained for {generator.num_classes} classes, the target has {target.num_classes}; "
+            "train one for this target"
+        )
+    if any(True for _ in generator.parameters()) and generator.device != target.device:
+        raise ValueError(f"the generator is on {generator.device}, the target on {target.device}; move one of them")
+    latents = torch.zeros(2, generator.latent_dim, device=target.device, dtype=working_dtype(target, generator))
+    images = generator(latents, torch.zeros(2, dtype=torch.int64, device=target.device))
+    logits = target(images)
+    if tuple(logits.shape) != (2, target.num_classes):
+        raise ValueError(
+            f"expected logits of shape (2, {target.num_classes}) from the target, got {tuple(logits.shape)}"
+        )
+    if not logits.isfinite().all():
+        raise FloatingPointError("the target returns NaN or infinite scores for an ordinary image; check its weights")
+
+
+def working_dtype(target: Target, generator: Generator[Any]) -> torch.dtype:
+    """Precision of the latents: the generator's; of one without weights float32, or float64 for a float64 target."""
+    if any(True for _ in generator.parameters()):
+        return generator.dtype
+    return torch.float64 if target.dtype == torch.float64 else torch.float32
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, on whatever device."""
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+ATTACKS: Registry[Attack[Any]] = Registry("attack", "calor_hf.attacks")

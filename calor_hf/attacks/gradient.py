@@ -1,0 +1,300 @@
+"""The white-box loop: sample → initial selection → optimize → final selection. An attack says the rest."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks._effort import POOL, STEPS, Effort
+from calor_hf.attacks._smoothing import SMOOTHINGS, copier, smoothed
+from calor_hf.attacks._starts import chosen_starts, random_starts
+from calor_hf.attacks.base import Attack, AttackConfig, Task, working_dtype
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.generators import Generator
+from calor_hf.targets.base import Target
+from calor_hf.targets.identity_losses import IDENTITY_LOSSES, aimed_cross_entropy
+
+OPTIMISE, FINISH = 0, 1  # stages of a batch's random numbers; the starts have those from 2 on
+CALLBACK_EVERY = 25
+
+Projection = Callable[[Tensor], None]
+"""Brings variables back into the search space, in place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttackConfig(AttackConfig):
+    """Settings that every white-box attack has."""
+
+    steps: int = field(metadata={"help": "Optimization steps."})
+    lr: float = field(metadata={"help": "Learning rate."})
+    objective: str = field(default="ce", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    gradient: str = field(default="plain", metadata={"help": "plain, or straight_through: past a Tanh in the head."})
+    initial_candidates: int = field(
+        default=0, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
+    )
+    restarts: int = field(default=1, metadata={"help": "Starts for each image kept; the target's score chooses."})
+    keep: str = field(default="last", metadata={"help": "last, or best: each image's lowest identity loss on the way."})
+    smoothing: str = field(
+        default="none", metadata={"help": "Gradients are averaged over copies with noise or random views; or none."}
+    )
+    samples: int = field(
+        default=1, metadata={"help": "Copies of each image a step; without smoothing the target's own noise differs."}
+    )
+    smoothing_sigma: float = field(
+        default=0.06, metadata={"help": "Standard deviation of smoothing=noise, as a share of the range of values."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "The objective sees the logits divided by this."})
+    aim: float = field(
+        default=1.0, metadata={"help": "Confidence that objective=ce aims at, such as a defended model's e^(-1/b)."}
+    )
+
+    def validate(self) -> None:
+        """Refuse unknown names and impossible numbers."""
+        choices = {
+            "objective": tuple(IDENTITY_LOSSES),
+            "gradient": ("plain", "straight_through"),
+            "keep": ("last", "best"),
+            "smoothing": SMOOTHINGS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(known)}")
+        if self.steps < 1 or self.lr <= 0 or self.restarts < 1 or self.initial_candidates < 0:
+            raise ValueError(
+                "expected steps >= 1, lr > 0, restarts >= 1 and initial_candidates >= 0, got "
+                f"{self.steps}, {self.lr}, {self.restarts} and {self.initial_candidates}"
+            )
+        if self.samples < 1 or self.smoothing_sigma <= 0 or self.temperature <= 0:
+            raise ValueError(
+                "expected samples >= 1, smoothing_sigma > 0 and temperature > 0, got "
+                f"{self.samples}, {self.smoothing_sigma} and {self.temperature}"
+            )
+        if not 0 < self.aim <= 1 or (self.aim < 1 and self.objective != "ce"):
+            raise ValueError(
+                f"aim must be in (0, 1], and other than 1 with objective ce alone, got {self.aim} with {self.objective}"
+            )
+
+    def scaled(self, factor: float) -> "GradientAttackConfig":
+        """``factor`` times the steps, at least one."""
+        return replace(self, steps=max(1, round(self.steps * factor)))
+
+
+C = TypeVar("C", bound=GradientAttackConfig)
+
+
+class GradientAttack(Attack[C]):
+    """A white-box attack: what it optimizes, its objective and its optimizer; the loop is here.
+
+    The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
+    grouping. Losses are summed over images, which leaves each image its own step size. An attack may have several
+    stages, each with variables and an optimizer of its own; it holds no state between calls.
+    """
+
+    # Hooks, in the order of the loop
+
+    def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
+        """What is optimized, (classes · k, ...), from the rows' starting latents (rows, latent_dim)."""
+        return latents
+
+    def start_views(self, images: Tensor) -> Sequence[Tensor]:
+        """What the target is shown of the candidates that starts are chosen from; its probabilities are averaged."""
+        return [images]
+
+    def stages(self, generator: Generator[Any]) -> Sequence[int]:
+        """Optimization steps of each stage."""
+        return [self.config.steps]
+
+    def advance(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """Variables that ``stage`` starts from, out of those that the stage before ended with."""
+        return variables
+
+    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
+        """Optimizer of a stage's variables; its steps must not couple elements. Default: Adam."""
+        return torch.optim.Adam([variables], lr=self.config.lr)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Factor of the learning rate at a stage's ``step`` from 0 on, of ``steps``."""
+        return 1.0
+
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
+        """What brings variables back into the search space after a step, from those that a stage starts with."""
+        return None
+
+    def latents(self, variables: Tensor, batch: Batch) -> Tensor:
+        """(rows, latent_dim) that the generator is given."""
+        return variables
+
+    def synthesize(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """(rows, 3, height, width) images of the variables."""
+        images: Tensor = generator(self.latents(variables, batch), batch.labels)
+        return images
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """(rows,) how far each image is from being taken for its class."""
+        return self.identity_loss(target(images), batch.labels)
+
+    def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Named terms, each (rows,), that keep images natural."""
+        return {}
+
+    @property
+    def identity_weight(self) -> float:
+        """Weight of :meth:`identity` in the objective."""
+        return 1.0
+
+    def finish(self, variables: Tensor, batch: Batch) -> Tensor:
+        """(rows, latent_dim) of the final images, of which selection keeps the best; ``batch`` has the final rows."""
+        return variables
+
+    def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents that are handed over, and the final images; by default of :meth:`finish`."""
+        latents = self.finish(variables, batch)
+        return latents, generator(latents, batch.labels)
+
+    def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
+        """(rows,) what final selection goes by, highest first; ``scores``: the target's probability of the label."""
+        return scores
+
+    def group(self, images_per_class: int) -> int:
+        """Rows that a class has while it is optimized."""
+        return images_per_class * self.config.restarts
+
+    @property
+    def adaptive(self) -> bool:
+        """Past a Tanh, at a lowered confidence, or through noise: what no one does to an undefended model."""
+        config = self.config
+        return config.gradient == "straight_through" or config.aim < 1 or config.samples > 1
+
+    # For hooks
+
+    @final
+    def identity_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(rows,) the chosen identity loss."""
+        logits = logits / self.config.temperature
+        if self.config.aim < 1:
+            return aimed_cross_entropy(logits, labels, self.config.aim)
+        return IDENTITY_LOSSES[self.config.objective](logits, labels)
+
+    # The loop
+
+    def rows(self, images_per_class: int) -> int:
+        """Images that a class takes in memory at once."""
+        return max(self.group(images_per_class), images_per_class * self.config.restarts)
+
+    def effort(self) -> dict[str, Effort]:
+        """Steps and samples to start from; an attack with more loops adds their settings."""
+        return {"steps": STEPS, "initial_candidates": POOL}
+
+    @final
+    def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
+        """Reconstructions of some classes at once."""
+        begin = time.perf_counter()
+        like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
+        seen = AttackedTarget(target, self.config.gradient == "straight_through")
+        batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, OPTIMISE, task.notes)
+        latents, made = self._first_latents(seen, generator, batch, task)
+        variables = self.start(generator, latents, batch)
+        plan = self.stages(generator)
+        for stage in range(len(plan)):
+            if stage > 0:
+                with torch.no_grad():
+                    variables = self.advance(generator, variables, batch, stage)
+            variables = variables.detach().requires_grad_(True)
+            variables = self._optimize(seen, generator, variables, batch, plan, stage, task)
+
+        final = Batch.of(labels, task.images_per_class * self.config.restarts, task.seed, like, FINISH, task.notes)
+        seen.batch = final
+        with torch.no_grad():
+            latents, images = self.result(generator, variables, final)
+            logits = seen(images)
+            if not logits.isfinite().all():
+                raise _not_finite(labels)
+            scores = logits.softmax(dim=1).gather(1, final.labels[:, None]).squeeze(1)
+            evaluated = self.final_scores(seen, images, final, scores) if self.config.restarts > 1 else scores
+            kept = _best_of_each(evaluated, len(labels), task.images_per_class)
+        cost = Cost(
+            generator_passes=made + sum(plan) * len(batch.labels) + len(final.labels),
+            target_passes=seen.passes,
+            target_gradients=seen.gradients,
+            seconds=time.perf_counter() - begin,
+        )
+        return Reconstruction(
+            images[kept].clamp(0, 1).cpu(), final.labels[kept].cpu(), latents[kept].cpu(), scores[kept].cpu(), cost
+        )
+
+    def _first_latents(
+        self, seen: AttackedTarget, generator: Generator[Any], batch: Batch, task: Task
+    ) -> tuple[Tensor, int]:
+        count = self.config.initial_candidates
+        if count == 0:
+            return random_starts(generator, batch), 0
+        return chosen_starts(seen, generator, batch, count, task.classes, self.start_views)
+
+    def _optimize(
+        self, seen: AttackedTarget, generator: Generator[Any], variables: Tensor, batch: Batch, plan: Sequence[int],
+        stage: int, task: Task,
+    ) -> Tensor:  # fmt: skip
+        labels, steps, before = batch.labels[:: batch.group].tolist(), plan[stage], sum(plan[:stage])
+        optimizer = self.optimizer(variables)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        with torch.no_grad():
+            project = self.projection(generator, variables, batch, stage)
+        seen.batch = batch
+        finite = torch.ones((), dtype=torch.bool, device=variables.device)
+        best = torch.full((len(variables),), torch.inf, device=variables.device, dtype=variables.dtype)
+        kept = variables.detach().clone()
+        for step in range(steps):
+            images = self.synthesize(generator, variables, batch, stage)
+            identity = self._identity(seen, images, batch)
+            terms = {"identity": self.identity_weight * identity, **self.prior(generator, images, batch)}
+            loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                # Nothing here waits for the device: flags are read now and then.
+                finite &= loss.isfinite()
+                if self.config.keep == "best":
+                    own = identity.detach().view(len(variables), -1).mean(dim=1)
+                    shape = [-1] + [1] * (variables.ndim - 1)
+                    kept = torch.where((own < best).view(shape), variables, kept)
+                    best = torch.minimum(own, best)
+                for settings, lr in zip(optimizer.param_groups, rates, strict=True):
+                    settings["lr"] = lr * self.rate(step, steps)
+                optimizer.step()
+                if project is not None:
+                    project(variables)
+            done = before + step + 1
+            if done % CALLBACK_EVERY == 0 or step + 1 == steps:
+                if not finite:
+                    raise _not_finite(labels)
+                told = done % CALLBACK_EVERY == 0 or done == sum(plan)
+                if told and task.callback is not None and seen.logits is not None:
+                    success = (seen.logits.argmax(dim=1) == batch.labels).double().mean()
+                    task.callback(labels, done, sum(plan), float(success))
+        return kept if self.config.keep == "best" else variables.detach()
+
+    def _identity(self, seen: AttackedTarget, images: Tensor, batch: Batch) -> Tensor:
+        config = self.config
+        if config.smoothing == "none" and config.samples == 1:
+            return self.identity(seen, images, batch)
+        copy = copier(config.smoothing, config.smoothing_sigma, batch)
+        return smoothed(lambda some: self.identity(seen, some, batch), images, copy, config.samples)
+
+
+def _best_of_each(scores: Tensor, classes: int, count: int) -> Tensor:
+    """(classes · count,) indices of the highest scores of each class, in the order they stood in."""
+    per_class = scores.view(classes, -1)
+    best = per_class.topk(count, dim=1).indices.sort(dim=1).values
+    return (best + torch.arange(classes, device=scores.device)[:, None] * per_class.shape[1]).flatten()
+
+
+def _not_finite(labels: Sequence[int]) -> FloatingPointError:
+    names = ", ".join(map(str, labels[:5])) + (" …" if len(labels) > 5 else "")
+    return FloatingPointError(
+        f"the target's scores or the objective became NaN or infinite while attacking class {names}; check the target, "
+        "or try another objective or a lower lr"
+    )

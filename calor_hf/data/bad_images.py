@@ -1,0 +1,77 @@
+"""Images as people have them, as 8-bit RGB: turned upright, one frame, no transparency; and the broken ones found."""
+
+import io
+import logging
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+logger = logging.getLogger(__name__)
+
+ON_BAD_IMAGE = ("raise", "skip")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB image, upright as its EXIF data say.
+
+    Transparent parts become white; gray scale of 16 bits keeps its upper eight (of 32 bits and of floating-point
+    numbers: [0, 1] or [0, 255] or [0, 65535], by the largest value); of an animation the first frame counts.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise") -> Any:
+    """Decode every image once; refuse, or leave out, what cannot be read.
+
+    Args:
+        data: ``datasets.Dataset``; the outcome is cached beside it, as any ``map``.
+        image_column: Column with the images.
+        on_bad_image: ``"raise"`` or ``"skip"``, which logs what it leaves out.
+
+    Raises:
+        ValueError: unreadable images under ``"raise"``, by file name; or an unknown ``on_bad_image``.
+    """
+    from datasets import Image as ImageFeature
+
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"unknown on_bad_image {on_bad_image!r}; pass {' or '.join(ON_BAD_IMAGE)}")
+    raw = data.select_columns([image_column]).cast_column(image_column, ImageFeature(decode=False))
+    problems = raw.map(_problem, input_columns=[image_column], remove_columns=[image_column], desc="Checking images")
+    bad = [index for index, problem in enumerate(problems["problem"]) if problem]
+    if not bad:
+        return data
+    listed = "; ".join(f"{raw[i][image_column]['path'] or f'row {i}'}: {problems[i]['problem']}" for i in bad[:5])
+    more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+    summary = f"{len(bad)} of {len(data)} images cannot be read ({listed}{more})"
+    if on_bad_image == "raise":
+        raise ValueError(f"{summary}; repair or remove them, or leave them out with --on-bad-image skip")
+    logger.warning("%s; they are left out", summary)
+    return data.select(np.setdiff1d(np.arange(len(data)), bad))
+
+
+def _problem(stored: dict[str, Any] | None) -> dict[str, str]:
+    try:
+        if stored is None:
+            raise ValueError("empty")
+        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
+            to_rgb(image)
+    except Exception as error:  # Pillow's decoders raise whatever their format makes them raise
+        return {"problem": f"{type(error).__name__}: {error}".replace("\n", " ")[:200]}
+    return {"problem": ""}
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    highest = values.max(initial=0.0)
+    if image.mode.startswith("I;16") or highest > 255:
+        values = values / 257
+    elif image.mode == "F" and highest <= 1:
+        values = values * 255
+    return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8))

@@ -1,0 +1,26 @@
+"""Many images in one image."""
+
+import io
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def image_grid(images: Tensor, columns: int) -> bytes:
+    """A PNG of images side by side, row after row, with a white line between them.
+
+    Args:
+        images: (count, 3, height, width) in [0, 1].
+        columns: Images in a row.
+    """
+    count, _, height, width = images.shape
+    rows = -(-count // columns)
+    canvas = torch.full((3, rows * (height + 2) - 2, columns * (width + 2) - 2), 255, dtype=torch.uint8)
+    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // columns * (height + 2), index % columns * (width + 2)
+        canvas[:, top : top + height, left : left + width] = image
+    buffer = io.BytesIO()
+    Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,82 @@
+"""What the defenses with a low-rank head share: its settings, and how it is built."""
+
+import logging
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.defenses.base import Defense, Strength
+from calor_hf.heads.low_rank_head import ACTIVATIONS, INPUT_NORMS, LowRankHead, check_head, default_rank
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(MethodConfig):
+    """Settings of a low-rank head."""
+
+    rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Width of the compressed code, 1 to min(features, classes). Default: a quarter of that, at most 32."
+        },
+    )
+    activation: str = field(default="tanh", metadata={"help": f"Between the head's layers: {', '.join(ACTIVATIONS)}."})
+    bias: bool = field(default=True, metadata={"help": "Whether the head's layers have biases."})
+    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or None."})
+
+    def validate(self) -> None:
+        """Refuse what no head can be built from; the upper limit of the rank needs the model."""
+        if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
+            raise ValueError(f"rank must be a whole number >= 1, got {self.rank!r}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {self.activation!r}; pass one of {', '.join(ACTIVATIONS)}")
+        if self.input_norm not in INPUT_NORMS:
+            raise ValueError(f"unknown input_norm {self.input_norm!r}; pass None or 'batchnorm'")
+
+
+L = TypeVar("L", bound=LowRankConfig)
+
+
+class LowRankDefense(Defense[L]):
+    """A defense whose classifier is a :class:`~calor_hf.heads.low_rank_head.LowRankHead`."""
+
+    @property
+    def own_head(self) -> bool:
+        """The classifier is replaced."""
+        return True
+
+    @classmethod
+    def complete(cls, config: L, in_features: int, num_labels: int) -> L:
+        """Choose the rank where it is left out, and check it against the model."""
+        usual = default_rank(in_features, num_labels)
+        if config.rank is None:
+            config = replace(config, rank=usual)
+            logger.info(
+                "rank not given: %d, a quarter of min(%d features, %d classes), at most 32",
+                usual,
+                in_features,
+                num_labels,
+            )
+        rank: Any = config.rank
+        check_head(in_features, num_labels, rank, config.activation, config.input_norm)
+        if rank == min(in_features, num_labels):
+            warnings.warn(
+                f"rank {rank} is the full rank of {in_features} features and {num_labels} classes: the head hides "
+                f"nothing{f'; try rank={usual}' if usual < rank else ''}",
+                stacklevel=2,
+            )
+        return config
+
+    @classmethod
+    def strength(cls, in_features: int, num_labels: int) -> Strength:
+        """The rank: from half of the full one down to 2."""
+        full = min(in_features, num_labels)
+        return Strength("rank", max(1, full // 2), min(2, full), log=True, whole=True)
+
+    def build_head(self, in_features: int, num_labels: int) -> LowRankHead:
+        """``Linear(m -> r)``, the activation, ``Linear(r -> N)`` with random weights."""
+        c = self.config
+        rank = c.rank if c.rank is not None else default_rank(in_features, num_labels)
+        return LowRankHead(in_features, num_labels, rank, c.activation, c.bias, c.input_norm)

@@ -1,0 +1,253 @@
+"""What every generator promises: latents in, images out, saved and shared like a model."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from calor_hf._version import __version__
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.files import read_json, write_json, write_whole
+from calor_hf.core.registry import Registry
+
+C = TypeVar("C", bound=MethodConfig)
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
+    """Images from latents; :meth:`save_pretrained`, :meth:`from_pretrained` and ``push_to_hub`` as a model has them.
+
+    Attributes:
+        config: The settings, frozen.
+        name: Under which it is registered.
+        latent_dim: Width of the latents.
+        image_size: Side of the images in pixels.
+        num_classes: Classes that it was told apart; None: it knows of no classes.
+        has_realism: Whether :meth:`realism` can be asked.
+        num_blocks: Blocks that :meth:`run_blocks` runs one after another; 0: it cannot be taken apart.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+    name: ClassVar[str]
+    has_realism: bool = False
+    latent_dim: int
+    image_size: int
+    num_classes: int | None = None
+    num_blocks: int = 0
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(batch, 3, side, side) in [0, 1] from (batch, latent_dim), and labels (batch,) where it has classes.
+
+        In evaluation mode an image depends on its own row alone.
+        """
+
+    def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
+        """How real images look to the network that the generator was trained against; higher is more real.
+
+        Args:
+            images: (batch, 3, image_size, image_size) in [0, 1].
+            labels: (batch,), where it has classes.
+            group: That many neighbors are evaluated together, where the verdict depends on company.
+
+        Returns:
+            (batch,) in the unit of the training loss.
+
+        Raises:
+            ValueError: there is no such network (``has_realism`` is False).
+        """
+        raise ValueError(f"the generator '{self.name}' has no network that judges realism")
+
+    def run_blocks(
+        self,
+        latents: Tensor,
+        hidden: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        image: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the blocks ``start`` to ``stop`` alone, for attacks that optimize feature maps.
+
+        Block 0 makes the first map, of 4 pixels, from the latents; each later one doubles the side. With the last
+        block the image is finished: ``generator(latents, labels)`` equals ``run_blocks(latents, labels=labels)[1]``.
+
+        Args:
+            latents: (batch, latent_dim); only the blocks that are run read them.
+            hidden: Map entering block ``start``, (batch, *hidden_shape(start)); None, and only then, for block 0.
+            start: First block run, in [0, num_blocks).
+            stop: Block before which it stops, in (start, num_blocks]; None: num_blocks.
+            image: What the earlier blocks painted, as they returned it; None: dropped. Read by generators whose
+                blocks each add to the image; the others paint in the last block alone and ignore it.
+            labels: (batch,), where it has classes.
+
+        Returns:
+            The map after the last block run, (batch, *hidden_shape(stop)), and the image: in [0, 1] and
+            (batch, 3, image_size, image_size) if the last block was run; before, what was painted so far in the
+            generator's own unit and size, None where that is nothing.
+
+        Raises:
+            ValueError: it cannot be taken apart, or the blocks or the map do not fit.
+        """
+        raise self._no_blocks()
+
+    def hidden_shape(self, start: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks (there: after the last).
+
+        Raises:
+            ValueError: it cannot be taken apart, or no map enters there.
+        """
+        raise self._no_blocks()
+
+    def identity(self, latents: Tensor) -> Tensor | None:
+        """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
+        return None
+
+    def sample_latents(self, count: int, rng: np.random.Generator) -> Tensor:
+        """(count, latent_dim) latents as the generator was trained on: standard normal; on the CPU in float64."""
+        return torch.from_numpy(rng.standard_normal((count, self.latent_dim)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return next((weight.dtype for weight in self.parameters()), torch.float32)
+
+    # For the blocks of subclasses
+
+    def _range(self, hidden: Tensor | None, start: int, stop: int | None) -> range:
+        """The blocks to run, after a check of the arguments of :meth:`run_blocks`."""
+        end = self.num_blocks if stop is None else stop
+        if not 0 <= start < end <= self.num_blocks:
+            raise ValueError(
+                f"expected blocks 0 <= start < stop <= {self.num_blocks} of '{self.name}', got {start} and {stop}"
+            )
+        expected = None if start == 0 else self.hidden_shape(start)
+        got = None if hidden is None else tuple(hidden.shape[1:])
+        if got != expected:
+            raise ValueError(f"expected a map of (channels, height, width) {expected} for block {start}, got {got}")
+        return range(start, end)
+
+    def _map_of(self, channels: list[int], start: int) -> tuple[int, int, int]:
+        """:meth:`hidden_shape`, for blocks that leave maps of so many channels."""
+        if not 1 <= start <= self.num_blocks:
+            raise ValueError(f"maps enter the blocks 1 to {self.num_blocks} of '{self.name}', got {start}")
+        side = 4 * 2 ** (start - 1)
+        return channels[start - 1], side, side
+
+    def _no_blocks(self) -> ValueError:
+        return ValueError(f"the generator '{self.name}' cannot be taken apart into blocks")
+
+    # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
+        settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
+        write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
+        write_json(save_directory / CONFIG_FILE, settings, indent=2)
+        card = save_directory / "README.md"
+        if card.is_file() and card.stat().st_size == 0:  # left by a full disk; ModelHubMixin writes none where one is
+            card.unlink()
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":
+        return load_generator(model_id, **{k: options[k] for k in ("revision", "cache_dir", "token") if k in options})
+
+
+def load_generator(source: str, image_size: int | None = None, **options: Any) -> "Generator[Any]":
+    """A saved generator, of whatever kind, in evaluation mode.
+
+    Args:
+        source: Folder, Hub id, or ``renderer`` for the drawn faces' own renderer.
+        image_size: Side of the images, of a generator that needs no training; a trained one has its own.
+        options: ``revision``, ``cache_dir`` and ``token``, for the Hub.
+
+    Raises:
+        ValueError: ``source`` holds no generator of this library, or one of an unknown kind.
+    """
+    names = GENERATORS.names()
+    if source in names and not Path(source).exists():
+        kind = GENERATORS.get(source)
+        made = kind(kind.config_class(**({} if image_size is None else {"image_size": image_size})))
+        if any(True for _ in made.parameters()):
+            raise ValueError(f"the generator '{source}' has to be trained (calor-hf prior); pass the folder of one")
+        return made.eval()
+
+    def file(name: str) -> Path:
+        folder = Path(source)
+        return folder / name if folder.is_dir() else Path(hf_hub_download(source, name, **options))
+
+    try:
+        saved = read_json(file(CONFIG_FILE))
+    except (OSError, ValueError) as error:  # what is no name of a repository is a ValueError
+        raise ValueError(
+            f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
+        ) from error
+    if not isinstance(saved.get("generator"), str):
+        raise ValueError(
+            f"{source} is no generator of calor_hf: its config.json names none; train one with calor-hf prior"
+        )
+    if saved["generator"] not in names:
+        raise ValueError(f"{source} is a generator '{saved['generator']}', known: {', '.join(names)}; update calor_hf")
+    kind = GENERATORS.get(saved["generator"])
+    try:
+        generator = kind(kind.config_class.from_dict(saved["settings"]))
+        generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ValueError(
+            f"the generator in {source} is damaged: its settings and weights do not fit ({error}); train it again"
+        ) from error
+    return generator.eval()
+
+
+class _Named(Registry[Generator[Any]]):
+    def register(self, name: str) -> Any:
+        """Class decorator: make a class available under ``name``, and tell it."""
+        enter = super().register(name)
+
+        def decorate(cls: type[Generator[Any]]) -> type[Generator[Any]]:
+            cls.name = name
+            return enter(cls)
+
+        return decorate
+
+
+GENERATORS: Registry[Generator[Any]] = _Named("generator", "calor_hf.generators")
+
+
+def up_channels(image_size: int, width: int, most: int, first: int) -> list[int]:
+    """Channels from a ``first`` pixel wide map up to ``image_size``, halving at each doubling of the side.
+
+    Args:
+        image_size: Side in pixels, ``first`` times a power of two.
+        width: Channels at the end.
+        most: Doublings at most between the last and the first; larger images repeat the last.
+        first: Side of the first map in pixels.
+
+    Returns:
+        One number a map, from the smallest map on.
+    """
+    doublings = (image_size // first).bit_length() - 1
+    return [width * 2 ** max(0, min(doublings, most) - i) for i in range(doublings + 1)]
+
+
+def check_side(image_size: int, least: int = 16) -> None:
+    """Raise ``ValueError`` for a side that is no power of two from ``least`` on."""
+    if image_size < least or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be a power of two, at least {least}, got {image_size}")

@@ -1,0 +1,159 @@
+"""What every prior promises: a generator, and two losses of named terms."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from calor_hf.core.config import MethodConfig
+from calor_hf.core.registry import Registry
+from calor_hf.core.seeding import sample_rng
+from calor_hf.generators import Generator
+from calor_hf.targets.base import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(MethodConfig):
+    """Settings that every prior has; the defaults of a prior are its source's."""
+
+    steps: int = field(default=30_000, metadata={"help": "Updates of the generator."})
+    discriminator_steps: int = field(default=5, metadata={"help": "Updates of the discriminator for each."})
+    batch_size: int = field(default=64, metadata={"help": "Real images of an update, over all processes."})
+    lr: float = field(default=2e-4, metadata={"help": "Learning rate of both networks (Adam)."})
+    beta1: float = field(default=0.5, metadata={"help": "First moment's decay."})
+    beta2: float = field(default=0.999, metadata={"help": "Second moment's decay."})
+    width: int = field(default=64, metadata={"help": "Channels of the generator's largest maps."})
+
+    def validate(self) -> None:
+        """Refuse what is not positive."""
+        for name in ("steps", "discriminator_steps", "batch_size", "lr", "width"):
+            if not getattr(self, name) > 0:  # nor NaN
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if math.isinf(self.lr):
+            raise ValueError("lr must be finite, got inf")
+
+
+C = TypeVar("C", bound=PriorConfig)
+
+
+@dataclass
+class TrainDraws:
+    """Random numbers of one update, the same however many processes share its batch.
+
+    Attributes:
+        seed: Of the run.
+        step: Updates of the generator done.
+        count: Samples of this process.
+        like: Device and precision of the numbers.
+        process: Number of this process.
+        processes: Number of processes.
+    """
+
+    seed: int
+    step: int
+    count: int
+    like: Tensor
+    process: int = 0
+    processes: int = 1
+    _calls: int = 0
+
+    def normal(self, columns: int) -> Tensor:
+        """(count, columns) standard normal numbers; every call gives others."""
+        return self._mine(self._rng().standard_normal((self.count * self.processes, columns)))
+
+    def uniform(self, columns: int) -> Tensor:
+        """(count, columns) numbers in [0, 1)."""
+        return self._mine(self._rng().random((self.count * self.processes, columns)))
+
+    def labels(self, num_classes: int) -> Tensor:
+        """(count,) classes, uniform."""
+        return (self.uniform(1).squeeze(1) * num_classes).long().clamp_max(num_classes - 1)
+
+    def _rng(self) -> Any:
+        self._calls += 1
+        return sample_rng(self.seed, self.step, self._calls, 0, 0, 0, 0)  # seven numbers: apart from other uses
+
+    def _mine(self, numbers: Any) -> Tensor:
+        first = self.process * self.count
+        return torch.from_numpy(numbers[first : first + self.count]).to(self.like)
+
+
+class Prior(ABC, Generic[C]):
+    """A way of training a generator on public images.
+
+    Attributes:
+        config: The settings, frozen.
+        needs_target: Whether the model under attack is asked while training; the generator then fits it alone.
+        batches_per_update: Batches of real images that an update of the discriminator reads.
+    """
+
+    config_class: ClassVar[type[PriorConfig]]
+    needs_target: ClassVar[bool] = False
+    batches_per_update: ClassVar[int] = 1
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    @abstractmethod
+    def build(self, image_size: int, target: Target | None) -> Generator[Any]:
+        """Generator with random weights, its discriminator as ``discriminator``."""
+
+    def mean_decay(self, step: int) -> float | None:
+        """Share that the running mean of the generator's weights keeps in an update.
+
+        The mean is what is saved, sampled and returned then.
+
+        Args:
+            step: Number of the update, from 1 on.
+
+        Returns:
+            In [0, 1); None, always: the weights themselves are what is saved.
+        """
+        return None
+
+    def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
+        """What is trained on: images with pseudo-labels; by default every image with label 0."""
+        return Unlabeled(images)
+
+    @abstractmethod
+    def discriminator_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """Named scalar terms of the discriminator's loss.
+
+        Args:
+            generator: In training mode.
+            target: The model under attack, frozen.
+            real: Images (batches_per_update · batch, 3, side, side) in [0, 1] and their labels.
+            draws: Random numbers for a batch.
+        """
+
+    @abstractmethod
+    def generator_loss(
+        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
+    ) -> dict[str, Tensor]:
+        """Named scalar terms of the generator's loss; arguments as :meth:`discriminator_loss`."""
+
+    def queries(self, steps: int) -> int:
+        """Images that the target has been shown for labels alone after so many updates, for the record; 0: not so."""
+        return 0
+
+
+class Unlabeled(Dataset[tuple[Tensor, int]]):
+    """Images, each with label 0."""
+
+    def __init__(self, images: Dataset[Tensor]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], 0
+
+
+PRIORS: Registry[Prior[Any]] = Registry("prior", "calor_hf.priors")

@@ -1,0 +1,1 @@
+"""What a user runs, as Python functions: train, compare, audit, release."""

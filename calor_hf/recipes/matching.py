@@ -1,0 +1,80 @@
+"""Making a defense as strong as a given accuracy allows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from calor_hf.defenses.base import Strength
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One strength that was tried.
+
+    Attributes:
+        share: Between the weakest (0) and the strongest (1) value.
+        value: Of the setting.
+        accuracy: Validation accuracy in [0, 1], or None where training failed.
+    """
+
+    share: float
+    value: float
+    accuracy: float | None
+
+
+def match_strength(
+    strength: Strength,
+    start: float,
+    accuracy_of: Callable[[float], float | None],
+    target: float,
+    tolerance: float,
+    trials: int,
+) -> list[Trial]:
+    """Try strengths until one gives the target accuracy; accuracy is taken to fall with strength.
+
+    As long as all trials are too weak (or all too strong), the next lies halfway to the end of the range, and the one
+    after that at the end. Between a trial that is too weak and one that is too strong, the bracket is cut where linear
+    interpolation says, but not outside its middle two fifths: accuracy often falls off a cliff. A training that fails
+    counts as too strong.
+
+    Args:
+        strength: The setting and its range.
+        start: Value tried first; brought into the range.
+        accuracy_of: Trains with a value and gives its validation accuracy in [0, 1], or None if training failed.
+        target: Accuracy to reach.
+        tolerance: How near counts as reached.
+        trials: Most values to try, >= 1.
+
+    Returns:
+        The trials, in order.
+    """
+    found: list[Trial] = []
+    low: Trial | None = None  # too weak: accuracy above the target
+    high: Trial | None = None  # too strong
+    share = min(1.0, max(0.0, strength.share_of(start)))
+    while len(found) < trials:
+        value = strength.at(share)
+        if value in [trial.value for trial in found]:
+            break  # whole numbers: there is nothing in between
+        trial = Trial(share, value, accuracy_of(value))
+        found.append(trial)
+        if trial.accuracy is not None and abs(trial.accuracy - target) <= tolerance:
+            break
+        if trial.accuracy is not None and trial.accuracy > target:
+            low = trial
+        else:
+            high = trial
+        left, right = (low.share if low else 0.0), (high.share if high else 1.0)
+        if len(found) == 2 and not (low and high):
+            share = right if low else left
+            continue
+        part = 0.5
+        if low and high and low.accuracy is not None and high.accuracy is not None and low.accuracy > high.accuracy:
+            part = min(0.7, max(0.3, (low.accuracy - target) / (low.accuracy - high.accuracy)))
+        share = left + part * (right - left)
+    return found
+
+
+def best_trial(trials: list[Trial], target: float) -> Trial | None:
+    """The trial nearest to the target accuracy, of equal ones the strongest; None if all failed."""
+    done = [trial for trial in trials if trial.accuracy is not None]
+    return min(done, key=lambda t: (round(abs((t.accuracy or 0.0) - target), 9), -t.share), default=None)

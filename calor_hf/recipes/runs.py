@@ -1,0 +1,211 @@
+"""Many training runs, each in a process of its own, one after the other, kept in a folder and resumed."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
+from calor_hf.core.shapes import type_error
+from calor_hf.recipes.train_arguments import parse
+from calor_hf.training.checkpoints import complete_checkpoints
+
+OWN_OPTIONS = ("--defense", "--defense-settings", "--rank", "--activation", "--seed", "--output-dir", "--resume",
+               "--overwrite", "--push-to-hub")  # fmt: skip
+
+
+# A command that gets SIGTERM when its parent dies, even by kill -9: it saves, and no one resumes beside it.
+_FOLLOWER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(130)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        numbers: Its ``metrics.json``, or nothing where it failed.
+        error: What it said when it failed.
+    """
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def result(self) -> dict[str, float]:
+        """Metrics of the model it ended with."""
+        measured: dict[str, dict[str, float]] = self.numbers["measured"]
+        return measured[next(reversed(measured))]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """In [0, 1]; None where it failed."""
+        return None if self.error else self.result["validation_accuracy"]
+
+
+class Runs:
+    """Runs of `calor-hf train` with common options, in sub-folders of ``folder / "runs"``.
+
+    A run that is finished is read, not repeated; one that was stopped goes on from its last checkpoint. A process of
+    its own gives each run its own peak memory, and lets one fail alone.
+
+    Args:
+        folder: Where everything goes.
+        common: Options of ``train`` that all runs share.
+        launcher: Words in front of ``-m calor_hf.cli.train``, such as ``accelerate launch``; empty: this Python.
+        resume: Go on with what is in ``folder``.
+        overwrite: Delete what is in ``folder`` first.
+
+    Raises:
+        ValueError: an option that these runs set themselves, or that ``train`` refuses.
+        FileExistsError: ``folder`` has files, and they are neither to be resumed nor overwritten.
+    """
+
+    def __init__(
+        self, folder: Path, common: Sequence[str], launcher: str = "", resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.folder = folder
+        self.common = list(common)
+        self.command = [*(shlex.split(launcher) or [sys.executable]), "-m", "calor_hf.cli.train"]
+        given = {word.partition("=")[0].replace("_", "-") for word in common}
+        own = sorted(given & set(OWN_OPTIONS))
+        if own:
+            raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
+        parse(self.common)  # complains before any run
+        if resume and overwrite:
+            raise ValueError("--resume goes on with what is in the output folder, --overwrite deletes it; pass one")
+        if overwrite:
+            delete(folder / name for name in ("runs", "options.json"))
+        elif not resume:
+            check_unused(folder, "runs")
+        check_writable(folder)
+        remove_parts(folder)
+        self._keep_options()
+
+    def __call__(self, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> Outcome:
+        """Run ``train`` with ``options`` beside the common ones, or read what it gave before.
+
+        Args:
+            name: Of the sub-folder.
+            options: Of this run.
+            keep_checkpoints: Leave those that the training kept; else they are deleted at its end.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the run has saved a checkpoint.
+        """
+        folder = self.folder / "runs" / name
+        done = self._finished(folder)
+        print(f"{name}: {'finished before' if done else ' '.join(options)}", flush=True)
+        if done is None:
+            done = self._run(folder, options)
+        if not done.error and not keep_checkpoints:
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+        if done.error:
+            print(f"  failed: {done.error}", flush=True)
+        else:
+            found = done.result
+            print(
+                f"  validation {100 * found['validation_accuracy']:.2f} %, confidence "
+                f"{found['train_confidence_correct']:.3f}, {done.numbers['train_seconds']:.0f} s",
+                flush=True,
+            )
+        return done
+
+    def _run(self, folder: Path, options: Sequence[str]) -> Outcome:
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        log = folder.with_name(f"{folder.name}.log")
+        begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
+        words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
+        status = run_process(words, log)
+        if status == 130:
+            raise KeyboardInterrupt
+        found = self._finished(folder)
+        if status == 0 and found is not None:
+            return found
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        error = lines[-1] if lines else f"exit status {status}"
+        if status != 1:  # 1 is a training that came to a bad end; anything else is not the defense's fault
+            raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
+        write_json(folder / "failure.json", {"error": error})
+        return Outcome(error=error)
+
+    @staticmethod
+    def _finished(folder: Path) -> Outcome | None:
+        if (folder / "metrics.json").is_file():
+            return Outcome(_numbers(folder / "metrics.json"))
+        if (folder / "failure.json").is_file():
+            said = read_json(folder / "failure.json", {"error": str})["error"]
+            return Outcome(error=said or "it did not say why")
+        return None
+
+    def _keep_options(self) -> None:
+        file = self.folder / "options.json"
+        if file.is_file():
+            before = read_json(file, list[str])
+            if before != self.common:
+                raise ValueError(
+                    f"the runs in {self.folder} were made with the options {' '.join(before) or '(none)'}, now they "
+                    f"are {' '.join(self.common) or '(none)'}; resume with the same ones, or pass another --output-dir"
+                )
+        write_json(file, self.common)
+
+
+def _numbers(file: Path) -> dict[str, Any]:
+    """A ``metrics.json`` that has what the commands on top of ``train`` read."""
+    numbers: dict[str, Any] = read_json(file, {"measured": dict[str, dict[str, float | None]], "train_seconds": float})
+    last = numbers["measured"][next(reversed(numbers["measured"]))] if numbers["measured"] else {}
+    if problem := type_error(last, {"validation_accuracy": float, "train_confidence_correct": float}, "the result"):
+        raise ValueError(f"{file} is damaged: {problem}; delete it to train again")
+    return numbers
+
+
+def run_process(words: Sequence[str], log: Path) -> int:
+    """Run a command with its output appended to ``log``; its exit status.
+
+    On Linux the command is asked to stop when this process dies.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the command has been asked to stop, and has ended.
+    """
+    if sys.platform == "linux":
+        words = [sys.executable, "-c", _FOLLOWER, str(os.getpid()), *words]
+    with saving(log):
+        file = log.open("a", encoding="utf-8")
+    with file:
+        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)  # Ctrl-C in a terminal reached it too, and counts once
+            process.wait()  # it saves its checkpoint
+            raise
+
+
+def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, lowest and highest."""
+    return sum(values) / len(values), min(values), max(values)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean of shares, with their range where there are several, in percent."""
+    mean, low, high = mean_and_range(values)
+    return f"{100 * mean:.2f}" + (f" [{100 * low:.2f}, {100 * high:.2f}]" if len(values) > 1 else "")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

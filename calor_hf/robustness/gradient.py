@@ -1,0 +1,123 @@
+"""FGSM, PGD and BIM through the adversarial-robustness-toolbox."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calor_hf.core.seeding import sample_rng
+from calor_hf.targets.base import Target
+
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+_START = 0xAD7  # purpose of the draws of PGD's start
+
+
+def library() -> Any:
+    """The module ``art.attacks.evasion``.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
+    try:
+        import art.attacks.evasion
+        import art.estimators.classification
+    except ImportError as error:
+        raise ImportError(
+            f"adversarial examples need the adversarial-robustness-toolbox ({error}); "
+            'pip install "calor-hf[robustness]"'
+        ) from error
+    return art.attacks.evasion
+
+
+def gradient_images(
+    attack: str, target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int, batch_size: int
+) -> Tensor:
+    """Images that a gradient has changed by at most 8/255 a value.
+
+    Args:
+        attack: ``fgsm`` one step; ``bim`` ten steps of 2/255; ``pgd`` the same from a random place in the ball;
+            ``pgd_margin`` as pgd, on :func:`margin_loss` instead of cross-entropy.
+        target: Whose gradient.
+        images: (n, 3, height, width) in [0, 1].
+        labels: (n,) int64: what the images are to be taken for, or, untargeted, not to be taken for.
+        targeted: Descend the loss of ``labels``, else ascend it.
+        seed: Of PGD's start. An image's start depends on the seed and its place alone, not on ``batch_size``.
+        batch_size: Images at a time.
+
+    Returns:
+        Images as ``images``.
+
+    Raises:
+        ImportError: the library is not installed.
+    """
+    evasion = library()
+    from art.estimators.classification import PyTorchClassifier
+
+    # Sums, not means: an image's gradient is then its own, as large in a full batch as alone.
+    loss = margin_loss if attack == "pgd_margin" else nn.CrossEntropyLoss(reduction="sum")
+    classifier = PyTorchClassifier(
+        model=_Scores(target),
+        loss=loss,
+        input_shape=tuple(images.shape[1:]),
+        nb_classes=target.num_classes,
+        clip_values=(0.0, 1.0),
+        device_type="cpu" if target.device.type == "cpu" else "gpu",
+    )
+    common = {"eps": EPS, "targeted": targeted, "batch_size": batch_size}
+    iterated = {"eps_step": STEP, "max_iter": STEPS, "verbose": False, **common}
+    if attack == "fgsm":
+        method = evasion.FastGradientMethod(classifier, **common)
+    elif attack == "bim":
+        method = evasion.BasicIterativeMethod(classifier, **iterated)
+    else:
+        method = evasion.ProjectedGradientDescent(classifier, num_random_init=1, **iterated)
+    wanted = F.one_hot(labels, target.num_classes).float().cpu().numpy()
+    with _numpy_stream(seed):
+        changed = method.generate(images.float().cpu().numpy(), wanted)
+    return torch.from_numpy(np.asarray(changed, dtype=np.float32)).to(images)
+
+
+def margin_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """How far the best other class is above the wanted one, summed over the images.
+
+    Unlike cross-entropy its gradient does not die where the scores are sure.
+
+    Args:
+        logits: (batch, classes).
+        wanted: (batch, classes) one-hot.
+
+    Returns:
+        Scalar, in units of the logits.
+
+    Source:
+        Carlini and Wagner, IEEE S&P 2017, arXiv:1608.04644, f6 without its chance level.
+    """
+    is_wanted = wanted > 0.5
+    others = logits.masked_fill(is_wanted, -torch.inf).amax(dim=1)
+    return (others - logits[is_wanted]).sum()
+
+
+class _Scores(nn.Module):
+    """Logits of a target. Its network is no sub-module, so that the library neither moves nor trains it."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self._target = [target]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._target[0](images).float()
+
+
+@contextmanager
+def _numpy_stream(seed: int) -> Iterator[None]:
+    """The library draws from NumPy's global generator: seeded inside, afterwards as before."""
+    before = np.random.get_state()
+    np.random.seed(sample_rng(seed, _START, 0).integers(2**32, size=8))
+    try:
+        yield
+    finally:
+        np.random.set_state(before)

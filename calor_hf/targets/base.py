@@ -1,0 +1,118 @@
+"""The model under attack, as an attack sees it: all of it, its scores, or its labels alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Target(ABC):
+    """A classifier of images in [0, 1]; resizing and normalization happen inside, differentiably.
+
+    Attributes:
+        module: The network; an attack freezes its weights and gives them back as they were.
+        head: Turns (batch, features) into (batch, classes) logits, so that an adaptive attack can differentiate
+            around it.
+        num_classes: Number of classes.
+        image_size: Height and width that the network reads, in pixels.
+        resizes: Whether images of another size are resized to it.
+        stochastic: Whether two passes over the same image differ.
+    """
+
+    module: nn.Module
+    head: Callable[[Tensor], Tensor]
+    num_classes: int
+    image_size: tuple[int, int]
+    resizes: bool = True
+    stochastic: bool = False
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, features) entering the head, from (batch, 3, height, width) in [0, 1]."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch, classes) logits."""
+        return self.head(self.features(images))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network's weights."""
+        return next(self.module.parameters()).dtype
+
+
+class ScoreTarget:
+    """A target behind an interface that gives probabilities, and nothing else.
+
+    Attributes:
+        num_classes: Number of classes.
+        image_size: Height and width that the network reads, in pixels.
+        stochastic: Whether two answers about the same image differ.
+        device: Where images are best put; others are brought there, and the answers back.
+        queries: Images answered so far.
+    """
+
+    def __init__(self, target: Target) -> None:
+        def ask(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                scores = target(images.detach().to(target.device, target.dtype)).softmax(dim=-1)
+            if not scores.isfinite().all():
+                raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
+            return scores.to(images.device)
+
+        self._ask = ask  # a closure, so that no attribute leads to the network
+        self.num_classes = target.num_classes
+        self.image_size = target.image_size
+        self.stochastic = target.stochastic
+        self.device = target.device
+        self.queries = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch, classes) probabilities, without gradients.
+
+        Raises:
+            FloatingPointError: the network gives numbers that are not finite.
+        """
+        answers = self._ask(images)
+        self.queries += len(images)
+        return answers
+
+
+class LabelTarget:
+    """A target behind an interface that gives the most likely class, and nothing else.
+
+    Attributes:
+        num_classes: Number of classes.
+        image_size: Height and width that the network reads, in pixels.
+        stochastic: Whether two answers about the same image differ.
+        device: Where images are best put; others are brought there, and the answers back.
+        queries: Images answered so far.
+    """
+
+    def __init__(self, target: Target) -> None:
+        scores = ScoreTarget(target)
+
+        def ask(images: Tensor) -> Tensor:
+            return scores(images).argmax(dim=-1)
+
+        self._ask = ask
+        self.num_classes = target.num_classes
+        self.image_size = target.image_size
+        self.stochastic = target.stochastic
+        self.device = target.device
+        self.queries = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch,) int64 classes.
+
+        Raises:
+            FloatingPointError: the network gives numbers that are not finite.
+        """
+        answers = self._ask(images)
+        self.queries += len(images)
+        return answers

@@ -1,0 +1,88 @@
+"""An image classifier of transformers, defended or not, as a target of attacks."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from calor_hf.core.files import reading
+from calor_hf.core.saved_config import check_config
+from calor_hf.data.pixel_input import pixel_input_of, processor_of
+from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads
+from calor_hf.heads.features import scores_of
+from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads, take_out_heads
+from calor_hf.targets.base import Target
+
+
+class HFTarget(Target):
+    """A classifier of transformers behind its image processor, whose steps are done on tensors, with gradients.
+
+    Args:
+        model: Image classification model, stock or of ``calor_hf``; put into evaluation mode.
+        processor: Its image processor, for size, crop, scale and normalization. None: images in [0, 1] as they are.
+        image_size: Side of the images it reads, where neither processor nor configuration say it.
+        head: Path of the classifier, where it cannot be found.
+
+    Attributes:
+        processor: As given.
+
+    Raises:
+        ValueError: the model reads no pixels, its image size is not known, or no classifier is found.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, processor: Any = None, image_size: int | None = None, head: str | None = None
+    ) -> None:
+        self.module = model.eval()
+        self.processor = processor
+        self.num_classes = int(model.config.num_labels)
+        self.pixel_input = pixel_input_of(model, processor, image_size)
+        self.image_size = self.pixel_input.size
+        self.stochastic = bool(getattr(getattr(model, "defense", None), "stochastic", False))
+        if hasattr(model, "classification_head"):  # one of ours: its body has no classifier
+            self._body, self._paths = model.backbone, []
+            self.head = model.classification_head
+        else:
+            self._body = model
+            self._paths = [head] if head is not None else find_heads(type(model), model.config)
+            widths = check_heads(model, self._paths)
+            heads = [ClassifierHead(cast(Any, model.get_submodule(path))) for path in self._paths]
+            self.head = MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
+
+    @classmethod
+    def from_pretrained(cls, source: str, **kwargs: Any) -> "HFTarget":
+        """Target from a folder or a Hub id with a model and, if it has one, an image processor.
+
+        Args:
+            source: Folder or Hub id.
+            kwargs: Handed to ``from_pretrained`` of the model.
+
+        Raises:
+            OSError: nothing is found there.
+            ValueError: its files are damaged.
+        """
+        where = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
+        check_config(source, **where)
+        with reading(f"the model in {source}"):
+            model = AutoModelForImageClassification.from_pretrained(source, **kwargs)
+        revision = {"revision": kwargs["revision"]} if "revision" in kwargs else {}
+        return cls(model, processor_of(source, **revision))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, features) entering the classifier; of several classifiers side by side."""
+        pixels = self.pixel_input(images).to(self.dtype)
+        heads = take_out_heads(self._body, self._paths)
+        try:
+            return scores_of(self._body(**{self._body.main_input_name: pixels}, return_dict=True))
+        finally:
+            put_back_heads(self._body, self._paths, heads)
+
+
+def target_of(source: "Target | PreTrainedModel | str", device: torch.device | str = "cpu") -> Target:
+    """``source`` as a target on ``device``: a target as it is, a model of transformers, or where one is saved."""
+    if isinstance(source, str):
+        source = HFTarget.from_pretrained(source)
+    target = source if isinstance(source, Target) else HFTarget(source)
+    target.module.to(device)
+    return target

@@ -1,0 +1,84 @@
+"""How far an image is from being taken for a class: the objectives of inversion attacks."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(batch,) cross-entropy in nats from (batch, classes) logits and (batch,) labels."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
+    """(batch,) cross-entropy in nats against ``aim`` for the label and equal shares of the rest for the others.
+
+    Lowest, with no gradient left, where the label has probability ``aim`` and the others are equally likely: so an
+    attack can aim at the confidence that a defended model has on its training images.
+
+    Args:
+        logits: (batch, classes), at least two classes.
+        labels: (batch,) int64 in [0, classes).
+        aim: Wanted probability of the label, in (0, 1].
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    own = log_p.gather(1, labels[:, None]).squeeze(1)
+    return -aim * own - (1 - aim) / (logits.shape[1] - 1) * (log_p.sum(dim=1) - own)
+
+
+def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    """(batch,) minus the logit of the label; unbounded below, so it does not saturate.
+
+    Source:
+        Nguyen et al., "Re-thinking Model Inversion Attacks Against Deep Neural Networks", CVPR 2023, arXiv:2304.01669.
+    """
+    return -logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """(batch,) largest logit of another class minus that of the label; below 0 where the label wins.
+
+    Source:
+        Yuan et al., AAAI 2023, arXiv:2302.09814.
+    """
+    others = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    return others.amax(dim=1) + negative_logit(logits, labels)
+
+
+def poincare_distance(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tensor:
+    """Hyperbolic distance from L1-normalized logits to the corner of each label.
+
+    It depends on the signs of the logits, so adding a constant to all of them changes it, unlike cross-entropy.
+
+    Args:
+        logits: (batch, classes), unnormalized.
+        labels: (batch,) int64 in [0, classes).
+        xi: Gap kept between the corner and the unit ball, in (0, 1).
+
+    Returns:
+        (batch,) distances, dimensionless, >= 0.
+
+    Raises:
+        ValueError: ``xi`` is outside (0, 1).
+
+    Source:
+        Struppek et al., "Plug & Play Attacks", ICML 2022, arXiv:2201.12179.
+    """
+    if not 0 < xi < 1:
+        raise ValueError(f"xi must be in (0, 1), got {xi}")
+    u = logits / logits.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
+    v = F.one_hot(labels, logits.shape[1]).to(logits.dtype) * (1 - xi)
+    # One dominant logit puts u on the sphere, a perfect match u on v: both would make the gradient infinite.
+    room = (1 - u.square().sum(dim=1)).clamp_min(1e-6) * (1 - v.square().sum(dim=1))
+    delta = 2 * (u - v).square().sum(dim=1) / room
+    return torch.acosh(1 + delta.clamp_min(1e-7))
+
+
+IDENTITY_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": cross_entropy,
+    "poincare": poincare_distance,
+    "max_margin": max_margin,
+    "logit": negative_logit,
+}

@@ -1,0 +1,71 @@
+"""Any network as a target of attacks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from calor_hf.data.pixel_input import PixelInput
+from calor_hf.targets.base import Target
+
+
+class ModuleTarget(Target):
+    """Any ``nn.Module`` that turns images into (batch, classes) logits.
+
+    Args:
+        module: The network; put into evaluation mode.
+        num_classes: Number of classes.
+        image_size: Side, or height and width, in pixels.
+        mean: Of each channel of images in [0, 1]; the network reads (image - mean) / std.
+        std: Of each channel.
+        head: Path of the layer that gives the logits; what it reads are the features. None: there are no features to
+            attack, only logits.
+        resize: Resize other images to ``image_size``; otherwise they are refused.
+
+    Raises:
+        ValueError: ``head`` is no path in ``module``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        image_size: int | tuple[int, int],
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        head: str | None = None,
+        resize: bool = False,
+    ) -> None:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.module = module.eval()
+        self.num_classes = num_classes
+        self.image_size = size
+        self.resizes = resize
+        self.pixel_input = PixelInput(size, size if resize else None, tuple(mean), tuple(std))
+        modules = dict(module.named_modules())
+        if head is not None and head not in modules:
+            raise ValueError(f"{type(module).__name__} has no module {head!r}; pass one of {', '.join(modules)[:300]}")
+        self._head = None if head is None else modules[head]
+        self.head: Callable[[Tensor], Tensor] = self._head if self._head is not None else _same
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, features) entering the head; the logits, where no head was named."""
+        x = self.pixel_input(images)
+        if self._head is None:
+            logits: Tensor = self.module(x)
+            return logits
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
+            found.append(args[0])
+
+        handle = self._head.register_forward_pre_hook(keep)
+        try:
+            self.module(x)
+        finally:
+            handle.remove()
+        return found[-1].flatten(1) if isinstance(self._head, nn.Linear) else found[-1]
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

@@ -1,0 +1,113 @@
+"""Attack accuracy as studies keep and show it: by person, with an interval over people."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from calor_hf.attacks.specs import attack_of
+from calor_hf.auditing.report import HEADLINE, IDENTITIES, LeakageReport
+from calor_hf.metrics import Measure
+
+
+def leakage(report: LeakageReport) -> dict[str, Any]:
+    """What each attack got, by the attack's name; plain values, None instead of NaN."""
+    found = {}
+    for attack in report.attacks:
+        first, five, identities = (attack.get(name) for name in (HEADLINE, "attack_accuracy@5", IDENTITIES))
+        assert first is not None  # the evaluation model is a classifier
+        floor = attack.floor(HEADLINE)
+        found[attack.name] = {
+            "accuracy": first.value,
+            "accuracy_5": None if five is None else five.value,
+            "identities_recognized": None if identities is None else identities.value,
+            "by_identity": {str(label): value for label, value in first.by_identity.items()},
+            "images": first.images,
+            "floor": None if math.isnan(floor) else floor,
+            "target_confidence": attack.target_confidence,
+            "adaptive": attack.adaptive,
+            "seconds": attack.cost["seconds"],
+        }
+    return found
+
+
+def by_identity(results: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Each person's attack accuracy, the mean over several trainings; arguments as :func:`pooled`."""
+    return {
+        int(label): sum(result["by_identity"][label] for result in results) / len(results)
+        for label in results[0]["by_identity"]
+    }
+
+
+def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
+    """Attack accuracy of one attack over several trainings, with its 95 % interval.
+
+    A person's number is the mean over the trainings; the interval is over people, who are the same in each.
+
+    Args:
+        results: One entry of :func:`leakage` a training.
+
+    Returns:
+        Mean, lower and upper end; the ends are the mean where there are fewer than two people.
+    """
+    identities = by_identity(results)
+    measure = Measure.of_identities("", "share", "leakage", identities, sum(result["images"] for result in results))
+    if math.isnan(measure.low):
+        return measure.value, measure.value, measure.value
+    return measure.value, measure.low, measure.high
+
+
+def bars(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], list[list[float]]]:
+    """Heights in percent, and how far their intervals reach below and above, as figures take them.
+
+    Args:
+        points: Mean, lower and upper end of shares.
+    """
+    below = [100 * (mean - low) for mean, low, _ in points]
+    above = [100 * (high - mean) for mean, _, high in points]
+    return [100 * mean for mean, _, _ in points], [below, above]
+
+
+def of_share(share: dict[str, Any]) -> tuple[float, float, float]:
+    """Value and interval of a :class:`~calor_hf.robustness.Share` as its dictionary; zeros of no image."""
+    return (share["value"], share["low"], share["high"]) if share["count"] else (0.0, 0.0, 0.0)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A share and its interval in percent, for a table."""
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def attack_names(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the attacks in the ``leakage`` of records, in order."""
+    return list(dict.fromkeys(name for cell in cells for name in cell["numbers"]["leakage"]))
+
+
+def attack_labels(found: dict[str, Any]) -> dict[str, str]:
+    """What figures call the attacks of a study: without their settings, where that tells them apart."""
+    words = {attack_of(word)[0]: word for word in found["settings"]["attacks"].split()}
+    short = {name: word.partition(":")[0] for name, word in words.items()}
+    return {name: one if list(short.values()).count(one) == 1 else words[name] for name, one in short.items()}
+
+
+def of_attack(cells: Sequence[dict[str, Any]], attack: str) -> tuple[float, float, float]:
+    """:func:`pooled` over the records of several trainings."""
+    return pooled([cell["numbers"]["leakage"][attack] for cell in cells])
+
+
+def model_head(attacks: Sequence[str]) -> list[str]:
+    """Heads of the columns of :func:`model_columns`."""
+    return ["test accuracy (%)", "training confidence", *(f"attack accuracy (%), {attack}" for attack in attacks)]
+
+
+def model_columns(cells: Sequence[dict[str, Any]], attacks: Sequence[str]) -> list[str]:
+    """What models are good for, and what each attack got from them, for a table; means over their records."""
+    return [
+        f"{100 * mean_of(cells, 'test_accuracy'):.1f}",
+        f"{mean_of(cells, 'train_confidence'):.3f}",
+        *(with_interval(*of_attack(cells, attack)) for attack in attacks),
+    ]
+
+
+def mean_of(cells: Sequence[dict[str, Any]], key: str) -> float:
+    """Mean of a number over records."""
+    return float(sum(cell["numbers"][key] for cell in cells) / len(cells))

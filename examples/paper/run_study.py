@@ -1,0 +1,157 @@
+"""A study from its settings to its figure; each cell is a file, so that what was stopped goes on."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from calor_hf._version import __version__
+from calor_hf.core.files import (
+    check_unused,
+    check_writable,
+    delete,
+    read_json,
+    remove_parts,
+    write_figure,
+    write_json,
+    write_whole,
+)
+from examples.paper.lab import Lab, LabOptions, TrainingFailedError
+from examples.paper.study import STUDIES, Cell, Found, Study
+
+logger = logging.getLogger(__name__)
+
+RESULT, FIGURE, TABLE = "study.json", "study.png", "study.md"
+_OWN = ("cells", "audits", "models", "options.json", RESULT, FIGURE, TABLE)
+
+
+def run_study(
+    name: str,
+    settings: dict[str, Any],
+    output_dir: str | Path,
+    options: LabOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Found:
+    """Run a study, or what is missing of it; writes ``study.json``, ``study.png`` and ``study.md``.
+
+    Args:
+        name: Registered name.
+        settings: Of the study; they overrule those of a quick try.
+        output_dir: Folder of the results, of ``cells`` (a file each), ``models`` and ``audits``.
+        options: Where models, people and prior come from; None: the drawn faces.
+        resume: Go on with the study in the folder.
+        overwrite: Delete that study first.
+
+    Returns:
+        What ``study.json`` holds.
+
+    Raises:
+        KeyError: no such study.
+        ValueError: settings or options that are refused, or others than the study in the folder was begun with.
+        FileExistsError: the folder has files, and they are neither to be resumed nor overwritten.
+        RuntimeError: no cell came to a good end.
+    """
+    options, folder = options or LabOptions(), Path(output_dir)
+    kind = STUDIES.get(name)
+    config = kind.config_class.from_dict({**(kind.quick if options.quick else {}), **settings})
+    lab = Lab(folder, options, kind.needs)
+    study = kind(config, lab)
+    cells = study.cells()
+    begun = {"study": name, "settings": config.to_dict(), "options": options.described()}
+    _prepare(folder, json.loads(json.dumps(begun)), resume, overwrite)
+    records = []
+    for number, cell in enumerate(cells, 1):
+        file = folder / "cells" / f"{cell.name}.json"
+        done = file.is_file()
+        logger.info("%s, %d of %d: %s%s", name, number, len(cells), cell.name, " (finished before)" if done else "")
+        if not done:
+            content = json.dumps(_measured(study, cell, begun), indent=1, allow_nan=False)
+            write_whole(file, (content + "\n").encode())
+        records.append(read_json(file, {"cell": str, "values": dict, "numbers": dict, "seconds": float}))
+    found = {
+        **json.loads(json.dumps(begun)),
+        "claim": kind.claim,
+        "source": kind.source,
+        "version": __version__,
+        "cells": [{key: record[key] for key in ("cell", "values", "numbers", "seconds")} for record in records],
+    }
+    failures = [record["numbers"]["failed"] for record in records if "failed" in record["numbers"]]
+    if len(failures) == len(records):
+        raise RuntimeError(f"every cell failed, the first with: {failures[0]}")
+    write_json(folder / RESULT, found, indent=1, allow_nan=False)
+    show(kind, found, folder)
+    return found
+
+
+def show(kind: type[Study[Any]], found: Found, folder: Path) -> None:
+    """Write figure and table of what was found."""
+    from matplotlib.figure import Figure
+
+    write_whole(folder / TABLE, (page(kind, found) + "\n").encode())
+    figure = Figure(figsize=kind.size, layout="constrained")
+    kind.draw(found, figure)
+    write_figure(folder / FIGURE, figure)
+
+
+def page(kind: type[Study[Any]], found: Found) -> str:
+    """The table with what it is about, what failed, and what made it."""
+    options = found["options"]
+    data = options["dataset"] or "the drawn faces"
+    parts = [f"# {found['study']}", f"The paper: {kind.claim} ({kind.source})", kind.table(found)]
+    if kind.caveat:
+        parts.append(kind.caveat)
+    if options["quick"]:
+        parts.append("**A quick try: next to no training, next to no attack. The numbers mean nothing.**")
+    failed = [f"- {c['cell']}: {c['numbers']['failed']}" for c in found["cells"] if "failed" in c["numbers"]]
+    if failed:
+        parts.append("Failed:\n\n" + "\n".join(failed))
+    settings = ", ".join(f"{key} = {value}" for key, value in found["settings"].items())
+    seconds = sum(cell["seconds"] for cell in found["cells"])
+    extra = f"; options of training: {' '.join(options['train_options'])}" if options["train_options"] else ""
+    prior = f", prior {options['prior']}" if kind.needs else ""
+    parts.append(
+        f"On {data}{prior}; {settings}{extra}; seed {options['seed']}; {seconds / 60:.1f} minutes; calor_hf "
+        f"{found['version']}."
+    )
+    return "\n\n".join(parts)
+
+
+def _measured(study: Study[Any], cell: Cell, begun: dict[str, Any]) -> dict[str, Any]:
+    begin = time.perf_counter()
+    try:
+        numbers = study.measure(cell)
+    except TrainingFailedError as error:
+        logger.warning("%s failed: %s", cell.name, error)
+        numbers = {"failed": str(error)}
+    return {
+        **begun,
+        "cell": cell.name,
+        "values": cell.values,
+        "numbers": numbers,
+        "seconds": time.perf_counter() - begin,
+        "version": __version__,
+    }
+
+
+def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("--resume goes on with the study in the output folder, --overwrite deletes it; pass one")
+    if overwrite:
+        delete(folder / name for name in _OWN)
+    elif not resume:
+        check_unused(folder, "study")
+    check_writable(folder)
+    remove_parts(folder)
+    file = folder / "options.json"
+    if file.is_file():
+        before = read_json(file)
+        other = [key for key in begun if before.get(key) != begun[key]]
+        if other:
+            was, now = ({key: one.get(key) for key in other} for one in (before, begun))
+            raise ValueError(
+                f"the study in {folder} was begun with {was}, now it is {now}; resume with the same, or pass another "
+                "--output-dir"
+            )
+    write_json(file, begun, indent=1)

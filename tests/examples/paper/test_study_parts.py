@@ -1,0 +1,147 @@
+"""The maths of the studies, by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from calor_hf.attacks import ATTACKS
+from examples.paper.lab import true_class_confidence
+from examples.paper.leakage import attack_labels, bars, of_share, pooled, with_interval
+from examples.paper.studies.adaptation import Adaptation
+from examples.paper.studies.autoencoder_rank import Autoencoder
+from examples.paper.studies.confidence import checkpoint_after
+from examples.paper.studies.inversion_space import shares
+from examples.paper.studies.toy_2d import Toy2D, thinned
+from examples.paper.trace import moving_average, relative, traced
+from tests.attacks.tiny_world import tiny_generator, tiny_target
+
+
+def test_moving_average_and_its_share_of_the_first() -> None:
+    assert moving_average([2, 4, 6, 0, 4], 3) == [4, pytest.approx(10 / 3), pytest.approx(10 / 3)]
+    assert moving_average([1, 2, 3], 20) == [2]  # fewer values than the window: their mean
+    assert moving_average([1, 2, 3], 1) == [1, 2, 3]
+    assert relative([2, 4, 6, 0, 4], 3) == [1, pytest.approx(10 / 12), pytest.approx(10 / 12)]
+    with pytest.raises(ValueError, match="window >= 1"):
+        moving_average([1.0], 0)
+    with pytest.raises(ValueError, match="0 from the first step on"):
+        relative([0.0, 0.0], 2)
+
+
+def test_trainings_are_pooled_person_by_person() -> None:
+    # Person 0: 1 and 0.5, mean 0.75; person 1: 0 and 0.25, mean 0.125; in all 0.4375, within [0.125, 0.75].
+    first = {"by_identity": {"0": 1.0, "1": 0.0}, "images": 4}
+    second = {"by_identity": {"0": 0.5, "1": 0.25}, "images": 4}
+    mean, low, high = pooled([first, second])
+    assert mean == pytest.approx(0.4375)
+    assert (low, high) == pytest.approx((0.125, 0.75))
+    assert pooled([{"by_identity": {"3": 0.5}, "images": 2}]) == (0.5, 0.5, 0.5)  # one person has no interval
+    assert bars([(0.5, 0.25, 1.0)]) == ([50.0], [[25.0], [50.0]])
+    assert with_interval(0.5, 0.25, 1.0) == "50.0 [25.0, 100.0]"
+    assert of_share({"value": None, "low": None, "high": None, "count": 0}) == (0, 0, 0)
+
+
+def test_adaptation_compares_people_with_themselves() -> None:
+    def cell(defense: str, identities: dict[str, float]) -> dict[str, object]:
+        numbers = {"leakage": {"plg": {"by_identity": identities, "images": 2}}}
+        return {"cell": defense, "values": {"defense": defense, "seed": 0}, "numbers": numbers}
+
+    found = {"cells": [cell("loft", {"0": 1.0, "1": 0.5}), cell("calor", {"0": 0.5, "1": 0.0})]}
+    assert Adaptation.differences(found) == {"plg": (-0.5, -0.5, -0.5)}  # everybody lost a half
+
+
+def test_shares_above_a_threshold() -> None:
+    scores = torch.tensor([0.2, 0.9, 0.9995, 0.9999], dtype=torch.float64)
+    found = shares(scores, torch.tensor([True, True, False, True]), 0.9)
+    assert {k: found["sure"][k] for k in ("hits", "count", "of", "value")} == {
+        "hits": 1, "count": 2, "of": 4, "value": 0.5,
+    }  # fmt: skip
+    assert found["sure"]["threshold"] == 0.999
+    assert found["top"]["count"] == 2  # above, not at
+    assert shares(scores, torch.tensor([True] * 4), 0.1)["top"]["count"] == 4
+
+
+def test_confidence_is_the_own_class() -> None:
+    logits = torch.tensor([[3.0, 0.0], [3.0, 0.0]]).log1p()  # (4, 1): 0.8 and 0.2
+    assert true_class_confidence(logits, torch.tensor([0, 1])).tolist() == pytest.approx([0.8, 0.2])
+
+
+def test_attacks_are_called_by_what_tells_them_apart() -> None:
+    def found(words: str) -> dict[str, object]:
+        return {"settings": {"attacks": words}}
+
+    assert attack_labels(found("plg@adaptive:steps=3 ppa:steps=2")) == {
+        "plg-adaptive-steps-3": "plg@adaptive", "ppa-steps-2": "ppa",
+    }  # fmt: skip
+    assert set(attack_labels(found("plg:steps=3 plg:steps=4")).values()) == {"plg:steps=3", "plg:steps=4"}
+
+
+@pytest.mark.parametrize(
+    ("word", "generator"),
+    [("plg:steps=5", "renderer"), ("if_gmi:steps=2,later_steps=3,most_stages=2,initial_candidates=20", "stylegan2")],
+)
+def test_a_trace_sees_every_step_and_changes_nothing(word: str, generator: str) -> None:
+    name, attack, trace = traced(word)
+    target, prior = tiny_target(), tiny_generator(generator)
+    found = attack.run(target, prior, [0, 2], images_per_class=2, seed=1)
+    plain = ATTACKS.get(name.partition("-")[0])(attack.config).run(target, prior, [0, 2], images_per_class=2, seed=1)
+    assert torch.equal(found.images, plain.images)
+    for series in (trace.variables, trace.images, trace.confidence):
+        assert len(series) == 5 == sum(trace.steps)
+        assert all(step.shape == (4,) and step.isfinite().all() for step in series)
+    assert all((step > 0).all() for step in trace.images)
+    assert all(((step > 0) & (step < 1)).all() for step in trace.confidence)
+
+
+def test_a_trace_holds_the_gradient_itself() -> None:
+    _, attack, trace = traced("plg:steps=1,views=0,objective=ce")
+    target, prior = tiny_target(), tiny_generator("dcgan")
+    seen: list[Tensor] = []
+
+    def optimizer(variables: Tensor) -> torch.optim.Optimizer:
+        seen.append(variables.detach().clone())
+        return type(attack).optimizer(attack, variables)
+
+    attack.optimizer = optimizer  # type: ignore[method-assign]
+    attack.run(target, prior, [1], images_per_class=2, seed=0)
+    latents = seen[0].requires_grad_(True)
+    images = prior(latents)
+    loss = torch.nn.functional.cross_entropy(target(images), torch.tensor([1, 1]), reduction="sum")
+    by_latents, by_images = torch.autograd.grad(loss, (latents, images))
+    torch.testing.assert_close(trace.variables[0], by_latents.norm(dim=1))
+    torch.testing.assert_close(trace.images[0], by_images.flatten(1).norm(dim=1))
+    own = target(images).softmax(dim=1)[:, 1].detach()
+    torch.testing.assert_close(trace.confidence[0], own)
+
+
+def test_all_of_a_picture_goes_through_the_bottleneck() -> None:
+    net = Autoencoder(2, 16, 4).eval()
+    codes: list[Tensor] = []
+    net.down.register_forward_hook(lambda module, inputs, output: codes.append(output))
+    rebuilt = net(torch.rand(3, 3, 16, 16))
+    assert codes[0].shape == (3, 2)
+    torch.testing.assert_close(rebuilt, net.decoder(codes[0]))
+
+
+def test_the_order_of_four_distances_and_a_thin_path() -> None:
+    cells = [
+        {"values": {"network": key, "seed": seed}, "numbers": {"distance": distance}}
+        for seed, distances in ((1, (1.0, 2.0, 3.0, 4.0)), (2, (3.5, 2.0, 3.0, 4.0)))  # the second: a > c
+        for key, distance in zip("abcd", distances, strict=True)
+    ]
+    assert Toy2D.order_holds({"settings": {"seeds": [1, 2]}, "cells": cells}) == "1 of 2 seeds"
+    path = torch.arange(25.0)
+    assert thinned(path).tolist() == [0, 10, 20, 24]
+    assert thinned(path[:21]).tolist() == [0, 10, 20]
+
+
+def test_the_checkpoint_of_an_epoch(tmp_path: Path) -> None:
+    for step, epoch in ((3, 1.0), (6, 2.0)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"epoch": epoch}))
+    assert checkpoint_after(tmp_path, 2).name == "checkpoint-6"
+    with pytest.raises(ValueError, match=r"no checkpoint of .* after epoch 4; it has 1, 2"):
+        checkpoint_after(tmp_path, 4)
