@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "generators": {"core", "data"},
     "priors": {"core", "data", "heads", "targets", "generators"},
     "attacks": {"core", "data", "heads", "targets", "generators"},
-    "metrics": {"core", "targets"},
+    "metrics": {"core", "data", "heads", "targets"},
     "robustness": {"core", "data", "targets"},
     "auditing": {"core", "data", "targets", "generators", "attacks", "metrics"},
 }
