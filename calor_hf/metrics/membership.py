@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.exact_interval import LEVEL
 from calor_hf.metrics.base import Measure, check_rows
-from calor_hf.metrics.statistics import LEVEL, RESAMPLES
+from calor_hf.metrics.statistics import RESAMPLES
 from calor_hf.metrics.verification import threshold_at
 
 ONE_IN = 100  # an image that was not trained on is taken for one that was, once in so many

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calor_hf.core.exact_interval import LEVEL, exact_interval
+
 RESAMPLES = 10_000
-LEVEL = 0.95
 
 
 def identity_means(values: Tensor, labels: Tensor) -> dict[int, float]:
@@ -89,10 +90,9 @@ def share_interval(low: float, high: float, identities: int) -> tuple[float, flo
     Source:
         Clopper and Pearson, Biometrika 1934.
     """
-    doubt = ((1 - LEVEL) / 2) ** (1 / max(1, identities))
-    if low == high == 0:
-        return 0.0, 1 - doubt
-    return (doubt, 1.0) if low == high == 1 else (low, high)
+    if low == high and low in (0, 1):
+        return exact_interval(round(low) * identities, identities)
+    return low, high
 
 
 def paired_difference(first: dict[int, float], second: dict[int, float], seed: int = 0) -> tuple[float, float, float]:

@@ -12,9 +12,9 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from calor_hf.core.files import read_json, read_text, write_json, write_whole
-from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.bad_images import to_rgb
 
@@ -264,7 +264,7 @@ def _write(
         raise ValueError(f"no images found in {source}")
     _begin(name, source, output_dir, {"set": name, "image_size": image_size, "pictures": len(jobs)})
     written, kept, unreadable = 0, 0, []
-    for path, folder in ProgressBar(jobs, desc=name, unit="picture"):
+    for path, folder in tqdm(jobs, desc=name, unit="picture"):
         goal = output_dir / folder / (path.name if path.suffix == ".png" else f"{path.name}.png")
         if goal.exists():
             kept += 1

@@ -61,15 +61,15 @@ def test_drawn_people_need_nothing_but_the_target(
         ["fgsm", "pgd_margin", "one_pixel", "fgsm", "pgd_margin"]  # one_pixel uses no network's gradient
     )
     assert [row["targeted"] for row in numbers["adversarial"]] == [False] * 5 + [True] * 5
-    right = numbers["accuracy"]["hits"]
+    right = numbers["accuracy"]["successes"]
     for row in numbers["adversarial"]:
         assert row["all"]["count"] == 6
         if not row["targeted"]:
             assert row["changed"]["count"] == right
-            assert row["all"]["hits"] >= row["changed"]["hits"]
+            assert row["all"]["successes"] >= row["changed"]["successes"]
     own, moved = (next(row for row in numbers["adversarial"] if row["attack"] == "fgsm" and row["transferred"] == other)
                   for other in (False, True))  # fmt: skip
-    assert own["all"]["hits"] == moved["all"]["hits"]  # the other network is the same one
+    assert own["all"]["successes"] == moved["all"]["successes"]  # the other network is the same one
     assert numbers["backdoor"]["trigger"] == {"name": "blended", "share": 0.1, "seed": 0}
     assert numbers["backdoor"]["training"] is None
     assert numbers["backdoor"]["clean"] == numbers["accuracy"]

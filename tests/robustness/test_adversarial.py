@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from calor_hf.core.seeding import sample_rng
@@ -118,15 +118,15 @@ def test_successes_by_hand_of_a_known_margin() -> None:
     results = adversarial(target, images, labels, ["fgsm", "bim", "pgd", "pgd_margin"])
     for result in results:
         # Seven are right at first, the sixth is wrong. Moved over the border: 0.01, 0.02, 0.03 down and -0.02 up.
-        assert (result.changed.topk_correct, result.changed.count) == (4, 7), result.attack
-        assert (result.all.topk_correct, result.all.count) == (5, 8), result.attack
+        assert (result.changed.successes, result.changed.count) == (4, 7), result.attack
+        assert (result.all.successes, result.all.count) == (5, 8), result.attack
     for result in adversarial(target, images, labels, ["fgsm", "bim", "pgd"], targeted=True):
         # To class 2 there is no way; of the two images of class 0 one reaches class 1. None is there before.
-        assert (result.changed.topk_correct, result.changed.count) == (1, 8), result.attack
+        assert (result.changed.successes, result.changed.count) == (1, 8), result.attack
     labels[4] = 0  # taken for class 1 = y + 1 already
     (result,) = adversarial(target, images, labels, ["fgsm"], targeted=True)
-    assert (result.changed.topk_correct, result.changed.count) == (1, 7)
-    assert (result.all.topk_correct, result.all.count) == (2, 8)
+    assert (result.changed.successes, result.changed.count) == (1, 7)
+    assert (result.all.successes, result.all.count) == (2, 8)
     assert result.to_dict()["settings"] == {"eps": EPS}
 
 
@@ -136,7 +136,7 @@ def test_the_margin_sees_through_saturated_scores() -> None:
     layer.weight.data *= 1e5  # softmax is 0 or 1 in float32, so cross-entropy has no gradient
     layer.bias.data[2] = -1e9
     results = adversarial(target, images, labels, ["fgsm", "bim", "pgd_margin"])
-    assert [result.changed.topk_correct for result in results] == [0, 0, 4]
+    assert [result.changed.successes for result in results] == [0, 0, 4]
 
 
 def test_images_made_on_another_network_are_counted_on_the_target() -> None:
@@ -146,7 +146,7 @@ def test_images_made_on_another_network_are_counted_on_the_target() -> None:
     layer.weight.data *= -1
     own, moved = (adversarial(target, images, labels, ["bim"], made_on=source)[0] for source in (None, contrary))
     assert (own.transferred, moved.transferred) == (False, True)
-    assert (moved.changed.topk_correct, moved.changed.count) == (0, 7)  # pushed further in
+    assert (moved.changed.successes, moved.changed.count) == (0, 7)  # pushed further in
 
 
 def test_nothing_is_left_behind() -> None:
@@ -193,9 +193,9 @@ def test_one_pixel_changes_at_most_one_pixel_and_finds_the_way() -> None:
     assert ((changed != images).any(dim=1).flatten(1).sum(dim=1) == 1).all()
     assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
     (result,) = adversarial(target, images, labels, ["one_pixel"])
-    assert (result.changed.topk_correct, result.changed.count) == (5, 5)
+    assert (result.changed.successes, result.changed.count) == (5, 5)
     (result,) = adversarial(target, images, labels, ["one_pixel"], targeted=True)  # to class 1: the same
-    assert result.changed.topk_correct == 5
+    assert result.changed.successes == 5
     alone = one_pixel_images(target, images[:2], labels[:2], targeted=False, seed=0)
     assert torch.equal(alone, changed[:2])
     assert not torch.equal(one_pixel_images(target, images, labels, targeted=False, seed=1), changed)
@@ -221,21 +221,27 @@ def test_a_pixel_by_hand() -> None:
     assert int(image.count_nonzero()) == 0
 
 
-@pytest.mark.parametrize(("hits", "count"), [(0, 1), (0, 40), (40, 40), (1, 3), (5, 410), (200, 410), (9999, 10000)])
-def test_intervals_are_those_of_scipy(topk_correct: int, count: int) -> None:
-    exact = binomtest(topk_correct, count).proportion_ci(method="exact")
-    assert Share(topk_correct, count).interval == pytest.approx((exact.low, exact.high), abs=1e-9)
+@pytest.mark.parametrize(("successes", "count"), [(1, 3), (5, 410), (200, 410), (9999, 10000)])
+def test_an_interval_ends_where_a_tail_has_a_fortieth(successes: int, count: int) -> None:
+    low, high = Share(successes, count).interval
+    assert binom.sf(successes - 1, count, low) == pytest.approx(0.025)
+    assert binom.cdf(successes, count, high) == pytest.approx(0.025)
+
+
+def test_an_interval_of_all_or_nothing_is_one_sided_and_open() -> None:
+    assert Share(0, 40).interval == pytest.approx((0, 1 - 0.025 ** (1 / 40)))
+    assert Share(40, 40).interval == pytest.approx((0.025 ** (1 / 40), 1))
 
 
 def test_a_share_of_nothing() -> None:
     share = Share.of(torch.tensor([True]), torch.tensor([False]))
     assert math.isnan(share.value)
-    assert share.to_dict() == {"hits": 0, "count": 0, "value": None, "low": None, "high": None}
+    assert share.to_dict() == {"successes": 0, "count": 0, "value": None, "low": None, "high": None}
     assert Share.of(torch.tensor([True, False, True]), torch.tensor([True, True, False])) == Share(1, 2)
 
 
-def result_of(attack: str, topk_correct: int, transferred: bool = False) -> AdversarialResult:
-    return AdversarialResult(attack, False, transferred, Share(topk_correct, 100), Share(topk_correct, 100), 0, 0.0)
+def result_of(attack: str, successes: int, transferred: bool = False) -> AdversarialResult:
+    return AdversarialResult(attack, False, transferred, Share(successes, 100), Share(successes, 100), 0, 0.0)
 
 
 def test_what_is_said_beside_the_numbers() -> None:

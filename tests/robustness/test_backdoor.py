@@ -152,12 +152,12 @@ def test_rates_by_hand() -> None:
     images[5, :, -1, -1] = 1.0  # taken for class 0
     labels = torch.tensor([0, 1, 2, 1, 1, 1])
     found = backdoor_rates(target, images, labels, BadNets(), batch_size=4)
-    assert (found.clean.topk_correct, found.clean.count) == (3, 6)
-    assert (found.success.topk_correct, found.success.count) == (6, 6)
-    assert (found.success_of_others.topk_correct, found.success_of_others.count) == (5, 5)
-    assert (found.without_trigger.topk_correct, found.without_trigger.count) == (1, 5)
+    assert (found.clean.successes, found.clean.count) == (3, 6)
+    assert (found.success.successes, found.success.count) == (6, 6)
+    assert (found.success_of_others.successes, found.success_of_others.count) == (5, 5)
+    assert (found.without_trigger.successes, found.without_trigger.count) == (1, 5)
     record = backdoor_rates(target, images, labels, BadNets(), target_class=1).to_dict()
-    assert record["success"]["hits"] == 0
+    assert record["success"]["successes"] == 0
     assert record["success_of_others"]["count"] == 2
     assert record["target_class"] == 1
 

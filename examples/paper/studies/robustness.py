@@ -160,4 +160,4 @@ def _bars(panel: Any, shares: list[tuple[str, dict[str, Any]]], number: int, wid
 
 
 def _cell(share: dict[str, Any]) -> str:
-    return table_cell(Share(share["hits"], share["count"])).strip()
+    return table_cell(Share(share["successes"], share["count"])).strip()
