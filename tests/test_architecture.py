@@ -115,7 +115,7 @@ def text_files() -> Iterator[tuple[Path, str]]:
     """Everything that is ours and text: the files at the top, and those below the folders that we keep."""
     kept = [ROOT / name for name in ("calor_hf", "tests", "examples", "benchmarks", "docs", ".ci", ".github")]
     for file in [*ROOT.iterdir(), *(file for folder in kept for file in folder.rglob("*"))]:
-        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".pyc":
+        if file.is_file() and file.name != ".git" and "__pycache__" not in file.parts and file.suffix != ".pyc":
             content = file.read_bytes()
             if b"\0" not in content:
                 yield file, content.decode()
