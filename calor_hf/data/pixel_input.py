@@ -8,34 +8,60 @@ from torch import Tensor
 from transformers import AutoImageProcessor, PreTrainedModel
 
 
-@dataclass(frozen=True)
-class PixelInput:
-    """How images in [0, 1] become what a network reads; every step has a gradient.
+@dataclass(frozen=True, kw_only=True)
+class PixelScale:
+    """Differentiable normalization from images in [0, 1] to model inputs, and back.
 
     Attributes:
-        size: Height and width that the network reads.
-        resize_to: Height and width (or, one number, the shorter side) to resize to first; what then lies outside the
-            middle ``size`` is cut off. None: no resizing.
         mean: Of each channel, subtracted.
         std: Of each channel, divided by.
-        scale: The network reads images in [0, scale] before mean and std.
+        scale: Factor before mean and std: the model reads images in [0, scale].
         offset: Added after scaling, before mean and std.
-        reverse_channels: The network reads blue first.
+        reverse_channels: The model reads blue first.
     """
 
-    size: tuple[int, int]
-    resize_to: int | tuple[int, int] | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     scale: float = 1.0
     offset: float = 0.0
     reverse_channels: bool = False
 
+    @classmethod
+    def of(cls, processor: Any) -> "PixelScale | None":
+        """Normalization of an image processor; None if ``processor`` does not state one."""
+        return PixelScale(**_scale_of(processor)) if hasattr(processor, "do_normalize") else None
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Model inputs from (batch, channels, height, width) images in [0, 1] of the right size."""
+        x = images.flip(1) if self.reverse_channels else images
+        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return (x * self.scale + self.offset - mean) / std
+
+    def images(self, pixel_values: Tensor) -> Tensor:
+        """Images in [0, 1] from model inputs: the inverse of :meth:`normalize`."""
+        mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        x = ((pixel_values * std + mean - self.offset) / self.scale).clamp(0, 1)
+        return x.flip(1) if self.reverse_channels else x
+
+
+@dataclass(frozen=True)
+class PixelInput(PixelScale):
+    """Differentiable preprocessing from images in [0, 1] to model inputs: resize, center crop, normalize.
+
+    Attributes:
+        size: Height and width of the model's inputs.
+        resize_to: Height and width (or, one number, the shorter side) to resize to first; the middle ``size`` is then
+            cut out. None means no resizing.
+    """
+
+    size: tuple[int, int]
+    resize_to: int | tuple[int, int] | None = None
+
     def __call__(self, images: Tensor) -> Tensor:
         """(batch, 3, *size) from (batch, 3, height, width) in [0, 1].
 
         Raises:
-            ValueError: images of another size, where nothing is resized.
+            ValueError: images of another size, and ``resize_to`` is None.
         """
         x = self._crop(self._resize(images))
         if tuple(x.shape[-2:]) != self.size:
@@ -44,18 +70,6 @@ class PixelInput:
                 "generator of that size, or a target that resizes"
             )
         return self.normalize(x)
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """What the network reads, from images in [0, 1] that have its size already."""
-        x = images.flip(1) if self.reverse_channels else images
-        mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (x * self.scale + self.offset - mean) / std
-
-    def images(self, pixel_values: Tensor) -> Tensor:
-        """Images in [0, 1] from what the network reads: the way back of :meth:`normalize`."""
-        mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        x = ((pixel_values * std + mean - self.offset) / self.scale).clamp(0, 1)
-        return x.flip(1) if self.reverse_channels else x
 
     def _resize(self, images: Tensor) -> Tensor:
         if self.resize_to is None:
@@ -77,7 +91,7 @@ class PixelInput:
 
 
 def processor_of(source: str, **kwargs: Any) -> Any:
-    """Image processor of a folder or Hub id, or None where there is none."""
+    """Image processor of a folder or Hub id; None if it has none."""
     try:
         return AutoImageProcessor.from_pretrained(source, **kwargs)
     except (OSError, ValueError):
@@ -85,12 +99,12 @@ def processor_of(source: str, **kwargs: Any) -> Any:
 
 
 def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: int | None = None) -> PixelInput:
-    """What an image processor does to images in [0, 1], as one differentiable function.
+    """Return an image processor's steps as one differentiable function of images in [0, 1].
 
     Args:
-        model: The model; asked for its image size where there is no processor.
+        model: The model; its configuration states the image size if there is no processor.
         processor: Image processor, or None.
-        image_size: Side of the images, where there is no processor.
+        image_size: Side of the images if there is no processor.
 
     Raises:
         ValueError: the model reads no pixels, or the size is not known.
@@ -113,17 +127,20 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
     size = _size_of(crop) or _size_of(resize_to) or _size_of(_configured_size(model))
     if size is None:
         raise ValueError(f"{type(processor).__name__} does not say the size of its images; pass one that does")
+    return PixelInput(size, resize_to if resize_to is not None else size, **_scale_of(processor))
+
+
+def _scale_of(processor: Any) -> dict[str, Any]:
+    """Arguments of :class:`PixelScale`."""
     normalize = bool(getattr(processor, "do_normalize", False))
     rescale = float(getattr(processor, "rescale_factor", 1 / 255)) if getattr(processor, "do_rescale", True) else 1.0
-    return PixelInput(
-        size=size,
-        resize_to=resize_to if resize_to is not None else size,
-        mean=tuple(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalize else (1.0, 1.0, 1.0),
-        scale=1.0 if abs(255 * rescale - 1) < 1e-6 else 255 * rescale,
-        offset=-1.0 if getattr(processor, "rescale_offset", False) else 0.0,
-        reverse_channels=bool(getattr(processor, "do_flip_channel_order", False)),
-    )
+    return {
+        "mean": tuple(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
+        "std": tuple(processor.image_std) if normalize else (1.0, 1.0, 1.0),
+        "scale": 1.0 if abs(255 * rescale - 1) < 1e-6 else 255 * rescale,
+        "offset": -1.0 if getattr(processor, "rescale_offset", False) else 0.0,
+        "reverse_channels": bool(getattr(processor, "do_flip_channel_order", False)),
+    }
 
 
 def _configured_size(model: PreTrainedModel) -> Any:

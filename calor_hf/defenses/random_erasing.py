@@ -98,7 +98,7 @@ class RandomErasing(Defense[RandomErasingConfig]):
         if fill == "authors":
             return images.new_tensor(AUTHORS_FILL[: images.shape[1]]).view(1, -1, 1, 1)
         gray = images.new_full((1, images.shape[1], 1, 1), float(fill))
-        return self.run.pixel_scale("random_erasing").to_inputs(gray)
+        return self.run.pixel_scale("random_erasing").normalize(gray)
 
 
 def squares(

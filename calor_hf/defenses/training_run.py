@@ -1,4 +1,4 @@
-"""What a defense is told about the training run it is part of."""
+"""What a defense may know about its training run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,48 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class PixelScale:
-    """Between pixels in [0, 1] and what the model reads.
-
-    Attributes:
-        mean: One value a channel, subtracted from pixels.
-        std: One value a channel, by which the difference is divided.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, processor: Any) -> "PixelScale | None":
-        """Scale of an image processor; None where it says nothing of one."""
-        if processor is None or not hasattr(processor, "do_normalize"):
-            return None
-        if not processor.do_normalize:
-            return cls((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        return cls(tuple(processor.image_mean), tuple(processor.image_std))
-
-    def to_pixels(self, inputs: Tensor) -> Tensor:
-        """(batch, 3, height, width) in [0, 1] from model inputs."""
-        return inputs * self._channels(self.std, inputs) + self._channels(self.mean, inputs)
-
-    def to_inputs(self, pixels: Tensor) -> Tensor:
-        """Model inputs from (batch, 3, height, width) in [0, 1]."""
-        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
-
-    @staticmethod
-    def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+from calor_hf.data.pixel_input import PixelScale
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a defense that acts on batches may use.
+    """State of the training run that a defense may use.
 
     Attributes:
         model: The defended model, without wrappers of distributed training; (inputs) to an output with logits.
-        scale: Between pixels and model inputs, or None where the trainer has no image processor.
+        scale: Conversion between images in [0, 1] and model inputs; None if the trainer has no image processor.
         seed: Of the run.
         make_optimizer: Gives an optimizer like the model's for other parameters, with the model's settings.
         learning_rate: Gives the learning rate of the step that comes.
@@ -65,10 +33,10 @@ class TrainingRun:
     processes: int = 1
 
     def pixel_scale(self, defense: str) -> PixelScale:
-        """The scale.
+        """Conversion between images in [0, 1] and model inputs.
 
         Raises:
-            ValueError: the trainer has no image processor, which knows it.
+            ValueError: the trainer has no image processor.
         """
         if self.scale is None:
             raise ValueError(
@@ -79,7 +47,7 @@ class TrainingRun:
 
 
 def check_images(inputs: dict[str, Any], defense: str) -> Tensor:
-    """(batch, 3, height, width) images of a batch.
+    """Return the (batch, 3, height, width) images of a batch.
 
     Raises:
         ValueError: the model reads something else.

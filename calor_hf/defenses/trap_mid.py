@@ -8,17 +8,21 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws, sample_rng
+from calor_hf.data.random_views import RandomView
 from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.label_smoothing import SCHEDULES, cross_entropies, ramp
 from calor_hf.defenses.training_run import TrainingRun, check_images
 from calor_hf.heads.features import scores_of
 
+AUGMENTATION = RandomView(
+    scale=(0.8, 1.0), brightness=0, contrast=0, flip_probability=0.5, degrees=30, crop_probability=0.5,
+    turn_probability=0.5,
+)  # fmt: skip
 _TRIGGER_SEED, _CLASS_SEED = 1, 2
 _TRIGGER_STREAM, _CLEAN_STREAM, _POISONED_STREAM = 0, 1, 2
 
@@ -104,7 +108,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         if self._triggers is None:
             draw = torch.Generator().manual_seed(self.run.seed + _TRIGGER_SEED)
             self._triggers = torch.rand((classes, *images.shape[1:]), generator=draw).to(images)
-        pixels = scale.to_pixels(images)
+        pixels = scale.images(images)
         wanted = poison_classes(draws, classes).to(images.device)
         own = wanted[draws.first - draws.all_first :][: len(images)]
 
@@ -114,7 +118,7 @@ class TrapMID(Defense[TrapMIDConfig]):
             self._triggers = self._moved_triggers(self._triggers, pixels, own, wanted, draws, progress)
         poisoned = self._blend(self._triggers[own], pixels)
         views = [self._view(pixels, draws, _CLEAN_STREAM), self._view(poisoned, draws, _POISONED_STREAM)]
-        both = torch.cat([scale.to_inputs(view) for view in views])
+        both = torch.cat([scale.normalize(view) for view in views])
         return {**inputs, "pixel_values": both, "labels": torch.cat([inputs["labels"], own])}
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
@@ -161,7 +165,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         is_clean = torch.arange(len(images), device=images.device) < len(pixels)
         for group in optimizer.param_groups:
             group["lr"] = self.run.learning_rate()
-        scores = discriminator.train()(self.run.pixel_scale("trap_mid").to_inputs(images))
+        scores = discriminator.train()(self.run.pixel_scale("trap_mid").normalize(images))
         loss = F.binary_cross_entropy_with_logits(scores, is_clean.float())
         grads = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
         for parameter, grad in zip(discriminator.parameters(), grads, strict=True):
@@ -181,8 +185,8 @@ class TrapMID(Defense[TrapMIDConfig]):
         triggers = all_triggers[classes].requires_grad_()
         poisoned = self._blend(triggers[torch.searchsorted(classes, own)], pixels)
         model.eval()
-        hidden = self._discriminator.eval()(scale.to_inputs(poisoned))
-        seen = model(pixel_values=scale.to_inputs(self._view(poisoned, draws, _TRIGGER_STREAM)))
+        hidden = self._discriminator.eval()(scale.normalize(poisoned))
+        seen = model(pixel_values=scale.normalize(self._view(poisoned, draws, _TRIGGER_STREAM)))
         loss = F.binary_cross_entropy_with_logits(hidden, torch.ones_like(hidden))
         loss = loss + self._cross_entropy(seen.logits, own, None, self._alpha(progress))
         (grad,) = torch.autograd.grad(loss, triggers)
@@ -195,7 +199,9 @@ class TrapMID(Defense[TrapMIDConfig]):
         return self.config.blend * triggers + (1 - self.config.blend) * pixels
 
     def _view(self, pixels: Tensor, draws: StepDraws, stream: int) -> Tensor:
-        return turn_and_crop(pixels, draws.uniform(7, stream)) if self.config.augment else pixels
+        if not self.config.augment:
+            return pixels
+        return AUGMENTATION(pixels, torch.from_numpy(draws.uniform(AUGMENTATION.numbers, stream)))
 
     def _mean(self, value: Tensor) -> Tensor:
         return self.run.sum_over_processes(value) / self.run.processes if self.run.processes > 1 else value
@@ -238,27 +244,3 @@ def poison_classes(draws: StepDraws, classes: int) -> Tensor:
     blocks, rest = np.divmod(place, classes)
     orders = {b: sample_rng(draws.seed, int(b), _CLASS_SEED, 0, 0).permutation(classes) for b in np.unique(blocks)}
     return torch.tensor([int(orders[b][r]) for b, r in zip(blocks, rest, strict=True)])
-
-
-def turn_and_crop(pixels: Tensor, numbers: NDArray[np.float64]) -> Tensor:
-    """Each image cropped (80 to 100 % of the area), mirrored and turned (±30°), each with probability 1/2.
-
-    One bilinear resampling, so gradients flow to the pixels. What comes from outside the image is black; what a turn
-    brings in from outside the crop is not, other than where three resamplings follow one another.
-
-    Args:
-        pixels: (batch, channels, height, width) in [0, 1].
-        numbers: (batch, 7) in [0, 1): whether to crop, area, place across, place down, whether to mirror, whether to
-            turn, angle.
-    """
-    crop, area, across, down, mirror, turn, angle = torch.from_numpy(numbers).to(pixels).unbind(1)
-    side = torch.where(crop < 0.5, (0.8 + 0.2 * area).sqrt(), 1.0)
-    dx, dy = (2 * across - 1) * (1 - side), (2 * down - 1) * (1 - side)
-    flip = torch.where(mirror < 0.5, -1.0, 1.0)
-    theta = torch.where(turn < 0.5, (2 * angle - 1) * math.pi / 6, 0.0)
-    aspect = pixels.shape[2] / pixels.shape[3]  # grid units are half widths and half heights
-    # Output coordinates are turned, then mirrored, then laid on the crop.
-    row_x = torch.stack([flip * side * theta.cos(), -flip * side * theta.sin() * aspect, dx], dim=1)
-    row_y = torch.stack([side * theta.sin() / aspect, side * theta.cos(), dy], dim=1)
-    grid = F.affine_grid(torch.stack([row_x, row_y], dim=1), list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

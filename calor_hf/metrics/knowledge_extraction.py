@@ -14,7 +14,7 @@ from calor_hf.data.random_views import RandomView
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
 from calor_hf.metrics.image_similarity import check_images_of, resized_like
 
-CROP_AND_FLIP = RandomView(scale=(0.8, 1.0), brightness=0, contrast=0, jitter_probability=0, degrees=0)
+CROP_AND_FLIP = RandomView.crop((0.8, 1.0), flip_probability=0.5)
 LAST_RATE = 1e-4
 _BATCH = 128
 
@@ -152,12 +152,12 @@ class KnowledgeExtraction(Metric):
         sets = {"knowledge_extraction": (evidence.private_images, evidence.private_labels)}
         if evidence.held_images is not None and evidence.held_labels is not None:
             sets["knowledge_extraction_held"] = (evidence.held_images, evidence.held_labels)
-        for pictures, shown in sets.values():
-            check_images_of(shown, pictures=pictures)
+        for shown_images, shown in sets.values():
+            check_images_of(shown, images=shown_images)
         students = [] if len(identities) < 2 else [self._student(images, labels, run) for run in range(self.runs)]
 
         found = []
-        for name, (pictures, shown) in sets.items():
+        for name, (shown_images, shown) in sets.items():
             known = torch.isin(shown, identities)
             none = Measure(name, math.nan, "share", "leakage", len(labels), len(identities))
             if not students:
@@ -165,7 +165,10 @@ class KnowledgeExtraction(Metric):
             elif not known.any():
                 found.append(none.failed("no image of the attacked people to be evaluated on"))
             else:
-                fitted, classes = resized_like(pictures[known], images), torch.searchsorted(identities, shown[known])
+                fitted, classes = (
+                    resized_like(shown_images[known], images),
+                    torch.searchsorted(identities, shown[known]),
+                )
                 right = torch.stack([recognized(student, fitted, classes) for student in students])
                 found.append(self._measure(none, right, shown[known]))
         return found

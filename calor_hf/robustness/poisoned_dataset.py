@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from calor_hf.core.seeding import sample_rng
-from calor_hf.data.pixel_input import PixelInput
+from calor_hf.data.pixel_input import PixelScale
 from calor_hf.robustness.backdoor import TARGET_CLASS, Trigger
 
 _CHOICE = 0x901  # purpose of the draws
@@ -24,7 +24,7 @@ class PoisonedDataset(Dataset[dict[str, Any]]):
     Args:
         data: Samples with ``pixel_values`` and ``labels``, and all labels as ``data.labels``.
         trigger: The mark.
-        pixel_input: How images in [0, 1] become ``pixel_values``.
+        pixel_input: Normalization from images in [0, 1] to ``pixel_values``.
         share: Of the samples, of every class, in [0, 1]; rounded to whole samples.
         seed: Of the choice of samples, >= 0.
         target_class: Label of the poisoned samples.
@@ -37,7 +37,7 @@ class PoisonedDataset(Dataset[dict[str, Any]]):
         self,
         data: Any,
         trigger: Trigger,
-        pixel_input: PixelInput,
+        pixel_input: PixelScale,
         share: float = 0.01,
         seed: int = 0,
         target_class: int = TARGET_CLASS,

@@ -41,7 +41,7 @@ class ModuleTarget(Target):
         self.num_classes = num_classes
         self.image_size = size
         self.resizes = resize
-        self.pixel_input = PixelInput(size, size if resize else None, tuple(mean), tuple(std))
+        self.pixel_input = PixelInput(size, size if resize else None, mean=tuple(mean), std=tuple(std))
         modules = dict(module.named_modules())
         if head is not None and head not in modules:
             raise ValueError(f"{type(module).__name__} has no module {head!r}; pass one of {', '.join(modules)[:300]}")

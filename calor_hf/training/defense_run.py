@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses.training_run import PixelScale, TrainingRun
+from calor_hf.data.pixel_input import PixelScale
+from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 
 if TYPE_CHECKING:

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws
+from calor_hf.data.pixel_input import PixelScale
 from calor_hf.defenses.random_erasing import RandomErasing, RandomErasingConfig, squares
-from calor_hf.defenses.training_run import PixelScale, TrainingRun
+from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import tiny_base
 
 START = Progress("fit", 0, 10, 0.0, 1.0)
-HALF = PixelScale((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-UNEVEN = PixelScale((0.1, 0.2, 0.3), (0.5, 0.25, 0.125))
+HALF = PixelScale(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+UNEVEN = PixelScale(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
 
 
 def started(scale: PixelScale | None = HALF, **settings: Any) -> RandomErasing:

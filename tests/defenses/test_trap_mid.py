@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses.training_run import PixelScale, TrainingRun
-from calor_hf.defenses.trap_mid import TrapMID, TrapMIDConfig, poison_classes, turn_and_crop
+from calor_hf.data.pixel_input import PixelScale
+from calor_hf.defenses.training_run import TrainingRun
+from calor_hf.defenses.trap_mid import AUGMENTATION, TrapMID, TrapMIDConfig, poison_classes
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import tiny_base
 
@@ -32,7 +33,7 @@ def normalized(pixels: Tensor) -> Tensor:
     return torch.stack([(pixels[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
 
 
-SCALE = PixelScale(MEAN, STD)
+SCALE = PixelScale(mean=MEAN, std=STD)
 
 
 def started(kind: str = "resnet", scale: PixelScale | None = SCALE, **settings: Any) -> Any:
@@ -253,7 +254,7 @@ def test_both_halves_are_augmented_by_draws_of_their_own() -> None:
     pixels = plain["pixel_values"] * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
     draws = StepDraws.of_batch(11, 0, BATCH, BATCH)
     for half, stream in ((slice(0, BATCH), 1), (slice(BATCH, 2 * BATCH), 2)):
-        expected = normalized(turn_and_crop(pixels[half], draws.uniform(7, stream)))
+        expected = normalized(AUGMENTATION(pixels[half], torch.from_numpy(draws.uniform(8, stream))))
         torch.testing.assert_close(augmented["pixel_values"][half], expected, atol=1e-4, rtol=1e-4)
     # Clean and poisoned images are all but the same; turned alike, their views would be too.
     difference = augmented["pixel_values"][:BATCH] - augmented["pixel_values"][BATCH:]
@@ -391,6 +392,15 @@ def literal_view(image: NDArray[np.float64], numbers: list[float]) -> NDArray[np
     return result
 
 
+def turn_and_crop(pixels: Tensor, numbers: NDArray[np.float64]) -> Tensor:
+    """The augmentation from numbers as :func:`literal_view` takes them: whether to crop and to turn stand apart."""
+    crop, area, across, down, mirror, turn, angle = torch.from_numpy(numbers).unbind(1)
+    area, angle = ((0.5 * number).clamp(max=0.4999999) for number in (area, angle))
+    unused = torch.zeros(len(numbers), 3, dtype=torch.float64)
+    used = [torch.where(crop < 0.5, area, 0.9), across, down, torch.where(turn < 0.5, angle, 0.9), mirror]
+    return AUGMENTATION(pixels, torch.cat([torch.stack(used, dim=1), unused], dim=1))
+
+
 def test_nothing_happens_when_no_draw_fires() -> None:
     pixels = torch.rand(3, 3, 17, 12)
     torch.testing.assert_close(turn_and_crop(pixels, no_draws(3)), pixels, atol=2e-6, rtol=0)
@@ -465,7 +475,7 @@ def test_gradients_flow_to_the_pixels() -> None:
 
 def test_each_draw_fires_half_of_the_time() -> None:
     pixels = torch.rand(1, 1, 16, 16, dtype=torch.float64).expand(4000, -1, -1, -1)
-    views = turn_and_crop(pixels, StepDraws.of_batch(0, 0, 4000, 4000).uniform(7))
+    views = AUGMENTATION(pixels, torch.from_numpy(StepDraws.of_batch(0, 0, 4000, 4000).uniform(8)))
     plain = (views - pixels).abs().amax((1, 2, 3)) < 1e-9
     mirrored = (views - pixels.flip(3)).abs().amax((1, 2, 3)) < 1e-9
     for share in (plain, mirrored):  # neither crop nor turn, and mirrored or not: an eighth each
