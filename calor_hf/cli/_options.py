@@ -1,0 +1,93 @@
+"""Command-line parser of an options dataclass: each field is an option."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def parser_for(kind: type[Any], name: str, description: str) -> argparse.ArgumentParser:
+    """Build the parser of a command from the fields of its options dataclass.
+
+    A field ``foo_bar`` is the option ``--foo-bar``. Types: ``str``, ``int``, ``float``, ``Path``, ``bool`` (a switch,
+    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list`` or ``tuple`` for several words.
+    A field without a default is required. Metadata of a field:
+
+    - ``help``: text; the default is appended unless the text mentions it.
+    - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``.
+    - ``positional``: True for an argument without a flag.
+    - ``exclusive``: name of a group of which one option at most may be given.
+    - ``choices``, ``metavar``, ``nargs``: as in :mod:`argparse`.
+
+    Args:
+        kind: Dataclass.
+        name: Command, as after ``calor-hf``.
+        description: Text at the top of ``--help``.
+    """
+    parser = argparse.ArgumentParser(prog=f"calor-hf {name}", description=description, allow_abbrev=False)
+    add_options(parser, kind)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
+    """Add an option for each field of a dataclass; see :func:`parser_for`."""
+    hints = get_type_hints(kind)
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        metadata = field.metadata
+        to = parser
+        if exclusive := metadata.get("exclusive"):
+            to = groups.get(exclusive) or groups.setdefault(exclusive, parser.add_mutually_exclusive_group())
+        settings = _settings(hints[field.name]) | {
+            k: metadata[k] for k in ("choices", "metavar", "nargs") if k in metadata
+        }
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        text = str(metadata.get("help", ""))
+        if default not in (dataclasses.MISSING, None, False, [], ()) and "default" not in text.lower():
+            shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+            text = f"{text.rstrip('.')} (default: {shown})"
+        settings["help"] = text.replace("%", "%%")
+        required = default is dataclasses.MISSING
+        if not required:
+            settings["default"] = default
+        if metadata.get("positional"):
+            if not required:
+                settings.setdefault("nargs", "?")
+            to.add_argument(field.name, **settings)
+        else:
+            flags = metadata.get("flags", (f"--{field.name.replace('_', '-')}",))
+            to.add_argument(*flags, dest=field.name, required=required, **settings)
+
+
+def _settings(hint: Any) -> dict[str, Any]:
+    """Arguments of ``add_argument`` for a type."""
+    kinds = [kind for kind in get_args(hint) or [hint] if kind is not NoneType]
+    if get_origin(hint) in (list, tuple):
+        return {"nargs": "*", "type": get_args(hint)[0]}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if len(kinds) == 1 and kinds[0] is not hint:
+        return _settings(kinds[0])
+    return {"action": "store_true"} if hint is bool else {"type": str if len(kinds) > 1 else hint}
+
+
+def dashed(argv: Sequence[str]) -> list[str]:
+    """Words with ``--foo_bar`` spelled ``--foo-bar``; values stay as they are."""
+    found = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        found.append(f"{flag.replace('_', '-')}{equals}{value}" if word.startswith("--") else word)
+    return found
+
+
+def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[str]) -> T:
+    """Parse the words of a command into its options.
+
+    Raises:
+        ValueError: the dataclass refuses a value.
+        SystemExit: unknown options or values of another type (status 2), or ``--help``.
+    """
+    return kind(**vars(parser.parse_args(dashed(argv))))
