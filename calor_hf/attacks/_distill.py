@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
@@ -26,6 +25,7 @@ from transformers import (
 from calor_hf.attacks._queries import Asked
 from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget, Target
@@ -201,7 +201,7 @@ def _train(
             schedule.load_state_dict(saved["schedule"])
             first, divergence = saved["epoch"], saved["divergence"]
     count = len(images)  # type: ignore[arg-type]
-    for epoch in tqdm(
+    for epoch in ProgressBar(
         range(first, plan.epochs), initial=first, total=plan.epochs, desc=f"student {name}", unit="epoch"
     ):
         order = sample_rng(plan.seed, epoch, 0, 0, 0).permutation(count).tolist()

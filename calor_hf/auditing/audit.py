@@ -133,7 +133,7 @@ def audit(
             data={
                 "name": private.name,
                 "identities": len(private_data.labels.unique()),
-                "pictures": len(private_data.labels),
+                "images": len(private_data.labels),
                 "held_out_images": 0 if private.held_labels is None else len(private.held_labels),
             },
             networks=evaluation_models.described(),

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack
@@ -19,6 +18,7 @@ from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
@@ -210,7 +210,7 @@ class _Progress:
     """A bar in classes, with the share of images that the target, and no one else, takes for their class."""
 
     def __init__(self, name: str, classes: int, shown: bool) -> None:
-        self._bar = tqdm(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)
+        self._bar = ProgressBar(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)
         self._finished = 0
 
     def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:

@@ -271,7 +271,7 @@ def evaluation_model_argv(folder: Path, target: HFTarget) -> list[str]:
     """Options of ``calor-hf train`` for the evaluation model of drawn faces; none: there is one in ``folder``."""
     if (folder / "metrics.json").is_file():
         return []
-    words = ["--role", "evaluation_model", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
+    words = ["--role", "evaluation", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
     return [*words, "--resume" if folder.exists() else "--overwrite"]
 
 

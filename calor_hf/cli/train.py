@@ -191,7 +191,7 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         # PIL, with or without torchvision: the same images on every machine.
         kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
         processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-        if model_args.role == "evaluation_model":
+        if model_args.role == "evaluation":
             return RegNetForImageClassification(RegNetConfig(**EVALUATION_NETWORK, **labels)), processor
         config = ResNetConfig(
             embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels

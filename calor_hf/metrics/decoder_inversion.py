@@ -203,15 +203,15 @@ def decoder_inversion(
         return replace(found, std=math.nan)  # images are no restarts
 
     mean = public.double().mean(dim=0)
-    floor = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
+    chance = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
     shown = f"{len(private_labels)} private images, rebuilt by who saw {len(public)} public ones"
-    found = [measure("floor", floor, "neither", f"the mean public image instead of each of {shown}")]
+    found = [measure("chance", chance, "neither", f"the mean public image instead of each of {shown}")]
     for name in codes:
         if name not in learned:
             continue
         decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
         errors = decoding_errors(decoder, asked[name], private_images)
-        left = float(errors.mean() / floor.mean()) if floor.mean() > 0 else math.nan
+        left = float(errors.mean() / chance.mean()) if chance.mean() > 0 else math.nan
         note = f"{left:.0%} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
         found.append(measure(name, errors, "privacy", note))
     return found

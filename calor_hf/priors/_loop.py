@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from calor_hf._version import __version__
 from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.data.image_grid import image_grid
@@ -106,7 +106,7 @@ def train_prior(
     loader = iter(
         DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
     )
-    bar = tqdm(
+    bar = ProgressBar(
         total=prior.config.steps, initial=state.step, desc="prior", unit="step", disable=not accelerator.is_main_process
     )
     modules = [target.module] if target is not None else []

@@ -25,7 +25,7 @@ class ModelArguments:
     role: str = field(
         default="release",
         metadata={
-            "help": "release: a model to give away; judge: an undefended one of another architecture, that says in an"
+            "help": "release: a model to give away; evaluation: an undefended one of another architecture, that says in an"
             " audit whom a rebuilt image shows. Never release an evaluation model."
         },
     )
@@ -166,7 +166,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         " confidence adaptation.",
     )
     given = {word.partition("=")[0] for word in argv}
-    evaluation_model = any(word in ("evaluation_model", "--role=judge") for word in argv) and any(
+    evaluation_model = any(word in ("evaluation", "--role=evaluation") for word in argv) and any(
         w.startswith("--role") for w in argv
     )
     defaults = dict(_DEFAULTS)
@@ -180,7 +180,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         defaults.pop(_WARMUP, None)
     parser.set_defaults(**defaults)
     model, data, run, training = parser.parse_args_into_dataclasses(list(argv))
-    if model.role == "evaluation_model" and "--defense" not in given:
+    if model.role == "evaluation" and "--defense" not in given:
         model.defense = "none"
     _check(model, data, run)
     _check_backdoor(data, training.push_to_hub)
@@ -224,9 +224,9 @@ def _unknown(name: str) -> str:
 
 def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
     check_defense(model)
-    if model.role not in ("release", "evaluation_model"):
-        raise ValueError(f"--role must be release or judge, got {model.role}")
-    if model.role == "evaluation_model" and model.defense != "none":
+    if model.role not in ("release", "evaluation"):
+        raise ValueError(f"--role must be release or evaluation, got {model.role}")
+    if model.role == "evaluation" and model.defense != "none":
         raise ValueError(
             f"--role evaluation trains an undefended model, got --defense {model.defense}; leave one of them"
         )

@@ -208,7 +208,7 @@ class Lab:
         quick = ["--num-train-epochs", "1"] if self.options.quick else []
         common = ["--num-identities", str(self.identities), "--report-to", "none", *quick]
         outcome = Runs(self.models / "evaluation_model", common, resume=True)(
-            "evaluation_model", ["--role", "evaluation_model"]
+            "evaluation_model", ["--role", "evaluation"]
         )
         trained_numbers("evaluation_model", outcome)
         return str(self.models / "evaluation_model" / "runs" / "evaluation_model")

@@ -94,7 +94,7 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
     unknown += sorted(setting["audits"].keys() - setting["priors"].keys())
     if unknown:
         raise ValueError(f"{setting['name']} has no {', '.join(unknown)}; models: {', '.join(setting['models'])}")
-    found = [_command("train", {"role": "evaluation_model", **setting["evaluation_model"]}, root / "evaluation_model")]
+    found = [_command("train", {"role": "evaluation", **setting["evaluation_model"]}, root / "evaluation_model")]
     found += [_command("train", {**setting["train"], **setting["models"][name]}, root / name) for name in wanted]
     shared = {name: part for name, part in setting["priors"].items() if not PRIORS.get(part["prior"]).needs_target}
     found += [_command("prior", part, root / f"prior-{name}") for name, part in shared.items()]

@@ -35,7 +35,7 @@ def small_report(**changes: Any) -> LeakageReport:
     known = {
         "target": {"name": "me/model", "model": "ResNet", "defense": "CALoR", "settings": {"rank": 4}, "classes": 4,
                    "parameters": 1234},
-        "data": {"name": "synthetic faces", "identities": 4, "pictures": 80, "held_out_images": 40},
+        "data": {"name": "synthetic faces", "identities": 4, "images": 80, "held_out_images": 40},
         "networks": {"evaluation_model": "RegNet", "evaluation_model_accuracy": 0.997},
         "labels": [0, 1, 2],
         "label_names": ["Ada", "Bob", "Cem"],

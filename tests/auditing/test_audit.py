@@ -60,7 +60,7 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.label_names == ["a", "b", "d"]
     assert report.target["model"] == "CALoRForImageClassification"
     assert report.target["settings"]["rank"] == 2
-    assert report.data == {"name": "made up", "identities": 5, "pictures": 20, "held_out_images": 20}
+    assert report.data == {"name": "made up", "identities": 5, "images": 20, "held_out_images": 20}
     assert report.networks["evaluation_model"] == "rows"
     assert 0 <= report.networks["evaluation_model_accuracy"] <= 1
     utility = {measure.name: measure for measure in report.utility}
@@ -194,14 +194,14 @@ def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) ->
         target=tiny_target(defense, **rank),
     )  # fmt: skip
     found = rebuilt(report)
-    assert list(found) == ["floor", "logits", *(["code"] if defense else []), "features"]
+    assert list(found) == ["chance", "logits", *(["code"] if defense else []), "features"]
     mean = torch.stack([Pictures()[row] for row in range(12)]).double().mean(dim=0)
     held = private_images_of().held_images
     assert held is not None
     attacked = held[torch.isin(private_images_of().labels, torch.tensor([0, 1, 3]))]
     off = (attacked.double() / 255 - mean).square().mean()
-    assert found["floor"].value == pytest.approx(float(off), rel=1e-5)
-    assert (found["floor"].images, found["floor"].identities) == (12, 3)
+    assert found["chance"].value == pytest.approx(float(off), rel=1e-5)
+    assert (found["chance"].images, found["chance"].identities) == (12, 3)
     assert "from 5 numbers an image; 12 private images, rebuilt by who saw 12 public ones" in found["logits"].note
     if defense:
         assert "from 2 numbers an image" in found["code"].note

@@ -12,10 +12,9 @@ from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
-from examples.paper.studies import STUDIES
 
 NAMED: list[tuple[Registry[Any], str]] = [
-    (registry, name) for registry in (DEFENSES, ATTACKS, GENERATORS, PRIORS, STUDIES) for name in registry.names()
+    (registry, name) for registry in (DEFENSES, ATTACKS, GENERATORS, PRIORS) for name in registry.names()
 ]
 
 
@@ -34,7 +33,7 @@ def test_all_names_are_listed_by_kind_with_a_summary(capsys: pytest.CaptureFixtu
         else:
             kind = line.partition(" ")[0]
             blocks[kind] = {}
-    assert list(blocks) == list(KINDS) == ["defenses", "attacks", "generators", "priors", "studies"]
+    assert list(blocks) == list(KINDS) == ["defenses", "attacks", "generators", "priors"]
     for kind, registry in KINDS.items():
         assert list(blocks[kind]) == registry.names()
         assert all(summary.endswith(".") for summary in blocks[kind].values()), kind

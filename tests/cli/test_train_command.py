@@ -112,21 +112,21 @@ def test_another_defense_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
-    words = ["--role", "evaluation_model", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
+    words = ["--role", "evaluation", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
     assert main(words) == 0
     assert isinstance(AutoModelForImageClassification.from_pretrained(tmp_path), RegNetForImageClassification)
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert numbers["defense"] == "none"
     assert numbers["seed"] != parse(SMALL)[3].seed
-    assert parse(["--role=judge"])[3].output_dir == "outputs/evaluation-model"
+    assert parse(["--role=evaluation"])[3].output_dir == "outputs/evaluation-model"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--role", "juror"], "--role must be release or judge, got juror"),
+        (["--role", "juror"], "--role must be release or evaluation, got juror"),
         (
-            ["--role", "evaluation_model", "--defense", "mid"],
+            ["--role", "evaluation", "--defense", "mid"],
             "--role evaluation trains an undefended model, got --defense mid",
         ),
         (["--rank", "many"], "--rank must be a whole number or auto, got many"),

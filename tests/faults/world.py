@@ -59,7 +59,7 @@ WORKS = {
         2,
     ),
     "audit": Work(
-        "audit {world}/base --dataset {world}/faces --evaluation-model {world}/judge --generator {world}/prior --images-per-class "
+        "audit {world}/base --dataset {world}/faces --evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
         "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
     ),
@@ -80,7 +80,7 @@ def make_world(folder: Path) -> Path:
         for index in range(12):
             noisy = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(place / f"{index:02d}.png")
-    for name, width in (("base", 8), ("evaluation_model", 4)):
+    for name, width in (("base", 8), ("evaluation-model", 4)):
         torch.manual_seed(width)
         config = ResNetConfig(
             embedding_size=4, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic", num_labels=IDENTITIES,

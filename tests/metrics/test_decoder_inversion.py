@@ -55,28 +55,28 @@ def measured(**options: Any) -> dict[str, Measure]:
 
 def test_decoders_come_near_the_least_error_there_is() -> None:
     found, public, private = measured(), greys(halves(160, 1)), greys(halves(60, 2))
-    assert list(found) == ["floor", *CODES]
+    assert list(found) == ["chance", *CODES]
     off = (private - public.mean(dim=0)).square()
-    assert found["floor"].value == pytest.approx(off.mean().item(), rel=1e-4)
+    assert found["chance"].value == pytest.approx(off.mean().item(), rel=1e-4)
     # Nothing known: the mean image, up to what was learned of the public sample.
-    assert found["logits"].value == pytest.approx(found["floor"].value, rel=0.05)
+    assert found["logits"].value == pytest.approx(found["chance"].value, rel=0.05)
     # The right half cannot be known from the left one: half of the pixels keep their error.
     unknown = off[:, 1].mean().item() / 2
     assert 0.95 * unknown < found["code"].value < 1.2 * unknown
-    assert found["features"].value < 0.1 * found["floor"].value
+    assert found["features"].value < 0.1 * found["chance"].value
 
 
 def test_measures_say_what_they_are() -> None:
     found = measured(epochs=2)
     for name, measure in found.items():
-        assert measure.more_is == ("neither" if name == "floor" else "privacy")
+        assert measure.more_is == ("neither" if name == "chance" else "privacy")
         assert (measure.images, measure.identities, measure.unit) == (60, 3, "mean squared error")
         assert measure.low <= measure.value <= measure.high
         assert set(measure.by_identity) == {0, 3, 7}
         assert math.isnan(measure.std)
         assert "60 private images, rebuilt by who saw 160 public ones" in measure.note
     assert "from 1 numbers an image" in found["code"].note
-    share = found["features"].value / found["floor"].value
+    share = found["features"].value / found["chance"].value
     assert found["features"].note.startswith(f"{share:.0%} of the chance level")
 
 
@@ -118,9 +118,9 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     state = torch.get_rng_state()
     first, again, other = (measured(epochs=2, codes=["features"], seed=seed) for seed in (0, 0, 1))
     assert torch.equal(state, torch.get_rng_state())
-    assert list(first) == ["floor", "features"]
+    assert list(first) == ["chance", "features"]
     assert first["features"].value == again["features"].value != other["features"].value
-    assert first["floor"].value == other["floor"].value
+    assert first["chance"].value == other["chance"].value
 
 
 def test_public_pictures_of_another_size_are_resized() -> None:
