@@ -163,7 +163,8 @@ def attack(options: argparse.Namespace) -> None:
                 private_images_of(splits, target, labels, options.dataset.name), output_dir=place,
                 second_evaluation_model=second, embedding=evaluation_model, classes=labels, budget=options.budget,
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
-                target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)], resume=True,
+                target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)],
+                resume=True,
             )  # fmt: skip
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}
             (place / "row.json").write_text(json.dumps(record), encoding="utf-8")

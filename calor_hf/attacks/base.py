@@ -66,7 +66,7 @@ class Task:
 
 
 class Attack(ABC, Generic[C]):
-    """A way of rebuilding training images; it never meets an evaluation model, private data, or more of the target than it says.
+    """Rebuild training images; never sees an evaluation model, private data, or more of the target than ``access``.
 
     Attributes:
         config: The settings, frozen.

@@ -28,7 +28,7 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     evaluation_models = {report.networks.get("evaluation_model") for report in reports}
     if len(evaluation_models) > 1:
         raise ValueError(
-            f"the reports have the evaluation models {', '.join(map(str, evaluation_models))}; judge all with the same one"
+            f"the reports have different evaluation models: {', '.join(map(str, evaluation_models))}; use the same one for all"
         )
     common = [a.name for a in first.attacks if all(any(b.name == a.name for b in r.attacks) for r in reports)]
     if not common:

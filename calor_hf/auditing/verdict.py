@@ -117,9 +117,7 @@ def limits(report: LeakageReport) -> list[str]:
             f"{evaluation_model} names the right person on {percent(accuracy, 1)} of images that are new to it."
         )
         if accuracy < GOOD_ACCURACY:
-            lines.append(
-                "That is a poor evaluation model: it misses people who are there. Train a better one before you rely on it."
-            )
+            lines.append("That is a poor evaluation model: it misses people who are there. Train a better one first.")
     second = report.networks.get("second_evaluation_model_accuracy")
     if second is not None and second < GOOD_ACCURACY:
         lines.append(

@@ -31,9 +31,7 @@ class DCGANConfig(MethodConfig):
         if self.discriminator not in DISCRIMINATORS:
             raise ValueError(f"unknown discriminator {self.discriminator!r}; pass one of {', '.join(DISCRIMINATORS)}")
         if (self.discriminator == "ked") != (self.num_classes > 0):
-            raise ValueError(
-                f"num_classes belongs to discriminator ked, got discriminator {self.discriminator} and {self.num_classes}"
-            )
+            raise ValueError(f"num_classes needs discriminator ked, got {self.discriminator} and {self.num_classes}")
 
 
 @GENERATORS.register("dcgan")

@@ -29,7 +29,7 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
     identities = private_labels.unique()
     if len(identities) < 2:
         raise ValueError(
-            "a second evaluation model without scores chooses among the people of the private images, and they show one alone; "
+            "a second evaluation model without scores chooses among the people of the private images, which show one alone; "
             "attack two classes or more, or pass a classifier"
         )
     unit = F.normalize(private_features.double())

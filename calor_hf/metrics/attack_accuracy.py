@@ -1,4 +1,4 @@
-"""Attack accuracy: the share of reconstructions that the evaluation model takes for the person they are meant to show."""
+"""Attack accuracy: share of reconstructions that the evaluation model assigns to their class."""
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     strange = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(strange):
         raise ValueError(
-            f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass an evaluation model of all"
+            f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass one that knows all"
         )
     own = logits.gather(1, labels[:, None])
     return ((logits >= own).sum(dim=1) <= k).double()

@@ -32,7 +32,7 @@ def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
 
 @METRICS.register("identity_error")
 class IdentityError(Metric):
-    """Mean absolute error of the numbers that make a drawn person, on the drawn faces alone: the truth, no evaluation model.
+    """Mean absolute error of the numbers that make a drawn face; no evaluation model is involved.
 
     Numbers are uniform in [-1, 1]: a guess from the same distribution errs by 2/3 on average, the middle by 1/2.
     """

@@ -10,7 +10,7 @@ from calor_hf.metrics.feature_distance import nearest_distances
 
 @METRICS.register("knn_distance")
 class KNNDistance(Metric):
-    """Squared distance to the nearest private image in the evaluation model's features, as in the tables named KNN Dist.
+    """Squared distance to the nearest private image in the evaluation model's features ("KNN Dist").
 
     Over all images it is ``delta_eval`` of :mod:`calor_hf.metrics.feature_distance`, here under the other name. Some
     papers count recognized images alone, which flatters the attack: what failed, and lies far away, is left out. That

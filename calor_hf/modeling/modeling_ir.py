@@ -1,4 +1,4 @@
-"""Improved residual networks (IR): IR-152 is the paper's target at 64 pixels, IR-50 its evaluation model at 112 (FaceNet-112)."""
+"""Improved residual networks (IR): IR-152 is the paper's target at 64 pixels, IR-50 its evaluation model at 112."""
 
 from typing import Any
 

@@ -46,7 +46,8 @@ def evaluation_model() -> Network:
 def small_audit(folder: Path, **options: Any) -> LeakageReport:
     known: dict[str, Any] = {
         "target": tiny_target("calor", rank=2), "attacks": ATTACKS, "generator": tiny_generator("renderer"),
-        "evaluation_model": evaluation_model(), "private_data": private_images_of(), "output_dir": folder, "classes": [0, 1, 3],
+        "evaluation_model": evaluation_model(), "private_data": private_images_of(), "output_dir": folder,
+        "classes": [0, 1, 3],
         "images_per_class": 2, "target_name": "tiny",
     }  # fmt: skip
     return audit(**{**known, **options})

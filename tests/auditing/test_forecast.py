@@ -85,7 +85,8 @@ def test_ppa_by_hand_and_shared_by_processes(tmp_path: Path) -> None:
 def test_mirror_by_hand(tmp_path: Path) -> None:
     *_, found = told("mirror", "renderer", tmp_path, 5, 4)
     assert found.passes == {
-        "generator_passes": 10 * 9 + 40, "discriminator_passes": 0, "target_passes": 10 * 9 + 40, "target_gradients": 80,
+        "generator_passes": 10 * 9 + 40, "discriminator_passes": 0, "target_passes": 10 * 9 + 40,
+        "target_gradients": 80,
     }  # fmt: skip
 
 

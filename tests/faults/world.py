@@ -59,7 +59,8 @@ WORKS = {
         2,
     ),
     "audit": Work(
-        "audit {world}/base --dataset {world}/faces --evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
+        "audit {world}/base --dataset {world}/faces "
+        "--evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
         "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
     ),

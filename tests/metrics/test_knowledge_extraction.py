@@ -30,7 +30,8 @@ def measured(changes: dict[str, Any], **options: Any) -> dict[str, Measure]:
     rows, known = torch.arange(4).repeat_interleave(4), torch.arange(4).repeat_interleave(6)
     evidence = small_evidence(**{
         "images": colored(rows, 1), "labels": IDENTITIES[rows], "private_images": colored(known, 2),
-        "private_labels": IDENTITIES[known], "held_images": colored(known, 3), "held_labels": IDENTITIES[known], **changes,
+        "private_labels": IDENTITIES[known], "held_images": colored(known, 3), "held_labels": IDENTITIES[known],
+        **changes,
     })  # fmt: skip
     options = {"build": mean_color, "epochs": 40, "runs": 2, **options}
     return {measure.name: measure for measure in KnowledgeExtraction(**options).measure(evidence)}

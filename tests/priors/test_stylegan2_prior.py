@@ -1,4 +1,4 @@
-"""The prior StyleGAN2: its losses written out, its penalty on a discriminator with a known slope, and the mean of weights."""
+"""The prior StyleGAN2: its losses written out, its penalty with a known slope, and the mean of weights."""
 
 import json
 import math
