@@ -1,6 +1,5 @@
 """What every attack promises: reconstructions of classes, from what it is allowed to see of the target."""
 
-import copy
 import dataclasses
 import logging
 import time
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._effort import Effort
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.registry import Registry
@@ -74,13 +72,11 @@ class Attack(ABC, Generic[C]):
         preparation: What :meth:`prepare_for` asked of a view, which no :meth:`run` counts; ``run_attack`` adds it once.
         presets: Settings by name, beside ``original`` (none): ``calor`` is what the paper's tables were most likely
             made with, where that differs.
-        learning: Settings that :meth:`prepare` takes longer with, and the least that a trial may set them to.
     """
 
     config_class: ClassVar[type[AttackConfig]]
     access: ClassVar[str] = "white_box"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    learning: ClassVar[dict[str, int]] = {}
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -162,16 +158,6 @@ class Attack(ABC, Generic[C]):
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
         return images_per_class
-
-    def effort(self) -> dict[str, Effort]:
-        """Settings that the cost of :meth:`run` grows with; none: what it will cost cannot be told."""
-        return {}
-
-    def with_settings(self, **settings: Any) -> "Attack[C]":
-        """The same attack, as it is prepared, with other settings."""
-        other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, **settings)
-        return other
 
     @final
     def prepare_for(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._effort import POOL, STEPS, Effort
 from calor_hf.attacks._smoothing import SMOOTHINGS, copier, smoothed
 from calor_hf.attacks._starts import chosen_starts, random_starts
 from calor_hf.attacks.base import Attack, AttackConfig, Task, working_dtype
@@ -184,10 +183,6 @@ class GradientAttack(Attack[C]):
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
         return max(self.group(images_per_class), images_per_class * self.config.restarts)
-
-    def effort(self) -> dict[str, Effort]:
-        """Steps and samples to start from; an attack with more loops adds their settings."""
-        return {"steps": STEPS, "initial_candidates": POOL}
 
     @final
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
@@ -93,10 +92,6 @@ class IFGMI(GradientAttack[IFConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {"steps": 70, "later_steps": 25, "most_stages": 4, "initial_candidates": 5000, "shared_views": False}
     }
-
-    def effort(self) -> dict[str, Effort]:
-        """The steps of the later stages, too."""
-        return {**super().effort(), "later_steps": STEPS}
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Refuse generators that cannot be taken apart."""

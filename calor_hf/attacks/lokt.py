@@ -1,6 +1,5 @@
 """LOKT: from labels alone to students that know them, and then a white-box attack on the students."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,7 +12,6 @@ from torch.utils.data import Dataset
 
 from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
-from calor_hf.attacks._effort import Effort
 from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks.base import ATTACKS, Attack, Task
@@ -109,7 +107,6 @@ class LOKT(Attack[LOKTConfig]):
     config_class = LOKTConfig
     access = "labels"
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    learning: ClassVar[dict[str, int]] = {"student_epochs": 1, "student_images": 1}
 
     def __init__(self, config: LOKTConfig) -> None:
         super().__init__(config)
@@ -139,17 +136,6 @@ class LOKT(Attack[LOKTConfig]):
                 f"the students know {self.students.num_classes} classes, the target has {target.num_classes}; prepare "
                 "the attack for this target"
             )
-
-    def effort(self) -> dict[str, Effort]:
-        """Those of the attack on the students."""
-        return self.inner.effort()
-
-    def with_settings(self, **settings: Any) -> "LOKT":
-        """The same attack, as it is prepared, with other settings."""
-        other = copy.copy(self)
-        other.config = replace(self.config, **settings)
-        other.inner = _OnStudents(_settings_of_plg(other.config))
-        return other
 
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""

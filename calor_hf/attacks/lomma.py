@@ -94,8 +94,6 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         }
     }
 
-    learning: ClassVar[dict[str, int]] = {"student_epochs": 1}
-
     def __init__(self, config: LOMMAConfig) -> None:
         super().__init__(replace(config, steps=config.base_config().steps))
         self.base: Any = (GMI if config.base == "gmi" else KED)(config.base_config())

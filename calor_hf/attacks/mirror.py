@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._effort import Effort
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
 from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
@@ -95,10 +94,6 @@ class Mirror(GradientAttack[MirrorConfig]):
     def identity_weight(self) -> float:
         """Weight of the identity loss."""
         return self.config.identity_weight
-
-    def effort(self) -> dict[str, Effort]:
-        """The samples that the box is measured on, too."""
-        return {**super().effort(), "bound_samples": Effort("run", 2)}
 
     def rate(self, step: int, steps: int) -> float:
         """Up in a line, flat, and down along half a cosine: StyleGAN's projector."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
 from calor_hf.attacks._queries import BLOCK, Asked, pool_of
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
@@ -83,11 +82,6 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
     config_class = MirrorBlackboxConfig
     access = "scores"
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"candidates": 5000, "bound_samples": 5000}}
-
-    def effort(self) -> dict[str, Effort]:
-        """Generations, of which a class that is found needs fewer; the samples of the first; and those of the box."""
-        pool = Effort("pool", self.config.population)
-        return {"generations": STEPS, "candidates": pool, "bound_samples": Effort("run", 2)}
 
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""

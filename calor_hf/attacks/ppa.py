@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import SELECT, AttackedTarget, Batch
-from calor_hf.attacks._effort import Effort
 from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
@@ -83,10 +82,6 @@ class PPA(GradientAttack[PPAConfig]):
         "calor": {"initial_candidates": 5000, "steps": 100, "shared_views": False}
     }
     final_view = RandomView.crop((0.5, 0.9), (0.8, 1.2), flip_probability=0.5)
-
-    def effort(self) -> dict[str, Effort]:
-        """The views of the final selection, too."""
-        return {**super().effort(), "final_views": Effort("class", 0)}
 
     def start_views(self, images: Tensor) -> Sequence[Tensor]:
         """Images, and their mirror images."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._effort import STEPS, Effort
 from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._sac import Agents, SACPlan
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
@@ -86,10 +85,6 @@ class RLB(Attack[RLBConfig]):
     config_class = RLBConfig
     access = "scores"
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"episodes": 4000, "shared_noise": False}}
-
-    def effort(self) -> dict[str, Effort]:
-        """Episodes."""
-        return {"episodes": STEPS}
 
     def rows(self, images_per_class: int) -> int:
         """Images that a class weighs as much as."""

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +88,6 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
     """
 
     config_class = TrapdoorConfig
-    learning: ClassVar[dict[str, int]] = {"trigger_images": 1, "trigger_steps": 1}
 
     def __init__(self, config: TrapdoorConfig) -> None:
         super().__init__(config)

@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.forecast import SECONDS, forecast
 from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.cli._plan import Part, Plan
 from calor_hf.cli.audit import Parts, check_options, evaluation_model_argv, load_private, parse, parts_of
 from calor_hf.core.peak_memory import PeakMemory, peak_memory_bytes
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.metrics import METRICS
+from calor_hf.recipes.plan import Part, Plan, plan_attack
 
 IMAGES = 512  # private ones and reconstructions that a trial judges, at most
 
 
-def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SECONDS) -> Plan:
+def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 30.0) -> Plan:
     """What ``calor-hf audit`` with these options will take.
 
     Args:
@@ -41,16 +40,15 @@ def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SE
     built = parts_of(options)
     loaded = time.perf_counter() - begin
     attacks: list[Part] = []
-    notes: list[str] = []
     memory = 0
     for plan in built.plans:
-        found = forecast(
+        part, peak = plan_attack(
             plan.attack, built.target, built.generator, built.labels, name=plan.name,
             images_per_class=options.images_per_class, seed=options.seed, chunk_size=options.chunk_size,
-            processes=processes, public_images=built.public, trial_seconds=seconds / len(built.plans),
+            processes=processes, public_images=built.public, seconds=seconds / len(built.plans),
         )  # fmt: skip
-        attacks.append(Part(plan.name, found.seconds, passes=found.passes))
-        memory, notes = max(memory, found.memory_bytes), notes + found.notes
+        attacks.append(part)
+        memory = max(memory, peak)
     evaluating: list[Part] = []
     if not options.reconstructions_only:
         before, evaluating, own = _evaluating(built, options)
@@ -61,7 +59,7 @@ def plan_audit(words: Sequence[str], processes: int = 1, seconds: float = 2 * SE
         *attacks,
         *evaluating[-1:],
     ]  # an evaluation model is trained before the attacks
-    assumptions = ["attacks whose cost grows in proportion to classes, steps and samples", *notes]
+    assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
     if processes > 1:
         assumptions.append(f"{processes} processes with devices like this one share the classes; the first one judges")
     device = built.target.device.type

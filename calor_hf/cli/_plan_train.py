@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from calor_hf.cli._plan import Part, Plan
 from calor_hf.cli.train import defended_trainer, load_parts
+from calor_hf.recipes.plan import Part, Plan
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import CALoRTrainer

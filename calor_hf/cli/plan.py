@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     planner: Any = getattr(importlib.import_module(f"calor_hf.cli.{module}"), name)
     from transformers.utils.logging import disable_progress_bar
 
-    from calor_hf.cli._plan import Part
+    from calor_hf.recipes.plan import Part
 
     disable_progress_bar()
 

@@ -1,0 +1,93 @@
+"""Planned cost of attacks, compared with the cost that they count."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from calor_hf.recipes.plan import PASSES, Part, _extrapolated, plan_attack
+from tests.attacks.tiny_world import VARIANTS, Pictures, ready, tiny_generator, tiny_target
+
+QUICK = ("gmi", "ked", "plg", "ppa", "mirror", "if_gmi", "rlb", "mirror_blackbox", "lokt", "auto")
+EACH = [
+    pytest.param(variant, marks=[] if variant in QUICK else [pytest.mark.slow])
+    for variant, (name, _) in VARIANTS.items()
+    if name != "brep"  # ends by the target's answers
+]
+
+
+def planned(
+    variant: str, prior: str, folder: Path, classes: int, processes: int = 1, seconds: float = 1e6, **settings: Any
+) -> tuple[Part, dict[str, int]]:
+    """Plan of an attack on some classes, and the passes that it counts in one process."""
+    target, generator = tiny_target(dtype=torch.float32), tiny_generator(prior, torch.float32)
+    if variant.startswith("mirror_blackbox"):
+        settings["enough"] = 2.0  # no class is found before the end
+    if variant == "auto":  # none that ends by the target's answers; two that share their starts
+        settings["members"] = (
+            "plg:steps=3,initial_candidates=40",
+            "bypass:steps=2,initial_candidates=40",
+            "gmi:steps=4",
+        )
+    attack = ready(variant, target, generator, folder, **settings)
+    part, memory = plan_attack(
+        attack, target, generator, range(classes), name=variant, images_per_class=2, seed=0, chunk_size=4,
+        processes=processes, public_images=Pictures(), seconds=seconds,
+    )  # fmt: skip
+    assert part.seconds > 0
+    assert memory > 0
+    spent = attack.run(target, generator, range(classes), images_per_class=2, chunk_size=4).cost
+    return part, {name: getattr(spent, name) for name in PASSES}
+
+
+@pytest.mark.parametrize("variant", EACH)
+def test_trials_up_to_the_whole_budget_give_the_passes(variant: str, tmp_path: Path) -> None:
+    part, counted = planned(variant, "dcgan" if variant.startswith("if_gmi") else "renderer", tmp_path, 5)
+    assert part.passes == counted
+
+
+@pytest.mark.parametrize("variant", ["plg, chosen starts", "ppa", "mirror_blackbox"])
+def test_a_conditional_generator_draws_starts_for_each_class(variant: str, tmp_path: Path) -> None:
+    part, counted = planned(variant, "conditional", tmp_path, 3)
+    assert part.passes == counted
+
+
+@pytest.mark.parametrize("variant", ["gmi", "mirror"])
+def test_short_trials_are_extrapolated(variant: str, tmp_path: Path) -> None:
+    part, counted = planned(variant, "renderer", tmp_path, 5, seconds=0.0, steps=100)
+    for name, count in counted.items():
+        assert part.passes[name] == pytest.approx(count, rel=0.05)
+
+
+def test_passes_of_gmi_by_hand(tmp_path: Path) -> None:
+    # 5 classes x 2 images: 7 steps each, and the final images.
+    part, _ = planned("gmi", "dcgan", tmp_path, 5, steps=7)
+    assert part.passes == {"generator_passes": 80, "target_passes": 80, "target_gradients": 70}
+
+
+def test_processes_repeat_what_is_done_once_a_run(tmp_path: Path) -> None:
+    # 5 classes x 2 images x 2 restarts: 8 steps and one look, 3 more in the final selection. Each of 2 processes makes
+    # the pool of 40 and shows it twice.
+    part, _ = planned("ppa", "renderer", tmp_path, 5, processes=2)
+    passes = {"generator_passes": 20 * 9 + 2 * 40, "target_passes": 20 * 12 + 2 * 80, "target_gradients": 160}
+    assert part.passes == passes
+
+
+def test_an_attack_that_ends_by_the_answers_has_a_plan_too(tmp_path: Path) -> None:
+    part, counted = planned("brep", "renderer", tmp_path, 5)
+    assert 0.2 < part.passes["target_passes"] / counted["target_passes"] < 5
+
+
+@pytest.mark.parametrize(("variant", "learns"), [("trapdoor", True), ("gmi", False)])
+def test_learning_is_named_as_not_counted(variant: str, learns: bool, tmp_path: Path) -> None:
+    part, _ = planned(variant, "renderer", tmp_path, 2)
+    assert ("before the first class is not counted" in part.note) == learns
+
+
+def test_the_line_through_two_trials() -> None:
+    # 2 + 8 x share: 3 at 1/8, 4 at 1/4, 10 at 1.
+    found = _extrapolated([0.125, 0.25], [np.array([3.0]), np.array([4.0])])
+    assert found.tolist() == [10.0]
+    assert _extrapolated([0.5, 1.0], [np.array([3.0]), np.array([4.0])]).tolist() == [4.0]
