@@ -213,7 +213,8 @@ def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.nd
     if len(costs) == 1 or shares[-1] == 1:
         return costs[-1]
     slope = (costs[-1] - costs[-2]) / (shares[-1] - shares[-2])
-    return costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0)
+    found: np.ndarray = costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0)
+    return found
 
 
 @torch.no_grad()
