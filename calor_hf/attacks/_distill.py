@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import (
 
 from calor_hf.attacks._queries import Asked
 from calor_hf.core.files import saving, write_json, write_whole
+from calor_hf.core.fit import fit
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import sample_rng
@@ -201,9 +203,8 @@ def _train(
             schedule.load_state_dict(saved["schedule"])
             first, divergence = saved["epoch"], saved["divergence"]
     count = len(images)  # type: ignore[arg-type]
-    for epoch in ProgressBar(
-        range(first, plan.epochs), initial=first, total=plan.epochs, desc=f"student {name}", unit="epoch"
-    ):
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, list[int]]]:
         order = sample_rng(plan.seed, epoch, 0, 0, 0).permutation(count).tolist()
         # A last batch of one image has no batch statistics.
         loader = DataLoader(Subset(images, order), batch_size=plan.batch_size, drop_last=count % plan.batch_size == 1)
@@ -211,21 +212,20 @@ def _train(
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(sample_rng(plan.seed, epoch, 0, 0, 1).integers(2**62)))  # for dropout
             for step, batch in enumerate(loader):
-                found = view(batch.to(device, student.dtype)).float().log_softmax(dim=1)
-                if labels is None:
-                    with torch.no_grad(), frozen(teacher.module):
-                        soft = teacher(batch.to(device, teacher.dtype)).float().softmax(dim=1)
-                    loss = F.kl_div(found, soft, reduction="batchmean")
-                else:
-                    theirs = labels[order[step * plan.batch_size :][: len(batch)]]
-                    loss = F.nll_loss(found, theirs.to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        schedule.step()
-        divergence = float(loss.detach())
-        if not math.isfinite(divergence):
-            raise FloatingPointError(f"the student {name} diverged in epoch {epoch + 1}; lower student_lr")
+                yield batch.to(device), order[step * plan.batch_size :][: len(batch)]
+
+    def loss(batch: tuple[Tensor, list[int]]) -> Tensor:
+        shown, rows = batch
+        found = view(shown.to(student.dtype)).float().log_softmax(dim=1)
+        if labels is not None:
+            return F.nll_loss(found, labels[rows].to(device))
+        with torch.no_grad(), frozen(teacher.module):
+            soft = teacher(shown.to(teacher.dtype)).float().softmax(dim=1)
+        return F.kl_div(found, soft, reduction="batchmean")
+
+    def save_epoch(epoch: int, last: float) -> None:
+        nonlocal divergence
+        divergence = last
         content = {
             "student": student.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -237,6 +237,13 @@ def _train(
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_whole(file, buffer.getvalue())
+        bar.update()
+
+    with ProgressBar(initial=first, total=plan.epochs, desc=f"student {name}", unit="epoch") as bar:
+        fit(
+            loss, optimizer, batches, plan.epochs, name=f"the student {name}", schedule=schedule, callback=save_epoch,
+            first_epoch=first, rate_option="student_lr",
+        )  # fmt: skip
     measure = "cross-entropy %.3f nats to the target's labels" if plan.hard else "divergence %.3f nats from the target"
     logger.info(f"student %s: {measure}", name, divergence)
     with saving(folder):

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.seeding import sample_rng
 from calor_hf.heads.classifier_head import heads_of
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
@@ -128,20 +129,22 @@ def train_decoder(
         optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         best, state = _mean_error(decoder, codes[held], images[held]), copy.deepcopy(decoder.state_dict())
-        for epoch in range(epochs):
+
+        def batches(epoch: int) -> Iterator[Tensor]:
             decoder.train()
-            drawn = rows[torch.from_numpy(sample_rng(seed, 1, epoch).permutation(len(rows)))]
-            for batch in drawn.tensor_split(math.ceil(len(rows) / batch_size)):
-                loss = F.mse_loss(decoder(codes[batch]), images[batch])
-                if not loss.isfinite():
-                    raise FloatingPointError(f"the decoder diverged in epoch {epoch + 1}; lower learning_rate")
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            schedule.step()
+            for batch in minibatches(len(rows), batch_size, sample_rng(seed, 1, epoch)):
+                yield rows[batch]
+
+        def keep_best(epoch: int, loss: float) -> None:
+            nonlocal best, state
             error = _mean_error(decoder, codes[held], images[held])
             if error < best:
                 best, state = error, copy.deepcopy(decoder.state_dict())
+
+        fit(
+            lambda batch: F.mse_loss(decoder(codes[batch]), images[batch]), optimizer, batches, epochs,
+            name="the decoder", schedule=schedule, callback=keep_best,
+        )  # fmt: skip
     decoder.load_state_dict(state)
     return decoder.eval()
 

@@ -21,12 +21,12 @@ def check_images_of(labels: Tensor, **pictures: Tensor) -> None:
             )
 
 
-def resized_like(pictures: Tensor, images: Tensor) -> Tensor:
-    """(m, 3, height, width) ``images`` in the height and width of ``images``, bilinear with antialiasing."""
-    size = images.shape[-2:]
-    if pictures.shape[-2:] == size:
-        return pictures
-    return F.interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+def resized_like(images: Tensor, like: Tensor) -> Tensor:
+    """``images`` resized to the height and width of ``like``, bilinear with antialiasing."""
+    size = like.shape[-2:]
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def ssim(images: Tensor, references: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.random_views import RandomView
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
@@ -63,25 +64,22 @@ def train_student(
     """
     identities = labels.unique()
     classes = torch.searchsorted(identities, labels)
-    steps = math.ceil(len(labels) / batch_size)
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.enable_grad():
         torch.manual_seed(seed)
         student = build(len(identities)).to(device).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=LAST_RATE)
-        for epoch in range(epochs):
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             rng = sample_rng(seed, epoch)
-            # As even as can be: a last batch of one image would have no batch statistics.
-            for rows in torch.from_numpy(rng.permutation(len(labels))).tensor_split(steps):
-                numbers = torch.from_numpy(rng.random((len(rows), RandomView.NUMBERS)))
-                views = CROP_AND_FLIP(images[rows], numbers)
-                loss = F.cross_entropy(_logits(student, views.to(device)), classes[rows].to(device))
-                if not loss.isfinite():
-                    raise FloatingPointError(f"the student diverged in epoch {epoch + 1}; lower learning_rate")
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            schedule.step()
+            for rows in minibatches(len(labels), batch_size, rng):
+                numbers = torch.from_numpy(rng.random((len(rows), CROP_AND_FLIP.numbers)))
+                yield CROP_AND_FLIP(images[rows], numbers).to(device), classes[rows].to(device)
+
+        fit(
+            lambda batch: F.cross_entropy(_logits(student, batch[0]), batch[1]), optimizer, batches, epochs,
+            name="the student", schedule=schedule,
+        )  # fmt: skip
     return student.eval()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from calor_hf.core.fit import fit
 from calor_hf.heads.features import collect, head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads
 from calor_hf.heads.low_rank_head import LowRankHead
@@ -151,14 +152,15 @@ def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: i
 
 def _fit(head: nn.Module, x: Tensor, y: Tensor, steps: int, batch_size: int = 256) -> None:
     optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        batch = torch.randint(len(x), (min(batch_size, len(x)),))
-        loss = F.cross_entropy(head(x[batch]), y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    # Each epoch is one batch: the number of steps is given, whatever the number of samples.
+    fit(
+        lambda rows: F.cross_entropy(head(x[rows]), y[rows]),
+        optimizer,
+        lambda step: [torch.randint(len(x), (min(batch_size, len(x)),))],
+        steps,
+        name="the head",
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+    )
 
 
 @torch.no_grad()

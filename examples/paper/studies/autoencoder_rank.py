@@ -1,6 +1,7 @@
 """What fits through a bottleneck of r numbers."""
 
 import base64
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from calor_hf.core.config import MethodConfig
+from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.image_grid import image_grid
@@ -102,7 +104,7 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
         splits = lab.splits_at(config.image_size)
         train, _ = labeled_pixels(splits.train, config.image_size)
         test, labels = labeled_pixels(splits.test, config.image_size)
-        net = fit(train, cell.values["rank"], config)
+        net = autoencoder(train, cell.values["rank"], config)
         originals = test.float() / 255
         with frozen(net), torch.no_grad():
             rebuilt = torch.cat([net(some.to(process_state().device)).cpu() for some in originals.split(256)])
@@ -184,11 +186,11 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
         return f"{markdown(head, rows)}\n\n{note}"
 
 
-def fit(pictures: Tensor, rank: int, config: AutoencoderRankConfig) -> Autoencoder:
+def autoencoder(images_8bit: Tensor, rank: int, config: AutoencoderRankConfig) -> Autoencoder:
     """An autoencoder of least squared error.
 
     Args:
-        images: (n, 3, side, side) bytes, n >= 2.
+        images_8bit: (n, 3, side, side) bytes, n >= 2.
         rank: Numbers of the bottleneck.
         config: Of the training.
 
@@ -203,16 +205,13 @@ def fit(pictures: Tensor, rank: int, config: AutoencoderRankConfig) -> Autoencod
     at = [max(1, round(share * config.epochs)) for share in MILESTONES]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, at)
     net.train()
-    for epoch in range(config.epochs):
-        order = torch.from_numpy(sample_rng(config.training_seed, epoch).permutation(len(pictures)))
-        # Equal parts: a last batch of one image has no statistics.
-        for rows in order.tensor_split(-(-len(order) // config.batch_size)):
-            images = pictures[rows].to(device).float() / 255
-            loss = F.mse_loss(net(images), images)
-            if not loss.isfinite():
-                raise FloatingPointError(f"the autoencoder diverged in epoch {epoch + 1}; lower lr")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
+
+    def batches(epoch: int) -> Iterator[Tensor]:
+        for rows in minibatches(len(images_8bit), config.batch_size, sample_rng(config.training_seed, epoch)):
+            yield images_8bit[rows].to(device).float() / 255
+
+    fit(
+        lambda images: F.mse_loss(net(images), images), optimizer, batches, config.epochs,
+        name="the autoencoder", schedule=schedule, rate_option="lr",
+    )  # fmt: skip
     return net.eval()
