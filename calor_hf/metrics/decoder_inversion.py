@@ -135,7 +135,7 @@ def train_decoder(
             for batch in minibatches(len(rows), batch_size, sample_rng(seed, 1, epoch)):
                 yield rows[batch]
 
-        def keep_best(epoch: int, loss: float) -> None:
+        def keep_best(_epoch: int, _loss: float) -> None:
             nonlocal best, state
             error = _mean_error(decoder, codes[held], images[held])
             if error < best:

@@ -156,7 +156,7 @@ def _fit(head: nn.Module, x: Tensor, y: Tensor, steps: int, batch_size: int = 25
     fit(
         lambda rows: F.cross_entropy(head(x[rows]), y[rows]),
         optimizer,
-        lambda step: [torch.randint(len(x), (min(batch_size, len(x)),))],
+        lambda _step: [torch.randint(len(x), (min(batch_size, len(x)),))],
         steps,
         name="the head",
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
