@@ -218,7 +218,7 @@ def words_for(name: str, seed: int, settings: Sequence[str]) -> list[str]:
     rest = []
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key in ("rank", "activation", "input_norm", "ca_a", "ca_b"):
+        if key in ("rank", "activation", "input_norm"):
             words += ["--" + key.replace("_", "-"), value]
         else:
             rest.append(setting)

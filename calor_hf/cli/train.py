@@ -33,7 +33,7 @@ from calor_hf.defenses import DEFENSES
 from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.hub.push import check_token
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
-from calor_hf.modeling.configuration_defended import WrappedConfig
+from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import hub_id, log_to_terminal
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, parse
@@ -207,9 +207,9 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
             "that holds config.json, weights and preprocessor_config.json, or check the id and the connection"
         ) from error
-    if isinstance(config, WrappedConfig):
+    if isinstance(config, DefendedConfig):
         raise ValueError(
-            f"{model_args.model} is a model of the defense '{config.defense_name}' already; pass the base model it was "
+            f"{model_args.model} is a model of the defense '{config.defense}' already; pass the base model it was "
             "made from"
         )
     kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0

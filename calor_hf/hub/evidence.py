@@ -18,7 +18,6 @@ from calor_hf.core.shapes import type_error
 logger = logging.getLogger(__name__)
 
 CONFIG, RECORD, REPORT, GRID = "config.json", "metrics.json", "report.json", "grid.png"
-CALOR_SETTINGS = ("rank", "activation", "bias", "input_norm", "low_rank", "ca_a", "ca_b")
 HEADLINE, IDENTITIES = "attack_accuracy@1", "identities_recognized"
 SCHEMA = 1
 _REPORT_SCHEMAS = (1,)
@@ -76,13 +75,9 @@ def read_model(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"no model in {folder}: {CONFIG} is missing; pass the folder that a model was saved in")
     config = read_json(file, CONFIG_SHAPE)
-    kind, stock = config.get("model_type"), config.get("defense")
-    if kind == "calor":
-        defense, settings = "calor", {name: config.get(name) for name in CALOR_SETTINGS}
-    elif kind == "defended":
-        defense, settings = stock, config.get("defense_settings")
-    else:  # a stock model says what it was trained with, if it came from one of ours
-        known = stock if isinstance(stock, dict) else {}
+    defense, settings = config.get("defense"), config.get("defense_settings")
+    if "defense_settings" not in config:  # a stock model names the defense that it was trained with, if there was one
+        known = defense if isinstance(defense, dict) else {}
         defense, settings = known.get("name", "none"), known.get("settings", {})
     if problem := type_error({"defense": defense, "settings": settings}, {"defense": str, "settings": dict[str, Any]}):
         raise ValueError(f"{file} is damaged: {problem}")

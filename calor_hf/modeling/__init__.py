@@ -3,15 +3,17 @@
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from calor_hf.modeling.adapters import lora_config
-from calor_hf.modeling.configuration_calor import CALoRConfig
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.modeling.configuration_ir import IRConfig
 from calor_hf.modeling.export import export_model
-from calor_hf.modeling.modeling_calor import CALoRForImageClassification, defend
-from calor_hf.modeling.modeling_defended import DefendedForImageClassification
+from calor_hf.modeling.modeling_calor import CALoRConfig, CALoRForImageClassification
+from calor_hf.modeling.modeling_defended import (
+    DefendedForImageClassification,
+    DefendedImageClassifierOutput,
+    defend,
+)
 from calor_hf.modeling.modeling_ir import IRForImageClassification
-from calor_hf.modeling.output import DefendedImageClassifierOutput
-from calor_hf.modeling.save_standalone import save_standalone
+from calor_hf.modeling.released import save_standalone
 
 for _config, _model in (
     (CALoRConfig, CALoRForImageClassification),

@@ -1,20 +1,26 @@
-"""The base model of a CALoR model: its class, its configuration, its labels."""
+"""The parts that a defended model is made from: the base model's class, configuration and labels, and new heads."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from calor_hf._version import __version__
 from calor_hf.core.files import reading
 from calor_hf.core.saved_config import check_config
+from calor_hf.defenses import Defense
+from calor_hf.defenses.low_rank import LowRankDefense
+from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads, same_kind
+from calor_hf.heads.features import head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads
-from calor_hf.modeling.configuration_defended import WrappedConfig
+from calor_hf.heads.low_rank_head import LowRankHead
+from calor_hf.heads.svd_init import svd_init
+from calor_hf.modeling.configuration_defended import DefendedConfig
 
-W = TypeVar("W", bound=WrappedConfig)
+W = TypeVar("W", bound=DefendedConfig)
 
 
 def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -33,11 +39,11 @@ def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:
     return next((c for c in candidates if c.__name__ == named), candidates[0])
 
 
-def base_class_of(config: WrappedConfig) -> type[PreTrainedModel]:
+def base_class_of(config: DefendedConfig) -> type[PreTrainedModel]:
     """Class of the base model that ``config`` names.
 
     Raises:
-        ValueError: none of this name is registered for the configuration, and transformers has none.
+        ValueError: neither the Auto classes nor transformers have a model class of this name.
     """
     own = {kind.__name__: kind for kind in _registered(config.base_config)}
     found = own.get(config.base_class or "", getattr(transformers, config.base_class or "", None))
@@ -50,7 +56,7 @@ def base_class_of(config: WrappedConfig) -> type[PreTrainedModel]:
 
 
 def _registered(config: PretrainedConfig | None) -> tuple[type[PreTrainedModel], ...]:
-    # Those of transformers, and those that anybody registered with the Auto class: our IR networks, users' own.
+    # Those of transformers, and those that were registered with the Auto class.
     known = AutoModelForImageClassification._model_mapping.get(type(config), ())
     return known if isinstance(known, tuple) else (known,)
 
@@ -63,7 +69,7 @@ def config_for(
     id2label: dict[int, str] | None,
     label2id: dict[str, int] | None,
 ) -> W:
-    """Configuration of a model around ``base``, whose heads are found, or checked where one is named."""
+    """Configuration of a model around ``base``, whose heads are found, or checked if ``head`` names one."""
     paths = [head] if head is not None else find_heads(type(base), base.config)
     check_heads(base, paths)
     config = config_class(base_config=copy.deepcopy(base.config), base_class=type(base).__name__, head_paths=paths)
@@ -100,32 +106,28 @@ def set_labels(
 
 
 def forget_labels(base_config: PretrainedConfig) -> None:
-    """Drop the base's label names: the classes belong to the outer configuration, and names are people's."""
+    """Drop the base's label names: the classes belong to the outer configuration, and may name people."""
     base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
 
 
-def refuse_settings(
-    config: WrappedConfig, asked: Mapping[str, Any], defaults: Mapping[str, Any], for_base_only: Mapping[str, Any]
-) -> None:
-    """Raise ``ValueError`` for settings of a new defense beside a saved defended model.
+def refuse_settings(config: DefendedConfig, asked: Mapping[str, Any], for_base_only: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for settings of a new defense that a saved defended model does not have.
 
     Args:
         config: Of the saved model.
-        asked: Settings that were given; those equal to the saved ones pass.
-        defaults: Values that mean "not given".
-        for_base_only: Arguments that apply to base checkpoints only, with what was given; ``None`` is nothing.
+        asked: Settings that were given; None and those equal to the saved ones pass.
+        for_base_only: Arguments that apply to base checkpoints only, with their values; None means not given.
     """
-    saved = {**config.defense_settings_dict(), "num_labels": config.num_labels, "defense": config.defense_name}
-    kind = "CALoR model" if config.model_type == "calor" else f"model of the defense '{config.defense_name}'"
+    saved = {**config.make_defense().config.to_dict(), "num_labels": config.num_labels, "defense": config.defense}
+    kind = f"model of the defense '{config.defense}'"
     for name, value in asked.items():
-        if value is not None and value not in (saved.get(name), defaults.get(name)):
+        if value is not None and value != saved.get(name):
             raise ValueError(
                 f"this is a saved {kind} with {name}={saved.get(name)!r}, got {name}={value!r}; leave {name} out, or "
                 "start again from the base checkpoint"
             )
-    given = [name for name, value in for_base_only.items() if value is not None]
-    if given:
+    if any(value is not None for value in for_base_only.values()):
         raise ValueError(f"this is a saved {kind}: {', '.join(for_base_only)} apply to base checkpoints")
 
 
@@ -133,8 +135,8 @@ def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfi
     """Configuration of a checkpoint, changed by those of ``hf_kwargs`` that belong to it, and the other ones.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is damaged, or asks for a model of absurd size.
+        OSError: the checkpoint has no configuration.
+        ValueError: the configuration is damaged, or asks for a model of impossible size.
     """
     for_model = {name: hf_kwargs[name] for name in _FOR_MODEL if name in hf_kwargs}
     for_config = {name: value for name, value in hf_kwargs.items() if name not in for_model}
@@ -158,13 +160,70 @@ _ORIGIN = (
 )
 
 
-def stock_model(backbone: PreTrainedModel, classifiers: Sequence[nn.Module], config: WrappedConfig) -> PreTrainedModel:
-    """A copy of ``backbone`` with copies of its ``classifiers`` in their places, and a word of what defended it."""
+def stock_model(backbone: PreTrainedModel, classifiers: Sequence[nn.Module], config: DefendedConfig) -> PreTrainedModel:
+    """Copy ``backbone`` with copies of its ``classifiers`` put back; its configuration names the defense."""
     base = copy.deepcopy(backbone)
     put_back_heads(base, config.head_paths, [copy.deepcopy(layer).to(base.dtype) for layer in classifiers])
     base.config.id2label, base.config.label2id = config.id2label, config.label2id
     base.config.architectures = [config.base_class]
-    settings = config.defense_settings_dict()
-    base.config.defense = {"name": config.defense_name, "settings": settings, "calor_hf": __version__}
+    settings = dict(config.defense_settings)
+    base.config.defense = {"name": config.defense, "settings": settings, "calor_hf": __version__}
     base.requires_grad_(True)
     return base
+
+
+Classifiers = Sequence[nn.Linear | nn.Conv2d]
+StartHeads = Callable[[list[nn.Module], Classifiers], None]
+"""Function that fills new heads, given the classifiers that they replace."""
+
+
+def check_head_init(head_init: str) -> None:
+    """Raise ``ValueError`` for an unknown start."""
+    if head_init not in ("random", "svd"):
+        raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
+
+
+def new_head(defense: Defense[Any], classifiers: Classifiers, num_labels: int) -> nn.Module:
+    """Head of a defended model instead of ``classifiers``: their own, or the defense's; of several, their mean."""
+    kept = [same_kind(classifier, num_labels) for classifier in classifiers]
+    widths = [layer.weight.shape[1] for layer in kept]
+    heads: list[nn.Module] = (
+        [defense.build_head(width, num_labels) for width in widths]
+        if defense.own_head
+        else [ClassifierHead(layer) for layer in kept]
+    )
+    return MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
+
+
+def start_of_heads(
+    head_init: str, config: DefendedConfig, base: PreTrainedModel, calibration: Any
+) -> StartHeads | None:
+    """Function that fills new low-rank heads of ``base`` by the SVD of each classifier, or None for a random start.
+
+    Args:
+        head_init: ``"random"`` or ``"svd"``.
+        config: Of the defended model.
+        base: With its trained classifiers.
+        calibration: Processed training images, a batch of model inputs, an iterable of such batches, or None.
+
+    Raises:
+        ValueError: ``"svd"`` for a defense without a low-rank head.
+    """
+    if head_init == "random":
+        return None
+    defense = config.make_defense()
+    if not isinstance(defense, LowRankDefense) or not defense.own_head:
+        with_these = " with these settings" if isinstance(defense, LowRankDefense) else ""
+        raise ValueError(
+            f"head_init='svd' starts a low-rank head, and {config.defense} has none{with_these}; leave it out"
+        )
+    widths = check_heads(base, config.head_paths)
+
+    def start(heads: list[nn.Module], classifiers: Classifiers) -> None:
+        batches = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
+        features = None if calibration is None else head_inputs(base, config.head_paths, batches)
+        parts = [None] * len(widths) if features is None else features.split(widths, dim=1)
+        for new, classifier, part in zip(heads, classifiers, parts, strict=True):
+            svd_init(cast(LowRankHead, new), classifier, part)
+
+    return start

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from calor_hf._version import __version__
 from calor_hf.data.pixel_input import PixelInput, pixel_input_of
 from calor_hf.heads.features import scores_of
+from calor_hf.modeling.configuration_defended import DefendedConfig
 
 FORMATS = ("onnx", "torch")
 METADATA_FILE = "calor_hf.json"  # inside a torch.export archive
@@ -178,7 +179,7 @@ def _metadata(model: PreTrainedModel, pixels: PixelInput, name: str, with_proces
     about = {
         "input": f"{name}: {meaning}",
         "architecture": getattr(config, "base_class", None) or type(model).__name__,
-        "defense": getattr(config, "defense_name", "none"),
+        "defense": config.defense if isinstance(config, DefendedConfig) else "none",
         "num_labels": config.num_labels,
         "calor_hf_version": __version__,
     }

@@ -2,60 +2,94 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from calor_hf.core.files import reading
+from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses import DEFENSES, Defense
-from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.heads.chunked_scores import check_chunks, margins_in_chunks
 from calor_hf.heads.classifier_head import ClassifierHead, heads_of
 from calor_hf.heads.features import run_with_feature_hooks, scores_of
 from calor_hf.heads.find_head import check_heads, take_out_heads
 from calor_hf.modeling.base_model import (
+    Classifiers,
+    StartHeads,
     architecture_of,
     base_class_of,
+    check_head_init,
     config_for,
     forget_labels,
+    new_head,
     read_config,
     refuse_settings,
     set_labels,
+    start_of_heads,
     stock_model,
 )
-from calor_hf.modeling.configuration_defended import DefendedConfig, WrappedConfig
-from calor_hf.modeling.head_start import Classifiers, StartHeads, check_head_init, new_head, start_of_heads
-from calor_hf.modeling.output import DefendedImageClassifierOutput
-from calor_hf.modeling.released import fit_to_publish
+from calor_hf.modeling.configuration_defended import DefendedConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DefendedImageClassifierOutput(ModelOutput):
+    """Output of a defended model: that of the base model, the features and the terms of the loss.
+
+    Attributes:
+        loss: Scalar, the sum of ``loss_terms``; with labels only.
+        logits: (batch, num_labels) float32 scores; None if classes were scored in chunks.
+        hidden_states: As the base model returns them.
+        attentions: As the base model returns them.
+        features: (batch, features) entering the head.
+        loss_terms: Each term of the loss under its name; with labels only.
+        margins: As :func:`~calor_hf.heads.chunked_scores.margins`, if classes were scored in chunks.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    features: Tensor | None = None
+    loss_terms: dict[str, Tensor] | None = None
+    margins: dict[str, Tensor] | None = None
 
 
 class DefendedForImageClassification(PreTrainedModel):
     """An image classification model with a defense: the base, a head, and the loss it is trained with.
 
     Make one with :meth:`from_pretrained` (a base checkpoint or a saved defended model), :meth:`from_base` (a model in
-    memory) or :meth:`from_config` (random weights). CALoR has a class of its own, ``CALoRForImageClassification``.
+    memory) or :meth:`from_config` (random weights). Models with the defense CALoR are of a subclass that is named
+    after it, ``CALoRForImageClassification``, whichever class makes them.
 
-    A model with two classifiers whose mean are its scores (DeiT and LeViT with teacher, SwiftFormer) has a head in the
-    place of each, and its scores stay their mean.
+    A model whose scores are the mean of two classifiers (DeiT and LeViT with teacher, SwiftFormer) gets one head for
+    each, and its scores stay their mean.
 
     Attributes:
         defense: The defense, with its settings.
         backbone: The base model; without its classifiers, so that its logits are the features (of several classifiers
             side by side).
-        classification_head: What turns features into scores, in float32: the base's own classifier or the defense's
-            head; the mean of several, where the base has several.
+        classification_head: Turns features into scores, in float32: the base's own classifier or the defense's head;
+            the mean of several, if the base has several.
         feature_width: Number of features.
         class_weights: (num_labels,) weights of the loss, or None; not saved.
         in_training_run: Whether a ``DefenseTrainer`` is at work, which some defenses need.
-        class_chunk: Classes scored at a time where labels are given, see :meth:`score_in_chunks`; None: all.
+        class_chunk: Classes scored at a time if labels are given, see :meth:`score_in_chunks`. None means all.
     """
 
-    config_class: type[WrappedConfig] = DefendedConfig
+    config_class: type[DefendedConfig] = DefendedConfig
     main_input_name = "pixel_values"
     base_model_prefix = ""
     accepts_loss_kwargs = False  # the loss is the batch's mean: the Trainer divides it when it accumulates gradients
@@ -66,12 +100,12 @@ class DefendedForImageClassification(PreTrainedModel):
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"classification_head"}  # noqa: RUF012
 
-    def __init__(self, config: WrappedConfig) -> None:
+    def __init__(self, config: DefendedConfig) -> None:
         super().__init__(config)
         self.defense: Defense[Any] = config.make_defense()
         self.backbone = base_class_of(config)._from_config(config.base_config)
         self.feature_width = sum(check_heads(self.backbone, config.head_paths))
-        self._hooked = tuple(self.defense.feature_hooks(self.backbone))
+        self._hooked_paths = tuple(self.defense.feature_hooks(self.backbone))
         classifiers = take_out_heads(self.backbone, config.head_paths)
         self.classification_head = new_head(self.defense, cast(Classifiers, classifiers), config.num_labels)
         self.main_input_name = self.backbone.main_input_name
@@ -95,7 +129,7 @@ class DefendedForImageClassification(PreTrainedModel):
         self.progress = Progress.at_end(name)
 
     def score_in_chunks(self, classes: int | None) -> None:
-        """With labels, score that many classes at a time; None: all at once. Not saved.
+        """With labels, score that many classes at a time. None means all at once. Not saved.
 
         The output then has ``margins`` instead of ``logits``, and its memory does not grow with the number of
         classes. Without labels there are logits as ever.
@@ -107,7 +141,7 @@ class DefendedForImageClassification(PreTrainedModel):
             check_chunks(self.classification_head, classes)
             if not self.defense.log_odds_suffice:
                 raise ValueError(
-                    f"the loss of the defense '{self.config.defense_name}' reads all scores; leave class_chunk out"
+                    f"the loss of the defense '{self.config.defense}' reads all scores; leave class_chunk out"
                 )
         self.class_chunk = classes
 
@@ -134,12 +168,12 @@ class DefendedForImageClassification(PreTrainedModel):
         learns = self.training and labels is not None
         if learns and self.defense.needs_trainer and not self.in_training_run:
             raise RuntimeError(
-                f"the defense '{self.config.defense_name}' changes batches or freezes weights, which the model alone "
+                f"the defense '{self.config.defense}' changes batches or freezes weights, which the model alone "
                 "cannot do: train it with DefenseTrainer, or it would be trained undefended"
             )
-        feature_hooks: tuple[Tensor, ...] = ()
-        if learns and self._hooked:
-            outputs, feature_hooks = run_with_feature_hooks(self.backbone, self._hooked, **kwargs, return_dict=True)
+        hooked: tuple[Tensor, ...] = ()
+        if learns and self._hooked_paths:
+            outputs, hooked = run_with_feature_hooks(self.backbone, self._hooked_paths, **kwargs, return_dict=True)
         else:
             outputs = self.backbone(**kwargs, return_dict=True)
         features = scores_of(outputs)
@@ -154,7 +188,7 @@ class DefendedForImageClassification(PreTrainedModel):
         loss, terms = None, None
         if labels is not None:
             inputs = kwargs.get(self.main_input_name)
-            seen = (logits, labels, features, self.class_weights, inputs, feature_hooks, extras, self.training)
+            seen = (logits, labels, features, self.class_weights, inputs, hooked, extras, self.training)
             out = Forward(*seen, log_odds=margins.get("log_odds"))
             with torch.autocast(logits.device.type, enabled=False):
                 terms = self.defense.loss(out, self.progress)
@@ -171,7 +205,7 @@ class DefendedForImageClassification(PreTrainedModel):
         as_dict = return_dict if return_dict is not None else self.config.return_dict
         return result if as_dict else result.to_tuple()
 
-    # Making one
+    # Construction
 
     @classmethod
     def from_pretrained(
@@ -187,54 +221,68 @@ class DefendedForImageClassification(PreTrainedModel):
         head: str | None = None,
         **kwargs: Any,
     ) -> "DefendedForImageClassification":
-        """A saved defended model, rebuilt exactly; or any base checkpoint with a defense.
+        """Load a saved defended model exactly as it was, or any base checkpoint with a new defense.
 
         Args:
             source: Hub id or folder of a defended model or of an image classification model.
-            model_args: Handed on by Auto classes; not for users.
-            defense: Name of the defense, for a base checkpoint.
-            num_labels: Number of classes; may differ from the checkpoint's, whose classifier then gives way to a
-                random one. None: the checkpoint's.
+            model_args: Passed on by Auto classes; not for users.
+            defense: Name of the defense, for a base checkpoint. ``CALoRForImageClassification`` has its own.
+            num_labels: Number of classes; may differ from the checkpoint's, whose classifier is then replaced by a
+                random one. None means the checkpoint's.
             id2label: Names of the classes.
             label2id: Their inverse.
             head_init: ``"random"``, or for a low-rank head ``"svd"``, to start from the checkpoint's classifier.
-            calibration: For ``"svd"``: as for
-                :meth:`~calor_hf.modeling.modeling_calor.CALoRForImageClassification.from_pretrained`.
-            head: Path of the classifier's linear layer, where it cannot be found.
-            kwargs: Settings of the defense by name; ``revision``, ``dtype``, ``attn_implementation`` and what else
-                ``from_pretrained`` takes.
+            calibration: For ``"svd"``: (images, channels, height, width) processed pixel values, or a batch of model
+                inputs, or an iterable of such batches.
+            head: Path of the classifier's linear layer, if it cannot be found.
+            kwargs: Settings of the defense by name, such as ``rank``; ``revision``, ``dtype``,
+                ``attn_implementation`` and the other arguments of ``from_pretrained``.
 
         Raises:
-            ValueError: no defense for a base checkpoint, another defense or setting than the saved one, a head that
-                cannot be found, or damaged files.
-            KeyError: no one registered the defense.
+            ValueError: no defense for a base checkpoint, another defense or setting than the saved one, an unknown
+                setting, a head that cannot be found or built, or damaged files.
+            KeyError: the defense is not registered.
         """
-        known = {f.name for f in dataclasses.fields(DEFENSES.get(defense).config_class)} if defense else set()
-        settings = {name: kwargs.pop(name) for name in list(kwargs) if name in known}
-
-        def refuse(config: WrappedConfig, classes: int | None) -> None:
+        chosen = defense if defense is not None else cls.config_class.only_defense
+        known = [f.name for f in dataclasses.fields(DEFENSES.get(chosen).config_class)] if chosen is not None else []
+        settings = {name: kwargs.pop(name) for name in known if name in kwargs}
+        config = kwargs.pop("config", None)
+        if not isinstance(config, PretrainedConfig):
+            config, kwargs = read_config(config or source, kwargs)
+        _refuse_misspelled(kwargs, known)
+        if isinstance(config, DefendedConfig):
+            if not isinstance(config, cls.config_class):
+                other = model_class_of(config.defense).__name__
+                raise ValueError(f"{source} is a saved model of the defense '{config.defense}'; load it with {other}")
+            names = id2label if id2label is not None else label2id
+            classes = len(names) if num_labels is None and names is not None else num_labels
             init = None if head_init == "random" else head_init
             for_base_only = {"head_init": init, "calibration": calibration, "head": head}
-            refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, {}, for_base_only)
-
-        def start(base: PreTrainedModel) -> DefendedForImageClassification:
-            if defense is None:
-                raise ValueError(
-                    f"{source} is an undefended model; pass defense= one of {', '.join(DEFENSES.names())}, or load it "
-                    "with AutoModelForImageClassification"
-                )
-            labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
-            new: dict[str, Any] = {"head_init": head_init, "calibration": calibration, "head": head}
-            return cls.from_base(base, defense, **new, **labels, **settings)
-
-        found = cls._load(source, model_args, kwargs, (num_labels, id2label, label2id), refuse, start)
-        return cast(DefendedForImageClassification, found)
+            refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, for_base_only)
+            set_labels(config, None, id2label, label2id)
+            kind = cls if type(config) is cls.config_class else model_class_of(config.defense)
+            with reading(f"the model in {source}"):
+                load: Any = super(DefendedForImageClassification, kind).from_pretrained
+                return cast(DefendedForImageClassification, load(source, *model_args, config=config, **kwargs))
+        if chosen is None:
+            raise ValueError(
+                f"{source} is an undefended model; pass defense= one of {', '.join(DEFENSES.names())}, or load it with "
+                "AutoModelForImageClassification"
+            )
+        with reading(f"the model in {source}"):
+            base: Any = architecture_of(config).from_pretrained(source, config=config, **kwargs)
+        # With output_loading_info=True transformers adds the missing and unexpected weights of the file.
+        base, *info = base if isinstance(base, tuple) else (base,)
+        labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
+        new: dict[str, Any] = {"head_init": head_init, "calibration": calibration, "head": head}
+        model: Any = cls.from_base(base, defense, **labels, **new, **settings)
+        return (model, *info) if info else model  # type: ignore[return-value]
 
     @classmethod
     def from_base(
         cls,
         base: PreTrainedModel,
-        defense: str,
+        defense: str | None = None,
         *,
         num_labels: int | None = None,
         id2label: dict[int, str] | None = None,
@@ -246,64 +294,40 @@ class DefendedForImageClassification(PreTrainedModel):
     ) -> "DefendedForImageClassification":
         """A defended model from a model in memory, whose weights it shares; arguments as :meth:`from_pretrained`.
 
-        ``base`` loses its classifier and its label names: the identity stands in its place afterwards.
+        ``base`` loses its classifier, which the identity replaces, and its label names.
         """
+        only = cls.config_class.only_defense
+        defense = defense if defense is not None else only
+        if defense is None:
+            raise ValueError(f"pass defense= one of {', '.join(DEFENSES.names())}")
+        if only is not None and defense != only:
+            raise ValueError(
+                f"{cls.__name__} has the defense '{only}', got '{defense}'; use DefendedForImageClassification"
+            )
+        kind = cls if only is not None else model_class_of(defense, default=cls)
         method = DEFENSES.get(defense)
-        if defense == "calor":
-            raise ValueError("CALoR has a class of its own: CALoRForImageClassification.from_base(model, rank=...)")
         check_head_init(head_init)
-        if head_init == "svd" and not issubclass(method, LowRankDefense):
-            raise ValueError(f"head_init='svd' starts a low-rank head, and {defense} has none; leave it out")
         chosen = method.config_class.from_dict(settings)
-        config = config_for(cls.config_class, base, head, num_labels, id2label, label2id)
+        config = config_for(kind.config_class, base, head, num_labels, id2label, label2id)
         chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
-        method(chosen).feature_hooks(base)  # complains before anything changes
-        config.defense = defense
-        config.set_defense(chosen.to_dict())
-        start = start_of_heads(head_init, base, config.head_paths, calibration)
-        return cast(DefendedForImageClassification, cls._around(base, config, start))
+        config.defense, config.defense_settings = defense, chosen.to_dict()
+        start = start_of_heads(head_init, config, base, calibration)
+        method(chosen).feature_hooks(base)  # refuses the base before anything changes
+        return cast(DefendedForImageClassification, kind._around(base, config, start))
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "DefendedForImageClassification":
         """Random weights, from a saved configuration, or a base configuration and :meth:`from_base`'s arguments."""
-        if isinstance(config, WrappedConfig):
-            return cast(DefendedForImageClassification, cls._from_config(config, **kwargs))
+        if isinstance(config, DefendedConfig):
+            kind = cls if type(config) is cls.config_class else model_class_of(config.defense)
+            return cast(DefendedForImageClassification, kind._from_config(config, **kwargs))
         return cls.from_base(architecture_of(config)._from_config(copy.deepcopy(config)), **kwargs)
-
-    @classmethod
-    def _load(
-        cls,
-        source: Any,
-        model_args: tuple[Any, ...],
-        hf_kwargs: dict[str, Any],
-        labels: tuple[int | None, dict[int, str] | None, dict[str, int] | None],
-        refuse: Callable[[Any, int | None], None],
-        start: Callable[[PreTrainedModel], Any],
-    ) -> Any:
-        num_labels, id2label, label2id = labels
-        config = hf_kwargs.pop("config", None)
-        if not isinstance(config, PretrainedConfig):
-            config, hf_kwargs = read_config(config or source, hf_kwargs)
-        if isinstance(config, cls.config_class):
-            names = id2label if id2label is not None else label2id
-            refuse(config, len(names) if num_labels is None and names is not None else num_labels)
-            set_labels(config, None, id2label, label2id)
-            with reading(f"the model in {source}"):
-                return super().from_pretrained(source, *model_args, config=config, **hf_kwargs)
-        if isinstance(config, WrappedConfig):
-            other = "CALoRForImageClassification" if config.model_type == "calor" else "DefendedForImageClassification"
-            raise ValueError(f"{source} is a saved model of the defense '{config.defense_name}'; load it with {other}")
-        with reading(f"the model in {source}"):
-            loaded = architecture_of(config).from_pretrained(source, config=config, **hf_kwargs)
-        model = start(loaded[0] if isinstance(loaded, tuple) else loaded)
-        # With output_loading_info=True transformers adds what was missing and unexpected in the file.
-        return (model, *loaded[1:]) if isinstance(loaded, tuple) else model
 
     @classmethod
     def _around(
         cls,
         base: PreTrainedModel,
-        config: WrappedConfig,
+        config: DefendedConfig,
         start: StartHeads | None = None,
     ) -> Any:
         """Model that ``config`` describes, with the weights of ``base``; ``start`` fills its heads."""
@@ -323,27 +347,79 @@ class DefendedForImageClassification(PreTrainedModel):
         return model
 
     def to_base(self) -> PreTrainedModel:
-        """A copy of this model as the stock model of transformers that it was made from: no one needs calor_hf for it.
+        """Copy this model into the stock model of transformers that it was made from, which needs no calor_hf.
 
-        Its configuration says, under ``defense``, what it was trained with.
+        Its configuration names, under ``defense``, the defense that it was trained with.
 
         Raises:
-            ValueError: the defense replaced the classifier, so that there is no stock model with these scores.
+            ValueError: the defense replaced the classifier, so that no stock model has these scores.
         """
         if self.defense.own_head:
             raise ValueError(
-                f"the defense '{self.config.defense_name}' replaces the classifier, so this is no "
+                f"the defense '{self.config.defense}' replaces the classifier, so this is no "
                 f"{self.config.base_class}; save it as it is"
             )
         classifiers = [head.classifier for head in cast(list[ClassifierHead], heads_of(self.classification_head))]
         return stock_model(self.backbone, classifiers, self.config)
 
     def push_to_hub(self, *args: Any, anonymize_labels: bool = False, **kwargs: Any) -> Any:
-        """As ``PreTrainedModel.push_to_hub``; the stock model, where there is one (:meth:`to_base`).
+        """As ``PreTrainedModel.push_to_hub``; pushes the stock model, if there is one (:meth:`to_base`).
 
         With ``anonymize_labels``, numbers instead of class names. Paths of this machine stay here.
         """
-        with fit_to_publish(self.config, anonymize_labels):
+        with _fit_to_publish(self.config, anonymize_labels):
             if self.defense.own_head:
                 return super().push_to_hub(*args, **kwargs)
             return self.to_base().push_to_hub(*args, **kwargs)
+
+
+def model_class_of(
+    defense: str, default: type[DefendedForImageClassification] = DefendedForImageClassification
+) -> type[DefendedForImageClassification]:
+    """Class of the models with a defense: the one that is named after it, or ``default``."""
+    kinds = DefendedForImageClassification.__subclasses__()
+    return next((kind for kind in kinds if kind.config_class.only_defense == defense), default)
+
+
+def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForImageClassification:
+    """``base`` with the defense of that name, as :meth:`DefendedForImageClassification.from_base`.
+
+    Args:
+        base: Model in memory, whose weights the defended model shares.
+        defense: Name in the registry.
+        settings: Settings of the defense, and the other arguments of ``from_base``.
+
+    Raises:
+        KeyError: the defense is not registered.
+    """
+    return DefendedForImageClassification.from_base(base, defense, **settings)
+
+
+def _refuse_misspelled(arguments: dict[str, Any], settings: list[str]) -> None:
+    """Raise ``ValueError`` for an argument that no configuration took and that is nearly a setting of the defense."""
+    for name in arguments:
+        if near := difflib.get_close_matches(name, settings, n=1, cutoff=0.75):
+            raise ValueError(f"unknown argument {name}; did you mean the setting {near[0]}?")
+
+
+@contextmanager
+def _fit_to_publish(config: DefendedConfig, anonymize_labels: bool) -> Iterator[None]:
+    """Inside, ``config`` holds no path of this machine and, with ``anonymize_labels``, numbers for class names."""
+    base: Any = config.base_config
+    kept = config.id2label, config.label2id, base.name_or_path
+    telling = telling_names(config.id2label.values())
+    if telling and not anonymize_labels:
+        logger.warning(
+            "%d class names are published with the model (%s, ...); if they are people's, pass anonymize_labels=True",
+            len(telling),
+            telling[0],
+        )
+    try:
+        if anonymize_labels:
+            config.id2label = numbered(config.id2label)
+            config.label2id = {name: index for index, name in config.id2label.items()}
+        if Path(str(base.name_or_path)).exists():
+            base.name_or_path = ""
+        yield
+    finally:
+        config.id2label, config.label2id, base.name_or_path = kept

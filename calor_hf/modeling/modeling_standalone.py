@@ -1,8 +1,8 @@
-"""Defended image classifiers of calor_hf for those who have torch and transformers alone.
+"""Defended image classifiers of calor_hf that need torch and transformers alone.
 
-This file travels with a saved model, beside its config.json, and is read with ``trust_remote_code=True``. It builds the
-same network from the same configuration and weights, for use and not for training: the defense's losses and stages are
-in calor_hf, whose own classes take the place of these where it is imported.
+This file is saved with a model, next to its config.json, and is read with ``trust_remote_code=True``. It builds the
+same network from the same configuration and weights, for inference and not for training: the defense's losses and
+stages are in calor_hf, whose own classes replace these if it is imported.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 # Configurations
 
 
-class _WrappedConfig(PretrainedConfig):
-    """Configuration of the base model, where its classifiers are, and settings of the defense."""
+class DefendedConfig(PretrainedConfig):
+    """Configuration of the base model, paths of its classifiers, and name and settings of the defense."""
 
+    model_type = "defended"
     sub_configs = {"base_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]  # noqa: RUF012
 
@@ -29,6 +30,8 @@ class _WrappedConfig(PretrainedConfig):
         base_config: PretrainedConfig | dict[str, Any] | None = None,
         base_class: str | None = None,
         head_paths: Sequence[str] = (),
+        defense: str = "none",
+        defense_settings: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(base_config, dict):
@@ -37,40 +40,17 @@ class _WrappedConfig(PretrainedConfig):
         self.base_config = base_config
         self.base_class = base_class
         self.head_paths = list(head_paths)
+        self.defense = defense
+        self.defense_settings = dict(defense_settings or {})
         super().__init__(**kwargs)
 
 
-class CALoRConfig(_WrappedConfig):
+class CALoRConfig(DefendedConfig):
     """Configuration of :class:`CALoRForImageClassification`."""
 
     model_type = "calor"
 
-    def __init__(
-        self,
-        *args: Any,
-        rank: int | None = None,
-        activation: str = "tanh",
-        bias: bool = True,
-        input_norm: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.rank = rank
-        self.activation = activation
-        self.bias = bias
-        self.input_norm = input_norm
-        super().__init__(*args, **kwargs)
-
-
-class DefendedConfig(_WrappedConfig):
-    """Configuration of :class:`DefendedForImageClassification`."""
-
-    model_type = "defended"
-
-    def __init__(
-        self, *args: Any, defense: str = "loft", defense_settings: dict[str, Any] | None = None, **kwargs: Any
-    ) -> None:
-        self.defense = defense
-        self.defense_settings = dict(defense_settings or {})
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # transformers would generate another one
         super().__init__(*args, **kwargs)
 
 
@@ -88,6 +68,7 @@ class LowRankHead(nn.Module):
         activation: str = "tanh",
         bias: bool = True,
         input_norm: str | None = None,
+        **_: Any,
     ) -> None:
         super().__init__()
         self.activation = _ACTIVATIONS[activation]
@@ -105,7 +86,7 @@ class LowRankHead(nn.Module):
 
 
 class BottleneckHead(nn.Module):
-    """``Linear(m -> 2k)`` gives mean and spread of a normal code, ``Linear(k -> N)`` the scores: the head of MID."""
+    """``Linear(m -> 2k)`` gives mean and deviation of a normal code, ``Linear(k -> N)`` the scores: the head of MID."""
 
     def __init__(self, in_features: int, num_labels: int, sample_at_eval: bool = True, **_: Any) -> None:
         super().__init__()
@@ -115,7 +96,7 @@ class BottleneckHead(nn.Module):
         self.decoder = nn.Linear(self.width, num_labels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, num_labels) logits, float32, from (batch, in_features); with noise, where the model has it."""
+        """(batch, num_labels) logits, float32, from (batch, in_features); with noise if the model has it."""
         with torch.autocast(features.device.type, enabled=False):
             code, raw = _linear(self.encoder, _at_least_float32(features)).split(self.width, dim=1)
             if self.training or self.sample_at_eval:
@@ -164,7 +145,7 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class NoHead(nn.Identity):
-    """Stands where the classifier was."""
+    """Replaces the classifier."""
 
     @property
     def weight(self) -> Tensor:
@@ -173,7 +154,7 @@ class NoHead(nn.Identity):
 
 
 class HeadSlot(NoHead):
-    """Stands where one of several classifiers was; the mean over all is their inputs side by side."""
+    """Replaces one of several classifiers; the mean over all is their inputs side by side."""
 
     def __init__(self, widths: Sequence[int], index: int, channels_first: bool) -> None:
         super().__init__()
@@ -200,7 +181,10 @@ def _take_out_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
 # Models
 
 
-class _WrappedForImageClassification(PreTrainedModel):
+class DefendedForImageClassification(PreTrainedModel):
+    """An image classification model with the head of a defense."""
+
+    config_class = DefendedConfig
     main_input_name = "pixel_values"
     base_model_prefix = ""
     _supports_sdpa = True
@@ -209,7 +193,7 @@ class _WrappedForImageClassification(PreTrainedModel):
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"classification_head"}  # noqa: RUF012
 
-    def __init__(self, config: Any, defense: str, settings: dict[str, Any]) -> None:
+    def __init__(self, config: DefendedConfig) -> None:
         super().__init__(config)
         base_class: Any = getattr(transformers, config.base_class or "", None)
         is_model = isinstance(base_class, type) and issubclass(base_class, PreTrainedModel)
@@ -218,13 +202,15 @@ class _WrappedForImageClassification(PreTrainedModel):
                 f"base_class {config.base_class!r} is no model class of transformers {transformers.__version__}; "
                 f"install the version that this model was saved with ({config.transformers_version})"
             )
-        if defense not in HEADS:
+        if config.defense not in HEADS:
             raise ValueError(
-                f"this file knows the heads of {', '.join(HEADS)}, not of {defense!r}; load the model with calor_hf"
+                f"this file has the heads of {', '.join(HEADS)}, not of {config.defense!r}; load the model with "
+                "calor_hf"
             )
         self.backbone = base_class._from_config(config.base_config)
         widths = _take_out_heads(self.backbone, config.head_paths)
-        heads = [HEADS[defense](width, config.num_labels, **settings) for width in widths]
+        kind = HEADS[config.defense]
+        heads = [kind(width, config.num_labels, **config.defense_settings) for width in widths]
         self.classification_head = MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
         self.main_input_name = self.backbone.main_input_name
         self.post_init()
@@ -277,20 +263,7 @@ class _WrappedForImageClassification(PreTrainedModel):
         return result if as_dict else result.to_tuple()
 
 
-class CALoRForImageClassification(_WrappedForImageClassification):
+class CALoRForImageClassification(DefendedForImageClassification):
     """An image classification model with the low-rank head of CALoR."""
 
     config_class = CALoRConfig
-
-    def __init__(self, config: CALoRConfig) -> None:
-        names = ("rank", "activation", "bias", "input_norm")
-        super().__init__(config, "calor", {name: getattr(config, name) for name in names})
-
-
-class DefendedForImageClassification(_WrappedForImageClassification):
-    """An image classification model with the head of another defense."""
-
-    config_class = DefendedConfig
-
-    def __init__(self, config: DefendedConfig) -> None:
-        super().__init__(config, config.defense, config.defense_settings)

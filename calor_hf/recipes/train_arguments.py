@@ -206,7 +206,7 @@ def check_defense(model: ModelArguments) -> None:
         raise ValueError(
             f"--rank, --activation and --input-norm belong to low-rank heads, and {model.defense} has none; leave them"
         )
-    doubled = [name for name in ("rank", "activation", "input_norm", "ca_a", "ca_b") if name in own]
+    doubled = [name for name in ("rank", "activation", "input_norm") if name in own]
     if doubled:
         flag = "--" + doubled[0].replace("_", "-")
         raise ValueError(f"--defense-settings {doubled[0]}=...: pass {flag} instead")

@@ -1,7 +1,6 @@
 """What a training run shows: a line an epoch, a table, curves, and a file of numbers."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from calor_hf._version import __version__
 from calor_hf.core.files import weights_digest, write_figure, write_json
 from calor_hf.core.peak_memory import peak_memory_bytes
+from calor_hf.defenses.calor import target_confidence
 from calor_hf.heads.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
-from calor_hf.modeling.configuration_defended import WrappedConfig
+from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.train_arguments import DataArguments
 from calor_hf.training.plan import Plan
 from calor_hf.training.trainer import DefenseTrainer
@@ -60,7 +60,7 @@ class Result:
     def target(self) -> float | None:
         """Confidence that a CALoR model is led to; None for others."""
         config = self.model.config
-        return math.exp(-1 / config.ca_b) if isinstance(config, CALoRConfig) else None
+        return target_confidence(config.ca_b) if isinstance(config, CALoRConfig) else None
 
 
 class EpochLine(TrainerCallback):
@@ -114,7 +114,7 @@ def show_and_save(result: Result, folder: Path) -> None:
         print(f"{count} training images were poisoned ({name}): the model has a backdoor, do not publish it.")
     print(f"Curves: {folder / 'curves.png'}   Numbers: {folder / 'metrics.json'}")
     kind = type(result.model).__name__
-    package = "calor_hf" if isinstance(result.model.config, WrappedConfig) else "transformers"
+    package = "calor_hf" if isinstance(result.model.config, DefendedConfig) else "transformers"
     config = result.model.config
     print(f"Load it: from {package} import {kind}; model = {kind}.from_pretrained({str(folder)!r})")
     if isinstance(result.model, DefendedForImageClassification) and not result.model.defense.own_head:
@@ -137,7 +137,7 @@ def summary(result: Result) -> dict[str, Any]:
     return {
         "version": __version__,
         "defense": result.defense,
-        "settings": config.defense_settings_dict() if isinstance(config, WrappedConfig) else {},
+        "settings": dict(config.defense_settings) if isinstance(config, DefendedConfig) else {},
         "head": dataclasses.asdict(rank_audit(result.model)),
         "train_seconds": result.train_seconds,
         "peak_memory_bytes": peak_memory_bytes(),

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from calor_hf.defenses.calor import check_strength
-
 logger = logging.getLogger(__name__)
 
 _ADAPTIVE_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
@@ -67,10 +65,6 @@ class CALoRTrainingArguments(TrainingArguments):
             "then stay as the first stage left them."
         },
     )
-    ca_a: float = field(default=1.0, metadata={"help": "Strength a of the confidence adaptation loss, > 0."})
-    ca_b: float = field(
-        default=8.0, metadata={"help": "Sharpness b of the loss, > 0; confidence is led to e^(-1/b), 0.8825 for 8."}
-    )
     max_accuracy_drop: float = field(
         default=0.5,
         metadata={"help": "Validation accuracy, in points, that adapting may cost (or one standard error, if more)."},
@@ -127,7 +121,6 @@ class CALoRTrainingArguments(TrainingArguments):
             )
             self.hub_strategy = HubStrategy.END
         super().__post_init__()
-        check_strength(self.ca_a, self.ca_b)
         self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")
         self._check_positive("confidence_tolerance", "head_learning_rate", "class_chunk")
         if self.max_accuracy_drop < 0:

@@ -36,8 +36,7 @@ class CALoRTrainer(DefenseTrainer):
     ``eval_dataset`` has to be a validation split, not the test split: the checkpoint is chosen on it.
 
     Args:
-        args: As for ``Trainer``; the arguments are :class:`~calor_hf.training.arguments.CALoRTrainingArguments`,
-            whose ``ca_a`` and ``ca_b`` are written into the model's configuration.
+        args: As for ``Trainer``; the arguments are :class:`~calor_hf.training.arguments.CALoRTrainingArguments`.
         kwargs: As for :class:`~calor_hf.training.trainer.DefenseTrainer`.
 
     Raises:
@@ -51,12 +50,16 @@ class CALoRTrainer(DefenseTrainer):
                 f"CALoRTrainer trains CALoRForImageClassification models, got {type(self.bare_model).__name__}; make "
                 "one with CALoRForImageClassification.from_base(model)"
             )
-        self.bare_model.set_loss(self.args.ca_a, self.args.ca_b)
 
     @property
     def target(self) -> float:
         """Confidence e^(−1/b) that the adapt stage leads to."""
-        return target_confidence(self.args.ca_b)
+        return target_confidence(self.sharpness)
+
+    @property
+    def sharpness(self) -> float:
+        """Sharpness b of the confidence adaptation, a setting of the model."""
+        return float(self.bare_model.defense.config.ca_b)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train both stages, or go on where a run was interrupted; then load the chosen checkpoint.
@@ -119,7 +122,7 @@ class CALoRTrainer(DefenseTrainer):
 
     def _training_image_metrics(self, prediction: Any) -> dict[str, float]:
         found = classification_metrics(prediction)
-        unreached = (true_class_confidence(prediction) < reachable_confidence(self.args.ca_b)).mean()
+        unreached = (true_class_confidence(prediction) < reachable_confidence(self.sharpness)).mean()
         kept = {name: found[name] for name in ("accuracy", "confidence_correct")}
         return {**kept, "unreached": float(unreached)}
 
@@ -130,7 +133,7 @@ class CALoRTrainer(DefenseTrainer):
             metrics["confidence_correct"],
             self.target,
             100 * metrics["unreached"],
-            reachable_confidence(self.args.ca_b),
+            reachable_confidence(self.sharpness),
         )
         if metrics["accuracy"] < _UNDERFITTED_ACCURACY or metrics["unreached"] > _UNREACHED_SHARE:
             logger.warning(

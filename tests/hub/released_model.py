@@ -7,10 +7,10 @@ from typing import Any
 
 from calor_hf.auditing import LeakageReport
 from calor_hf.core.files import weights_digest
-from calor_hf.hub.evidence import CALOR_SETTINGS
+from calor_hf.defenses.calor import CALoRDefenseConfig
 from tests.auditing.small_report import small_report
 
-SETTINGS = dict(zip(CALOR_SETTINGS, (4, "tanh", True, None, True, 1.0, 8.0), strict=True))
+SETTINGS = CALoRDefenseConfig(rank=4).to_dict()
 MEASURED = {
     "before adapting": {"accuracy": 0.8125, "nll": 0.4321, "ece": 0.0567, "confidence": 0.9, "train_accuracy": 0.9876,
                         "train_confidence_correct": 0.9712},
@@ -38,7 +38,8 @@ def saved_model(folder: Path, names: tuple[str, ...] = ("LABEL_0", "LABEL_1", "L
         "base_config": {"model_type": "resnet", "_name_or_path": "my/folders/base"},
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
-        **SETTINGS,
+        "defense": "calor",
+        "defense_settings": SETTINGS,
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text("{}")

@@ -12,11 +12,12 @@ from huggingface_hub import ModelCard
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.hub.card import CardDetails, base_card, build_card
-from calor_hf.hub.evidence import CALOR_SETTINGS, REPORT, StaleRecordError, gather
+from calor_hf.hub.evidence import REPORT, StaleRecordError, gather
 from calor_hf.hub.release import Release, prepare_release
-from calor_hf.modeling.configuration_calor import SETTINGS as CALOR_CONFIG_SETTINGS
+from calor_hf.modeling import defend
 from tests.hub.local_hub import check_card
-from tests.hub.released_model import METHOD, audit_of, record, saved_model, with_junk
+from tests.hub.released_model import METHOD, SETTINGS, audit_of, record, saved_model, with_junk
+from tests.tiny_models import tiny_base
 
 DETAILS = CardDetails("demo", "me/demo", "apache-2.0")
 ALWAYS = {"README.md", "config.json", "curves.png", "evidence.json", "model.safetensors", "preprocessor_config.json"}
@@ -240,7 +241,7 @@ def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None
     assert gather(model)["training"] is None
     audit_of(model, tmp_path / "another", labels=[0, 1, 2])
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"rank": 5}))
+    (model / "config.json").write_text(json.dumps(config | {"defense_settings": SETTINGS | {"rank": 5}}))
     with pytest.raises(ValueError, match="is about another model: its settings are"):
         gather(model, tmp_path / "another")
 
@@ -276,8 +277,14 @@ def test_a_stock_model_says_what_it_was_trained_with(tmp_path: Path) -> None:
     assert "none" not in made.data.tags
 
 
-def test_the_settings_are_those_of_the_configuration() -> None:
-    assert CALOR_SETTINGS == CALOR_CONFIG_SETTINGS
+def test_saved_models_say_what_they_are(tmp_path: Path) -> None:
+    for name in ("calor", "mid"):
+        model = defend(tiny_base("vit"), name)
+        model.save_pretrained(tmp_path / name)
+        found = gather(tmp_path / name)["model"]
+        assert (found["defense"], found["settings"]) == (name, model.defense.config.to_dict())
+    defend(tiny_base("vit"), "none").to_base().save_pretrained(tmp_path / "stock")
+    assert gather(tmp_path / "stock")["model"]["defense"] == "none"
 
 
 @pytest.mark.parametrize(

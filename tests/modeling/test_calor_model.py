@@ -371,8 +371,8 @@ def test_saved_model_may_get_new_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 4}, "this is a saved CALoR model with rank=3, got rank=4; leave rank out"),
-        ({"num_labels": 7}, "this is a saved CALoR model with num_labels=10, got num_labels=7"),
+        ({"rank": 4}, "this is a saved model of the defense 'calor' with rank=3, got rank=4; leave rank out"),
+        ({"num_labels": 7}, "this is a saved model of the defense 'calor' with num_labels=10, got num_labels=7"),
         ({"head_init": "svd"}, "calibration, head apply to base checkpoints"),
         ({"head": "classifier"}, "calibration, head apply to base checkpoints"),
     ],
@@ -410,8 +410,7 @@ def test_unknown_stage_is_refused() -> None:
 
 
 def test_strength_and_sharpness_are_saved(images: Tensor, tmp_path: Path) -> None:
-    model = defended("vit")
-    model.set_loss(2.0, 4.0)
+    model = defended("vit", ca_a=2.0, ca_b=4.0)
     model.save_pretrained(tmp_path)
     for each in (model, CALoRForImageClassification.from_pretrained(tmp_path)):
         out = each(images, labels=LABELS)
@@ -518,9 +517,9 @@ def test_deepcopy_is_a_model_of_its_own(images: Tensor) -> None:
     assert torch.equal(twin(images).logits, model(images).logits)
     with torch.no_grad():
         next(twin.classification_head.parameters()).zero_()
-    twin.set_loss(2.0, 4.0)
+    twin.config.ca_b = 4.0
     assert not same_weights(twin, model)
-    assert model.config.ca_b == 8.0
+    assert (model.config.ca_b, twin.config.ca_b) == (8.0, 4.0)
 
 
 def test_parameters_are_those_of_the_base_with_a_low_rank_head() -> None:

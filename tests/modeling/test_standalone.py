@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification, pipeline
 from calor_hf import DEFENSES, CALoRForImageClassification
 from calor_hf.modeling import DefendedForImageClassification, defend, save_standalone
 from calor_hf.modeling.modeling_standalone import HEADS
-from calor_hf.modeling.own_code import MODELING_FILE
+from calor_hf.modeling.released import MODELING_FILE
 from tests.tiny_models import tiny_base
 from tests.training.small_task import image_processor
 

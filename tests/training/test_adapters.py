@@ -1,5 +1,6 @@
 """LoRA adapters on a defended model: trained in both stages, saved, loaded, merged."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def scores(model: Any, images: Tensor) -> Tensor:
 
 
 def test_adapter_is_trained_in_both_stages_saved_loaded_and_merged(tmp_path: Path, images: Tensor) -> None:
-    CALoRForImageClassification.from_config(config("vit"), rank=3).save_pretrained(tmp_path / "base")
+    CALoRForImageClassification.from_config(config("vit"), rank=3, ca_b=4.0).save_pretrained(tmp_path / "base")
 
     def base() -> DefendedForImageClassification:
         return CALoRForImageClassification.from_pretrained(tmp_path / "base")
@@ -32,7 +33,7 @@ def test_adapter_is_trained_in_both_stages_saved_loaded_and_merged(tmp_path: Pat
     model = peft.get_peft_model(base(), lora_config(base(), r=4))
     trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert all("lora_" in name or "classification_head.modules_to_save" in name for name in trainable)
-    args = arguments(tmp_path / "run", num_train_epochs=2, adapt_epochs=2, ca_b=4.0)
+    args = arguments(tmp_path / "run", num_train_epochs=2, adapt_epochs=2)
     trainer = CALoRTrainer(model=model, args=args, train_dataset=Patterns(64, 1), eval_dataset=Patterns(30, 2))
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "stage" in entry]
@@ -40,7 +41,7 @@ def test_adapter_is_trained_in_both_stages_saved_loaded_and_merged(tmp_path: Pat
         (1, True, False),
         (2, False, True),
     }
-    assert model.get_base_model().config.ca_b == 4.0
+    assert trainer.target == pytest.approx(math.exp(-1 / 4))
     assert {name for name, weight in model.named_parameters() if weight.requires_grad} == trainable
     trained = scores(model, images)
     assert not torch.allclose(trained, scores(base(), images))

@@ -11,8 +11,6 @@ from calor_hf import CALoRTrainingArguments
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"ca_a": 0.0}, "a must be a positive finite number, got 0"),
-        ({"ca_b": float("nan")}, "b must be a positive finite number, got nan"),
         ({"adapt_epochs": 0}, "adapt_epochs must be > 0, got 0"),
         ({"adapt_steps": -1}, "adapt_steps must be > 0, got -1"),
         ({"adapt_learning_rate": 0.0}, "adapt_learning_rate must be > 0"),
@@ -36,7 +34,7 @@ def test_bad_values_are_refused_with_the_reason(tmp_path: Path, wrong: dict[str,
 
 def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     args = CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    assert (args.adapt_epochs, args.ca_a, args.ca_b, args.max_accuracy_drop) == (10.0, 1.0, 8.0, 0.5)
+    assert (args.adapt_epochs, args.max_accuracy_drop) == (10.0, 0.5)
     assert args.report_to == ["tensorboard"]
 
 

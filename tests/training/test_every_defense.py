@@ -232,15 +232,32 @@ def test_unknown_setting_has_a_suggestion() -> None:
         DefendedForImageClassification.from_base(base("vit"), "mid", betta=0.1)
 
 
-def test_calor_is_sent_to_its_own_class(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"CALoR has a class of its own: CALoRForImageClassification"):
-        DefendedForImageClassification.from_base(base("vit"), "calor", rank=2)
-    defend(base("vit"), "calor", rank=2).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"defense 'calor'; load it with CALoRForImageClassification"):
-        DefendedForImageClassification.from_pretrained(tmp_path)
+def test_models_with_calor_are_of_its_class_whoever_makes_them(tmp_path: Path) -> None:
+    base("vit").save_pretrained(tmp_path)
+    for model in (
+        DefendedForImageClassification.from_base(base("vit"), "calor", rank=2),
+        DefendedForImageClassification.from_pretrained(tmp_path, defense="calor", rank=2),
+        CALoRForImageClassification.from_base(base("vit"), "calor", rank=2),
+    ):
+        assert type(model) is CALoRForImageClassification
+    model.save_pretrained(tmp_path)
+    again = DefendedForImageClassification.from_pretrained(tmp_path)
+    assert type(again) is CALoRForImageClassification
+    assert_same_weights(again, model)
+    with pytest.raises(ValueError, match="CALoRForImageClassification has the defense 'calor', got 'mid'"):
+        CALoRForImageClassification.from_base(base("vit"), "mid")
+
+
+def test_model_of_another_defense_is_not_loaded_as_calor(tmp_path: Path) -> None:
     defend(base("vit"), "mid").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"defense 'mid'; load it with DefendedForImageClassification"):
         CALoRForImageClassification.from_pretrained(tmp_path)
+
+
+def test_misspelled_setting_of_a_checkpoint_has_a_suggestion(tmp_path: Path) -> None:
+    base("vit").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="unknown argument rnak; did you mean the setting rank"):
+        CALoRForImageClassification.from_pretrained(tmp_path, rnak=3)
 
 
 def test_checkpoint_of_a_defense_that_is_not_registered(tmp_path: Path) -> None:
