@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import binary_calibration_error
 
 from calor_hf.core.calibration import calibration_error
 from calor_hf.heads.chunked_scores import margins
@@ -40,16 +41,17 @@ def test_no_correct_sample_gives_nan_not_a_number_made_up() -> None:
     assert math.isnan(classification_metrics(prediction)["confidence_correct"])
 
 
-def test_calibration_error_agrees_with_a_loop_over_the_bins() -> None:
+def test_calibration_error_is_that_of_torchmetrics() -> None:
     rng = np.random.default_rng(0)
     scores, correct = rng.uniform(0, 1, 1000), rng.random(1000) < 0.6
-    scores[:3] = [1.0, 1 / 15, 1e-9]
-    expected = 0.0
-    for k in range(15):
-        inside = (scores > k / 15) & (scores <= (k + 1) / 15)
-        if inside.any():
-            expected += inside.mean() * abs(correct[inside].mean() - scores[inside].mean())
-    assert calibration_error(scores, correct) == pytest.approx(expected, abs=1e-12)
+    expected = binary_calibration_error(torch.from_numpy(scores), torch.from_numpy(correct).long(), n_bins=15)
+    assert calibration_error(scores, correct) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_score_between_two_bins_belongs_to_the_lower() -> None:
+    # (0, 1/2]: scores 1/2 and 1/10, one right: |1/2 − 3/10|; (1/2, 1]: score 1, right: 0. Weighted 2/3 and 1/3.
+    found = calibration_error(np.array([0.5, 0.1, 1.0]), np.array([True, False, True]), bins=2)
+    assert found == pytest.approx(2 / 3 * 0.2)
 
 
 def test_log_odds_give_the_metrics_of_their_logits() -> None:
