@@ -23,11 +23,11 @@ from calor_hf import ATTACKS, HFTarget, __version__, load_generator, run_attack
 from calor_hf.attacks.specs import attack_of
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.run import RESULT, load_reconstruction
-from calor_hf.auditing.verdict import interval, percent
 from calor_hf.cli.audit import parse_classes
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.report_text import interval, percent
 from calor_hf.core.seeding import sample_rng
-from calor_hf.metrics import Measure
+from calor_hf.metrics import Measure, mean_over_identities, mean_over_images
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.targets.frozen import frozen
 
@@ -65,7 +65,7 @@ def table(options: argparse.Namespace) -> None:
                 cells.append("")
                 continue
             labels, logits = seen[name]
-            measure = Measure.of_images("", "share", "leakage", topk_correct(logits, labels), labels)
+            measure = mean_over_images("", "share", "leakage", topk_correct(logits, labels), labels)
             cells.append(_cell(measure))
             notes[name] = f"`{name}` ({measure.identities} people × {measure.images // measure.identities})"
         rows.append(
@@ -113,7 +113,7 @@ def union(seen: dict[str, tuple[Tensor, Tensor]], shift: int = 0) -> str:
         meant = torch.tensor([wanted[label] for label in labels.tolist()])
         for label, hit in zip(meant.tolist(), topk_correct(logits, meant).tolist(), strict=True):
             identities[label] = max(identities.get(label, 0.0), hit)
-    return _cell(Measure.of_identities("", "share", "leakage", identities, len(identities)))
+    return _cell(mean_over_identities("", "share", "leakage", identities, len(identities)))
 
 
 @torch.no_grad()

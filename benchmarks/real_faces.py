@@ -20,7 +20,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces_audit import embed, load_images
 from calor_hf import HFTarget, LeakageReport, audit
 from calor_hf.auditing.networks import Network, load_network
-from calor_hf.auditing.verdict import interval, percent
 from calor_hf.cli.audit import parse_classes, private_images_of
 from calor_hf.core.files import write_whole
+from calor_hf.core.report_text import interval, percent
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
@@ -168,7 +168,10 @@ def attack(options: argparse.Namespace) -> None:
             )  # fmt: skip
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}
             (place / "row.json").write_text(json.dumps(record), encoding="utf-8")
-            print(f"{place.name}: {time.perf_counter() - begin:.0f} s, {report.worst().name}", flush=True)
+            print(
+                f"{place.name}: {time.perf_counter() - begin:.0f} s, {report.strongest and report.strongest.name}",
+                flush=True,
+            )
 
 
 def tabulate(options: argparse.Namespace) -> None:
@@ -196,10 +199,11 @@ def cell_of(place: Path) -> dict[str, Any]:
             for name, some in result.chance_levels.items()
         }
         attacks[result.name] = {
-            "settings": result.settings, "cost": result.cost, "measures": measures, "chance_levels": chance_levels,
+            "settings": result.settings, "cost": asdict(result.cost), "measures": measures,
+            "chance_levels": chance_levels,
         }  # fmt: skip
     return {
-        **row, "networks": report.networks, "seed": report.seed,
+        **row, "networks": {role: asdict(network) for role, network in report.networks.items()}, "seed": report.seed,
         "budget": report.budget, "version": report.version, "utility": utility, "attacks": attacks,
     }  # fmt: skip
 

@@ -12,7 +12,8 @@ from calor_hf._version import __version__
 
 if TYPE_CHECKING:
     from calor_hf.attacks import ATTACKS
-    from calor_hf.auditing import LeakageReport, PrivateImages, audit, run_attack
+    from calor_hf.auditing import PrivateImages, audit, run_attack
+    from calor_hf.core.report import LeakageReport
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
     from calor_hf.defenses.calor import confidence_adaptation_loss
@@ -44,7 +45,7 @@ _HOME = {
     "DefenseTrainer": "calor_hf.training.trainer",
     "GENERATORS": "calor_hf.generators",
     "HFTarget": "calor_hf.targets.hf_target",
-    "LeakageReport": "calor_hf.auditing",
+    "LeakageReport": "calor_hf.core.report",
     "LowRankHead": "calor_hf.heads.low_rank_head",
     "METRICS": "calor_hf.metrics",
     "PRIORS": "calor_hf.priors",

@@ -3,8 +3,8 @@
 from calor_hf.auditing.audit import audit
 from calor_hf.auditing.plan import plan_attacks
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.report import LeakageReport
 from calor_hf.auditing.run import AttackRecord, load_reconstruction, run_attack
+from calor_hf.core.report import LeakageReport
 
 __all__ = [
     "AttackRecord",

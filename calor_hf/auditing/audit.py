@@ -1,6 +1,7 @@
 """The audit: attacks, then judges, then a report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,19 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
 from calor_hf.auditing.plan import PlannedAttack, plan_attacks
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.report import LeakageReport, anonymous
 from calor_hf.auditing.run import run_attack
 from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
+from calor_hf.core.report import REPORT, DataInfo, LeakageReport, TargetInfo
 from calor_hf.generators import Generator, load_generator
 from calor_hf.metrics import METRICS
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import target_of
-
-REPORT = "report.json"
 
 
 def audit(
@@ -130,12 +130,12 @@ def audit(
         results = evaluation_models.results(plans, found, seed)
         report = LeakageReport(
             target=describe(seen, target_name),
-            data={
-                "name": private.name,
-                "identities": len(private_data.labels.unique()),
-                "images": len(private_data.labels),
-                "held_out_images": 0 if private.held_labels is None else len(private.held_labels),
-            },
+            data=DataInfo(
+                name=private.name,
+                identities=len(private_data.labels.unique()),
+                images=len(private_data.labels),
+                held_out_images=0 if private.held_labels is None else len(private.held_labels),
+            ),
             networks=evaluation_models.described(),
             labels=labels,
             label_names=[private.label_names[n] if private.label_names else str(n) for n in labels],
@@ -147,7 +147,8 @@ def audit(
             other_threats=evaluation_models.other_threats(seed),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        report = anonymous(report) if anonymize_labels else report
+        report = replace(report, caveats=caveats(report))
+        report = report.anonymous() if anonymize_labels else report
         report.save(folder / REPORT)
         text[0] = report.to_json()
     if state.num_processes > 1:
@@ -157,21 +158,20 @@ def audit(
     return LeakageReport.from_json(text[0] or "")
 
 
-def describe(target: Target, name: str) -> dict[str, Any]:
-    """What the report says of the attacked model."""
+def describe(target: Target, name: str) -> TargetInfo:
+    """Describe the attacked model for the report."""
     module: Any = target.module
     config = getattr(module, "config", None)
     defense = getattr(module, "defense", None)
-    weights = weights_digest(Path(name)) if name and Path(name).is_dir() else None
-    return {
-        "name": name,
-        **({} if weights is None else {"weights": weights}),
-        "model": type(module).__name__,
-        "defense": getattr(config, "defense", None) or ("none" if defense is None else type(defense).__name__),
-        "settings": {} if defense is None else defense.config.to_dict(),
-        "classes": target.num_classes,
-        "parameters": sum(weight.numel() for weight in module.parameters()),
-    }
+    return TargetInfo(
+        name=name,
+        model=type(module).__name__,
+        defense=getattr(config, "defense", None) or ("none" if defense is None else type(defense).__name__),
+        settings={} if defense is None else defense.config.to_dict(),
+        classes=target.num_classes,
+        parameters=sum(weight.numel() for weight in module.parameters()),
+        weights=weights_digest(Path(name)) if name and Path(name).is_dir() else None,
+    )
 
 
 def _budget(budget: str | float) -> float:

@@ -15,8 +15,8 @@ from calor_hf.auditing.networks import ROLES, Network, SeenImages
 from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.plan import PlannedAttack
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.report import AttackResult
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.report import AttackResult, NetworkInfo
 from calor_hf.core.seeding import sample_rng
 from calor_hf.generators import Generator
 from calor_hf.metrics import Evidence, Measure, Metric
@@ -56,13 +56,15 @@ class Evaluator:
                 )
         self.pictures = {role: known[id(network)] for role, network in networks.items()}
 
-    def described(self) -> dict[str, Any]:
-        """Names by role, and how well the evaluation models know the people on images that no one was trained on."""
-        found: dict[str, Any] = {role: network.name for role, network in self.networks.items()}
-        for role in ("evaluation_model", "second_evaluation_model"):
-            held = self.pictures[role].held if role in self.pictures else None
-            if held is not None and held[1] is not None and self.private.held_labels is not None:
-                found[f"{role}_accuracy"] = float(topk_correct(held[1], self.private.held_labels).mean())
+    def described(self) -> dict[str, NetworkInfo]:
+        """Return name and accuracy on held-out images of each network, by role."""
+        found = {}
+        for role, network in self.networks.items():
+            held, accuracy = self.pictures[role].held, math.nan
+            is_judge = role in ("evaluation_model", "second_evaluation_model")
+            if is_judge and held is not None and held[1] is not None and self.private.held_labels is not None:
+                accuracy = float(topk_correct(held[1], self.private.held_labels).mean())
+            found[role] = NetworkInfo(network.name, accuracy)
         return found
 
     def utility(self) -> list[Measure]:
@@ -109,8 +111,9 @@ class Evaluator:
                     plan.name,
                     plan.kind,
                     plan.attack.config.to_dict(),
-                    {"generator": self.prior.name, **self.prior.config.to_dict()},
-                    dataclasses.asdict(reconstruction.cost),
+                    self.prior.name,
+                    self.prior.config.to_dict(),
+                    reconstruction.cost,
                     plan.attack.adaptive,
                     measures,
                     chance_levels,

@@ -1,4 +1,4 @@
-"""Images for the report page: reconstructions, and private images only where asked for."""
+"""Images for the report page: reconstructions, and private images only on request."""
 
 import base64
 import io
@@ -15,12 +15,12 @@ SIDE = 96
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images by attack and class, as text that a page shows without a request.
+    """Images by attack and class, as ``data:`` URIs.
 
     Attributes:
         rebuilt: Attack → class → reconstructions.
-        nearest: The same shape: the nearest private image of each; empty, where private images stay out.
-        private: Class → a private image; empty, where they stay out.
+        nearest: The same shape: the nearest private image of each; empty without private images.
+        private: Class → a private image; empty without private images.
     """
 
     rebuilt: dict[str, dict[int, list[str]]]
@@ -34,12 +34,12 @@ def gallery_of(
     private_labels: Tensor | None = None,
     nearest: dict[str, Tensor] | None = None,
 ) -> Gallery:
-    """Images of the report.
+    """Build the gallery of a report.
 
     Args:
         found: Reconstructions by attack.
-        private_images: (m, 3, height, width) bytes; None: private images stay out.
-        private_labels: (m,) whose they are.
+        private_images: (m, 3, height, width) bytes; None leaves private images out.
+        private_labels: (m,) int64.
         nearest: Attack → (n,) index of the private image nearest to each reconstruction.
     """
     rebuilt = {

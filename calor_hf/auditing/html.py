@@ -1,104 +1,89 @@
-"""The report as one page that asks no one for anything."""
+"""The report as one self-contained page."""
 
 import io
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from calor_hf.auditing.gallery import Gallery
-from calor_hf.auditing.markdown import DIRECTIONS
-from calor_hf.auditing.report import HEADLINE, AttackResult, LeakageReport
-from calor_hf.auditing.verdict import interval, limits, number, percent, verdict
+from calor_hf.auditing.verdict import verdict
 from calor_hf.core.plain_text import unturned
+from calor_hf.core.report import HEADLINE, AttackResult, LeakageReport, Measure
+from calor_hf.core.report_text import DIRECTIONS, chance_levels, interval, percent, value_of
 
 
-def to_html(report: LeakageReport, gallery: Gallery | None = None, others: tuple[LeakageReport, ...] = ()) -> str:
-    """A page with everything in it: text, tables that sort and filter, plot, images.
+def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Sequence[LeakageReport] = ()) -> str:
+    """Return a page that requests nothing: text, tables that sort and filter, plot, images.
 
     Args:
         report: The report.
-        gallery: Its images; None: no images.
+        gallery: Its images; None means no images.
         others: Reports of other models on the same data, for the plot.
     """
     from jinja2 import Environment
 
     source = files("calor_hf.auditing").joinpath("page.html").read_text(encoding="utf-8")
-    # Names are escaped, and cannot turn the direction of what follows; the plot is markup of ours.
-    shown = Environment(
+    # Names are escaped and cannot change the direction of what follows; the plot is our own markup.
+    environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: unturned(v) if type(v) is str else v
     )
-    page = shown.from_string(source)
-    return page.render(
+    return environment.from_string(source).render(
         report=report,
-        name=report.target["name"] or report.target["model"],
+        name=report.target.name or report.target.model,
         verdict=verdict(report),
-        limits=limits(report),
-        attacks=[_attack(attack) for attack in sorted(report.attacks, key=_share, reverse=True)],
-        identities=_identities(report, gallery),
-        attack_names=[attack.name for attack in report.attacks],
-        evaluation_models={role: network for role, network in report.networks.items() if role != "target"},
+        attacks=[_tables(attack) for attack in sorted(report.attacks, key=_accuracy, reverse=True)],
+        people=_people(report, gallery),
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
-        number=number,
+        percent=percent,
+        value_of=value_of,
         interval=interval,
+        chance_levels=chance_levels,
         directions=DIRECTIONS,
     )
 
 
-def _share(attack: AttackResult) -> float:
+def _accuracy(attack: AttackResult) -> float:
     measure = attack.get(HEADLINE)
-    return -1.0 if measure is None or math.isnan(measure.value) else measure.value
+    return -1.0 if measure is None else measure.value
 
 
-def _attack(attack: AttackResult) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
+def _tables(attack: AttackResult) -> dict[str, Any]:
+    """The attack's measures; those of one attribute or one part of an ensemble, named ``whole[part]``, separately."""
+    tables: dict[str, list[Measure]] = {"whole": [], "parts": []}
     for measure in attack.measures:
-        chance_levels = {
-            name: next((m for m in ms if m.name == measure.name), None) for name, ms in attack.chance_levels.items()
-        }
-        rows.append(
-            {"measure": measure, "chance_levels": {k: number(m) if m else "" for k, m in chance_levels.items()}}
-        )
-    # Numbers of one attribute, or one attack of several, are named whole[part].
-    parts = [row for row in rows if "[" in row["measure"].name]
-    return {"attack": attack, "rows": [row for row in rows if row not in parts], "parts": parts}
+        tables["parts" if "[" in measure.name else "whole"].append(measure)
+    return {"attack": attack, **tables}
 
 
-def _identities(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:
-    """A row a person: share of recognized images by attack, and images of the strongest one."""
-    rows = []
-    worst = report.worst() if any(a.get(HEADLINE) for a in report.attacks) else None
-    # Of an ensemble, whose images lie in a block an attack, one by each.
-    every = report.images_per_class if worst and worst.parts else 1
-    name_of = worst.name if worst else ""
+def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, Any]]:
+    """One row per identity: share of recognized images by attack, and images of the strongest attack."""
+    rows, strongest = [], report.strongest
+    # Images of an ensemble form one block per part: show one of each.
+    step = report.images_per_class if strongest and strongest.parts else 1
+    shown = strongest.name if strongest else ""
+    by_attack = [measure.by_identity if (measure := attack.get(HEADLINE)) else {} for attack in report.attacks]
     for label, name in zip(report.labels, report.label_names, strict=True):
-        shares = []
-        for attack in report.attacks:
-            measure = attack.get(HEADLINE)
-            value = math.nan if measure is None else measure.by_identity.get(label, math.nan)
-            shares.append((value if not math.isnan(value) else -1, percent(value)))
-        rows.append(
-            {
-                "label": label,
-                "name": name,
-                "shares": shares,
-                "highest": max((value for value, _ in shares), default=-1),
-                "private": gallery.private.get(label) if gallery else None,
-                "rebuilt": gallery.rebuilt.get(name_of, {}).get(label, [])[::every] if gallery else [],
-                "nearest": gallery.nearest.get(name_of, {}).get(label, [])[::every] if gallery else [],
+        row = {"label": label, "name": name, "shares": [values.get(label, math.nan) for values in by_attack]}
+        if gallery is not None:
+            row |= {
+                "private": gallery.private.get(label),
+                "rebuilt": gallery.rebuilt.get(shown, {}).get(label, [])[::step],
+                "nearest": gallery.nearest.get(shown, {}).get(label, [])[::step],
             }
-        )
+        rows.append(row)
     return rows
 
 
 def _plot(reports: list[LeakageReport]) -> str:
-    """Accuracy of the models against what their worst attack got, as SVG text; nothing without an accuracy."""
+    """Test accuracy of the models against attack accuracy, as SVG text; empty without a test accuracy."""
     points = []
     for report in reports:
         accuracy = next((m for m in report.utility if m.name == "accuracy"), None)
         for attack in report.attacks:
             measure = attack.get(HEADLINE)
-            if accuracy is not None and measure is not None and not math.isnan(measure.value):
+            if accuracy is not None and measure is not None:
                 points.append((report, attack, accuracy, measure))
     if not points:
         return ""
@@ -118,11 +103,11 @@ def _plot(reports: list[LeakageReport]) -> str:
             yerr=[[100 * max(0.0, measure.value - low)], [100 * max(0.0, high - measure.value)]],
             fmt=marks[id(report)],
             capsize=3,
-            label=f"{attack.name} ({report.target['defense']})".replace("$", r"\$"),
+            label=f"{attack.name} ({report.target.defense})".replace("$", r"\$"),
         )
-    floor = max((f for r, a, _, _ in points if not math.isnan(f := a.floor(HEADLINE))), default=math.nan)
-    if not math.isnan(floor):
-        axes.axhline(100 * floor, color="gray", linestyle=":", label="floor")
+    chance = [level for _, attack, _, _ in points if not math.isnan(level := attack.chance_level(HEADLINE))]
+    if chance:
+        axes.axhline(100 * max(chance), color="gray", linestyle=":", label="chance level")
     axes.set(xlabel="test accuracy of the model (%)", ylabel="people recognized in rebuilt images (%)")
     axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)

@@ -1,82 +1,37 @@
 """The report as Markdown."""
 
-import math
-import re
-
-from calor_hf.auditing.report import LeakageReport
-from calor_hf.auditing.verdict import interval, limits, number, verdict
-from calor_hf.core.plain_text import one_line
-from calor_hf.metrics import Measure
-
-DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neither": ""}
-
-
-def measure_rows(report: LeakageReport) -> list[list[str]]:
-    """Attack, measure, value, interval, chance level, images and people of every number, as text."""
-    rows = []
-    for attack in report.attacks:
-        for measure in attack.measures:
-            chance_levels = [
-                m for measures in attack.chance_levels.values() for m in measures if m.name == measure.name
-            ]
-            rows.append(
-                [
-                    attack.name,
-                    measure.name,
-                    number(measure),
-                    interval(measure),
-                    ", ".join(number(floor) for floor in chance_levels),
-                    str(measure.images),
-                    str(measure.identities),
-                    DIRECTIONS[measure.more_is],
-                ]
-            )
-    return rows
+from calor_hf.auditing.verdict import verdict
+from calor_hf.core.plain_text import markdown_text
+from calor_hf.core.report import LeakageReport, Measure
+from calor_hf.core.report_text import interval, measure_table, table, value_of
 
 
 def to_markdown(report: LeakageReport) -> str:
-    """A page of Markdown: verdict, limits, every number."""
-    head = ["attack", "measure", "value", "95 % interval", "chance_levels", "images", "identities", ""]
+    """Return verdict, caveats and every number as Markdown."""
+    sources = "; ".join(dict.fromkeys(name for attack in report.attacks for name in attack.chance_levels))
+    cost = [
+        [one.name, f"{one.cost.seconds:.0f}", f"{one.cost.target_passes:,}", f"{one.cost.target_gradients:,}"]
+        for one in report.attacks
+    ]
     parts = [
-        f"# Leakage report: {_safe(report.target['name'] or report.target['model'])}",
-        *(_safe(line) for line in verdict(report)),
+        f"# Leakage report: {markdown_text(report.target.name or report.target.model)}",
+        *map(markdown_text, verdict(report)),
         "## Before you rely on it",
-        "\n".join(f"- {_safe(line)}" for line in limits(report)),
+        "\n".join(f"- {markdown_text(line)}" for line in report.caveats),
         "## Numbers",
-        _table(head, measure_rows(report)),
-        "Chance levels: "
-        + _safe("; ".join(dict.fromkeys(name for a in report.attacks for name in a.chance_levels)))
-        + ".",
+        measure_table(report),
+        f"Chance levels: {markdown_text(sources)}.",
         *_measures("## The model on held-out images", report.utility),
         *_measures("## Other threats, for orientation", report.other_threats),
         "## How",
-        _table(
-            ["attack", "seconds", "images through the target", "with gradient"],
-            [
-                [a.name, f"{a.cost['seconds']:.0f}", f"{a.cost['target_passes']:,}", f"{a.cost['target_gradients']:,}"]
-                for a in report.attacks
-            ],
-        ),
-        f"Seed {report.seed}, {report.images_per_class} images a person, {len(report.labels)} people, "
-        f"budget {report.budget:g}; data: {_safe(report.data['name'])}; calor_hf "
-        f"{_safe(report.version)}, {_safe(report.created)}.",
+        table(["attack", "seconds", "images through the target", "with gradient"], cost),
+        f"Seed {report.seed}, {report.images_per_class} images per person, {len(report.labels)} people, budget "
+        f"{report.budget:g}; data: {markdown_text(report.data.name)}; calor_hf {markdown_text(report.version)}, "
+        f"{markdown_text(report.created)}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _measures(title: str, measures: list[Measure]) -> list[str]:
-    if not measures:
-        return []
-    rows = [[m.name, number(m), interval(m), m.note] for m in measures if not math.isnan(m.value) or m.note]
-    return [title, _table(["measure", "value", "95 % interval", ""], rows)]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_safe(cell) for cell in line) + " |" for line in lines)
-
-
-def _safe(text: str) -> str:
-    """Text that stays text: no tag, link, code or cell comes of it; names of measures stay readable in the source."""
-    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|]", r"\\\g<0>", line)
+    rows = [[one.name, value_of(one), interval(one), one.note] for one in measures]
+    return [title, table(["measure", "value", "95 % interval", ""], rows)] if rows else []

@@ -13,7 +13,7 @@ from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing import audit, run_attack
 from calor_hf.auditing.plan import DEFAULT_ATTACKS, PlannedAttack, plan_attacks
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.verdict import verdict
+from calor_hf.auditing.verdict import summary
 from calor_hf.cli.report import write_pages
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
@@ -233,7 +233,7 @@ def _run(options: argparse.Namespace) -> None:
     if state.is_main_process:
         shown = private if options.include_private_images else None
         pages = write_pages(report, folder, shown, evaluation_model, overwrite=True)
-        print("\n" + "\n".join(verdict(report)))
+        print(f"\n{summary(report)}")
         print(f"\nreport: {pages[0]}\nnumbers: {folder / 'report.json'}")
 
 

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    names = read_model(Path(options.model))["telling_names"]
+    names = read_model(Path(options.model)).telling_names
     if names and not (options.anonymize_labels or options.publish_label_names):
         raise ValueError(
             f"the model has {names} class names, which may be people's; pass --anonymize-labels to put numbers in "

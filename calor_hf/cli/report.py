@@ -12,12 +12,11 @@ from calor_hf.auditing.html import to_html
 from calor_hf.auditing.markdown import to_markdown
 from calor_hf.auditing.networks import load_network
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.report import LeakageReport
-from calor_hf.auditing.report_diff import compare_reports
-from calor_hf.auditing.report_seeds import across_seeds
 from calor_hf.auditing.run import RESULT, load_reconstruction
-from calor_hf.auditing.verdict import limits, verdict
+from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports
+from calor_hf.auditing.verdict import summary
 from calor_hf.core.files import write_whole
+from calor_hf.core.report import LeakageReport
 
 PRIVATE_IMAGE = 'alt="private image"'
 
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not options.reports:
             raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C")
-        report = LeakageReport.merge([LeakageReport.load(path) for path in options.reports])
+        report = merge_reports([LeakageReport.load(path) for path in options.reports])
         first = Path(options.reports[0])
         home = first if first.is_dir() else first.parent
         others = tuple(LeakageReport.load(path) for path in options.beside)
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"calor-hf report: {error}", file=sys.stderr)
         return 2
-    print("\n".join([*verdict(report), "", *(f"- {line}" for line in limits(report))]))
-    print(f"\nreport: {pages[0]}")
+    print(f"{summary(report)}\n\nreport: {pages[0]}")
     return 0
 
 

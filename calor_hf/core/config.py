@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from calor_hf.core.shapes import type_error
+from calor_hf.core.validation import type_error
 
 C = TypeVar("C", bound="MethodConfig")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calor_hf.core.shapes import content_error, type_error
+from calor_hf.core.validation import content_error, type_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +160,7 @@ def read_json(path: Path, shape: Any = dict) -> Any:
 
     Args:
         path: The file.
-        shape: What it has to look like (:func:`calor_hf.core.shapes.misfit`).
+        shape: What it has to look like (:func:`calor_hf.core.validation.misfit`).
 
     Raises:
         OSError: it cannot be read.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Cost:
         seconds: Wall time, summed over processes.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid", "strict": True}  # as read from a report
     generator_passes: int = 0
     target_passes: int = 0
     target_gradients: int = 0

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from calor_hf.core.files import reading
-from calor_hf.core.shapes import content_error, size_error
+from calor_hf.core.validation import content_error, size_error
 
 
 def check_config(source: Any, **kwargs: Any) -> None:

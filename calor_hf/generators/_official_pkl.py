@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from calor_hf.core.shapes import type_error
+from calor_hf.core.validation import type_error
 
 MAX_BYTES = 2 * 1024**3
 """Size of a file that is read at most; the largest official one has 0.4 GB."""

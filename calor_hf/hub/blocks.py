@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from calor_hf.core.files import reading
-from calor_hf.core.shapes import content_error, type_error
+from calor_hf.core.validation import content_error, type_error
 
 _BLOCK = re.compile(r"<!-- calor_hf:begin (\w+) -->\n.*?<!-- calor_hf:end \1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- calor_hf:(?:begin|end) \w+ -->")

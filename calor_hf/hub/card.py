@@ -1,4 +1,4 @@
-"""The model card: what the defense is, how to load the model, what was measured, and what no one looked at."""
+"""The model card: defense, how to load the model, measurements, and caveats."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,24 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from calor_hf._version import __version__
 from calor_hf.core.files import read_text
 from calor_hf.core.plain_text import markdown_text
+from calor_hf.core.report import HEADLINE, IDENTITIES, LeakageReport
+from calor_hf.core.report_text import DASH, measure_table, number, percent, table, with_interval
 from calor_hf.hub import blocks
-from calor_hf.hub.card_tables import attack_table, every_number, number, other_threats, share, use_and_leakage
-from calor_hf.hub.evidence import HEADLINE, IDENTITIES, chance_level_of, measure_of, strongest
+from calor_hf.hub.evidence import Evidence
 
 CARD, CURVES, RECONSTRUCTIONS, EVIDENCE = "README.md", "curves.png", "reconstructions.png", "evidence.json"
 _SHOWN_CLASSES = 100
 _OURS = "calor_hf"
+_TRAINED = (
+    ("Test accuracy", "accuracy", "share"),
+    ("Test negative log-likelihood, nats", "nll", ""),
+    ("Test calibration error", "ece", ""),
+    ("Training accuracy", "train_accuracy", "share"),
+    ("Training confidence, correct images", "train_confidence_correct", ""),
+)
 _CITATION = """@article{yu2024calor,
   title = {CALoR: Towards Comprehensive Model Inversion Defense},
   author = {Yu, Hongyao and others},
@@ -27,19 +36,19 @@ _CITATION = """@article{yu2024calor,
 
 @dataclass(frozen=True)
 class CardDetails:
-    """What the files of a model do not say.
+    """Details of a card that the model's files do not hold.
 
     Attributes:
-        name: Of the model.
-        source: What ``from_pretrained`` is told: a Hub id; None: not known yet.
+        name: Name of the model.
+        source: Hub id for ``from_pretrained``; None if not known yet.
         license: Id of the license, such as ``apache-2.0``.
-        base_model: Hub id of the base model; None: the one in the training record.
-        dataset: Hub id of the data set; None: the one in the training record.
-        tags: More of them.
-        class_names: Names that are published and may be people's.
-        remote_code: Whether the model carries its code, for people without calor_hf.
-        curves: Whether the training curves lie beside the card.
-        reconstructions: Whether an image of reconstructions lies beside the card.
+        base_model: Hub id of the base model; defaults to the one in the training record.
+        dataset: Hub id of the data set; defaults to the one in the training record.
+        tags: Additional tags.
+        class_names: Published class names that may be names of people.
+        remote_code: Whether the model comes with its code, for users without calor_hf.
+        curves: Whether the training curves are published with the card.
+        reconstructions: Whether an image of reconstructions is published with the card.
     """
 
     name: str
@@ -54,14 +63,14 @@ class CardDetails:
     reconstructions: bool = False
 
 
-def build_card(evidence: dict[str, Any], method: str, details: CardDetails, existing: str | None = None) -> ModelCard:
-    """A model card, or an existing one brought up to date.
+def build_card(evidence: Evidence, method: str, details: CardDetails, existing: str | None = None) -> ModelCard:
+    """Write a model card, or update an existing one.
 
     Args:
-        evidence: As :func:`calor_hf.hub.evidence.gather` gives it; every number of the card comes from it.
+        evidence: Source of every number of the card.
         method: Docstring of the defense.
-        details: What else is known.
-        existing: The card so far; what a person wrote into it stays, in text and metadata.
+        details: Further details.
+        existing: The card so far; text and metadata that a person wrote stay.
 
     Raises:
         ValueError: the existing card is damaged.
@@ -83,10 +92,10 @@ def build_card(evidence: dict[str, Any], method: str, details: CardDetails, exis
 
 
 def base_card(local: Path | None, remote: Path | None) -> str | None:
-    """The card to bring up to date: that of the folder, or that of the Hub where someone wrote into it.
+    """Return the card to update: that of the folder, or that of the Hub if it was edited there.
 
     Raises:
-        ValueError: both hold words of a person that the other lacks.
+        ValueError: both were edited, differently.
     """
     mine, theirs = (None if p is None or not p.is_file() else read_text(p) for p in (local, remote))
     if mine is None or theirs is None:
@@ -103,117 +112,107 @@ def base_card(local: Path | None, remote: Path | None) -> str | None:
 # Metadata
 
 
-def _metadata(evidence: dict[str, Any], details: CardDetails, old: ModelCardData | None) -> ModelCardData:
+def _metadata(evidence: Evidence, details: CardDetails, old: ModelCardData | None) -> ModelCardData:
     kept: dict[str, Any] = {} if old is None else dict(old.__dict__)
     theirs = [one for one in kept.pop("eval_results", None) or [] if _OURS not in (one.metric_args or {})]
-    model = evidence["model"]
-    tags = ["image-classification", "model-inversion-defense", _OURS]
-    tags += [] if model["defense"] == "none" else [model["defense"]]
+    defense, dataset = evidence.model.defense, _dataset_id(evidence, details)
+    tags = ["image-classification", "model-inversion-defense", _OURS, *([] if defense == "none" else [defense])]
     given = {
         "library_name": "transformers",
         "pipeline_tag": "image-classification",
         "license": details.license,
-        "base_model": details.base_model or model["base_model"],
-        "datasets": _listed(details.dataset or model["dataset"]),
+        "base_model": _base_model(evidence, details),
+        "datasets": None if dataset is None else [dataset],
         "tags": [*(kept.get("tags") or []), *tags, *details.tags],
         "model_name": kept.get("model_name") or details.name,
     }
-    results = theirs + _results(evidence, details)
+    results = theirs + _results(evidence, dataset)
     values = kept | {name: value for name, value in given.items() if value is not None}
     return ModelCardData(**values, eval_results=results or None)
 
 
-def _results(evidence: dict[str, Any], details: CardDetails) -> list[EvalResult]:
-    record, audit, model = evidence["training"], evidence["audit"], evidence["model"]
-    dataset = details.dataset or model["dataset"]
-    drawn = bool((record and record["data"]) or (audit and audit["synthetic"]))
+def _results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
+    training, report = evidence.training, evidence.report
+    drawn = (training is not None and training.synthetic) or (report is not None and report.synthetic)
     common: dict[str, Any] = {
         "task_type": "image-classification",
         "dataset_type": dataset or ("synthetic-faces" if drawn else "private"),
-        "dataset_name": dataset or ("drawn faces of calor_hf" if drawn else "private images"),
-        "metric_args": {_OURS: evidence["calor_hf"]},
+        "dataset_name": dataset or ("synthetic faces of calor_hf" if drawn else "private images"),
+        "metric_args": {_OURS: __version__},
     }
     found = []
-    if record is not None:
-        result = _last(record["measured"])
-        found.append(
-            EvalResult(
-                **common,
-                dataset_split="test",
-                metric_type="accuracy",
-                metric_name="Test accuracy",
-                metric_value=result["accuracy"],
-            )
-        )
-    attack = None if audit is None else strongest(audit)
-    if audit is not None and attack is not None:
-        for name, words in (
-            (HEADLINE, "Rebuilt images that an evaluation model recognizes"),
+    if training is not None:
+        found.append(("test", "accuracy", "Test accuracy", training.result.accuracy))
+    attack = None if report is None else report.strongest
+    if report is not None and attack is not None:
+        which = f"strongest of {len(report.attacks)} attacks ({attack.name}); lower is better"
+        for name, text in (
+            (HEADLINE, "Reconstructions recognized by an evaluation model"),
             (IDENTITIES, "People recognized"),
         ):
-            measure = measure_of(attack, name)
-            if measure is not None:
-                title = f"{words}, strongest of {len(audit['attacks'])} attacks ({attack['name']}); lower is better"
-                found.append(
-                    EvalResult(
-                        **common,
-                        dataset_split="train",
-                        metric_type=name,
-                        metric_name=title,
-                        metric_value=measure["value"],
-                    )
-                )
-    return found
+            measure = attack.get(name)
+            found += [] if measure is None else [("train", name, f"{text}, {which}", measure.value)]
+    return [
+        EvalResult(**common, dataset_split=split, metric_type=kind, metric_name=name, metric_value=value)
+        for split, kind, name, value in found
+    ]
+
+
+def _base_model(evidence: Evidence, details: CardDetails) -> str | None:
+    return details.base_model or (evidence.training.base_model if evidence.training else None)
+
+
+def _dataset_id(evidence: Evidence, details: CardDetails) -> str | None:
+    return details.dataset or (evidence.training.dataset_id if evidence.training else None)
 
 
 # Text
 
 
-def _summary(evidence: dict[str, Any], method: str, details: CardDetails) -> str:
-    model = evidence["model"]
-    base = f" around a {markdown_text(model['base_class'])}" if model["base_class"] else ""
-    lines = [f"An image classifier with {model['classes']} classes: `{_code(model['class'])}`{base}."]
-    if model["defense"] == "none":
-        lines += ["", "**It has no defense against model inversion.** It is an undefended reference."]
+def _summary(evidence: Evidence, method: str, details: CardDetails) -> str:
+    model = evidence.model
+    base = f" around a {markdown_text(model.base_class)}" if model.base_class else ""
+    lines = [f"Image classifier with {model.classes} classes: `{_code(model.architecture)}`{base}.", ""]
+    if model.defense == "none":
+        lines += ["**It has no defense against model inversion.** It is an undefended reference."]
     else:
-        lines += ["", f"It was trained with the defense `{_code(model['defense'])}` against model inversion attacks, "
-                  "which rebuild the images that a classifier has learned from its weights."]  # fmt: skip
-        lines += ["", *_method_lines(method)]
-        settings = ", ".join(f"`{_code(name)}={_code(value)}`" for name, value in model["settings"].items())
+        lines += [
+            f"Trained with the defense `{_code(model.defense)}` against model inversion attacks, which reconstruct "
+            "training images from the weights of a classifier.",
+            "",
+            *_method_lines(method),
+        ]
+        settings = ", ".join(f"`{_code(name)}={_code(value)}`" for name, value in model.settings.items())
         lines += ["", f"Settings: {settings}."] if settings else []
     if details.class_names:
-        lines += ["", *_class_warning(details.class_names)]
+        shown = [markdown_text(name) for name in details.class_names[:_SHOWN_CLASSES]]
+        more = len(details.class_names) - len(shown)
+        lines += [
+            "",
+            "> **The class names are published with this model.** If they are names of people, the model tells "
+            "everyone on whom it was trained, whatever its defense.",
+            "",
+            f"<details><summary>{len(details.class_names)} class names</summary>",
+            "",
+            ", ".join(shown) + (f" and {more} more" if more else ""),
+            "",
+            "</details>",
+        ]
     return "\n".join(lines)
-
-
-def _class_warning(names: Sequence[str]) -> list[str]:
-    shown = [markdown_text(name) for name in names[:_SHOWN_CLASSES]]
-    more = len(names) - len(shown)
-    return [
-        "> **The names of the classes are published with this model.** If they are people's names, the model tells "
-        "everybody whom it was trained on, whatever its defense.",
-        "",
-        f"<details><summary>{len(names)} class names</summary>",
-        "",
-        ", ".join(shown) + (f" and {more} more" if more else ""),
-        "",
-        "</details>",
-    ]
 
 
 def _method_lines(method: str) -> list[str]:
     prose = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", method).replace("``", "`")
     description, _, source = prose.partition("\nSource:")
     first = description.strip().split("\n\n")[0]
-    lines = [" ".join(first.split())]
-    return lines + (["", "Source: " + markdown_text(source)] if source.strip() else [])
+    return [" ".join(first.split()), *(["", "Source: " + markdown_text(source)] if source.strip() else [])]
 
 
-def _load(evidence: dict[str, Any], details: CardDetails) -> str:
+def _load(evidence: Evidence, details: CardDetails) -> str:
     source = details.source or details.name
-    ours = evidence["model"]["class"].startswith(("CALoRFor", "DefendedFor"))
+    ours = evidence.model.architecture.startswith(("CALoRFor", "DefendedFor"))
     lines = ["## How to load", "", "```python"]
-    lines += ["import calor_hf  # makes transformers know models of this kind"] if ours else []
+    lines += ["import calor_hf  # registers the model's class with transformers"] if ours else []
     lines += [
         "from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline",
         "",
@@ -223,111 +222,112 @@ def _load(evidence: dict[str, Any], details: CardDetails) -> str:
         "```",
     ]
     if ours and details.remote_code:
-        lines += ["", "Without calor_hf, the code that comes with the model does the same: leave out the import, and "
-                  "pass `trust_remote_code=True`."]  # fmt: skip
+        lines += ["", "Without calor_hf, use the code that comes with the model: leave out the import, and pass "
+                  "`trust_remote_code=True`."]  # fmt: skip
     elif not ours:
         lines += ["", "This is a stock model of transformers; nothing else is needed."]
     return "\n".join(lines)
 
 
-def _measured(evidence: dict[str, Any], details: CardDetails) -> str:
-    record, audit = evidence["training"], evidence["audit"]
-    lines = ["## Use and leakage", ""]
-    if record is None and audit is None:
-        lines += ["No one measured what this model is good for."]
+def _measured(evidence: Evidence, details: CardDetails) -> str:
+    report = evidence.report
+    lines = ["## Accuracy and leakage", ""]
+    if evidence.training is None and report is None:
+        lines += ["Neither accuracy nor leakage of this model was measured."]
     else:
-        lines += use_and_leakage(evidence)
+        lines += _main_table(evidence)
     if details.curves:
-        lines += ["", f"![Loss, accuracy and confidence while training]({CURVES})"]
-    if audit is None:
-        return "\n".join([*lines, "", "**Not audited.** This card knows of no attack on this model, so it says nothing "
-                          "about what can be rebuilt from it."])  # fmt: skip
-    lines += ["", "### Attacks that were tried", "", *attack_table(audit)]
-    lines += ["", *other_threats(audit)]
+        lines += ["", f"![Loss, accuracy and confidence during training]({CURVES})"]
+    if report is None:
+        lines += ["", "**Not audited.** No attack on this model was reported, so this card says nothing about what "
+                  "can be reconstructed from it."]  # fmt: skip
+        return "\n".join(lines)
+    lines += ["", "### Attacks", "", *_attack_table(report), ""]
+    if report.other_threats:
+        rows = [[one.name, with_interval(one)] for one in report.other_threats]
+        lines += ["### Other threats", "", table(["measure", "value"], rows), ""]
     if details.reconstructions:
-        lines += ["", "### What was rebuilt", "", f"![A row a person: images rebuilt of them]({RECONSTRUCTIONS})"]
-        if audit["synthetic"]:
-            lines += ["", "The people are drawn; they do not exist."]
-    return "\n".join([*lines, "", *every_number(audit)])
-
-
-def _limits(evidence: dict[str, Any]) -> str:
-    audit, record = evidence["audit"], evidence["training"]
-    lines = ["## Limits", "", "- No defended model is safe. An audit shows what some attacks got with some effort, and "
-             "nothing about others."]  # fmt: skip
-    if audit is not None:
-        lines += _limits_of(audit)
-    target = None if record is None else record["target_confidence"]
-    reached = None if record is None else _last(record["measured"])["train_confidence_correct"]
-    if target is not None and reached is not None:
-        lines.append(
-            f"- Training aims at a score of {target:.2f} for the true class; on training images it is {reached:.2f}. "
-            "Thresholds tuned on another model have to move."
-        )
-    lines.append(
-        "- It is about rebuilding what a class looks like. Who was in the training data, stolen copies of the model "
-        "and poisoned data are other matters."
-    )
+        lines += ["### Reconstructions", "", f"![One row per person: reconstructed images]({RECONSTRUCTIONS})", ""]
+        lines += ["The people are synthetic; they do not exist.", ""] if report.synthetic else []
+    lines += ["<details><summary>Every number</summary>", "", measure_table(report), "", "</details>"]
     return "\n".join(lines)
 
 
-def _limits_of(audit: dict[str, Any]) -> list[str]:
-    lines = []
-    if audit["budget"] < 1:
-        effort = share(audit["budget"], 0)
-        lines.append(f"- The attacks ran with {effort} of their published effort; with all of it more may leak.")
-    if not any(attack["adaptive"] for attack in audit["attacks"]):
-        lines.append("- No attack that knows the defense was run; such attacks get more out of defended models.")
-    accuracy = audit["networks"].get("evaluation_model_accuracy")
-    if accuracy is not None:
-        lines.append(
-            f"- The evaluation model names the right person on {share(accuracy)} of images that are new to it."
-        )
-    elif "evaluation_model" in audit["evaluation_models"]:
-        lines.append("- The evaluation model was not tried on held-out images, so no one knows how well it judges.")
-    if not {"second_evaluation_model", "embedding"} & set(audit["evaluation_models"]):
-        lines.append("- One evaluation model alone can be fooled; a second one or face verification was not asked.")
-    if any(attack["prior"] == "renderer" for attack in audit["attacks"]):
-        lines.append("- The attacker's prior was the program that drew the people: stronger than any real one.")
-    if audit["identities"] > audit["identities_attacked"]:
-        lines.append(f"- {audit['identities_attacked']} of {audit['identities']} people were attacked.")
-    attack = strongest(audit)
-    floor = None if attack is None else chance_level_of(attack, HEADLINE)
-    if floor is not None:
-        lines.append(
-            f"- Images that know nothing of the person are recognized in {share(floor)} of the cases: read the "
-            "numbers against that."
-        )
-    return lines
+def _main_table(evidence: Evidence) -> list[str]:
+    training, report = evidence.training, evidence.report
+    columns = ["this model"] if training is None else list(training.measured)
+    rows, notes = [], []
+    if training is not None:
+        stages = training.measured.values()
+        rows = [[title, *(number(getattr(one, name), unit) for one in stages)] for title, name, unit in _TRAINED]
+        notes.append(f"On {training.test_images} test images.")
+    if report is not None:
+        if training is None:
+            rows += [[f"{one.name}, on held-out images", with_interval(one)] for one in report.utility]
+        empty, attack = [DASH] * (len(columns) - 1), report.strongest
+        for title, name in (("Rebuilt images recognized", HEADLINE), ("People recognized at least once", IDENTITIES)):
+            if attack is not None and (measure := attack.get(name)) is not None:
+                rows.append([f"{title}, by {attack.name}", *empty, with_interval(measure)])
+                rows.append([f"{title}, by chance", *empty, percent(attack.chance_level(name), 1)])
+        notes.append("In brackets: 95 % intervals over people.")
+    return [table(["", *columns], rows), "", " ".join(notes)]
 
 
-def _about(evidence: dict[str, Any], details: CardDetails) -> str:
-    record, audit, model = evidence["training"], evidence["audit"], evidence["model"]
-    dataset = details.dataset or model["dataset"] or (record and record["data"])
-    base = details.base_model or model["base_model"]
-    rows = [
-        f"- License: {markdown_text(details.license) if details.license else 'none was given'}",
-        f"- Base model: {markdown_text(base) if base else 'not named'}",
-        f"- Data: {markdown_text(dataset) if dataset else 'not named'}",
+def _attack_table(report: LeakageReport) -> list[str]:
+    rows = []
+    for attack in report.attacks:
+        cost = attack.cost
+        found = [(attack.get(name), attack.chance_level(name)) for name in (HEADLINE, IDENTITIES)]
+        cells = [cell for measure, chance in found for cell in (with_interval(measure), percent(chance, 1))]
+        effort = f"{cost.target_passes} passes, {cost.target_gradients} gradients, {cost.seconds:.0f} s"
+        rows.append([attack.name, "yes" if attack.adaptive else "no", attack.prior, *cells, effort])
+    head = ["attack", "knows the defense", "prior", "images recognized", "by chance", "people recognized", "by chance",
+            "effort"]  # fmt: skip
+    models = ", ".join(markdown_text(role.replace("_", " ")) for role in report.networks if role != "target")
+    return [
+        table(head, rows),
+        "",
+        f"{report.images_per_class} images of each of {len(report.labels)} people, {percent(report.budget)} of the "
+        f"published effort, seed {report.seed}, calor_hf {markdown_text(report.version)}. Evaluation models: {models}.",
     ]
-    if record is not None:
-        stages = ", ".join(f"{steps} steps of stage `{_code(name)}`" for name, steps in record["steps"].items())
-        rows.append(f"- Trained with calor_hf {markdown_text(record['version'])}, seed {record['seed']}; {stages}")
-    if audit is not None:
-        rows.append(f"- Audited with calor_hf {markdown_text(audit['version'])} on "
-                    f"{markdown_text(audit['created'][:10])}, "
-                    f"seed {audit['seed']}; checksum of the report `{_code(audit['checksum'])}`")  # fmt: skip
-    rows.append(f"- Card written by calor_hf {evidence['calor_hf']}; its numbers come from [`{EVIDENCE}`]({EVIDENCE})")
-    citation = ["", "## Citation", "", "```bibtex", _CITATION, "```"] if model["defense"] == "calor" else []
+
+
+def _limits(evidence: Evidence) -> str:
+    training, report = evidence.training, evidence.report
+    lines = [] if report is None else [f"- {markdown_text(line)}" for line in report.caveats]
+    if report is None:
+        lines.append(
+            "- No defended model is safe. Other threats (membership inference, stolen models, poisoned data) are "
+            "separate from model inversion."
+        )
+    if training is not None and training.target_confidence is not None:
+        lines.append(
+            f"- Training aims at a score of {training.target_confidence:.2f} for the true class; on training images it "
+            f"is {training.result.train_confidence_correct:.2f}. Adjust thresholds that were tuned on another model."
+        )
+    return "\n".join(["## Limits", "", *lines])
+
+
+def _about(evidence: Evidence, details: CardDetails) -> str:
+    training, report = evidence.training, evidence.report
+    dataset = _dataset_id(evidence, details) or (training and training.dataset)
+    base = _base_model(evidence, details)
+    rows = [
+        f"- License: {markdown_text(details.license or 'not given')}",
+        f"- Base model: {markdown_text(base or 'not named')}",
+        f"- Data: {markdown_text(dataset or 'not named')}",
+    ]
+    if training is not None:
+        stages = ", ".join(f"{steps} steps of stage `{_code(name)}`" for name, steps in training.steps.items())
+        rows.append(f"- Trained with calor_hf {markdown_text(training.version)}, seed {training.seed}; {stages}")
+    if report is not None:
+        rows.append(
+            f"- Audited with calor_hf {markdown_text(report.version)} on {markdown_text(report.created[:10])}, seed "
+            f"{report.seed}; checksum of the report `{_code(evidence.report_checksum)}`"
+        )
+    rows.append(f"- Card written by calor_hf {__version__}; its numbers come from [`{EVIDENCE}`]({EVIDENCE})")
+    citation = ["", "## Citation", "", "```bibtex", _CITATION, "```"] if evidence.model.defense == "calor" else []
     return "\n".join(["## About", "", *rows, *citation])
-
-
-def _last(measured: dict[str, dict[str, float]]) -> dict[str, float]:
-    return measured[next(reversed(measured))]
-
-
-def _listed(value: str | None) -> list[str] | None:
-    return None if value is None else [value]
 
 
 def _code(value: object) -> str:

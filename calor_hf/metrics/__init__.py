@@ -2,13 +2,31 @@
 
 from typing import TYPE_CHECKING, Any
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View
+from calor_hf.metrics.base import (
+    METRICS,
+    Evidence,
+    Measure,
+    Metric,
+    View,
+    mean_over_identities,
+    mean_over_images,
+)
 from calor_hf.metrics.statistics import paired_difference
 
 if TYPE_CHECKING:
     from calor_hf.metrics._evaluate import load_metric
 
-__all__ = ["METRICS", "Evidence", "Measure", "Metric", "View", "load_metric", "paired_difference"]
+__all__ = [
+    "METRICS",
+    "Evidence",
+    "Measure",
+    "Metric",
+    "View",
+    "load_metric",
+    "mean_over_identities",
+    "mean_over_images",
+    "paired_difference",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Measure
+from calor_hf.metrics.base import METRICS, mean_over_images
 
 
 def load_metric(name: str, **options: Any) -> "ImageWise":
@@ -67,7 +67,7 @@ class ImageWise(evaluate.Metric):
         others = {key: value if np.isscalar(value) else _tensor(value) for key, value in options.items()}
         assert self.kind.per_image is not None  # as checked when it was made
         values = self.kind.per_image(_tensor(predictions), labels, **others)
-        mean = Measure.of_images(self._name, "", "", values, labels)
+        mean = mean_over_images(self._name, "", "neither", values, labels)
         return {self._name: mean.value, f"{self._name}_low": mean.low, f"{self._name}_high": mean.high}
 
 

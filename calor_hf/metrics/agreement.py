@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows, mean_over_images
 
 
 def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,13 +89,13 @@ class Agreement(Metric):
         two, how = _verdicts(second, evidence)
         both = f"{evaluation_model.name} and {second.name} both name the right person"
         found = [
-            Measure.of_images("second_evaluation_model@1", "share", "leakage", two.double(), labels, how),
-            Measure.of_images("both_evaluation_models@1", "share", "leakage", (one & two).double(), labels, both),
+            mean_over_images("second_evaluation_model@1", "share", "leakage", two.double(), labels, how),
+            mean_over_images("both_evaluation_models@1", "share", "leakage", (one & two).double(), labels, both),
         ]
 
         if one.any():
             note = f"of what {evaluation_model.name} recognizes, {second.name} does not; more is adversarial, not alike"
-            rejected = Measure.of_images("false_discovery", "share", "neither", (~two[one]).double(), labels[one], note)
+            rejected = mean_over_images("false_discovery", "share", "neither", (~two[one]).double(), labels[one], note)
             found.append(dataclasses.replace(rejected, std=math.nan))  # what is left has no slots
         else:
             empty = Measure("false_discovery", math.nan, "share", "neither", 0, 0)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities, mean_over_images
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
@@ -54,11 +54,11 @@ class AttackAccuracy(Metric):
             )
         first = topk_correct(logits, labels)
         note = "the evaluation model's first choice is the right person"
-        found = [Measure.of_images("attack_accuracy@1", "share", "leakage", first, labels, note)]
+        found = [mean_over_images("attack_accuracy@1", "share", "leakage", first, labels, note)]
         if logits.shape[1] >= 5:
             five, note = topk_correct(logits, labels, 5), "the right person is among the evaluation model's first five"
-            found.append(Measure.of_images("attack_accuracy@5", "share", "leakage", five, labels, note))
+            found.append(mean_over_images("attack_accuracy@5", "share", "leakage", five, labels, note))
         identities = {int(label): float(first[labels == label].max()) for label in labels.unique()}
         tries = "at least one of all tries at a person"
-        found.append(Measure.of_identities("identities_recognized", "share", "leakage", identities, len(labels), tries))
+        found.append(mean_over_identities("identities_recognized", "share", "leakage", identities, len(labels), tries))
         return found

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.registry import Registry
+from calor_hf.core.report import Direction, Measure
 from calor_hf.metrics.statistics import bootstrap_interval, identity_means, share_interval, slot_std
+
+__all__ = [
+    "METRICS", "Direction", "Evidence", "Measure", "Metric", "View", "check_rows", "mean_over_identities",
+    "mean_over_images",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,95 +85,50 @@ class Evidence:
     public_images: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One number with all that is needed to believe it.
+def mean_over_images(
+    name: str, unit: str, direction: Direction, values: Tensor, labels: Tensor, note: str = ""
+) -> Measure:
+    """Mean of one number per image, with its interval over identities and its standard deviation over slots.
 
-    Attributes:
-        name: As in the tables, such as ``attack_accuracy@1``.
-        value: The number; NaN where it could not be had, and :attr:`note` says why.
-        unit: ``share`` in [0, 1], or what it is.
-        more_is: ``leakage``, ``privacy``, or ``neither``.
-        low: Lower end of the 95 % interval over people; NaN where there is none.
-        high: Upper end.
-        images: Number of reconstructions that it is about.
-        identities: Number of people that they are meant to show.
-        std: Standard deviation over restart slots, the ± of published tables; NaN where there is none.
-        by_identity: The number for each person, by label.
-        note: What has to be known to read it.
+    Args:
+        name: As in :class:`Measure`.
+        unit: As in :class:`Measure`.
+        direction: As in :class:`Measure`.
+        values: (n,) one number per image.
+        labels: (n,) int64.
+        note: As in :class:`Measure`.
     """
+    means = identity_means(values, labels)
+    counts = np.array([float((labels == label).sum()) for label in means])
+    low, high = bootstrap_interval(np.array(list(means.values())), counts)
+    if unit == "share":
+        low, high = share_interval(low, high, len(means))
+    mean, std = float(values.double().mean()), slot_std(values, labels)
+    return Measure(name, mean, unit, direction, len(values), len(means), low, high, std, means, note)
 
-    name: str
-    value: float
-    unit: str
-    more_is: str
-    images: int
-    identities: int
-    low: float = math.nan
-    high: float = math.nan
-    std: float = math.nan
-    by_identity: dict[int, float] = field(default_factory=dict)
-    note: str = ""
 
-    @classmethod
-    def of_images(cls, name: str, unit: str, more_is: str, values: Tensor, labels: Tensor, note: str = "") -> "Measure":
-        """Mean of one number an image, with interval over people and spread over slots.
+def mean_over_identities(
+    name: str, unit: str, direction: Direction, values: dict[int, float], images: int, note: str = ""
+) -> Measure:
+    """Mean of one number per identity, with its interval; identities with NaN are left out and counted in the note.
 
-        Args:
-            name: As :class:`Measure`.
-            unit: As :class:`Measure`.
-            more_is: As :class:`Measure`.
-            values: (n,) one number an image.
-            labels: (n,) int64.
-            note: As :class:`Measure`.
-        """
-        means = identity_means(values, labels)
-        counts = np.array([float((labels == label).sum()) for label in means])
-        low, high = bootstrap_interval(np.array(list(means.values())), counts)
-        if unit == "share":
-            low, high = share_interval(low, high, len(means))
-        return cls(
-            name,
-            float(values.double().mean()),
-            unit,
-            more_is,
-            len(values),
-            len(means),
-            low,
-            high,
-            slot_std(values, labels),
-            means,
-            note,
-        )
-
-    @classmethod
-    def of_identities(
-        cls, name: str, unit: str, more_is: str, values: dict[int, float], images: int, note: str = ""
-    ) -> "Measure":
-        """Mean of one number a person, with its interval; people whose number is NaN are left out and counted.
-
-        Args:
-            name: As :class:`Measure`.
-            unit: As :class:`Measure`.
-            more_is: As :class:`Measure`.
-            values: A number for each person, by label.
-            images: Number of reconstructions that they come from.
-            note: As :class:`Measure`.
-        """
-        known = {label: value for label, value in values.items() if not math.isnan(value)}
-        if len(known) < len(values):
-            note = f"{len(values) - len(known)} of {len(values)} people left out: no number. {note}".strip()
-        numbers = np.array(list(known.values()))
-        low, high = bootstrap_interval(numbers)
-        if unit == "share":
-            low, high = share_interval(low, high, len(known))
-        value = float(numbers.mean()) if known else math.nan
-        return cls(name, value, unit, more_is, images, len(known), low, high, math.nan, known, note)
-
-    def failed(self, reason: str) -> "Measure":
-        """The same measure without a number, and why."""
-        nan = math.nan
-        return replace(self, value=nan, low=nan, high=nan, std=nan, by_identity={}, note=reason)
+    Args:
+        name: As in :class:`Measure`.
+        unit: As in :class:`Measure`.
+        direction: As in :class:`Measure`.
+        values: A number for each identity, by label.
+        images: Number of reconstructions they come from.
+        note: As in :class:`Measure`.
+    """
+    known = {label: value for label, value in values.items() if not math.isnan(value)}
+    if len(known) < len(values):
+        note = f"{len(values) - len(known)} of {len(values)} people left out: no number. {note}".strip()
+    numbers = np.array(list(known.values()))
+    low, high = bootstrap_interval(numbers)
+    if unit == "share":
+        low, high = share_interval(low, high, len(known))
+    value = float(numbers.mean()) if known else math.nan
+    return Measure(name, value, unit, direction, images, len(known), low, high, math.nan, known, note)
 
 
 class Metric(ABC):

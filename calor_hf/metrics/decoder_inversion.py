@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.seeding import sample_rng
 from calor_hf.heads.classifier_head import heads_of
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Direction, Evidence, Measure, Metric, check_rows, mean_over_images
 from calor_hf.metrics.image_similarity import check_images_of, resized_like
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
@@ -199,9 +199,9 @@ def decoder_inversion(
         check_rows(public_rows, **{f"{name} of public images": learned[name]})
         check_rows(private_labels, **{f"{name} of private images": asked[name]})
 
-    def measure(name: str, errors: Tensor, more_is: str, note: str) -> Measure:
-        found = Measure.of_images(
-            f"decoder_inversion_{name}", "mean squared error", more_is, errors, private_labels, note
+    def measure(name: str, errors: Tensor, direction: Direction, note: str) -> Measure:
+        found = mean_over_images(
+            f"decoder_inversion_{name}", "mean squared error", direction, errors, private_labels, note
         )
         return replace(found, std=math.nan)  # images are no restarts
 

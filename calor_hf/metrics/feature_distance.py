@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows, mean_over_images
 
 
 def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def delta(name: str, view: View, evidence: Evidence, normalize: bool = False) ->
     values = nearest_distances(features, evidence.labels, known, evidence.private_labels)
     unit = "squared distance of unit vectors, 0 to 4" if normalize else "squared distance"
     note = f"to the nearest private image, in the features of {view.name}; other networks have other scales"
-    return Measure.of_images(name, unit, "privacy", values, evidence.labels, note)
+    return mean_over_images(name, unit, "privacy", values, evidence.labels, note)
 
 
 @METRICS.register("feature_distance")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images
 
 
 def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
@@ -48,8 +48,8 @@ class IdentityError(Metric):
         check_rows(evidence.labels, identity=identity, true_identity=truth)
         errors = identity_errors(identity, truth)
         unit, note = "half-ranges, 0 to 2", "0 is the person; a random one errs by 0.67, an average one by 0.5"
-        found = [Measure.of_images("identity_error", unit, "privacy", errors.mean(dim=1), evidence.labels, note)]
+        found = [mean_over_images("identity_error", unit, "privacy", errors.mean(dim=1), evidence.labels, note)]
         names = evidence.identity_names or tuple(str(index) for index in range(errors.shape[1]))
         for name, column in zip(names, torch.unbind(errors, dim=1), strict=True):
-            found.append(Measure.of_images(f"identity_error[{name}]", unit, "privacy", column, evidence.labels))
+            found.append(mean_over_images(f"identity_error[{name}]", unit, "privacy", column, evidence.labels))
         return found

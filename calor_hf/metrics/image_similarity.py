@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images
 
 WINDOW, SIGMA = 11, 1.5  # pixels
 _C1, _C2 = 0.01**2, 0.03**2
@@ -114,4 +114,4 @@ class ImageSimilarity(Metric):
         """``ssim`` in [-1, 1]."""
         values = nearest_ssim(evidence.images, evidence.labels, evidence.private_images, evidence.private_labels)
         note = "to the private image of the person that it is most like; pose and light count as much as the face"
-        return [Measure.of_images("ssim", "SSIM, -1 to 1", "leakage", values, evidence.labels, note)]
+        return [mean_over_images("ssim", "SSIM, -1 to 1", "leakage", values, evidence.labels, note)]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, mean_over_images
 from calor_hf.metrics.feature_distance import nearest_distances
 
 
@@ -31,7 +31,7 @@ class KNNDistance(Metric):
             evaluation_model.features, labels, evaluation_model.private_features, evidence.private_labels
         )
         unit, note = "squared distance", f"delta_eval by another name, in the features of {evaluation_model.name}"
-        found = [Measure.of_images("knn_distance", unit, "privacy", values, labels, note)]
+        found = [mean_over_images("knn_distance", unit, "privacy", values, labels, note)]
         if evaluation_model.logits is None:
             return found
         kept = topk_correct(evaluation_model.logits, labels) > 0
@@ -39,7 +39,7 @@ class KNNDistance(Metric):
             note = (
                 f"over recognized images alone, which flatters the attack; in the features of {evaluation_model.name}"
             )
-            some = Measure.of_images("knn_distance_successful", unit, "privacy", values[kept], labels[kept], note)
+            some = mean_over_images("knn_distance_successful", unit, "privacy", values[kept], labels[kept], note)
             found.append(dataclasses.replace(some, std=math.nan))  # what is left has no slots
         else:
             empty = Measure("knn_distance_successful", math.nan, unit, "privacy", 0, 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.random_views import RandomView
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, mean_over_images
 from calor_hf.metrics.image_similarity import check_images_of, resized_like
 
 CROP_AND_FLIP = RandomView.crop((0.8, 1.0), flip_probability=0.5)
@@ -181,6 +181,6 @@ class KnowledgeExtraction(Metric):
             f"by {self.runs} students, who saw {none.images} reconstructions alone, on {len(shown)} private images; "
             f"chance is 1/{none.identities} = {1 / none.identities:.3g}"
         )
-        mean = Measure.of_images(none.name, none.unit, none.more_is, right.mean(dim=0), shown, note)
+        mean = mean_over_images(none.name, none.unit, none.direction, right.mean(dim=0), shown, note)
         std = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
         return dataclasses.replace(mean, images=none.images, std=std)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.exact_interval import LEVEL
-from calor_hf.metrics.base import Measure, check_rows
+from calor_hf.metrics.base import Measure, check_rows, mean_over_images
 from calor_hf.metrics.statistics import RESAMPLES
 from calor_hf.metrics.verification import threshold_at
 
@@ -88,5 +88,5 @@ def _with_rate(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor
         return empty.failed(f"it takes {ONE_IN} images that were not trained on: {empty.note}")
     labels = torch.cat([torch.full((len(rows),), label) for label, rows in mine.items()])
     found = (torch.cat(list(mine.values())) > threshold).double()
-    measure = Measure.of_images(empty.name, empty.unit, empty.more_is, found, labels, empty.note)
+    measure = mean_over_images(empty.name, empty.unit, empty.direction, found, labels, empty.note)
     return dataclasses.replace(measure, std=math.nan)

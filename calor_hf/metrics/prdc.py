@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities
 from calor_hf.metrics.fid import check_clouds
 
 VARIANTS = ("ppa", "standard")
@@ -108,5 +108,5 @@ class PRDC(Metric):
             of = "reconstructions" if name == "recall" else "private images"
             note = f"balls to the {self.k} nearest, of people with more than {self.k} {of}; by {view.name}"
             title = name if self.variant == "ppa" else f"{name}_{self.variant}"
-            found.append(Measure.of_identities(title, unit, "leakage", values, len(labels), note))
+            found.append(mean_over_identities(title, unit, "leakage", values, len(labels), note))
         return found

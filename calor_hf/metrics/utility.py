@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calor_hf.core.calibration import CALIBRATION_BINS, calibration_error
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import Measure, check_rows
+from calor_hf.metrics.base import Measure, check_rows, mean_over_images
 
 THRESHOLDS = (0.5, 0.8, 0.85, 0.9, 0.95, 0.99)
 
@@ -42,7 +42,7 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
     top = log_p.exp().amax(dim=1)
 
     def mean(name: str, unit: str, values: Tensor, note: str = "") -> Measure:
-        measure = Measure.of_images(name, unit, "neither", values, labels, note)
+        measure = mean_over_images(name, unit, "neither", values, labels, note)
         return dataclasses.replace(measure, std=math.nan)  # held-out images have no slots
 
     found = [mean("accuracy", "share", right), mean("nll", "nats", -true_log_p)]
@@ -60,5 +60,5 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
 def _wrong(name: str, values: Tensor, labels: Tensor) -> Measure:
     if len(labels) == 0:
         return Measure(name, math.nan, "share", "neither", 0, 0, note="no score is that high")
-    measure = Measure.of_images(name, "share", "neither", values, labels, "of those, taken for someone else")
+    measure = mean_over_images(name, "share", "neither", values, labels, "of those, taken for someone else")
     return dataclasses.replace(measure, std=math.nan)

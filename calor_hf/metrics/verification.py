@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Direction, Evidence, Measure, Metric, check_rows, mean_over_images
 
 RATES = {"1e-2": 100, "1e-3": 1_000, "1e-4": 10_000}  # a stranger passes in one of so many tries
 
@@ -95,12 +95,12 @@ class Verification(Metric):
         return found
 
 
-def _accepted(name: str, more_is: str, scores: Tensor, labels: Tensor, threshold: float, note: str) -> Measure:
+def _accepted(name: str, direction: Direction, scores: Tensor, labels: Tensor, threshold: float, note: str) -> Measure:
     """Share of scores above the threshold; NaN where it is unknown or there are no scores."""
     if math.isnan(threshold):
         reason = f"too few tries: {note}"
     elif len(scores) == 0:
         reason = "no held-out images of the attacked people"
     else:
-        return Measure.of_images(name, "share", more_is, (scores > threshold).double(), labels, note)
-    return Measure(name, math.nan, "share", more_is, len(scores), len(labels.unique()), note=reason)
+        return mean_over_images(name, "share", direction, (scores > threshold).double(), labels, note)
+    return Measure(name, math.nan, "share", direction, len(scores), len(labels.unique()), note=reason)

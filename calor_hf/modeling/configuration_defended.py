@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 from calor_hf.core.files import reading
-from calor_hf.core.shapes import size_error, type_error
+from calor_hf.core.validation import size_error, type_error
 from calor_hf.defenses import DEFENSES, Defense
 
 _SHAPE = {

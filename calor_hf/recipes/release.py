@@ -3,11 +3,10 @@
 import argparse
 import inspect
 from pathlib import Path
-from typing import Any
 
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.card import CARD, CardDetails, base_card
-from calor_hf.hub.evidence import read_model
+from calor_hf.hub.evidence import ModelInfo, read_model
 from calor_hf.hub.release import Release, prepare_release
 from calor_hf.modeling.released import released_copy
 
@@ -58,7 +57,7 @@ def release_of(options: argparse.Namespace, room: Path, source: str | None, remo
     )
 
 
-def method_of(model: dict[str, Any]) -> str:
+def method_of(model: ModelInfo) -> str:
     """Docstring of a model's defense; empty where it is registered by someone else's package."""
-    name = model["defense"]
+    name = model.defense
     return inspect.getdoc(DEFENSES.get(name)) or "" if name in DEFENSES.names() else ""

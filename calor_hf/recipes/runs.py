@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
-from calor_hf.core.shapes import type_error
+from calor_hf.core.validation import type_error
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.training.checkpoints import complete_checkpoints
 

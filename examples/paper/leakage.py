@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from calor_hf.attacks.specs import attack_of
-from calor_hf.auditing.report import HEADLINE, IDENTITIES, LeakageReport
-from calor_hf.metrics import Measure
+from calor_hf.core.report import HEADLINE, IDENTITIES, LeakageReport
+from calor_hf.metrics import mean_over_identities
 
 
 def leakage(report: LeakageReport) -> dict[str, Any]:
@@ -15,17 +15,17 @@ def leakage(report: LeakageReport) -> dict[str, Any]:
     for attack in report.attacks:
         first, five, identities = (attack.get(name) for name in (HEADLINE, "attack_accuracy@5", IDENTITIES))
         assert first is not None  # the evaluation model is a classifier
-        floor = attack.floor(HEADLINE)
+        chance_level = attack.chance_level(HEADLINE)
         found[attack.name] = {
             "accuracy": first.value,
             "accuracy_5": None if five is None else five.value,
             "identities_recognized": None if identities is None else identities.value,
             "by_identity": {str(label): value for label, value in first.by_identity.items()},
             "images": first.images,
-            "floor": None if math.isnan(floor) else floor,
+            "chance_level": None if math.isnan(chance_level) else chance_level,
             "target_confidence": attack.target_confidence,
             "adaptive": attack.adaptive,
-            "seconds": attack.cost["seconds"],
+            "seconds": attack.cost.seconds,
         }
     return found
 
@@ -50,7 +50,7 @@ def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
         Mean, lower and upper end; the ends are the mean where there are fewer than two people.
     """
     identities = by_identity(results)
-    measure = Measure.of_identities("", "share", "leakage", identities, sum(result["images"] for result in results))
+    measure = mean_over_identities("", "share", "leakage", identities, sum(result["images"] for result in results))
     if math.isnan(measure.low):
         return measure.value, measure.value, measure.value
     return measure.value, measure.low, measure.high

@@ -1,18 +1,22 @@
 """A leakage report worked out by hand: two attacks on three people."""
 
+import dataclasses
+import inspect
 import math
+import re
 from typing import Any
 
 import torch
 
-from calor_hf.auditing import LeakageReport
-from calor_hf.auditing.report import AttackResult
-from calor_hf.metrics import Measure
+from calor_hf.auditing.caveats import caveats
+from calor_hf.core.reconstruction import Cost
+from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, NetworkInfo, TargetInfo
+from calor_hf.metrics import Measure, mean_over_identities, mean_over_images
 
 
 def accuracy(topk_correct: list[int], labels: list[int]) -> Measure:
     values = torch.tensor(topk_correct, dtype=torch.float64)
-    return Measure.of_images("attack_accuracy@1", "share", "leakage", values, torch.tensor(labels))
+    return mean_over_images("attack_accuracy@1", "share", "leakage", values, torch.tensor(labels))
 
 
 def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
@@ -20,12 +24,12 @@ def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
     identities = {label: float(max(topk_correct[2 * label : 2 * label + 2])) for label in range(3)}
     measures = [
         accuracy(topk_correct, labels),
-        Measure.of_identities("identities_recognized", "share", "leakage", identities, 6, "a note"),
+        mean_over_identities("identities_recognized", "share", "leakage", identities, 6, "a note"),
         Measure("fid", math.nan, "", "neither", 6, 3, note="one image is too few"),
     ]
-    cost = {"generator_passes": 60, "target_passes": 66, "target_gradients": 60, "seconds": 1.5}
+    cost = Cost(generator_passes=60, target_passes=66, target_gradients=60, seconds=1.5)
     chance_levels = {"samples of the prior": [accuracy([0, 1, 0, 0, 0, 0], labels)]}
-    known = {"name": name, "attack": "plg", "settings": {"steps": 10}, "generator": {"generator": "renderer"},
+    known = {"name": name, "attack": "plg", "settings": {"steps": 10}, "prior": "renderer", "prior_settings": {},
              "cost": cost, "adaptive": name == "adaptive", "measures": measures, "chance_levels": chance_levels,
              "target_confidence": 0.9}  # fmt: skip
     return AttackResult(**{**known, **changes})
@@ -33,10 +37,9 @@ def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
 
 def small_report(**changes: Any) -> LeakageReport:
     known = {
-        "target": {"name": "me/model", "model": "ResNet", "defense": "CALoR", "settings": {"rank": 4}, "classes": 4,
-                   "parameters": 1234},
-        "data": {"name": "synthetic faces", "identities": 4, "images": 80, "held_out_images": 40},
-        "networks": {"evaluation_model": "RegNet", "evaluation_model_accuracy": 0.997},
+        "target": TargetInfo("me/model", "ResNet", "CALoR", {"rank": 4}, classes=4, parameters=1234),
+        "data": DataInfo("synthetic faces", identities=4, images=80, held_out_images=40),
+        "networks": {"evaluation_model": NetworkInfo("RegNet", 0.997)},
         "labels": [0, 1, 2],
         "label_names": ["Ada", "Bob", "Cem"],
         "images_per_class": 2,
@@ -46,4 +49,17 @@ def small_report(**changes: Any) -> LeakageReport:
         "utility": [Measure("accuracy", 0.9, "share", "neither", 40, 4)],
         "created": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
-    return LeakageReport(**{**known, **changes})
+    report = LeakageReport(**{**known, **changes})
+    return report if "caveats" in changes else dataclasses.replace(report, caveats=caveats(report))
+
+
+def reports_with_every_caveat() -> list[LeakageReport]:
+    """Two reports whose caveats together are all that there are."""
+    poor = {"evaluation_model": NetworkInfo("my/models/a", 0.5), "second_evaluation_model": NetworkInfo("b", 0.4)}
+    untested = {"evaluation_model": NetworkInfo("my/models/a")}
+    attacks = [attack("weak", [0] * 6, settings={"fast": True})]
+    found = [small_report(networks=networks, attacks=attacks) for networks in (poor, untested)]
+    assert len({line for report in found for line in report.caveats}) == len(
+        re.findall(r"\bappend\(", inspect.getsource(caveats))
+    )
+    return found

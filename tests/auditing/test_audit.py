@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from calor_hf import METRICS, LeakageReport, PrivateImages, audit
 from calor_hf.attacks import GradientAttack
 from calor_hf.auditing import evaluation, plan_attacks
+from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.networks import Network, load_network
+from calor_hf.core.report import DataInfo
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
@@ -59,11 +61,12 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert [attack.name for attack in report.attacks] == ["gmi-steps-2", "plg-steps-2-gradient-straight_through"]
     assert [attack.adaptive for attack in report.attacks] == [False, True]
     assert report.label_names == ["a", "b", "d"]
-    assert report.target["model"] == "CALoRForImageClassification"
-    assert report.target["settings"]["rank"] == 2
-    assert report.data == {"name": "made up", "identities": 5, "images": 20, "held_out_images": 20}
-    assert report.networks["evaluation_model"] == "rows"
-    assert 0 <= report.networks["evaluation_model_accuracy"] <= 1
+    assert report.target.model == "CALoRForImageClassification"
+    assert report.target.settings["rank"] == 2
+    assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20)
+    assert report.networks["evaluation_model"].name == "rows"
+    assert 0 <= report.networks["evaluation_model"].accuracy <= 1
+    assert report.caveats == caveats(report)
     utility = {measure.name: measure for measure in report.utility}
     assert utility["accuracy"].images == 20  # of all people, not of the attacked ones alone
     assert 0 <= utility["accepted@0.5"].value <= 1
@@ -76,7 +79,7 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
         for measure in attack.measures:
             assert measure.identities <= 3
             assert math.isnan(measure.value) <= bool(measure.note)
-        assert attack.cost["target_passes"] > 0
+        assert attack.cost.target_passes > 0
         assert (tmp_path / attack.name / "reconstructions.safetensors").is_file()
 
 
@@ -108,7 +111,7 @@ def test_an_audit_twice_gives_the_same_numbers(tmp_path: Path) -> None:
     reports = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         report = small_audit(folder, embedding=nn.Flatten())
-        attacks = [dataclasses.replace(one, cost={**one.cost, "seconds": 0.0}) for one in report.attacks]
+        attacks = [dataclasses.replace(one, cost=dataclasses.replace(one.cost, seconds=0.0)) for one in report.attacks]
         reports.append(dataclasses.replace(report, attacks=attacks, created="").to_json())
     assert reports[0] == reports[1]
 

@@ -204,8 +204,8 @@ def test_an_audit_takes_them_by_name(tmp_path: Path) -> None:
     )  # fmt: skip
     names = [measure.name for measure in report.attacks[0].measures]
     assert names == ["fid", "kid", "delta_eval", "delta_face"]
-    assert report.networks["extractor"] == "inception_fid"
-    assert private_images_of().name == report.data["name"]
+    assert report.networks["extractor"].name == "inception_fid"
+    assert private_images_of().name == report.data.name
 
 
 def test_an_audit_is_refused_before_any_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The report page in a real browser: no request, no error, sorts, filters, readable on a telephone."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_private_pictures_are_there_only_when_asked_for() -> None:
 
 def test_nothing_is_fetched_and_hostile_names_stay_text() -> None:
     names = ["<script>alert(1)</script>", '" onerror="alert(2)', "Cem"]
-    target = {**small_report().target, "name": "<img src=x>", "settings": {"rank": "</style><b>"}}
+    target = dataclasses.replace(small_report().target, name="<img src=x>", settings={"rank": "</style><b>"})
     text = to_html(small_report(label_names=names, target=target), images(True))
     for wrong in ("<script>alert", "<img src=x>", '" onerror="', "</style><b>", "http://", "https://", "url("):
         assert wrong not in text.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(

@@ -1,22 +1,26 @@
 """The leakage report as a file: read back, changed, cut off, newer, merged, compared, in words."""
 
 import dataclasses
+import html
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from calor_hf.auditing import LeakageReport
+from calor_hf.auditing.caveats import caveats
+from calor_hf.auditing.html import to_html
 from calor_hf.auditing.markdown import to_markdown
 from calor_hf.auditing.parts import of_parts
-from calor_hf.auditing.report import anonymous
-from calor_hf.auditing.report_diff import compare_reports
-from calor_hf.auditing.verdict import limits, verdict
-from calor_hf.metrics import Evidence, Measure, View
-from tests.auditing.small_report import attack, small_report
+from calor_hf.auditing.several_reports import compare_reports, merge_reports
+from calor_hf.auditing.verdict import summary, verdict
+from calor_hf.core.plain_text import markdown_text
+from calor_hf.core.report import LeakageReport, NetworkInfo
+from calor_hf.metrics import Evidence, View, mean_over_identities
+from tests.auditing.small_report import attack, reports_with_every_caveat, small_report
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -49,7 +53,8 @@ def edited(**changes: Any) -> str:
         (edited(seed=1), "was changed after it was written"),
         (edited(extra=1), "was changed after it was written"),
         (small_report().to_json().replace("0.8333333333333334", "0.3333333333333333"), "was changed"),
-        (edited(schema=2), r"schema 2, this version of calor_hf \(.*\) reads up to 1; install a newer one"),
+        (edited(schema=3), r"schema 3, this version of calor_hf \(.*\) reads schema 2; install a newer one"),
+        (edited(schema=1), r"schema 1, this version of calor_hf \(.*\) reads schema 2; audit again"),
         (edited(schema="new"), "schema new"),
     ],
 )
@@ -68,46 +73,44 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_parts_of_an_audit_merge() -> None:
     report = small_report()
     parts = [dataclasses.replace(report, attacks=[one]) for one in report.attacks]
-    assert LeakageReport.merge(parts).to_json() == report.to_json()
-    assert LeakageReport.merge([report, parts[0]]).to_json() == report.to_json()
+    assert merge_reports(parts).to_json() == report.to_json()
+    assert merge_reports([report, parts[0]]).to_json() == report.to_json()
     with pytest.raises(ValueError, match="differ in seed"):
-        LeakageReport.merge([report, dataclasses.replace(report, seed=1)])
-    with pytest.raises(ValueError, match="'weak' comes twice, with other numbers"):
-        LeakageReport.merge([report, dataclasses.replace(report, attacks=[attack("weak", [1] * 6)])])
+        merge_reports([report, dataclasses.replace(report, seed=1)])
+    with pytest.raises(ValueError, match="'weak' appears twice, with different numbers"):
+        merge_reports([report, dataclasses.replace(report, attacks=[attack("weak", [1] * 6)])])
     with pytest.raises(ValueError, match="no reports to merge"):
-        LeakageReport.merge([])
+        merge_reports([])
 
 
 def test_the_worst_attack_makes_the_headline() -> None:
     report = small_report()
-    assert report.worst().name == "adaptive"
-    assert report.worst().floor("attack_accuracy@1") == pytest.approx(1 / 6)
+    assert report.strongest is report.attacks[1]
+    assert report.attacks[1].chance_level("attack_accuracy@1") == pytest.approx(1 / 6)
     lines = verdict(report)
     assert "strongest of 2 attacks (adaptive) rebuilt 6 images of 3 people" in lines[0]
     assert "recognized the right person in 83 % of them" in lines[0]
     assert lines[1] == "3 of 3 people were recognized in at least one of 2 tries."
-    assert "reach 16.7 %. So the model gives its training people away" in lines[2]
+    assert "in 16.7 % of the cases. The model leaks its training identities." in lines[2]
     weak = verdict(small_report(attacks=[attack("weak", [0, 0, 0, 1, 0, 0])]))
-    assert "no more than chance gives; that is no proof of safety" in weak[2]
+    assert "no more than chance; that does not prove the model safe" in weak[2]
 
 
 def test_the_union_of_attacks_is_the_headline_with_its_own_floor() -> None:
     chance_levels = {
         "samples of the prior": [
-            Measure.of_identities("identities_recognized", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)
+            mean_over_identities("identities_recognized", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)
         ]
     }
     union = attack(
         "auto", [1, 0, 0, 0, 0, 1], parts=["plg", "ppa"], chance_levels=chance_levels, settings={"fast": True}
     )
     report = small_report(attacks=[attack("weak", [1] * 6), union])
-    assert report.ensemble is report.attacks[1]
+    assert report.strongest is report.attacks[1]
     lines = verdict(report)
     assert "Worst case over 2 attacks: an independent network recognized 2 of 3 people in at least one of 4" in lines[0]
-    assert "hit 33.3 % of the people in as many tries. So this audit found no more than chance" in lines[1]
-    assert "stopped at each person as soon as the attacked model agreed" in "\n".join(limits(report))
+    assert "match 33.3 % of the people in as many tries. This audit found no more than chance" in lines[1]
     assert "66.7 % by auto in A" in compare_reports(report, report)
-    assert small_report().ensemble is None
 
 
 def test_what_each_part_adds() -> None:
@@ -129,39 +132,63 @@ def test_what_each_part_adds() -> None:
     assert of_parts(evidence, []) == []
 
 
-def test_limits_say_what_was_not_done() -> None:
-    text = "\n".join(limits(small_report()))
+def test_caveats_say_what_was_not_done() -> None:
+    text = "\n".join(small_report().caveats)
     for part in (
         "25 % of their published effort",
         "99.7 %",
-        "One evaluation model alone",
-        "the very program",
+        "A single evaluation model",
+        "the program",
         "3 of 4 people",
     ):
         assert part in text
     assert "No attack that knows the defense" not in text
-    full = small_report(
-        budget=1.0, attacks=[attack("weak", [0] * 6)], networks={"evaluation_model": "x", "embedding": "y"}
-    )
-    text = "\n".join(limits(full))
-    assert "No attack that knows the defense was run" in text
-    assert "was not tried on held-out images" in text
-    assert "One evaluation model alone" not in text
-    assert "published effort" not in text
+    networks = {"evaluation_model": NetworkInfo("x"), "embedding": NetworkInfo("y")}
+    full = small_report(budget=1.0, attacks=[attack("weak", [0] * 6, prior="dcgan")], networks=networks)
+    assert [line[:20] for line in full.caveats] == [
+        "No attack that knows", "The evaluation model", "3 of 4 people were a", "No audit proves a mo"
+    ]  # fmt: skip
+    assert "was not tested on held-out images" in full.caveats[1]
+
+
+def test_terminal_page_and_markdown_hold_the_same_caveats() -> None:
+    # tests/hub holds the model card to the same list.
+    for report in reports_with_every_caveat():
+        found = re.findall(r"<li>(.*?)</li>", to_html(report).partition('<ul id="caveats">')[2].partition("</ul>")[0])
+        assert [html.unescape(line) for line in found] == report.caveats
+        lines = to_markdown(report).partition("## Before you rely on it\n")[2].partition("\n## ")[0].split("\n- ")
+        assert [line.strip() for line in lines[1:]] == [markdown_text(line) for line in report.caveats]
+        assert summary(report).splitlines()[-len(report.caveats) :] == [f"- {line}" for line in report.caveats]
+
+
+def test_merged_parts_get_the_caveats_of_the_whole() -> None:
+    report = small_report()
+    weak, adaptive = (dataclasses.replace(report, attacks=[one]) for one in report.attacks)
+    assert "No attack that knows the defense" in "\n".join(caveats(weak))
+    merged = merge_reports([dataclasses.replace(weak, caveats=caveats(weak)), adaptive])
+    assert merged.caveats == report.caveats
+
+
+def test_diff_shows_the_caveats_of_one_report_alone() -> None:
+    first, second = reports_with_every_caveat()
+    lines = compare_reports(first, second).splitlines()
+    a, b = lines.index("Caveats of A alone:"), lines.index("Caveats of B alone:")
+    assert lines[a + 1 : b - 1] == [f"- {line}" for line in first.caveats if line not in second.caveats]
+    assert lines[b + 1 :] == [f"- {line}" for line in second.caveats if line not in first.caveats]
+    assert "Caveats" not in compare_reports(first, first)
 
 
 def test_an_audit_without_accuracy_says_nothing() -> None:
     report = small_report(attacks=[attack("weak", [0] * 6, measures=[])])
-    with pytest.raises(ValueError, match="no attack of this report has a number"):
-        report.worst()
+    assert report.strongest is None
     assert "says nothing" in verdict(report)[0]
 
 
 def test_markdown_holds_every_number_and_hostile_names_stay_text() -> None:
-    report = small_report(target={**small_report().target, "name": "a|b <script>alert(1)</script>"})
+    report = small_report(target=dataclasses.replace(small_report().target, name="a|b <script>alert(1)</script>"))
     text = to_markdown(report)
     assert "<script>" not in text
-    assert "a\\|b &lt;script>" in text
+    assert "a\\|b &lt;script&gt;" in text
     rows = [line for line in text.splitlines() if line.startswith("| adaptive")]
     assert rows[0].startswith("| adaptive | attack_accuracy@1 | 83.3 % |")
     assert "| 16.7 % | 6 | 3 |" in rows[0]
@@ -170,7 +197,7 @@ def test_markdown_holds_every_number_and_hostile_names_stay_text() -> None:
 
 
 def test_anonymous_names_nobody() -> None:
-    report = anonymous(small_report())
+    report = small_report().anonymous()
     assert report.label_names == ["person 0", "person 1", "person 2"]
     assert "Ada" not in report.to_json()
 
@@ -182,7 +209,7 @@ def test_diff_says_what_the_people_resolve() -> None:
     weak, adaptive = (line for line in text.splitlines() if line.startswith("  attack_accuracy@1"))
     assert "-100 points [-100, -100]: B leaks less  (3 people)" in weak
     assert "+16.7 points [+0, +50]: not resolved by these people" in adaptive
-    assert "Mind: seed differs (0 and 3)." in text
+    assert "Note: seed differs (0 and 3)." in text
     assert "Worst case: 100.0 % by weak in A, 66.7 % by adaptive in B." in text
     with pytest.raises(ValueError, match="about other people"):
         compare_reports(first, small_report(labels=[0, 1, 3]))

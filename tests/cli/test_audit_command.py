@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from calor_hf import LeakageReport
-from calor_hf.auditing.verdict import limits
 from calor_hf.cli.audit import main, parse_classes
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
@@ -45,7 +44,7 @@ def test_drawn_people_need_nothing_but_the_target(
     assert f"Worst case over {members} attacks" in shown
     assert {f"identities_added[{part}]" for part in auto.parts} <= {measure.name for measure in auto.measures}
     assert auto.measures[0].images == 2 * 2 * members
-    assert "That is a poor evaluation model" in "\n".join(limits(report))  # of four people it learns little
+    assert "This evaluation model is weak" in "\n".join(report.caveats)  # of four people it learns little
     assert auto.get("identity_error")
     assert (tmp_path / "report.html").read_text().count("<img") == 2 * members  # one by each; no private images
     evaluation_model = (tmp_path / "evaluation_model" / "model.safetensors").read_bytes()

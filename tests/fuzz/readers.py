@@ -18,8 +18,8 @@ from calor_hf.auditing import LeakageReport, run
 from calor_hf.auditing._store import load_reconstruction, save_reconstruction
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.markdown import to_markdown
-from calor_hf.core.checksum import checksum
 from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.core.report import SCHEMA, checksum
 from calor_hf.data import bad_images
 from calor_hf.generators import load_generator
 from calor_hf.generators._stylegan2_import import import_stylegan2
@@ -105,7 +105,7 @@ def _sealed(rng: Any, content: bytes) -> bytes:
         value = json.loads(damaged)
         value.pop("checksum")
         value.pop("schema")
-        value = {"schema": 1, "checksum": checksum(value), **value}
+        value = {"schema": SCHEMA, "checksum": checksum(value), **value}
         return json.dumps(value).encode() if rng.random() < 0.7 else damaged
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return damaged

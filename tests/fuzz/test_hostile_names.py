@@ -17,7 +17,7 @@ def test_marks_that_turn_text_are_taken_out() -> None:
 def test_a_hostile_name_stays_text_in_the_markdown_of_a_report() -> None:
     hostile = "<script>alert(1)</script> [x](javascript:y) `z` | w\n# v"
     text = to_markdown(small_report(created=hostile))
-    assert "&lt;script>alert(1)&lt;/script> \\[x\\](javascript:y) \\`z\\` \\| w # v" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\[x\\](javascript:y) \\`z\\` \\| w \\# v" in text
     assert "<script" not in text
 
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from calor_hf.auditing import LeakageReport
 from calor_hf.core.files import weights_digest
+from calor_hf.core.report import LeakageReport, NetworkInfo
 from calor_hf.defenses.calor import CALoRDefenseConfig
 from tests.auditing.small_report import small_report
 
@@ -64,9 +64,11 @@ def record(folder: Path, **changes: Any) -> None:
 def audit_of(model: Path, folder: Path, drawn: bool = False, **changes: Any) -> LeakageReport:
     """Write the audit of a model: ``report.json`` and an image of the strongest attack's reconstructions."""
     report = small_report(**changes)
-    target = {**report.target, "settings": SETTINGS, "weights": weights_digest(model), "name": "my/folders/model"}
-    data = {**report.data, "name": "synthetic faces" if drawn else "my/folders/faces"}
-    networks = {**report.networks, "evaluation_model": "RegNet (my/folders/judge)"}
+    target = dataclasses.replace(
+        report.target, settings=SETTINGS, weights=weights_digest(model), name="my/folders/model"
+    )
+    data = dataclasses.replace(report.data, name="synthetic faces" if drawn else "my/folders/faces")
+    networks = {role: NetworkInfo(f"RegNet (my/folders/{role})", one.accuracy) for role, one in report.networks.items()}
     report = dataclasses.replace(report, target=target, data=data, networks=networks)
     (folder / "adaptive").mkdir(parents=True)
     (folder / "adaptive" / "grid.png").write_bytes(b"faces")

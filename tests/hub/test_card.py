@@ -11,10 +11,12 @@ from huggingface_hub import ModelCard
 
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.core.plain_text import markdown_text
+from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.hub.card import CardDetails, base_card, build_card
-from calor_hf.hub.evidence import REPORT, StaleRecordError, gather
+from calor_hf.hub.evidence import StaleRecordError, gather
 from calor_hf.hub.release import Release, prepare_release
 from calor_hf.modeling import defend
+from tests.auditing.small_report import reports_with_every_caveat
 from tests.hub.local_hub import check_card
 from tests.hub.released_model import METHOD, SETTINGS, audit_of, record, saved_model, with_junk
 from tests.tiny_models import tiny_base
@@ -71,7 +73,7 @@ def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
     assert [result.metric_type for result in made.data.eval_results or []] == ["accuracy"]
     (model / "metrics.json").unlink()
     nothing = card_of(model)
-    assert "No one measured what this model is good for." in nothing.text
+    assert "Neither accuracy nor leakage of this model was measured." in nothing.text
     assert nothing.data.eval_results is None
     assert not re.search(r"\d %", nothing.text)
 
@@ -85,8 +87,18 @@ def test_the_strongest_attack_and_its_floor_are_the_headline(tmp_path: Path) -> 
     assert "| Rebuilt images recognized, by adaptive | – | 83.3 %" in made.text
     assert "| Rebuilt images recognized, by chance | – | 16.7 % |" in made.text
     assert "with 25 % of their published effort" in made.text
-    assert "No defended model is safe." in made.text
+    assert "No audit proves a model safe" in made.text
+    assert "No defended model is safe." in card_of(model).text
     assert check_card(str(made)) == []
+
+
+def test_the_card_holds_the_caveats_of_the_report(tmp_path: Path) -> None:
+    # tests/auditing holds terminal, page and Markdown to the same list.
+    for index, report in enumerate(reports_with_every_caveat()):
+        model = saved_model(tmp_path / f"model{index}")
+        audit_of(model, tmp_path / f"audit{index}", attacks=report.attacks, networks=report.networks)
+        limits = card_of(model, tmp_path / f"audit{index}").text.partition("## Limits\n\n")[2].splitlines()
+        assert limits[: len(report.caveats)] == [f"- {markdown_text(line)}" for line in report.caveats]
 
 
 def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
@@ -140,7 +152,7 @@ def test_class_names_stay_text(tmp_path: Path) -> None:
     assert 'href="https' not in page
     assert "<h1>demo</h1>" in page
     assert page.count("<h1>") == 1
-    assert "The names of the classes are published" in page
+    assert "The class names are published" in page
     for name in names:
         shown = markdown.markdown(markdown_text(name)).removeprefix("<p>").removesuffix("</p>")
         assert re.findall(r"<[^>]*>", shown) == []
@@ -166,8 +178,15 @@ def test_paths_names_and_single_people_stay_here(tmp_path: Path) -> None:
     audit_of(model, tmp_path / "audit")
     made = release(model, tmp_path / "audit")
     everything = b"".join(c for c in made.files.values() if isinstance(c, bytes)).decode()
-    for private in ("my/folders", str(tmp_path), "Ada", "by_identity"):
+    for private in ("my/folders", str(tmp_path), "Ada", "a note"):
         assert private not in everything
+    evidence = json.loads(made.files["evidence.json"])  # type: ignore[arg-type]
+    report = LeakageReport.from_json(json.dumps(evidence["audit"]))
+    measures = [one for a in report.attacks for some in (a.measures, *a.chance_levels.values()) for one in some]
+    assert not any(one.by_identity or one.note for one in [*measures, *report.utility, *report.other_threats])
+    assert report.label_names == ["person 0", "person 1", "person 2"]
+    assert not any(attack.settings or attack.prior_settings for attack in report.attacks)
+    assert not any([report.target.name, report.data.name, *(one.name for one in report.networks.values())])
     config = json.loads(made.files["config.json"])  # type: ignore[arg-type]
     assert config["base_config"]["_name_or_path"] == "someone/base"
     assert "- Base model: someone/base" in made.card
@@ -219,7 +238,7 @@ def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=match):
             gather(model, file)
 
-    refused("has schema 2, this version of calor_hf .* knows", schema=2)
+    refused("has schema 3, this version of calor_hf .* reads schema 2", schema=3)
     refused("was changed after it was written", seed=1)
     file.write_text("{")
     with pytest.raises(ValueError, match="not JSON, or cut off"):
@@ -238,7 +257,7 @@ def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"trained with a backdoor \(badnets\)"):
         gather(model)
     record(model, weights=None)
-    assert gather(model)["training"] is None
+    assert gather(model).training is None
     audit_of(model, tmp_path / "another", labels=[0, 1, 2])
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"defense_settings": SETTINGS | {"rank": 5}}))
@@ -281,10 +300,10 @@ def test_saved_models_say_what_they_are(tmp_path: Path) -> None:
     for name in ("calor", "mid"):
         model = defend(tiny_base("vit"), name)
         model.save_pretrained(tmp_path / name)
-        found = gather(tmp_path / name)["model"]
-        assert (found["defense"], found["settings"]) == (name, model.defense.config.to_dict())
+        found = gather(tmp_path / name).model
+        assert (found.defense, found.settings) == (name, model.defense.config.to_dict())
     defend(tiny_base("vit"), "none").to_base().save_pretrained(tmp_path / "stock")
-    assert gather(tmp_path / "stock")["model"]["defense"] == "none"
+    assert gather(tmp_path / "stock").model.defense == "none"
 
 
 @pytest.mark.parametrize(

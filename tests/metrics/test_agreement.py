@@ -52,13 +52,13 @@ def test_measures_by_hand() -> None:
     }
     assert found["both_evaluation_models@1"].by_identity == {0: 0.5, 1: 0.0, 2: 0.0}
     assert found["false_discovery"].by_identity == {0: 0.5, 1: 1.0, 2: 1.0}
-    assert (found["false_discovery"].images, found["false_discovery"].more_is) == (4, "neither")
-    assert (found["both_evaluation_models@1"].more_is, found["second_evaluation_model@1"].more_is) == (
+    assert (found["false_discovery"].images, found["false_discovery"].direction) == (4, "neither")
+    assert (found["both_evaluation_models@1"].direction, found["second_evaluation_model@1"].direction) == (
         "leakage",
         "leakage",
     )
     assert "A and B" in found["both_evaluation_models@1"].note
-    assert found["evaluation_models_kappa"].more_is == "neither"
+    assert found["evaluation_models_kappa"].direction == "neither"
 
 
 def test_pictures_that_fool_the_judge_alone_are_no_success() -> None:

@@ -71,7 +71,7 @@ def test_measures_by_hand() -> None:
     )
     top, five, identities = AttackAccuracy().measure(evidence)
     assert (top.name, top.value, top.by_identity) == ("attack_accuracy@1", 0.25, {0: 0.5, 2: 0.0})
-    assert (top.images, top.identities, top.unit, top.more_is) == (4, 2, "share", "leakage")
+    assert (top.images, top.identities, top.unit, top.direction) == (4, 2, "share", "leakage")
     assert (top.low, top.high) == (0.0, 0.5)
     assert top.std == pytest.approx(np.std([0.5, 0.0], ddof=1))
     assert (five.name, five.value) == ("attack_accuracy@5", 1.0)

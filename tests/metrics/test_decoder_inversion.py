@@ -69,7 +69,7 @@ def test_decoders_come_near_the_least_error_there_is() -> None:
 def test_measures_say_what_they_are() -> None:
     found = measured(epochs=2)
     for name, measure in found.items():
-        assert measure.more_is == ("neither" if name == "chance" else "privacy")
+        assert measure.direction == ("neither" if name == "chance" else "privacy")
         assert (measure.images, measure.identities, measure.unit) == (60, 3, "mean squared error")
         assert measure.low <= measure.value <= measure.high
         assert set(measure.by_identity) == {0, 3, 7}

@@ -80,7 +80,7 @@ def test_measures_name_their_network_and_normalize_the_embedding_alone() -> None
     scaled = dataclasses.replace(embedding, name="facenet", features=7 * embedding.features)
     by_evaluation_model, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=scaled))
     assert (by_evaluation_model.name, by_face.name) == ("delta_eval", "delta_face")
-    assert by_evaluation_model.more_is == by_face.more_is == "privacy"
+    assert by_evaluation_model.direction == by_face.direction == "privacy"
     assert evaluation_model.name in by_evaluation_model.note
     assert "facenet" in by_face.note
 
@@ -132,7 +132,7 @@ def test_knn_distance_of_recognized_images_alone() -> None:
     )
     assert some.value == pytest.approx(float(values[kept].mean()))
     assert some.value < every.value  # it flatters
-    assert (some.images, some.more_is) == (int(kept.sum()), "privacy")
+    assert (some.images, some.direction) == (int(kept.sum()), "privacy")
     assert math.isnan(some.std)
 
 

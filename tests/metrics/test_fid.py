@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_only_one_network_gives_what_is_called_fid() -> None:
     features, private = torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [4.0]])
     found = measured(View(INCEPTION, features, private), [3, 5], [3, 5])
-    assert (found.name, found.more_is) == ("fid", "privacy")
+    assert (found.name, found.direction) == ("fid", "privacy")
     assert found.value == pytest.approx(3)
     assert (found.images, found.identities, found.unit) == (2, 2, "squared distance")
     assert found.note == "2 reconstructions and 2 private images in 1 features of inception_fid"

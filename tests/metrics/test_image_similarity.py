@@ -76,7 +76,7 @@ def test_the_metric_is_their_mean() -> None:
     evidence = small_evidence()
     (found,) = ImageSimilarity().measure(evidence)
     expected = nearest_ssim(evidence.images, evidence.labels, evidence.private_images, evidence.private_labels)
-    assert (found.name, found.more_is, found.images, found.identities) == ("ssim", "leakage", 12, 4)
+    assert (found.name, found.direction, found.images, found.identities) == ("ssim", "leakage", 12, 4)
     assert found.value == pytest.approx(expected.mean().item())
     assert found.low < found.value < found.high
     # The first reconstruction of each person shows most of them, the third least.

@@ -91,7 +91,7 @@ def test_only_one_network_gives_what_is_called_kid() -> None:
     known = {"labels": torch.tensor([0, 0, 1, 1]), "private_labels": torch.tensor([0, 0, 0, 1, 1, 1])}
     (found,) = KID(subsets=50, subset_size=3).measure(small_evidence(extractor=View(INCEPTION, first, second), **known))
     draws = kernel_distances(first, second, 50, 3)
-    assert (found.name, found.images, found.identities, found.more_is) == ("kid", 4, 2, "privacy")
+    assert (found.name, found.images, found.identities, found.direction) == ("kid", 4, 2, "privacy")
     assert found.value == pytest.approx(draws.mean().item())
     assert found.std == pytest.approx(draws.std().item())
     assert math.isnan(found.low)  # subsets overlap

@@ -26,7 +26,7 @@ def test_area_by_hand_with_a_tie() -> None:
     zeros = torch.zeros(2, dtype=torch.int64)
     auc = measured(pair([3, 1]), zeros, pair([1, 2]), zeros)["membership_auc"]
     assert auc.value == pytest.approx(2.5 / 4)
-    assert auc.more_is == "leakage"
+    assert auc.direction == "leakage"
     assert math.isnan(auc.low)  # one person
 
 

@@ -82,7 +82,7 @@ def test_what_a_metric_does_not_ask_for_it_can_do_without(name: str) -> None:
 def test_numbers_can_be_read(name: str) -> None:
     evidence = small_evidence()
     for measure in measured(name, evidence).values():
-        assert measure.more_is in ("leakage", "privacy", "neither")
+        assert measure.direction in ("leakage", "privacy", "neither")
         assert measure.unit
         assert all(type(number) is float for number in numbers(measure))
         assert 0 <= measure.identities <= len(IDENTITIES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from calor_hf.metrics import Measure, paired_difference
+from calor_hf.metrics import Measure, mean_over_identities, mean_over_images, paired_difference
 from calor_hf.metrics.base import check_rows
 from calor_hf.metrics.statistics import (
     bootstrap_interval,
@@ -102,7 +102,7 @@ def test_slot_spread_by_hand() -> None:
 
 
 def test_a_measure_of_images_is_their_mean() -> None:
-    measure = Measure.of_images("m", "share", "leakage", VALUES, LABELS, "a note")
+    measure = mean_over_images("m", "share", "leakage", VALUES, LABELS, "a note")
     assert (measure.value, measure.images, measure.identities, measure.note) == (2.0, 5, 2, "a note")
     assert measure.by_identity == {2: 2.0, 7: 2.0}
     assert (measure.low, measure.high) == (2.0, 2.0)
@@ -112,7 +112,7 @@ def test_a_measure_of_images_is_their_mean() -> None:
 def test_the_interval_of_a_measure_counts_every_image() -> None:
     # Of people 0 to 4 one image each, all right; of person 5 twenty, all wrong: 0.2 over images, 0.83 over people.
     values, labels = torch.tensor([1.0] * 5 + [0.0] * 20), torch.tensor([0, 1, 2, 3, 4] + [5] * 20)
-    measure = Measure.of_images("m", "share", "leakage", values, labels)
+    measure = mean_over_images("m", "share", "leakage", values, labels)
     assert measure.value == pytest.approx(0.2)
     weighted = slow_interval([1.0] * 5 + [0.0], [1.0] * 5 + [20.0])
     assert (measure.low, measure.high) == pytest.approx(weighted)
@@ -120,11 +120,11 @@ def test_the_interval_of_a_measure_counts_every_image() -> None:
 
 
 def test_people_without_a_number_are_left_out_and_counted() -> None:
-    measure = Measure.of_identities("m", "share", "leakage", {0: 0.0, 1: 1.0, 2: math.nan}, 12, "own note")
+    measure = mean_over_identities("m", "share", "leakage", {0: 0.0, 1: 1.0, 2: math.nan}, 12, "own note")
     assert (measure.value, measure.identities, measure.images) == (0.5, 2, 12)
     assert measure.by_identity == {0: 0.0, 1: 1.0}
     assert measure.note == "1 of 3 people left out: no number. own note"
-    assert math.isnan(Measure.of_identities("m", "share", "leakage", {2: math.nan}, 3).value)
+    assert math.isnan(mean_over_identities("m", "share", "leakage", {2: math.nan}, 3).value)
 
 
 def test_a_failed_measure_keeps_its_name_and_says_why() -> None:
@@ -152,7 +152,7 @@ def test_a_share_of_all_or_nothing_is_not_certain() -> None:
     assert share_interval(1.0, 1.0, 10) == pytest.approx((0.6915, 1.0), abs=1e-4)
     assert share_interval(0.0, 0.0, 10) == pytest.approx((0.0, 0.3085), abs=1e-4)
     assert share_interval(0.1, 1.0, 10) == (0.1, 1.0)
-    none = Measure.of_images("x", "share", "leakage", torch.zeros(20), torch.arange(10).repeat_interleave(2))
+    none = mean_over_images("x", "share", "leakage", torch.zeros(20), torch.arange(10).repeat_interleave(2))
     assert (none.value, none.low, none.high) == pytest.approx((0.0, 0.0, 0.3085), abs=1e-4)
 
 

@@ -51,11 +51,11 @@ def test_measures_by_hand() -> None:
     found = lock(features, gallery, held, labels, gallery_labels, held_labels)
     passed, ceiling = found["verified@FAR=1e-2"], found["genuine_accepted@FAR=1e-2"]
     assert passed.by_identity == {3: 0.5, 8: 0.5}
-    assert (passed.value, passed.images, passed.identities, passed.more_is) == (0.5, 4, 2, "leakage")
+    assert (passed.value, passed.images, passed.identities, passed.direction) == (0.5, 4, 2, "leakage")
     assert (passed.low, passed.high) == (0.5, 0.5)
     assert ceiling.by_identity == {3: 1.0, 8: pytest.approx(59 / 60)}
     assert ceiling.value == pytest.approx(119 / 120)
-    assert (ceiling.images, ceiling.more_is) == (120, "neither")
+    assert (ceiling.images, ceiling.direction) == (120, "neither")
     assert "tried 120 times; by facenet" in passed.note
 
 

@@ -1,0 +1,333 @@
+"""Leakage report: the numbers of an audit with their uncertainty and caveats, as a versioned JSON file."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from calor_hf._version import __version__
+from calor_hf.core.files import parse_json, read_text, write_whole
+from calor_hf.core.reconstruction import Cost
+from calor_hf.core.validation import MAX_NUMBER
+
+SCHEMA = 2
+REPORT = "report.json"
+HEADLINE, IDENTITIES = "attack_accuracy@1", "identities_recognized"
+"""Names of the two measures that summarize an attack: share of images, and share of identities, recognized."""
+SYNTHETIC = "synthetic faces"
+"""Name of the embedded data set, whose identities do not exist."""
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _finite_or_nan(value: Any) -> Any:
+    if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"must be at most {MAX_NUMBER:g} in absolute value")
+    return math.nan if value is None else value
+
+
+def _folder_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise ValueError("not a valid attack name: it must be usable as the name of a folder")
+    return name
+
+
+Number = Annotated[float, BeforeValidator(_finite_or_nan)]  # null in JSON is NaN
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Direction = Literal["leakage", "privacy", "neither"]
+AttackName = Annotated[str, AfterValidator(_folder_name)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number with its uncertainty.
+
+    Attributes:
+        name: As in the tables, such as ``attack_accuracy@1``.
+        value: The number; NaN if it could not be computed, and :attr:`note` says why.
+        unit: ``share`` in [0, 1], or another unit.
+        direction: What larger values mean: more ``leakage``, more ``privacy``, or ``neither``.
+        images: Number of reconstructions it is computed from.
+        identities: Number of identities these are meant to show.
+        low: Lower end of the 95 % interval over identities, or NaN.
+        high: Upper end.
+        std: Standard deviation over restart slots (the ± of published tables), or NaN.
+        by_identity: The number for each identity, by label.
+        note: What a reader has to know.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: str
+    value: Number
+    unit: str
+    direction: Direction
+    images: Count
+    identities: Count
+    low: Number = math.nan
+    high: Number = math.nan
+    std: Number = math.nan
+    by_identity: dict[Count, Number] = field(default_factory=dict)
+    note: str = ""
+
+    def failed(self, reason: str) -> "Measure":
+        """Return the same measure without a number; ``reason`` becomes its note."""
+        nan = math.nan
+        return replace(self, value=nan, low=nan, high=nan, std=nan, by_identity={}, note=reason)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Results of one attack.
+
+    Attributes:
+        name: Attack with its settings, as in the tables; also the name of its folder.
+        attack: Registered name.
+        settings: All settings.
+        prior: Name of the generator.
+        prior_settings: Its settings.
+        cost: Passes and seconds.
+        adaptive: Whether the attack knows the defense, beyond the model's weights.
+        measures: Its numbers.
+        chance_levels: Numbers of the same kind for images that know nothing of the identity, by their source.
+        target_confidence: Mean probability given by the target itself, which every attack maximizes.
+        parts: Names of the attacks in an ensemble; empty for other attacks.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: AttackName
+    attack: str
+    settings: dict[str, Any]
+    prior: str
+    prior_settings: dict[str, Any]
+    cost: Cost
+    adaptive: bool
+    measures: list[Measure]
+    chance_levels: dict[str, list[Measure]] = field(default_factory=dict)
+    target_confidence: Number = math.nan
+    parts: list[str] = field(default_factory=list)
+
+    def get(self, name: str) -> Measure | None:
+        """Return the measure of this name that has a value, or None."""
+        return next((one for one in self.measures if one.name == name and not math.isnan(one.value)), None)
+
+    def chance_level(self, name: str) -> float:
+        """Return the highest chance level of a measure, or NaN."""
+        values = [one.value for measures in self.chance_levels.values() for one in measures if one.name == name]
+        return max((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """The attacked model.
+
+    Attributes:
+        name: As given by the user; may be a path.
+        model: Class of the model.
+        defense: Name of the defense, or ``none``.
+        settings: Settings of the defense.
+        classes: Number of classes.
+        parameters: Number of parameters.
+        weights: SHA-256 of the weight files, or None for a model in memory.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: str
+    model: str
+    defense: str
+    settings: dict[str, Any]
+    classes: Count
+    parameters: Count
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The private data: name of the data set, numbers of identities, training images and held-out images."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: str
+    identities: Count
+    images: Count
+    held_out_images: Count
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A network that looked at reconstructions: its name, and its accuracy on held-out images (NaN if unknown)."""
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: str
+    accuracy: Number = math.nan
+
+
+@dataclass(frozen=True)
+class LeakageReport:
+    """The result of an audit.
+
+    Attributes:
+        target: The attacked model.
+        data: The private data.
+        networks: By role: ``target``, ``evaluation_model``, ``second_evaluation_model``, ``embedding``, ``extractor``.
+        labels: Attacked classes.
+        label_names: Their names; numbers if they were anonymized.
+        images_per_class: Reconstructions of each class.
+        seed: Seed of every draw.
+        budget: Share of the published effort, 1 for all of it.
+        attacks: Results.
+        utility: Accuracy, likelihood and calibration of the target on held-out images.
+        other_threats: Measures of other threats, such as membership inference.
+        caveats: Sentences to know before relying on the numbers; without paths and class names.
+        created: Date and time in UTC, ISO 8601.
+        version: Version of this library.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    target: TargetInfo
+    data: DataInfo
+    networks: dict[str, NetworkInfo]
+    labels: list[Count]
+    label_names: list[str]
+    images_per_class: Count
+    seed: Count
+    budget: Number
+    attacks: list[AttackResult]
+    utility: list[Measure] = field(default_factory=list)
+    other_threats: list[Measure] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+    created: str = ""
+    version: str = __version__
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the attacked identities were drawn by this library and do not exist."""
+        return self.data.name == SYNTHETIC
+
+    @property
+    def strongest(self) -> AttackResult | None:
+        """The ensemble of attacks if there is one, else the attack with the highest accuracy; None if unknown."""
+        for attack in self.attacks:
+            if attack.parts and attack.get(IDENTITIES) is not None:
+                return attack
+        scored = [(measure.value, attack) for attack in self.attacks if (measure := attack.get(HEADLINE)) is not None]
+        return max(scored, key=lambda pair: pair[0], default=(math.nan, None))[1]
+
+    def anonymous(self) -> "LeakageReport":
+        """Return a copy with numbers instead of class names, which may be names of people."""
+        return replace(self, label_names=[f"person {label}" for label in self.labels])
+
+    def publishable(self) -> "LeakageReport":
+        """Return a copy without class names, per-identity numbers, paths and free text."""
+
+        def summary(measures: list[Measure]) -> list[Measure]:
+            return [replace(one, by_identity={}, note="") for one in measures]
+
+        attacks = [
+            replace(
+                attack,
+                settings={},
+                prior_settings={},
+                measures=summary(attack.measures),
+                chance_levels={name: summary(measures) for name, measures in attack.chance_levels.items()},
+            )
+            for attack in self.attacks
+        ]
+        return replace(
+            self.anonymous(),
+            target=replace(self.target, name=""),
+            data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
+            networks={role: replace(network, name="") for role, network in self.networks.items()},
+            attacks=attacks,
+            utility=summary(self.utility),
+            other_threats=summary(self.other_threats),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with schema version and a checksum that detects edits."""
+        content = plain(dataclasses.asdict(self))
+        return {"schema": SCHEMA, "checksum": checksum(content), **content}
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "LeakageReport":
+        """Read the result of :meth:`to_json`.
+
+        Raises:
+            ValueError: the text is cut off, was changed, has another schema, or is something else; the message says
+                which.
+        """
+        whole = parse_json(text, "the leakage report", Any)
+        if not isinstance(whole, dict) or "schema" not in whole or "checksum" not in whole:
+            raise ValueError("not a leakage report: the fields schema and checksum are missing")
+        schema, claimed = whole.pop("schema"), whole.pop("checksum")
+        if schema != SCHEMA:
+            older = isinstance(schema, int) and schema < SCHEMA
+            raise ValueError(
+                f"the report has schema {schema}, this version of calor_hf ({__version__}) reads schema {SCHEMA}; "
+                + ("audit again" if older else "install a newer one")
+            )
+        if checksum(whole) != claimed:
+            raise ValueError("the report was changed after it was written: its checksum does not match; audit again")
+        report: LeakageReport = from_plain(cls, whole, "the report")
+        if len(report.labels) != len(report.label_names):
+            raise ValueError(
+                f"the report is damaged: it has {len(report.labels)} labels and {len(report.label_names)} names"
+            )
+        return report
+
+    def save(self, path: str | Path) -> None:
+        """Write the report atomically."""
+        write_whole(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LeakageReport":
+        """Read a report from its file, or from the folder of an audit.
+
+        Raises:
+            FileNotFoundError: there is no report.
+            ValueError: as :meth:`from_json`, with the path.
+        """
+        file = Path(path) / REPORT if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"no report at {file}; pass {REPORT} or the folder of an audit")
+        try:
+            return cls.from_json(read_text(file))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: text keys, null for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of a dictionary of plain values, independent of the order of its keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_plain(cls: Any, content: Any, name: str) -> Any:
+    """Build a dataclass from plain values, checked against its annotations.
+
+    Raises:
+        ValueError: ``content`` does not fit; the message starts with ``name`` and says where.
+    """
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, value = ".".join(map(str, first["loc"]))[:200], repr(first["input"])
+        raise ValueError(
+            f"{name} is damaged: {place}: {first['msg'].removeprefix('Value error, ')}, got {value[:80]}"
+        ) from error
