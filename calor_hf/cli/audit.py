@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     add("model", nargs="?", help="model under attack, defended or not: folder or Hub id")
     add("--target", help="the same")
     add("--dataset", help="images that it was trained on, as for calor-hf train; default: the drawn faces")
-    add("--evaluation-model", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
-        " judge): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip
+    add("--evaluation-model", help="image classifier of another architecture, trained on the same people (calor-hf"
+        " train --role evaluation): folder or Hub id; for the drawn faces one is trained if none is given")  # fmt: skip
     add("--second-evaluation-model", help="another evaluation model; success is then also counted where both agree")
     add("--embedding", help="network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub"
         " id, or package.module:function that returns an nn.Module of images in [0, 1] to features")  # fmt: skip
@@ -178,8 +178,8 @@ def parts_of(options: argparse.Namespace) -> Parts:
         )
     if options.evaluation_model is None and not embedded and not options.reconstructions_only:
         raise ValueError(
-            "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE --dataset "
-            f"{options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
+            "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
+            f"--dataset {options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
         )
     budget = options.budget or (EMBEDDED_BUDGET if embedded else "paper")
     plans = plan_attacks(options.attacks, options.preset, budget, options.settings)

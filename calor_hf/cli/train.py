@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(
     model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, args: CALoRTrainingArguments
 ) -> Result:
-    """Everything the command does, for use from Python; arguments as :func:`~calor_hf.recipes.train_arguments.parse`."""
+    """Run the command from Python; arguments as :func:`~calor_hf.recipes.train_arguments.parse`."""
     begin = time.perf_counter()
     log_to_terminal(args.process_index == 0)
     push = args.push_to_hub

@@ -29,8 +29,8 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
     identities = private_labels.unique()
     if len(identities) < 2:
         raise ValueError(
-            "a second evaluation model without scores chooses among the people of the private images, which show one alone; "
-            "attack two classes or more, or pass a classifier"
+            "a second evaluation model without scores chooses among the people of the private images, which show one "
+            "alone; attack two classes or more, or pass a classifier"
         )
     unit = F.normalize(private_features.double())
     means = torch.stack([unit[private_labels == label].mean(dim=0) for label in identities])
@@ -72,7 +72,7 @@ class Agreement(Metric):
     needs = ("evaluation_model", "second_evaluation_model")
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``second_evaluation_model@1``, ``both_evaluation_models@1``, ``false_discovery`` of the first evaluation model, ``evaluation_models_kappa``.
+        """Accuracy of the second evaluation model and of both, ``false_discovery`` of the first, and their kappa.
 
         ``false_discovery`` is NaN where the evaluation model recognizes no one, ``evaluation_models_kappa`` where it
         is undefined.

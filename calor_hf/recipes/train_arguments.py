@@ -25,8 +25,8 @@ class ModelArguments:
     role: str = field(
         default="release",
         metadata={
-            "help": "release: a model to give away; evaluation: an undefended one of another architecture that says in an"
-            " audit whom a rebuilt image shows. Never release an evaluation model."
+            "help": "release: a model to give away; evaluation: an undefended one of another architecture that says in"
+            " an audit whom a rebuilt image shows. Never release an evaluation model."
         },
     )
     defense: str = field(

@@ -108,8 +108,8 @@ class Lab:
                 )
             if options.evaluation_model is None and "evaluation_model" in needs:
                 raise ValueError(
-                    "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE --dataset "
-                    f"{options.dataset}, and pass it as --evaluation-model"
+                    "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
+                    f"--dataset {options.dataset}, and pass it as --evaluation-model"
                 )
 
     # Models
@@ -296,7 +296,7 @@ class Lab:
         return name, found.scores, trace
 
     def audit(self, name: str, source: str, config: "AttackedConfig") -> dict[str, Any]:
-        """Attack a saved model and have the evaluation model say who is recognized, by attack; goes on where it stopped.
+        """Attack a saved model and evaluate each attack; resumes where it stopped.
 
         Args:
             name: Of the audit's folder.

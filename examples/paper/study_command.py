@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", help="private images, as for calor-hf train; default: the drawn faces")
     add("--prior", default="renderer", help="what attacks paint with: folder or Hub id of a trained prior, or renderer,"
         " the program that drew the faces; default: renderer")  # fmt: skip
-    add("--evaluation-model", help="image classifier of another architecture, trained on the same people (calor-hf train --role"
-        " judge); for the drawn faces one is trained if none is given")  # fmt: skip
+    add("--evaluation-model", help="image classifier of another architecture, trained on the same people (calor-hf"
+        " train --role evaluation); for the drawn faces one is trained if none is given")  # fmt: skip
     add("--models-dir", "--models_dir", type=Path, help="folder of the trained models, which several studies may share;"
         " default: inside the output folder")  # fmt: skip
     add("--seed", type=int, default=0, help="of attacks and other draws; trainings have the setting seeds; default: 0")

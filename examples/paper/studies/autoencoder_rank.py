@@ -175,14 +175,17 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
         rows = []
         for cell in good(found):
             numbers = cell["numbers"]
-            evaluation_model = numbers["evaluation_model"]
+            share = numbers["evaluation_model"]
             rows.append([str(cell["values"]["rank"]), f"{numbers['mse']:.5f}",
-                         with_interval(evaluation_model["value"], evaluation_model["low"], evaluation_model["high"])])  # fmt: skip
+                         with_interval(share["value"], share["low"], share["high"])])  # fmt: skip
             floor, top = numbers["mse_of_mean_image"], numbers["accuracy_on_originals"]
         rows.append(["mean training image", f"{floor:.5f}", "-"])
         rows.append(["originals", "0", with_interval(top["value"], top["low"], top["high"])])
         head = ["rank", "mean squared error on test images", "evaluation model's accuracy (%)"]
-        note = "The paper prints a figure: the error falls with the rank; its evaluation model has 96.44 % on the originals."
+        note = (
+            "The paper prints a figure: the error falls with the rank; its evaluation model has 96.44 % on the "
+            "originals."
+        )
         return f"{markdown(head, rows)}\n\n{note}"
 
 

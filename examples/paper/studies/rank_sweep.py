@@ -43,8 +43,8 @@ class RankSweep(Study[RankSweepConfig]):
     claim = "down to a point, a lower rank costs little accuracy and takes most of the leakage"
     source = "Tables 4 and 18"
     caveat = (
-        "Attack accuracy is the evaluation model's; the interval is over people. The paper's attack is IF, with a GAN; a head "
-        "from random weights needs more rank than one on pre-trained features."
+        "Attack accuracy is the evaluation model's; the interval is over people. The paper's attack is IF, with a GAN; "
+        "a head from random weights needs more rank than one on pre-trained features."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "ranks": (2, 3)}
