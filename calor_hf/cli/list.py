@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         0; 2 for an unknown name.
     """
     parser = argparse.ArgumentParser(prog="calor-hf list", description="Show what is registered.")
-    parser.add_argument("name", nargs="?", help="a defense, attack, generator, prior or study, to see its settings")
+    parser.add_argument("name", nargs="?", help="a defense, attack, generator or prior, to see its settings")
     name = parser.parse_args(argv).name
     if name is None:
         for kind, registry in KINDS.items():

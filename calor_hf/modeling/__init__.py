@@ -1,10 +1,9 @@
-"""Defended models, and the paper's face networks, as transformers models, registered with the Auto classes."""
+"""Defended models as transformers models, registered with the Auto classes."""
 
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from calor_hf.modeling.adapters import lora_config
 from calor_hf.modeling.configuration_defended import DefendedConfig
-from calor_hf.modeling.configuration_ir import IRConfig
 from calor_hf.modeling.export import export_model
 from calor_hf.modeling.modeling_calor import CALoRConfig, CALoRForImageClassification
 from calor_hf.modeling.modeling_defended import (
@@ -12,13 +11,11 @@ from calor_hf.modeling.modeling_defended import (
     DefendedImageClassifierOutput,
     defend,
 )
-from calor_hf.modeling.modeling_ir import IRForImageClassification
 from calor_hf.modeling.released import save_standalone
 
 for _config, _model in (
     (CALoRConfig, CALoRForImageClassification),
     (DefendedConfig, DefendedForImageClassification),
-    (IRConfig, IRForImageClassification),
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForImageClassification.register(_config, _model)
@@ -29,8 +26,6 @@ __all__ = [
     "DefendedConfig",
     "DefendedForImageClassification",
     "DefendedImageClassifierOutput",
-    "IRConfig",
-    "IRForImageClassification",
     "defend",
     "export_model",
     "lora_config",

@@ -63,9 +63,10 @@ class Runs:
     Args:
         folder: Where everything goes.
         common: Options of ``train`` that all runs share.
-        launcher: Words in front of ``-m calor_hf.cli.train``, such as ``accelerate launch``; empty: this Python.
+        launcher: Words in front of ``program``, such as ``accelerate launch``; empty: this Python.
         resume: Go on with what is in ``folder``.
         overwrite: Delete what is in ``folder`` first.
+        program: Module that trains, with the words before its options.
 
     Raises:
         ValueError: an option that these runs set themselves, or that ``train`` refuses.
@@ -73,11 +74,12 @@ class Runs:
     """
 
     def __init__(
-        self, folder: Path, common: Sequence[str], launcher: str = "", resume: bool = False, overwrite: bool = False
-    ) -> None:
+        self, folder: Path, common: Sequence[str], launcher: str = "", resume: bool = False, overwrite: bool = False,
+        program: Sequence[str] = ("-m", "calor_hf.cli.train"),
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.common = list(common)
-        self.command = [*(shlex.split(launcher) or [sys.executable]), "-m", "calor_hf.cli.train"]
+        self.command = [*(shlex.split(launcher) or [sys.executable]), *program]
         given = {word.partition("=")[0].replace("_", "-") for word in common}
         own = sorted(given & set(OWN_OPTIONS))
         if own:

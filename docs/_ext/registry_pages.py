@@ -53,7 +53,7 @@ KINDS = (
     Kind("Metrics", "calor_hf.metrics", "METRICS", "calor-hf audit --metrics {name}"),
     Kind("Priors", "calor_hf.priors", "PRIORS", "calor-hf prior --prior {name}"),
     Kind("Generators", "calor_hf.generators", "GENERATORS", 'load_generator("folder or Hub id")'),
-    Kind("Studies", "examples.paper.studies", "STUDIES", "calor-hf study {name}"),
+    Kind("Studies", "examples.paper.studies", "STUDIES", "python -m examples.paper {name}"),
 )
 
 
@@ -137,9 +137,9 @@ def _metric(method: Any) -> str:
 
 
 def _study(method: Any) -> str:
-    lines = [f"- Claim: {escape(method.claim)}", f"- Where: {escape(method.source)}"]
+    lines = [f"- Claim of the paper: {escape(method.claim)}", f"- Source: {escape(method.source)}"]
     if method.caveat:
-        lines.append(f"- To know: {escape(method.caveat)}")
+        lines.append(f"- Caveat: {escape(method.caveat)}")
     return "\n".join(lines) + "\n\n"
 
 

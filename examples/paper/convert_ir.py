@@ -1,4 +1,4 @@
-"""Weights of face.evoLVe as a folder that ``from_pretrained`` reads."""
+"""Conversion of face.evoLVe weights to a folder for ``from_pretrained``."""
 
 import logging
 import re
@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from calor_hf.modeling.configuration_ir import IRConfig
-from calor_hf.modeling.modeling_ir import IRForImageClassification
+from examples.paper.configuration_ir import IRConfig
+from examples.paper.modeling_ir import IRForImageClassification
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"calor_hf.{__name__}")  # log_to_terminal shows the messages of calor_hf
 
 _NAMES = (
     (r"^module\.", ""),  # saved from DataParallel
@@ -28,24 +28,24 @@ _NAMES = (
 def convert_ir(
     source: str | Path | None, output_dir: str | Path, depth: int, image_size: int, seed: int = 0, **settings: Any
 ) -> IRForImageClassification:
-    """Save a face.evoLVe backbone, or random weights, as a model with its image processor: a base for any defense.
+    """Save a face.evoLVe backbone, or random weights, as a base model with its image processor.
 
-    The classifier starts from random weights. So does the embedding where ``image_size`` is not the size that the
-    backbone was trained at, since it reads all positions of the last maps; stem and units, which do not depend on the
-    size, are taken over, as in the KED code. Images are [0, 1] as they are, as in the paper.
+    The classifier starts from random weights. So does the embedding if ``image_size`` differs from that of the
+    backbone, since it reads all positions of the last maps; stem and units, which do not depend on the size, are kept,
+    as in the KED code. Images are not normalized, as in the paper.
 
     Args:
-        source: ``.pth`` or ``.pt`` file of a state dict (read without running code), or ``.safetensors``; None: random
+        source: State dict as ``.pth`` or ``.pt`` (loaded without running code) or ``.safetensors``. None means random
             weights.
         output_dir: New or empty folder.
         depth: 50, 100 or 152.
-        image_size: Side of the images that the model will read, in pixels.
-        seed: Of the random weights.
+        image_size: Side of the images in pixels.
+        seed: Seed of the random weights.
         settings: Other settings of :class:`IRConfig`.
 
     Raises:
         FileExistsError: ``output_dir`` is not empty.
-        FileNotFoundError: there is no ``source``.
+        FileNotFoundError: ``source`` does not exist.
         ValueError: the file holds another network; nothing is written.
     """
     folder = Path(output_dir)
@@ -57,9 +57,9 @@ def convert_ir(
         model = IRForImageClassification(IRConfig.of_depth(depth, image_size=image_size, **settings))
     model.eval()
     if weights is not None:
-        _take_over(model, weights, f"IR-{depth}", str(source))
+        _load(model, weights, f"IR-{depth}", str(source))
     model.save_pretrained(folder)
-    # PIL, with or without torchvision: the same images on every machine.
+    # Always PIL, so that images do not depend on whether torchvision is installed.
     kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
     kind(size={"height": image_size, "width": image_size}, do_normalize=False).save_pretrained(folder)
     return model
@@ -74,10 +74,10 @@ def _read(source: Path) -> dict[str, Tensor]:
             if source.suffix == ".safetensors"
             else torch.load(source, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # torch, pickle and safetensors raise what they like
+    except Exception as error:  # torch, pickle and safetensors raise many types
         raise ValueError(
-            f"{source} is no state dict that can be read without running code ({type(error).__name__}); load it where "
-            "you trust it and save its state_dict() as safetensors"
+            f"{source} is not a state dict that can be loaded without running code ({type(error).__name__}); load it "
+            "in an environment you trust and save its state_dict() as safetensors"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{source} holds no state dict of tensors; save the backbone's state_dict() alone")
@@ -90,9 +90,9 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _take_over(model: IRForImageClassification, weights: dict[str, Tensor], name: str, source: str) -> None:
+def _load(model: IRForImageClassification, weights: dict[str, Tensor], name: str, source: str) -> None:
     own = model.network.state_dict()
-    # Released before PyTorch 0.4.1 some files lack the counters, which only a cumulative average would read.
+    # Files from before PyTorch 0.4.1 lack these counters, which only a cumulative average would use.
     missing = [key for key in own.keys() - weights.keys() if not key.endswith("num_batches_tracked")]
     unknown = sorted(weights.keys() - own.keys())
     if missing or unknown:
@@ -111,8 +111,8 @@ def _take_over(model: IRForImageClassification, weights: dict[str, Tensor], name
         )
     if fresh:
         logger.warning(
-            "%s was trained at another image size than %d pixels: stem and units are taken over, the embedding starts "
-            "from random weights and has to be trained",
+            "%s was trained at another image size than %d pixels: stem and units are kept, the embedding starts from "
+            "random weights and must be trained",
             source,
             model.config.image_size,
         )

@@ -1,4 +1,4 @@
-"""Attack accuracy as studies keep and show it: by person, with an interval over people."""
+"""Attack accuracy in studies: per identity, with an interval over identities."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from calor_hf.metrics import mean_over_identities
 
 
 def leakage(report: LeakageReport) -> dict[str, Any]:
-    """What each attack got, by the attack's name; plain values, None instead of NaN."""
+    """Return attack accuracy and cost by attack name, as plain values with None instead of NaN."""
     found = {}
     for attack in report.attacks:
         first, five, identities = (attack.get(name) for name in (HEADLINE, "attack_accuracy@5", IDENTITIES))
@@ -31,7 +31,7 @@ def leakage(report: LeakageReport) -> dict[str, Any]:
 
 
 def by_identity(results: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """Each person's attack accuracy, the mean over several trainings; arguments as :func:`pooled`."""
+    """Return the attack accuracy per identity, the mean over trainings; arguments as :func:`pooled`."""
     return {
         int(label): sum(result["by_identity"][label] for result in results) / len(results)
         for label in results[0]["by_identity"]
@@ -39,15 +39,15 @@ def by_identity(results: Sequence[dict[str, Any]]) -> dict[int, float]:
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    """Attack accuracy of one attack over several trainings, with its 95 % interval.
+    """Return the attack accuracy of one attack over several trainings, with its 95 % interval.
 
-    A person's number is the mean over the trainings; the interval is over people, who are the same in each.
+    The accuracy of an identity is the mean over the trainings; the interval is over identities.
 
     Args:
-        results: One entry of :func:`leakage` a training.
+        results: One entry of :func:`leakage` per training.
 
     Returns:
-        Mean, lower and upper end; the ends are the mean where there are fewer than two people.
+        Mean, lower and upper end; all three are the mean for fewer than two identities.
     """
     identities = by_identity(results)
     measure = mean_over_identities("", "share", "leakage", identities, sum(result["images"] for result in results))
@@ -57,10 +57,10 @@ def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
 
 
 def bars(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], list[list[float]]]:
-    """Heights in percent, and how far their intervals reach below and above, as figures take them.
+    """Return heights in percent, and the lengths of their intervals below and above, as matplotlib expects.
 
     Args:
-        points: Mean, lower and upper end of shares.
+        points: Mean, lower and upper end, each in [0, 1].
     """
     below = [100 * (mean - low) for mean, low, _ in points]
     above = [100 * (high - mean) for mean, _, high in points]
@@ -68,25 +68,25 @@ def bars(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], lis
 
 
 def of_share(share: dict[str, Any]) -> tuple[float, float, float]:
-    """Value and interval of a :class:`~calor_hf.robustness.Share` as its dictionary; zeros of no image."""
+    """Return value and interval of a :class:`~calor_hf.robustness.Share` dictionary; zeros if it has no image."""
     return (share["value"], share["low"], share["high"]) if share["count"] else (0.0, 0.0, 0.0)
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """A share and its interval in percent, for a table."""
+    """Format a share and its interval in percent, for a table."""
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def attack_names(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the attacks in the ``leakage`` of records, in order."""
+    """Return the names of the attacks in the ``leakage`` of records, in order."""
     return list(dict.fromkeys(name for cell in cells for name in cell["numbers"]["leakage"]))
 
 
 def attack_labels(found: dict[str, Any]) -> dict[str, str]:
-    """What figures call the attacks of a study: without their settings, where that tells them apart."""
-    words = {attack_of(word)[0]: word for word in found["settings"]["attacks"].split()}
-    short = {name: word.partition(":")[0] for name, word in words.items()}
-    return {name: one if list(short.values()).count(one) == 1 else words[name] for name, one in short.items()}
+    """Return labels of the attacks for figures: without their settings, unless the settings distinguish them."""
+    specs = {attack_of(spec)[0]: spec for spec in found["settings"]["attacks"].split()}
+    short = {name: spec.partition(":")[0] for name, spec in specs.items()}
+    return {name: one if list(short.values()).count(one) == 1 else specs[name] for name, one in short.items()}
 
 
 def of_attack(cells: Sequence[dict[str, Any]], attack: str) -> tuple[float, float, float]:
@@ -95,12 +95,12 @@ def of_attack(cells: Sequence[dict[str, Any]], attack: str) -> tuple[float, floa
 
 
 def model_head(attacks: Sequence[str]) -> list[str]:
-    """Heads of the columns of :func:`model_columns`."""
+    """Return the headers of :func:`model_columns`."""
     return ["test accuracy (%)", "training confidence", *(f"attack accuracy (%), {attack}" for attack in attacks)]
 
 
 def model_columns(cells: Sequence[dict[str, Any]], attacks: Sequence[str]) -> list[str]:
-    """What models are good for, and what each attack got from them, for a table; means over their records."""
+    """Format the accuracy of models and of each attack for a table, as means over records."""
     return [
         f"{100 * mean_of(cells, 'test_accuracy'):.1f}",
         f"{mean_of(cells, 'train_confidence'):.3f}",
@@ -109,5 +109,5 @@ def model_columns(cells: Sequence[dict[str, Any]], attacks: Sequence[str]) -> li
 
 
 def mean_of(cells: Sequence[dict[str, Any]], key: str) -> float:
-    """Mean of a number over records."""
+    """Return the mean of a number over records."""
     return float(sum(cell["numbers"][key] for cell in cells) / len(cells))

@@ -1,7 +1,7 @@
-"""The paper's image sets, from the layout they are distributed in to folders that every command here reads.
+"""Preparation of the paper's image sets, from the layout of their distribution to folders for ``calor-hf``.
 
 Private sets become ``train/CLASS/*.png`` and ``test/CLASS/*.png``, public images one plain folder. Nothing is
-downloaded, and the source is only read. The crops are those of the MIBench code, on which the paper's tables were made.
+downloaded, and the source is only read. The crops are those of the MIBench code, which the paper used.
 """
 
 import logging
@@ -18,11 +18,11 @@ from calor_hf.core.files import read_json, read_text, write_json, write_whole
 from calor_hf.core.seeding import sample_rng
 from calor_hf.data.bad_images import to_rgb
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"calor_hf.{__name__}")  # log_to_terminal shows the messages of calor_hf
 
 RECORD = ".prepared.json"
 TEST_SHARE = 0.1
-_LOW_RESOLUTION = 112  # sides up to here are cropped as the paper's low-resolution images
+_LOW_RESOLUTION = 112  # up to this side, crops are those of the paper's low-resolution images
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CELEBA_SIZE, _CELEBA_CROP = (178, 218), 108
 
@@ -31,12 +31,12 @@ Crop = Callable[[Image.Image, int], Image.Image]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a call did.
+    """Counts of one call.
 
     Attributes:
         written: Images written by this call.
-        kept: Images that were there already.
-        unreadable: Images that could not be decoded and are left out.
+        kept: Images that existed already.
+        unreadable: Images that could not be decoded and are skipped.
     """
 
     written: int
@@ -45,47 +45,47 @@ class Prepared:
 
 
 def prepare_facescrub(source: Path, output_dir: Path, image_size: int = 64, identities: int | None = None) -> Prepared:
-    """FaceScrub as its download scripts leave it: ``actors/faces/NAME/*`` and ``actresses/faces/NAME/*``.
+    """Prepare FaceScrub as its download scripts store it: ``actors/faces/NAME/*`` and ``actresses/faces/NAME/*``.
 
-    Classes are called ``actors_NAME`` and ``actresses_NAME``: in this order the published code numbers them, and the
-    paper attacks the first 100. A tenth of each class becomes test data (the published code cuts over all classes).
+    Classes are called ``actors_NAME`` and ``actresses_NAME``, in the order of the published code; the paper attacks the
+    first 100. A tenth of each class becomes test data (the published code splits over all classes).
 
     Args:
         source: Folder with both groups; the level ``faces`` may be missing.
-        output_dir: New folder, or one that an earlier call began.
-        image_size: Side in pixels. Up to 112 the image is resized to it, its middle 54/64 is cut out and resized
-            again; above, it is resized alone.
-        identities: Only the first ones; None: all, 530 in the complete set.
+        output_dir: New folder, or that of an earlier call.
+        image_size: Side in pixels. Up to 112 the image is resized, cropped to its central 54/64 and resized again;
+            above, it is only resized.
+        identities: Number of identities, the first ones. None means all, 530 in the complete set.
 
     Raises:
         FileNotFoundError: a group is missing.
-        ValueError: no images, a person with one image, or an output folder of other settings.
+        ValueError: no images, an identity with one image, or an output folder of other settings.
         FileExistsError: ``output_dir`` holds other files.
     """
     classes: dict[str, list[Path]] = {}
     for group in ("actors", "actresses"):
         folder = _first_folder(source, "FaceScrub", f"{group}/faces", group)
-        classes |= {f"{group}_{person.name}": _images(person) for person in _folders(folder)}
-    _say_if_incomplete("FaceScrub", len(classes), 530)
+        classes |= {f"{group}_{one.name}": _images(one) for one in _folders(folder)}
+    _warn_if_incomplete("FaceScrub", len(classes), 530)
     chosen = dict(list(classes.items())[:identities])
     return _write("facescrub", source, output_dir, image_size, _cut_test(chosen), facescrub_crop)
 
 
 def prepare_celeba(source: Path, output_dir: Path, image_size: int = 64, identities: int | None = None) -> Prepared:
-    """The people of CelebA with most images, from ``img_align_celeba/*.jpg`` and ``identity_CelebA.txt``.
+    """Prepare the identities of CelebA with most images, from ``img_align_celeba/*.jpg`` and ``identity_CelebA.txt``.
 
-    Classes are called ``RANK_IDENTITY``: most images first, as the published code numbers them; of equally many, who
-    comes first in the list. A tenth of each class becomes test data (the published code cuts over all classes).
+    Classes are called ``RANK_IDENTITY``: most images first, ties in the order of the list, as in the published code.
+    A tenth of each class becomes test data (the published code splits over all classes).
 
     Args:
-        source: Folder with both; or with ``Img`` and ``Anno``, as it is distributed.
-        output_dir: New folder, or one that an earlier call began.
-        image_size: Side in pixels, of the middle 108 x 108.
-        identities: How many; None: 1000.
+        source: Folder with both, or with ``Img`` and ``Anno``, as it is distributed.
+        output_dir: New folder, or that of an earlier call.
+        image_size: Side in pixels of the resized central 108 x 108 crop.
+        identities: Number of identities. None means 1000.
 
     Raises:
         FileNotFoundError: images or list are missing.
-        ValueError: the list is none of CelebA, images are not aligned ones, or an output folder of other settings.
+        ValueError: the list is not CelebA's, images are not the aligned ones, or an output folder of other settings.
         FileExistsError: ``output_dir`` holds other files.
     """
     folder = _first_folder(source, "CelebA", "img_align_celeba", "Img/img_align_celeba")
@@ -93,22 +93,22 @@ def prepare_celeba(source: Path, output_dir: Path, image_size: int = 64, identit
     listed = next((path for path in lists if path.is_file()), None)
     if listed is None:
         raise FileNotFoundError(
-            f"expected CelebA's list identity_CelebA.txt in {source} or its Anno; it is a file apart"
+            f"expected CelebA's list identity_CelebA.txt in {source} or its Anno; it is a separate download"
         )
-    of_whom: dict[str, list[Path]] = defaultdict(list)
+    files_of: dict[str, list[Path]] = defaultdict(list)
     for number, line in enumerate(read_text(listed).splitlines(), start=1):
-        words = line.split()
-        if not words:
+        fields = line.split()
+        if not fields:
             continue
-        # Names in a list may lead anywhere; these lead into the folder.
-        if len(words) != 2 or not words[1].isdigit() or Path(words[0]).name != words[0] or "\\" in words[0]:
-            raise ValueError(f"{listed} line {number}: expected 'PICTURE.jpg NUMBER', got {line!r}")
-        of_whom[words[1]].append(folder / words[0])
-    counts = Counter({identity: len(paths) for identity, paths in of_whom.items()})
+        # Only plain file names: no path out of the folder.
+        if len(fields) != 2 or not fields[1].isdigit() or Path(fields[0]).name != fields[0] or "\\" in fields[0]:
+            raise ValueError(f"{listed} line {number}: expected 'IMAGE.jpg NUMBER', got {line!r}")
+        files_of[fields[1]].append(folder / fields[0])
+    counts = Counter({identity: len(paths) for identity, paths in files_of.items()})
     frequent = counts.most_common(1000 if identities is None else identities)
-    classes = {f"{rank:04d}_{identity}": sorted(of_whom[identity]) for rank, (identity, _) in enumerate(frequent)}
+    classes = {f"{rank:04d}_{identity}": sorted(files_of[identity]) for rank, (identity, _) in enumerate(frequent)}
     if identities is None:
-        _say_if_incomplete("CelebA", len(classes), 1000)
+        _warn_if_incomplete("CelebA", len(classes), 1000)
     absent = [path for paths in classes.values() for path in paths if not path.is_file()]
     if absent:
         raise FileNotFoundError(f"{len(absent)} images of the list are missing, first {absent[0]}; unpack all of them")
@@ -116,16 +116,16 @@ def prepare_celeba(source: Path, output_dir: Path, image_size: int = 64, identit
 
 
 def prepare_ffhq(source: Path, output_dir: Path, image_size: int = 64, identities: int | None = None) -> Prepared:
-    """FFHQ as public images, from ``thumbnails128x128`` or ``images1024x1024`` (with their sub-folders or without).
+    """Prepare FFHQ as public images, from ``thumbnails128x128`` or ``images1024x1024``, with or without sub-folders.
 
     Args:
-        source: Folder with one of them, or one of them.
-        output_dir: New folder, or one that an earlier call began.
-        image_size: Side in pixels. Up to 112 it shows the middle 88/128 of the image, above the middle 800/1024.
-        identities: Only the first images; None: all, 70 000 in the complete set.
+        source: One of these folders, or their parent.
+        output_dir: New folder, or that of an earlier call.
+        image_size: Side in pixels. Up to 112 of the central 88/128 of the image, above of the central 800/1024.
+        identities: Number of images, the first ones. None means all, 70 000 in the complete set.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: neither folder exists.
         ValueError: images that are not square or too small, or an output folder of other settings.
         FileExistsError: ``output_dir`` holds other files.
     """
@@ -134,7 +134,7 @@ def prepare_ffhq(source: Path, output_dir: Path, image_size: int = 64, identitie
         names.reverse()
     folder = source if source.name in names else _first_folder(source, "FFHQ", *names)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file())
-    _say_if_incomplete("FFHQ", len(found), 70_000)
+    _warn_if_incomplete("FFHQ", len(found), 70_000)
     twice = [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]
     if twice:
         raise ValueError(f"{folder} holds several images called {twice[0]}; expected each of FFHQ's numbers once")
@@ -142,16 +142,16 @@ def prepare_ffhq(source: Path, output_dir: Path, image_size: int = 64, identitie
 
 
 def prepare_imagenette(source: Path, output_dir: Path, image_size: int = 64, identities: int | None = None) -> Prepared:
-    """Imagenette as labeled images, from ``train/nNUMBER/*`` and ``val/nNUMBER/*``, which becomes the test split.
+    """Prepare Imagenette as labeled images; ``val/nNUMBER/*`` becomes the test split.
 
     Args:
         source: Folder with both.
-        output_dir: New folder, or one that an earlier call began.
-        image_size: Side in pixels, of the largest middle square.
-        identities: Only the first classes; None: all, ten in the complete set.
+        output_dir: New folder, or that of an earlier call.
+        image_size: Side in pixels of the resized largest central square.
+        identities: Number of classes, the first ones. None means all, ten in the complete set.
 
     Raises:
-        FileNotFoundError: one is missing.
+        FileNotFoundError: one of them is missing.
         ValueError: no images, or an output folder of other settings.
         FileExistsError: ``output_dir`` holds other files.
     """
@@ -174,7 +174,7 @@ SETS: dict[str, Callable[[Path, Path, int], Prepared]] = {
 
 
 def facescrub_crop(image: Image.Image, size: int) -> Image.Image:
-    """The whole image at ``size``; at low resolution the middle 54/64 of that, enlarged again as the source does."""
+    """Resize to ``size``; at low resolution crop the central 54/64 and resize again, as the source does."""
     whole = image.resize((size, size), Image.Resampling.BILINEAR)
     if size > _LOW_RESOLUTION:
         return whole
@@ -182,7 +182,7 @@ def facescrub_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def celeba_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle 108 x 108 of an aligned image at ``size``."""
+    """Resize the central 108 x 108 of an aligned image."""
     if image.size != _CELEBA_SIZE:
         raise ValueError(
             f"expected CelebA's aligned images of 178 x 218 pixels, got {image.width} x {image.height}; pass "
@@ -192,7 +192,7 @@ def celeba_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def ffhq_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle 88/128 of a square image at ``size``; above 112 pixels the middle 800/1024."""
+    """Resize the central 88/128 of a square image; above 112 pixels the central 800/1024."""
     share = 88 / 128 if size <= _LOW_RESOLUTION else 800 / 1024
     side = round(share * image.width)
     if image.width != image.height or side < size:
@@ -204,7 +204,7 @@ def ffhq_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def square_crop(image: Image.Image, size: int) -> Image.Image:
-    """The largest middle square at ``size``."""
+    """Resize the largest central square."""
     return _middle(image, min(image.size)).resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -228,7 +228,7 @@ def _first_folder(source: Path, name: str, *choices: str) -> Path:
 def _folders(parent: Path) -> list[Path]:
     found = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not found:
-        raise ValueError(f"expected a sub-folder a class in {parent}, found none")
+        raise ValueError(f"expected one sub-folder per class in {parent}, found none")
     return found
 
 
@@ -239,7 +239,7 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _say_if_incomplete(name: str, found: int, complete: int) -> None:
+def _warn_if_incomplete(name: str, found: int, complete: int) -> None:
     if found != complete:
         logger.warning("%s: found %d, the complete set has %d; the result is not the paper's", name, found, complete)
 
@@ -262,32 +262,34 @@ def _write(
         raise ValueError(f"image_size must be at least one pixel, got {image_size}")
     if not jobs:
         raise ValueError(f"no images found in {source}")
-    _begin(name, source, output_dir, {"set": name, "image_size": image_size, "pictures": len(jobs)})
+    _begin(name, source, output_dir, {"set": name, "image_size": image_size, "images": len(jobs)})
     written, kept, unreadable = 0, 0, []
-    for path, folder in tqdm(jobs, desc=name, unit="picture"):
-        goal = output_dir / folder / (path.name if path.suffix == ".png" else f"{path.name}.png")
-        if goal.exists():
+    for path, folder in tqdm(jobs, desc=name, unit="image"):
+        file = output_dir / folder / (path.name if path.suffix == ".png" else f"{path.name}.png")
+        if file.exists():
             kept += 1
             continue
         try:
             with Image.open(path) as opened:
                 image = to_rgb(opened)
-        except Exception as error:  # Pillow's decoders raise whatever their format makes them raise
+        except Exception as error:  # Pillow's decoders raise many types
             unreadable.append(f"{path.name}: {type(error).__name__}")
             continue
         content = BytesIO()
         crop(image, image_size).save(content, format="png")
-        write_whole(goal, content.getvalue())
+        write_whole(file, content.getvalue())
         written += 1
     if unreadable:
-        logger.warning("%d unreadable images are left out (%s)", len(unreadable), "; ".join(unreadable[:5]))
+        logger.warning("%d unreadable images are skipped (%s)", len(unreadable), "; ".join(unreadable[:5]))
     return Prepared(written, kept, len(unreadable))
 
 
 def _begin(name: str, source: Path, output_dir: Path, settings: dict[str, str | int]) -> None:
     inside, outside = output_dir.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise ValueError(f"the output folder {output_dir} and the source {source} lie in one another; pass another one")
+        raise ValueError(
+            f"the output folder {output_dir} and the source {source} lie in one another; pass another folder"
+        )
     record = output_dir / RECORD
     if record.is_file():
         before = read_json(record)

@@ -1,4 +1,4 @@
-"""A study from its settings to its figure; each cell is a file, so that what was stopped goes on."""
+"""Run a study from its settings to its figure; each cell is a file, so that an interrupted study can resume."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ from calor_hf.core.files import (
     write_whole,
 )
 from examples.paper.lab import Lab, LabOptions, TrainingFailedError
-from examples.paper.study import STUDIES, Cell, Found, Study
+from examples.paper.study import STUDIES, Cell, Found, Study, data_of
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"calor_hf.{__name__}")  # log_to_terminal shows the messages of calor_hf
 
 RESULT, FIGURE, TABLE = "study.json", "study.png", "study.md"
 _OWN = ("cells", "audits", "models", "options.json", RESULT, FIGURE, TABLE)
@@ -34,24 +34,24 @@ def run_study(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Found:
-    """Run a study, or what is missing of it; writes ``study.json``, ``study.png`` and ``study.md``.
+    """Run the missing cells of a study, and write ``study.json``, ``study.png`` and ``study.md``.
 
     Args:
         name: Registered name.
-        settings: Of the study; they overrule those of a quick try.
-        output_dir: Folder of the results, of ``cells`` (a file each), ``models`` and ``audits``.
-        options: Where models, people and prior come from; None: the drawn faces.
-        resume: Go on with the study in the folder.
+        settings: Settings of the study; they override those of a quick trial.
+        output_dir: Folder of the results, with ``cells`` (one file each), ``models`` and ``audits``.
+        options: Sources of models, images and prior. None means the synthetic faces.
+        resume: Continue the study in the folder.
         overwrite: Delete that study first.
 
     Returns:
-        What ``study.json`` holds.
+        Content of ``study.json``.
 
     Raises:
-        KeyError: no such study.
-        ValueError: settings or options that are refused, or others than the study in the folder was begun with.
-        FileExistsError: the folder has files, and they are neither to be resumed nor overwritten.
-        RuntimeError: no cell came to a good end.
+        KeyError: unknown study.
+        ValueError: invalid settings or options, or others than those of the study in the folder.
+        FileExistsError: the folder has files, and neither ``resume`` nor ``overwrite`` is set.
+        RuntimeError: every cell failed.
     """
     options, folder = options or LabOptions(), Path(output_dir)
     kind = STUDIES.get(name)
@@ -59,7 +59,7 @@ def run_study(
     lab = Lab(folder, options, kind.needs)
     study = kind(config, lab)
     cells = study.cells()
-    begun = {"study": name, "settings": config.to_dict(), "options": options.described()}
+    begun = {"study": name, "settings": config.to_dict(), "options": options.to_dict()}
     _prepare(folder, json.loads(json.dumps(begun)), resume, overwrite)
     records = []
     for number, cell in enumerate(cells, 1):
@@ -86,7 +86,7 @@ def run_study(
 
 
 def show(kind: type[Study[Any]], found: Found, folder: Path) -> None:
-    """Write figure and table of what was found."""
+    """Write figure and table."""
     from matplotlib.figure import Figure
 
     write_whole(folder / TABLE, (page(kind, found) + "\n").encode())
@@ -96,14 +96,13 @@ def show(kind: type[Study[Any]], found: Found, folder: Path) -> None:
 
 
 def page(kind: type[Study[Any]], found: Found) -> str:
-    """The table with what it is about, what failed, and what made it."""
+    """Return the table with claim, caveat, failures and settings as Markdown."""
     options = found["options"]
-    data = options["dataset"] or "the drawn faces"
     parts = [f"# {found['study']}", f"The paper: {kind.claim} ({kind.source})", kind.table(found)]
     if kind.caveat:
         parts.append(kind.caveat)
     if options["quick"]:
-        parts.append("**A quick try: next to no training, next to no attack. The numbers mean nothing.**")
+        parts.append("**A quick trial with minimal training and attacks. The numbers mean nothing.**")
     failed = [f"- {c['cell']}: {c['numbers']['failed']}" for c in found["cells"] if "failed" in c["numbers"]]
     if failed:
         parts.append("Failed:\n\n" + "\n".join(failed))
@@ -112,7 +111,7 @@ def page(kind: type[Study[Any]], found: Found) -> str:
     extra = f"; options of training: {' '.join(options['train_options'])}" if options["train_options"] else ""
     prior = f", prior {options['prior']}" if kind.needs else ""
     parts.append(
-        f"On {data}{prior}; {settings}{extra}; seed {options['seed']}; {seconds / 60:.1f} minutes; calor_hf "
+        f"On {data_of(found)}{prior}; {settings}{extra}; seed {options['seed']}; {seconds / 60:.1f} minutes; calor_hf "
         f"{found['version']}."
     )
     return "\n\n".join(parts)
@@ -137,7 +136,7 @@ def _measured(study: Study[Any], cell: Cell, begun: dict[str, Any]) -> dict[str,
 
 def _prepare(folder: Path, begun: dict[str, Any], resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise ValueError("--resume goes on with the study in the output folder, --overwrite deletes it; pass one")
+        raise ValueError("--resume continues the study in the output folder, --overwrite deletes it; pass one")
     if overwrite:
         delete(folder / name for name in _OWN)
     elif not resume:

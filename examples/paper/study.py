@@ -1,4 +1,4 @@
-"""What every study promises: independent pieces of work, each measured once; a figure and a table of what was found."""
+"""Base class and registry of the studies: independent cells, each measured once, and a figure and table of them."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = dict[str, Any]
-"""A finished study as ``study.json`` holds it; ``cells`` are its records, in order."""
+"""Content of ``study.json``; ``cells`` are the records of the cells, in order."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One piece of a study's work, which needs no other.
+    """One measurement of a study, independent of the others.
 
     Attributes:
-        name: Of its file.
-        values: What distinguishes it from the others; plain values.
+        name: Name of its file.
+        values: Values that distinguish it from the other cells, as plain values.
     """
 
     name: str
@@ -34,41 +34,41 @@ class AttackedConfig(MethodConfig):
 
     attacks: str = field(
         default="plg@adaptive:steps=60",
-        metadata={"help": "Attacks as calor-hf audit takes them, several with spaces between."},
+        metadata={"help": "Attack specs of calor-hf audit, separated by spaces."},
     )
-    identities: int = field(default=32, metadata={"help": "Classes that are attacked: the first ones, at most all."})
-    images_per_identity: int = field(default=2, metadata={"help": "Reconstructions of each."})
-    seeds: tuple[int, ...] = field(default=(0,), metadata={"help": "Of the trainings, separated by commas."})
+    identities: int = field(default=32, metadata={"help": "Number of attacked classes, the first ones."})
+    images_per_identity: int = field(default=2, metadata={"help": "Reconstructions per class."})
+    seeds: tuple[int, ...] = field(default=(0,), metadata={"help": "Seeds of the trainings, separated by commas."})
 
     def validate(self) -> None:
-        """Refuse attacks that are unknown, and empty work."""
+        """Refuse unknown attacks, and values out of range."""
         from calor_hf.auditing.plan import plan_attacks
 
         plan_attacks(self.attacks.split())
         if self.identities < 1 or self.images_per_identity < 1 or not self.seeds:
             raise ValueError(
-                "expected people >= 1, images_per_identity >= 1 and a seed, got "
+                "expected identities >= 1, images_per_identity >= 1 and a seed, got "
                 f"{self.identities}, {self.images_per_identity} and {self.seeds}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepsConfig(MethodConfig):
-    """One white-box attack, and whom it attacks."""
+    """Settings of studies that record the steps of one white-box attack."""
 
     attack: str = field(
         default="ppa:steps=200,initial_candidates=500,restarts=1,final_views=0",
-        metadata={"help": "White-box attack as calor-hf audit takes it; if_gmi, the paper's, needs a trained prior."},
+        metadata={"help": "White-box attack spec of calor-hf audit; the paper's if_gmi needs a trained prior."},
     )
-    identities: int = field(default=32, metadata={"help": "Classes that are attacked: the first ones, at most all."})
-    images_per_identity: int = field(default=2, metadata={"help": "Reconstructions of each."})
-    training_seed: int = field(default=0, metadata={"help": "Of the trainings."})
+    identities: int = field(default=32, metadata={"help": "Number of attacked classes, the first ones."})
+    images_per_identity: int = field(default=2, metadata={"help": "Reconstructions per class."})
+    training_seed: int = field(default=0, metadata={"help": "Seed of the trainings."})
 
     def validate(self) -> None:
-        """Refuse empty work."""
+        """Refuse values out of range."""
         if self.identities < 1 or self.images_per_identity < 1:
             raise ValueError(
-                f"people and images_per_identity must be >= 1, got {self.identities} and {self.images_per_identity}"
+                f"identities and images_per_identity must be >= 1, got {self.identities} and {self.images_per_identity}"
             )
 
 
@@ -78,17 +78,17 @@ C = TypeVar("C", bound=MethodConfig)
 
 
 class Study(ABC, Generic[C]):
-    """One analysis of the paper; the docstring's first line is what it looks at.
+    """One analysis of the paper; the first line of a subclass's docstring is its subject.
 
     Attributes:
-        config: The settings, frozen.
-        lab: Models, judge, prior and images.
-        claim: What the paper says, in a line.
-        source: Where in the paper.
-        caveat: What one has to know to read the result.
-        needs: ``evaluation_model``, ``prior``: what the user has to name where the data are his.
-        quick: Settings of a try that takes seconds and says nothing.
-        size: Of the figure, in inches.
+        config: Frozen settings.
+        lab: Models, evaluation model, prior and images.
+        claim: Claim of the paper, in one line.
+        source: Table, figure or section of the paper.
+        caveat: Limits of the result.
+        needs: Parts that the user must pass for data of their own: ``evaluation_model``, ``prior``.
+        quick: Settings of a trial that takes seconds; its numbers mean nothing.
+        size: Size of the figure in inches.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -104,41 +104,41 @@ class Study(ABC, Generic[C]):
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """All pieces of work, in order.
+        """Return all cells, in order.
 
         Raises:
-            ValueError: settings that do not fit the lab's options.
+            ValueError: the settings do not fit the options of the lab.
         """
 
     @abstractmethod
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Numbers of one cell, plain values without NaN.
+        """Measure one cell; return plain values without NaN.
 
         Raises:
-            TrainingFailedError: a model came to a bad end; the cell is kept as failed.
+            TrainingFailedError: a training failed; the cell is recorded as failed.
         """
 
     @classmethod
     @abstractmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Fill the figure from ``study.json`` alone."""
+        """Fill the figure, from ``study.json`` alone."""
 
     @classmethod
     @abstractmethod
     def table(cls, found: Found) -> str:
-        """Markdown from ``study.json`` alone, with the paper's numbers beside."""
+        """Return a Markdown table with the paper's numbers, from ``study.json`` alone."""
 
 
 STUDIES: Registry[Study[Any]] = Registry("study", "examples.paper.studies")
 
 
 def data_of(found: Found) -> str:
-    """What the private images are called."""
-    return str(found["options"]["dataset"] or "drawn faces")
+    """Name of the private images."""
+    return str(found["options"]["dataset"] or "synthetic faces")
 
 
 def good(found: Found, **values: Any) -> list[dict[str, Any]]:
-    """Records of the cells that did not fail, of those with these values."""
+    """Return the records of the cells with these values that did not fail."""
     return [
         cell
         for cell in found["cells"]

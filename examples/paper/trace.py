@@ -1,4 +1,4 @@
-"""What a white-box attack sees on its way: sizes of gradients, and the target's confidence, step by step."""
+"""Recording of a white-box attack: sizes of gradients and the target's confidence at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from calor_hf.attacks.specs import attack_of
 
 @dataclass
 class Trace:
-    """Numbers of every step of an attack, a list entry a step and a row an image.
+    """Values of every step of an attack: one list entry per step, one row per image.
 
     Attributes:
-        variables: (rows,) L2 norm of the gradient of what is optimized.
+        variables: (rows,) L2 norm of the gradient of the optimized variables.
         images: (rows,) L2 norm of the gradient of the image.
-        confidence: (rows,) the target's probability of the class, of the view that the step showed it.
-        steps: Of each stage.
+        confidence: (rows,) probability of the attacked class for the view of the image in that step.
+        steps: Number of steps of each stage.
     """
 
     variables: list[Tensor] = field(default_factory=list)
@@ -29,32 +29,32 @@ class Trace:
     steps: tuple[int, ...] = ()
 
 
-def traced(word: str) -> tuple[str, GradientAttack[Any], Trace]:
-    """A white-box attack that notes every step, which changes nothing about it.
+def traced(spec: str) -> tuple[str, GradientAttack[Any], Trace]:
+    """Create a white-box attack that records every step without changing the attack.
 
-    Attack all classes in one chunk: a trace is of one pass of the loop.
+    Attack all classes in one chunk, since a trace covers one pass of the loop.
 
     Args:
-        word: As :func:`~calor_hf.attacks.specs.attack_of`.
+        spec: Attack spec, see :func:`~calor_hf.attacks.specs.attack_of`.
 
     Returns:
-        Name of the attack, the attack, and its trace, which is filled while it runs.
+        Name of the attack, the attack, and its trace, filled while the attack runs.
 
     Raises:
-        ValueError: an attack without gradients, or one that shows the target several copies of an image a step.
+        ValueError: the attack uses no gradient, or several copies of an image per step.
     """
-    name, kind, plain = attack_of(word)
+    name, kind, plain = attack_of(spec)
     if not isinstance(plain, GradientAttack):
-        raise ValueError(f"'{kind}' follows no gradient of the target, so there is none to look at; pass another")
+        raise ValueError(f"'{kind}' uses no gradient of the target; pass a white-box attack")
     if plain.config.samples > 1:
-        raise ValueError(f"samples must be 1, as a step has one gradient an image to look at, got {word}")
+        raise ValueError(f"samples must be 1, so that a step has one gradient per image, got {spec}")
     trace = Trace()
     made = cast("type[Attack[Any]]", type(f"Traced{type(plain).__name__}", (_Traced, type(plain)), {"trace": trace}))
     return name, cast("GradientAttack[Any]", made(plain.config)), trace
 
 
 class _Traced:
-    """Goes in front of an attack's class; each hook notes something and does what it did before."""
+    """Mixin in front of an attack's class: each hook records its values and calls the original."""
 
     trace: Trace
 
@@ -83,28 +83,28 @@ class _Traced:
 
 def _norms(gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        raise RuntimeError("a step without a gradient")
+        raise RuntimeError("a step has no gradient")
     norms: Tensor = gradient.detach().double().flatten(1).norm(dim=1)
     return norms.cpu()
 
 
 def means(steps: Sequence[Tensor]) -> list[float]:
-    """Mean over images of each step."""
+    """Return the mean over images of each step."""
     return [float(step.mean()) for step in steps]
 
 
 def moving_average(values: Sequence[float], window: int = 20) -> list[float]:
-    """Means of ``window`` neighbors; the first is of the first ``window`` values (of all, where there are fewer).
+    """Compute the moving average.
 
     Args:
-        values: One a step, at least one.
-        window: >= 1.
+        values: One per step, at least one.
+        window: Number of averaged values, >= 1; at most all are averaged.
 
     Returns:
         ``len(values) − window + 1`` means, at least one.
 
     Raises:
-        ValueError: nothing to average, or a window below 1.
+        ValueError: no values, or a window below 1.
     """
     if window < 1 or not values:
         raise ValueError(f"expected a window >= 1 and at least one value, got {window} and {len(values)}")
@@ -113,12 +113,12 @@ def moving_average(values: Sequence[float], window: int = 20) -> list[float]:
 
 
 def relative(values: Sequence[float], window: int = 20) -> list[float]:
-    """:func:`moving_average` divided by its first value.
+    """Divide :func:`moving_average` by its first value.
 
     Raises:
-        ValueError: the first value is 0: there is no gradient to begin with.
+        ValueError: the first value is 0.
     """
     smooth = moving_average(values, window)
     if smooth[0] == 0:
-        raise ValueError("the gradient is 0 from the first step on, so that nothing can be put in relation to it")
+        raise ValueError("the gradient is 0 in the first steps, so a relative size is undefined")
     return [value / smooth[0] for value in smooth]

@@ -17,6 +17,8 @@ from unittest import mock
 
 from calor_hf.cli.main import COMMANDS
 from calor_hf.cli.main import main as calor_hf
+from examples.paper.__main__ import main as paper
+from examples.paper.studies import STUDIES
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
@@ -27,7 +29,7 @@ FILES = sorted(
 _FENCE = re.compile(r"^ *```(?P<language>[\w-]*)\s*$")
 _INLINE = re.compile(r"`(calor-hf [^`\n]* --[^`\n]*)`")
 _LOOP = re.compile(r"for (\w+) in (\S+) .*; do$")
-PASSES_ON = ("compare", "sweep", "study")  # what they do not know is for `train`
+PASSES_ON = ("compare", "sweep")  # what they do not know is for `train`
 OTHER_PROGRAMS = ("pre-commit", ".", "cd", "git")
 """They are no one's in this repository, so that their options cannot be checked."""
 
@@ -171,6 +173,9 @@ def _check_script(name: str, words: Sequence[str], module: bool) -> None:
         return
     if module and name == "sphinx":
         return
+    if module and name == "examples.paper":
+        _check_paper(words)
+        return
     file = ROOT / (name.replace(".", "/") + ".py" if module else name)
     _require(file.is_file(), f"no file {file.name} for {name}")
     if not re.search(r"parse_args|calor_hf\.cli", file.read_text(encoding="utf-8")):
@@ -180,6 +185,18 @@ def _check_script(name: str, words: Sequence[str], module: bool) -> None:
     if unknown and "calor_hf.cli.compare" in file.read_text(encoding="utf-8"):
         _, unknown = read_options(lambda: calor_hf(["train", *unknown]))
     _require(not unknown, f"{name} does not know {' '.join(unknown)}")
+
+
+def _check_paper(words: Sequence[str]) -> None:
+    if not words:
+        return
+    if words[0] == "calor-hf":
+        _check_calor_hf(words[1:])
+        return
+    _, unknown = read_options(lambda: paper(words))
+    if unknown and words[0] in STUDIES.names():
+        _, unknown = read_options(lambda: calor_hf(["train", *unknown]))
+    _require(not unknown, f"examples.paper {words[0]} does not know {' '.join(unknown)}")
 
 
 def _check_make(words: Sequence[str]) -> None:

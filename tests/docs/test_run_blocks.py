@@ -26,6 +26,8 @@ from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.recipes import runs as recipe_runs
+from examples.paper.__main__ import main as paper
+from examples.paper.lab import TRAIN as TRAIN_IN_STUDY
 from tests.data.made_up_sets import make_celeba, make_facescrub, make_ffhq
 from tests.docs.blocks import FILES, ROOT, Block, blocks, split
 from tests.hub.local_hub import LocalHub
@@ -48,16 +50,16 @@ LIMITS = {
     "calor-hf plan --processes 8": AUDIT,
     "calor-hf plan audit": AUDIT,
     "calor-hf plan train": TRAIN,
-    "calor-hf prepare": [],
     "calor-hf prior": ["--settings", "steps=2", "discriminator_steps=1", "batch_size=4", "width=8"],
     "calor-hf push": [],
     "calor-hf report": [],
     "calor-hf robustness": ["--max-images", "4"],
-    "calor-hf study": ["--quick", "--report-to", "none", "--models-dir", "outputs/study-models"],
-    "calor-hf study rank_sweep --dataset": [*TRAIN, "--quick", "--settings", "ranks=2"],
     "calor-hf sweep": [*TRAIN, "--ranks", "2", "4", "--activations", "tanh"],
     "calor-hf train": TRAIN,
-    "python examples/paper/run.py": [],
+    "python -m examples.paper": ["--quick", "--report-to", "none", "--models-dir", "outputs/study-models"],
+    "python -m examples.paper prepare": [],
+    "python -m examples.paper rank_sweep --dataset": [*TRAIN, "--quick", "--settings", "ranks=2"],
+    "python -m examples.paper settings": [],
     "torchrun": TRAIN,
 }
 # Not run here, and why; the real parsers read all of them in test_code_blocks.py.
@@ -68,8 +70,8 @@ NOT_RUN = {
     "calor-hf compare --launcher": "its launcher needs several GPUs",
     "make": "makes an environment; .ci/run makes lint, types, docs and test, and only people make the demo",
     "pip install": "changes the environment",
-    "python examples/paper/import_backbone.py": "needs weights; tests/examples/test_paper.py makes some",
-    "python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run": "days on a GPU",
+    "python -m examples.paper import-backbone": "needs weights; tests/examples/paper/test_settings.py makes some",
+    "python -m examples.paper settings examples/paper/settings/A_facescrub_ir152.yaml --models": "days on a GPU",
 }
 RUN_FILES = [
     file for file in FILES if file in ("README.md", "examples/paper/README.md") or Path(file).parent == Path("docs")
@@ -152,10 +154,12 @@ def make_outputs() -> None:
 
 
 def train_here(words: Sequence[str], log: Path) -> int:
-    """A training of `compare`, `sweep` or `study`, without a process of its own that imports everything again."""
-    assert words[1:3] == ["-m", "calor_hf.cli.train"]
+    """A training of `compare`, `sweep` or a study, without a process of its own that imports everything again."""
     log.touch()
-    return calor_hf(["train", *words[3:]])
+    program = next(
+        start for start in (("-m", "calor_hf.cli.train"), TRAIN_IN_STUDY) if tuple(words[1:])[: len(start)] == start
+    )
+    return calor_hf(["train", *words[1 + len(program) :]])
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +213,8 @@ def run_command(words: list[str], home: Path) -> int:
     """Status of a command: one of `calor-hf` runs in this process, another one and what reaches for a Hub do not."""
     if words[0] == "calor-hf" and words[1] != "push":
         return calor_hf(words[1:])
+    if words[:3] == ["python", "-m", "examples.paper"]:
+        return paper(words[3:])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with LocalHub() as hub:
         environment = {**client(hub, home, token="hf_reader"), "PATH": path}

@@ -82,8 +82,8 @@ def test_words_are_not_taken_for_markup() -> None:
 
 def test_every_registry_of_the_package_is_known() -> None:
     known = {kind.package for kind in registry_pages.KINDS}
-    for file in sorted((ROOT / "calor_hf").glob("*/_base.py")):
-        module = __import__(f"calor_hf.{file.parent.name}._base", fromlist=["_base"])
+    for file in sorted((ROOT / "calor_hf").glob("*/base.py")):
+        module = __import__(f"calor_hf.{file.parent.name}.base", fromlist=["base"])
         registries = [value for value in vars(module).values() if isinstance(value, Registry)]
         assert {registry.package for registry in registries} <= known
 

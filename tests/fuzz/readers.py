@@ -30,8 +30,7 @@ from calor_hf.hub.release import prepare_release
 from calor_hf.recipes.backdoor import recorded_backdoor
 from calor_hf.recipes.runs import Runs
 from calor_hf.targets.hf_target import HFTarget
-from examples.paper import prepare
-from examples.paper import run_study as study_run
+from examples.paper import prepare, run_study
 from examples.paper.convert_ir import convert_ir
 from tests.attacks.tiny_world import tiny_generator
 from tests.auditing.small_report import small_report
@@ -238,9 +237,9 @@ def _celeba(folder: Path) -> Path:
 
 
 def _prepare_celeba(file: Path) -> object:
-    goal = file.parent.parent / "prepared"
-    shutil.rmtree(goal, ignore_errors=True)
-    return prepare.prepare_celeba(file.parent, goal, 16, 2)
+    folder = file.parent.parent / "prepared"
+    shutil.rmtree(folder, ignore_errors=True)
+    return prepare.prepare_celeba(file.parent, folder, 16, 2)
 
 
 def _begin(file: Path) -> None:
@@ -302,7 +301,7 @@ READERS: dict[str, Reader] = {
     "options.json of a study": Reader(
         _json_file("options.json", _STUDY),
         mutators.damaged_json,
-        lambda f: study_run._prepare(f.parent, _STUDY, True, False),
+        lambda f: run_study._prepare(f.parent, _STUDY, True, False),
     ),
     "StyleGAN2, official": Reader(_official, mutators.damaged_bytes, import_stylegan2),
     "StyleGAN2, safetensors": Reader(_plain(".safetensors"), mutators.damaged_safetensors, import_stylegan2),

@@ -23,7 +23,7 @@ def test_none_is_forgotten() -> None:
     known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.values()
     names = {kind.__name__ for entry in known for kind in (entry if isinstance(entry, tuple) else (entry,))}
     left_out = {
-        "IRForImageClassification",  # ours: test_ir.py
+        "IRForImageClassification",  # the paper's, where examples.paper was imported: test_ir.py
         "CALoRForImageClassification",
         "DefendedForImageClassification",
         "DinatForImageClassification",

@@ -1,7 +1,5 @@
-"""The paper's analyses as runs that anybody can repeat; one study a file."""
+"""The paper's analyses, one study per file; ``python -m examples.paper NAME`` runs one."""
 
-from examples.paper.lab import Lab, LabOptions
-from examples.paper.run_study import run_study
-from examples.paper.study import STUDIES, Cell, Study
+from examples.paper.study import STUDIES
 
-__all__ = ["STUDIES", "Cell", "Lab", "LabOptions", "Study", "run_study"]
+__all__ = ["STUDIES"]

@@ -1,4 +1,4 @@
-"""Which activation between the two layers of the head."""
+"""Activation between the two layers of the head."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,8 +28,10 @@ class ActivationConfig(AttackedConfig):
         default="plg:steps=60,initial_candidates=500,lr=0.03 plg@adaptive:steps=60",
         metadata={"help": "Attacks as calor-hf audit takes them, several with spaces between."},
     )
-    activations: tuple[str, ...] = field(default=tuple(TABLE_5), metadata={"help": "Of identity,relu,sigmoid,tanh."})
-    rank: int = field(default=12, metadata={"help": "Of the head."})
+    activations: tuple[str, ...] = field(
+        default=tuple(TABLE_5), metadata={"help": "Some of identity,relu,sigmoid,tanh."}
+    )
+    rank: int = field(default=12, metadata={"help": "Rank of the head."})
 
     def validate(self) -> None:
         """Refuse unknown activations."""
@@ -47,18 +49,18 @@ class Activation(Study[ActivationConfig]):
     """Identity, ReLU, sigmoid and Tanh inside the head, at one rank (Table 5)."""
 
     config_class = ActivationConfig
-    claim = "at the same rank, Tanh leaks least: its saturation starves the attack of gradient"
+    claim = "at the same rank, Tanh leaks least, as its saturation leaves the attack little gradient"
     source = "Table 5"
     caveat = (
-        "An attack that goes around the Tanh (straight_through, in plg@adaptive) tells whether less is there to be "
-        "found, or only harder to find. Compare rows at about the same test accuracy."
+        "An attack that bypasses the Tanh (straight_through, in plg@adaptive) shows whether less leaks, or whether it "
+        "is only harder to find. Compare rows at about the same test accuracy."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "rank": 2}
     size = (11.0, 4.4)
 
     def cells(self) -> list[Cell]:
-        """Each activation, for every seed."""
+        """One cell per activation and seed."""
         return [
             Cell(f"{name}-seed{seed}", {"activation": name, "seed": seed})
             for name in self.config.activations
@@ -66,7 +68,7 @@ class Activation(Study[ActivationConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, and attack what was trained."""
+        """Train and audit a model."""
         config = self.config
         name, seed = cell.values["activation"], cell.values["seed"]
         folder, numbers = self.lab.train("loft", seed, rank=config.rank, activation=name)
@@ -74,7 +76,7 @@ class Activation(Study[ActivationConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Test accuracy and each attack, bars side by side; ours beside the paper's."""
+        """Plot test and attack accuracy as bars, ours next to the paper's."""
         ours, paper = figure.subplots(1, 2, sharey=True)
         cells = good(found)
         names = list(dict.fromkeys(cell["values"]["activation"] for cell in cells))
@@ -89,17 +91,17 @@ class Activation(Study[ActivationConfig]):
             ours.bar([x - 0.4 + (number + 0.5) * width for x in at], values, width, yerr=spans, capsize=3,
                      color=f"C{number - 1}", label=f"attack accuracy, {called[attack]}")  # fmt: skip
         ours.set_title(f"here: rank {found['settings']['rank']}, {data_of(found)}")
-        ours.set_ylabel("per cent")
+        ours.set_ylabel("percent")
         width = 0.8 / 3
         paper.bar([x - width for x in range(4)], [low[0] for low, _ in TABLE_5.values()], width, color="0.75",
                   label="test accuracy, rank 20")  # fmt: skip
-        for place, label in enumerate(("attack accuracy, rank 20, 64 pixels", "attack accuracy, rank 50, 224 pixels")):
-            paper.bar([x + place * width for x in range(4)], [entry[place][1] for entry in TABLE_5.values()], width,
-                      color=f"C{place + 2}", label=label)  # fmt: skip
+        for index, label in enumerate(("attack accuracy, rank 20, 64 pixels", "attack accuracy, rank 50, 224 pixels")):
+            paper.bar([x + index * width for x in range(4)], [entry[index][1] for entry in TABLE_5.values()], width,
+                      color=f"C{index + 2}", label=label)  # fmt: skip
         paper.set_title("paper, Table 5 (IF)")
         for panel, labels in ((ours, names), (paper, list(TABLE_5))):
             panel.set_xticks(range(len(labels)), labels)
-            panel.set_ylim(0, 140)  # room for the legend
+            panel.set_ylim(0, 140)  # space for the legend
             panel.set_yticks(range(0, 101, 20))
             panel.grid(alpha=0.3, axis="y")
             panel.set_axisbelow(True)
@@ -107,7 +109,7 @@ class Activation(Study[ActivationConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row an activation, the paper's numbers in it."""
+        """Return one row per activation, with the paper's numbers."""
         cells = good(found)
         attacks = attack_names(cells)
         rows = []

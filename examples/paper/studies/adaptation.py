@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFENSES_COMPARED = ("loft", "calor")
-# Points that adaptation takes off attack accuracy, from the text beside Table 3 (the table is an image in our copy).
+# Reduction of attack accuracy in points, from the text next to Table 3 (the table is an image in our copy).
 PAPER = {"low resolution, rank 30": 3.0, "high resolution, rank 50": 4.0}
 
 
@@ -34,9 +34,9 @@ class AdaptationConfig(AttackedConfig):
         default="plg:steps=60,initial_candidates=500,lr=0.03 plg@adaptive:steps=60",
         metadata={"help": "Attacks as calor-hf audit takes them, several with spaces between."},
     )
-    identities: int = field(default=64, metadata={"help": "Classes that are attacked: the first ones, at most all."})
-    seeds: tuple[int, ...] = field(default=(0, 1), metadata={"help": "Of the trainings, separated by commas."})
-    rank: int = field(default=16, metadata={"help": "Of both heads."})
+    identities: int = field(default=64, metadata={"help": "Number of attacked classes, the first ones."})
+    seeds: tuple[int, ...] = field(default=(0, 1), metadata={"help": "Seeds of the trainings, separated by commas."})
+    rank: int = field(default=16, metadata={"help": "Rank of both heads."})
 
     def validate(self) -> None:
         """Refuse a rank below 1."""
@@ -50,18 +50,18 @@ class Adaptation(Study[AdaptationConfig]):
     """The low-rank head alone against the same with confidence adaptation (Table 3)."""
 
     config_class = AdaptationConfig
-    claim = "confidence adaptation takes another 3 to 4 points off attack accuracy at the same rank"
-    source = "text beside Table 3"
+    claim = "confidence adaptation lowers attack accuracy by another 3 to 4 points at the same rank"
+    source = "text next to Table 3"
     caveat = (
-        "The difference is taken person by person, which its interval is over. A few points need many people, "
-        "reconstructions and seeds to be seen."
+        "The difference is paired by identity, and its interval is over identities. A difference of a few points "
+        "becomes visible only with many identities, reconstructions and seeds."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "rank": 2, "seeds": (0,)}
     size = (11.0, 4.4)
 
     def cells(self) -> list[Cell]:
-        """Both, for every seed."""
+        """One cell per defense and seed."""
         return [
             Cell(f"{name}-seed{seed}", {"defense": name, "seed": seed})
             for seed in self.config.seeds
@@ -69,14 +69,14 @@ class Adaptation(Study[AdaptationConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, and attack what was trained."""
+        """Train and audit a model."""
         config = self.config
         folder, numbers = self.lab.train(cell.values["defense"], cell.values["seed"], rank=config.rank)
         return {**numbers, "leakage": self.lab.audit(cell.name, folder, config)}
 
     @classmethod
     def differences(cls, found: Found) -> dict[str, tuple[float, float, float]]:
-        """What adaptation changes in attack accuracy, by attack: mean and its 95 % interval over people."""
+        """Return the change of attack accuracy by adaptation, by attack: mean and 95 % interval over identities."""
         rows = [good(found, defense=name) for name in DEFENSES_COMPARED]
         if not all(rows):
             return {}
@@ -88,23 +88,23 @@ class Adaptation(Study[AdaptationConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """What each model is, and what each attack gets from it."""
+        """Plot the models' accuracy and confidence, and the attacks' accuracy."""
         model, attack_panel = figure.subplots(1, 2, width_ratios=(1, 1.6))
         rows = {name: good(found, defense=name) for name in DEFENSES_COMPARED if good(found, defense=name)}
         labels = {"loft": "off (loft)", "calor": "on (calor)"}
-        for place, (name, row) in enumerate(rows.items()):
+        for index, (name, row) in enumerate(rows.items()):
             values = [100 * mean_of(row, key) for key in ("test_accuracy", "train_confidence")]
-            made = model.bar([place * 0.4, 1 + place * 0.4], values, 0.38, color=f"C{place}", label=labels[name])
+            made = model.bar([index * 0.4, 1 + index * 0.4], values, 0.38, color=f"C{index}", label=labels[name])
             model.bar_label(made, fmt="%.1f", fontsize=9)
         model.set_xticks([0.2, 1.2], ["test accuracy", "training confidence"])
-        model.set_ylabel("per cent")
+        model.set_ylabel("percent")
         model.set_title(f"rank {found['settings']['rank']}, {data_of(found)}")
         attacks, called = attack_names([cell for row in rows.values() for cell in row]), attack_labels(found)
         differences = cls.differences(found)
-        for place, (name, row) in enumerate(rows.items()):
+        for index, (name, row) in enumerate(rows.items()):
             values, spans = bars([of_attack(row, attack) for attack in attacks])
-            attack_panel.bar([x + place * 0.4 for x in range(len(attacks))], values, 0.38, yerr=spans,
-                             capsize=4, color=f"C{place}", label=labels[name])  # fmt: skip
+            attack_panel.bar([x + index * 0.4 for x in range(len(attacks))], values, 0.38, yerr=spans,
+                             capsize=4, color=f"C{index}", label=labels[name])  # fmt: skip
         ticks = []
         for attack in attacks:
             text = ""
@@ -113,8 +113,8 @@ class Adaptation(Study[AdaptationConfig]):
                 text = f"\nchange {mean:+.1f} [{low:+.1f}, {high:+.1f}] points"
             ticks.append(called[attack] + text)
         attack_panel.set_xticks([x + 0.2 for x in range(len(attacks))], ticks, fontsize=8)
-        attack_panel.set_ylabel("attack accuracy (per cent)")
-        attack_panel.set_title("with 95 % intervals over people; paper: −3 and −4 points")
+        attack_panel.set_ylabel("attack accuracy (percent)")
+        attack_panel.set_title("with 95 % intervals over identities; paper: −3 and −4 points")
         for panel in (model, attack_panel):
             panel.set_ylim(0, 125)
             panel.set_yticks(range(0, 101, 20))
@@ -124,7 +124,7 @@ class Adaptation(Study[AdaptationConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a defense; then the differences."""
+        """Return one row per defense, then the differences."""
         attacks = attack_names(good(found))
         rows = []
         for name in DEFENSES_COMPARED:

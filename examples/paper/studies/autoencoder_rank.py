@@ -1,4 +1,4 @@
-"""What fits through a bottleneck of r numbers."""
+"""Reconstruction error of an autoencoder by the width of its bottleneck."""
 
 import base64
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from examples.paper.study import STUDIES, Cell, Found, Study, good
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MILESTONES = (0.5, 0.75, 0.9)  # of the epochs; the rate falls to a tenth at each
+MILESTONES = (0.5, 0.75, 0.9)  # shares of the epochs after which the learning rate falls to a tenth
 EXAMPLES = 4
 
 
@@ -35,16 +35,18 @@ EXAMPLES = 4
 class AutoencoderRankConfig(MethodConfig):
     """Settings of :class:`AutoencoderRank`."""
 
-    ranks: tuple[int, ...] = field(default=(2, 4, 8, 16, 32, 64), metadata={"help": "Of the bottleneck, with commas."})
-    epochs: int = field(default=30, metadata={"help": "Of training; the paper: 100."})
+    ranks: tuple[int, ...] = field(
+        default=(2, 4, 8, 16, 32, 64), metadata={"help": "Widths of the bottleneck, separated by commas."}
+    )
+    epochs: int = field(default=30, metadata={"help": "Epochs of training; the paper: 100."})
     lr: float = field(default=1e-3, metadata={"help": "Learning rate of Adam; the paper, for larger networks: 1e-4."})
-    batch_size: int = field(default=32, metadata={"help": "Images of a step."})
+    batch_size: int = field(default=32, metadata={"help": "Images per step."})
     width: int = field(default=16, metadata={"help": "Channels of the widest maps of encoder and decoder."})
     image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two."})
-    training_seed: int = field(default=0, metadata={"help": "Of weights and order."})
+    training_seed: int = field(default=0, metadata={"help": "Seed of weights and order."})
 
     def validate(self) -> None:
-        """Refuse numbers that cannot work."""
+        """Refuse values out of range."""
         DCGANConfig(image_size=self.image_size, width=self.width)
         if not self.ranks or min(*self.ranks, self.epochs, self.batch_size - 1) < 1 or self.lr <= 0:
             raise ValueError(
@@ -54,12 +56,12 @@ class AutoencoderRankConfig(MethodConfig):
 
 
 class Autoencoder(nn.Module):
-    """A small ResNet to r numbers, and the generator of GMI from them to the image.
+    """Small ResNet encoder with ``rank`` outputs, and the generator of GMI as decoder.
 
     Args:
-        rank: Numbers in between.
+        rank: Width of the bottleneck.
         image_size: Side in pixels.
-        width: Channels of the widest maps.
+        width: Channels of the first encoder stage and of the last decoder stage.
     """
 
     def __init__(self, rank: int, image_size: int, width: int) -> None:
@@ -71,7 +73,7 @@ class Autoencoder(nn.Module):
         self.decoder = DCGAN(DCGANConfig(image_size=image_size, latent_dim=rank, width=width, discriminator="none"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, 3, side, side) in (0, 1) from the same in [0, 1]."""
+        """Return (batch, 3, side, side) reconstructions in (0, 1) of images in [0, 1]."""
         code = self.down(self.body(pixel_values=2 * images - 1).pooler_output.flatten(1))
         rebuilt: Tensor = self.decoder(code)
         return rebuilt
@@ -79,29 +81,29 @@ class Autoencoder(nn.Module):
 
 @STUDIES.register("autoencoder_rank")
 class AutoencoderRank(Study[AutoencoderRankConfig]):
-    """Error of images that went through r numbers, and whether the evaluation model still knows the person."""
+    """Reconstruction error by bottleneck width, and accuracy of the evaluation model on the reconstructions."""
 
     config_class = AutoencoderRankConfig
-    claim = "the fewer numbers an image has to go through, the less of it can be rebuilt"
+    claim = "the narrower the bottleneck, the less of an image can be reconstructed"
     source = "autoencoder experiment"
     caveat = (
         "Smaller than the paper's: a small ResNet from random weights instead of ResNet-50 from ImageNet, this "
-        "library's drawn faces or --dataset instead of CelebA. Drawn faces have 37 numbers, so that little is "
-        "left to gain beyond."
+        "library's synthetic faces or --dataset instead of CelebA. Synthetic faces are drawn from 37 numbers, so a "
+        "wider bottleneck gains little."
     )
     needs = ("evaluation_model",)
     quick: ClassVar[dict[str, Any]] = {"ranks": (2, 4), "epochs": 1, "width": 4}
     size = (12.0, 4.4)
 
     def cells(self) -> list[Cell]:
-        """Each rank."""
+        """One cell per width."""
         return [Cell(f"rank-{rank}", {"rank": rank}) for rank in sorted(set(self.config.ranks))]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train on training images, measure on test images."""
+        """Train on training images and measure on test images."""
         config, lab = self.config, self.lab
-        evaluation_models = lab.viewer(lab.evaluation_model())
-        splits = lab.splits_at(config.image_size)
+        classify = lab.classifier(lab.evaluation_model)
+        splits = lab.splits(config.image_size)
         train, _ = labeled_pixels(splits.train, config.image_size)
         test, labels = labeled_pixels(splits.test, config.image_size)
         net = autoencoder(train, cell.values["rank"], config)
@@ -109,43 +111,43 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
         with frozen(net), torch.no_grad():
             rebuilt = torch.cat([net(some.to(process_state().device)).cpu() for some in originals.split(256)])
         mean = (train.double().mean(dim=0) / 255).float()
-        right = [topk_correct(evaluation_models(images), labels) > 0 for images in (rebuilt, originals)]
+        correct = [topk_correct(classify(images), labels) > 0 for images in (rebuilt, originals)]
         rows = torch.arange(EXAMPLES) * (len(test) // EXAMPLES)
         shown = torch.cat([originals[rows], rebuilt[rows]])
         return {
             "mse": float(F.mse_loss(rebuilt.double(), originals.double())),
             "mse_of_mean_image": float((originals.double() - mean.double()).square().mean()),
-            "evaluation_model": Share.of(right[0]).to_dict(),
-            "accuracy_on_originals": Share.of(right[1]).to_dict(),
+            "accuracy": Share.of(correct[0]).to_dict(),
+            "accuracy_on_originals": Share.of(correct[1]).to_dict(),
             "test_images": len(test),
-            # Images only where no one is on them.
+            # Images only of synthetic faces.
             "examples": base64.b64encode(image_grid(shown, EXAMPLES)).decode() if lab.embedded else None,
         }
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Error and recognition against the rank; drawn faces before and after, where they are the data."""
+        """Plot error and accuracy against the width, with example images of synthetic faces."""
         cells = good(found)
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
         parts: Any = figure.subfigures(1, 2, width_ratios=(2, 1)) if shown else (figure, None)
         charts, images = parts
-        error, evaluation_model = charts.subplots(1, 2)
+        error, accuracy = charts.subplots(1, 2)
         ranks = [cell["values"]["rank"] for cell in cells]
-        error.plot(ranks, [cell["numbers"]["mse"] for cell in cells], "o-", label="rebuilt")
+        error.plot(ranks, [cell["numbers"]["mse"] for cell in cells], "o-", label="reconstructed")
         error.axhline(cells[0]["numbers"]["mse_of_mean_image"], color="k", ls=":", label="mean training image")
         error.set_ylabel("mean squared error, pixels in [0, 1]")
         error.set_ylim(bottom=0)
-        values, spans = bars([of_share(cell["numbers"]["evaluation_model"]) for cell in cells])
-        evaluation_model.errorbar(ranks, values, yerr=spans, fmt="o-", capsize=3, label="rebuilt")
-        evaluation_model.axhline(
+        values, spans = bars([of_share(cell["numbers"]["accuracy"]) for cell in cells])
+        accuracy.errorbar(ranks, values, yerr=spans, fmt="o-", capsize=3, label="reconstructed")
+        accuracy.axhline(
             100 * cells[0]["numbers"]["accuracy_on_originals"]["value"], color="k", ls=":", label="originals"
         )
-        evaluation_model.set_ylabel("evaluation model's accuracy (%)")
-        evaluation_model.set_ylim(-3, 103)
-        for panel in (error, evaluation_model):
+        accuracy.set_ylabel("evaluation model's accuracy (%)")
+        accuracy.set_ylim(-3, 103)
+        for panel in (error, accuracy):
             panel.set_xscale("log", base=2)
             panel.set_xticks(ranks, [str(rank) for rank in ranks])
-            panel.set_xlabel("numbers in the bottleneck (log scale)")
+            panel.set_xlabel("width of the bottleneck (log scale)")
             panel.grid(alpha=0.3)
             panel.legend(fontsize=9)
         if images is None:
@@ -167,35 +169,33 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
             panel.set_xticks([])
             panel.set_yticks([])
             panel.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-        images.suptitle("test images (drawn faces)", fontsize=10)
+        images.suptitle("test images (synthetic faces)", fontsize=10)
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a rank."""
+        """Return one row per width."""
         rows = []
         for cell in good(found):
             numbers = cell["numbers"]
-            share = numbers["evaluation_model"]
-            rows.append([str(cell["values"]["rank"]), f"{numbers['mse']:.5f}",
-                         with_interval(share["value"], share["low"], share["high"])])  # fmt: skip
-            floor, top = numbers["mse_of_mean_image"], numbers["accuracy_on_originals"]
-        rows.append(["mean training image", f"{floor:.5f}", "-"])
-        rows.append(["originals", "0", with_interval(top["value"], top["low"], top["high"])])
-        head = ["rank", "mean squared error on test images", "evaluation model's accuracy (%)"]
+            accuracy = with_interval(*of_share(numbers["accuracy"]))
+            rows.append([str(cell["values"]["rank"]), f"{numbers['mse']:.5f}", accuracy])
+        rows.append(["mean training image", f"{numbers['mse_of_mean_image']:.5f}", "-"])
+        rows.append(["originals", "0", with_interval(*of_share(numbers["accuracy_on_originals"]))])
+        head = ["width", "mean squared error on test images", "evaluation model's accuracy (%)"]
         note = (
-            "The paper prints a figure: the error falls with the rank; its evaluation model has 96.44 % on the "
+            "The paper prints a figure: the error falls with the width; its evaluation model has 96.44 % on the "
             "originals."
         )
         return f"{markdown(head, rows)}\n\n{note}"
 
 
-def autoencoder(images_8bit: Tensor, rank: int, config: AutoencoderRankConfig) -> Autoencoder:
-    """An autoencoder of least squared error.
+def autoencoder(images: Tensor, rank: int, config: AutoencoderRankConfig) -> Autoencoder:
+    """Train an autoencoder with the mean squared error.
 
     Args:
-        images_8bit: (n, 3, side, side) bytes, n >= 2.
-        rank: Numbers of the bottleneck.
-        config: Of the training.
+        images: (n, 3, side, side) uint8, n >= 2.
+        rank: Width of the bottleneck.
+        config: Settings of the training.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -210,11 +210,11 @@ def autoencoder(images_8bit: Tensor, rank: int, config: AutoencoderRankConfig) -
     net.train()
 
     def batches(epoch: int) -> Iterator[Tensor]:
-        for rows in minibatches(len(images_8bit), config.batch_size, sample_rng(config.training_seed, epoch)):
-            yield images_8bit[rows].to(device).float() / 255
+        for rows in minibatches(len(images), config.batch_size, sample_rng(config.training_seed, epoch)):
+            yield images[rows].to(device).float() / 255
 
     fit(
-        lambda images: F.mse_loss(net(images), images), optimizer, batches, config.epochs,
+        lambda batch: F.mse_loss(net(batch), batch), optimizer, batches, config.epochs,
         name="the autoencoder", schedule=schedule, rate_option="lr",
     )  # fmt: skip
     return net.eval()

@@ -1,4 +1,4 @@
-"""Attack accuracy against the confidence that a training has reached."""
+"""Attack accuracy against the confidence on training images."""
 
 import json
 from dataclasses import dataclass, field
@@ -27,9 +27,10 @@ class ConfidenceConfig(AttackedConfig):
         metadata={"help": "Attacks as calor-hf audit takes them, several with spaces between."},
     )
     epochs: tuple[int, ...] = field(
-        default=(3, 6, 9, 12, 16, 22, 35), metadata={"help": "After which of the training's epochs it is attacked."}
+        default=(3, 6, 9, 12, 16, 22, 35),
+        metadata={"help": "Epochs of the training after which the model is attacked."},
     )
-    defense: str = field(default="none", metadata={"help": "Of the training."})
+    defense: str = field(default="none", metadata={"help": "Defense of the training."})
 
     def validate(self) -> None:
         """Refuse epochs below 1 and unknown defenses."""
@@ -42,24 +43,24 @@ class ConfidenceConfig(AttackedConfig):
 
 @STUDIES.register("confidence")
 class Confidence(Study[ConfidenceConfig]):
-    """Checkpoints of one training: how sure each is of its training images, and what an attack gets from it."""
+    """Checkpoints of one training: confidence on training images, and attack accuracy."""
 
     config_class = ConfidenceConfig
-    claim = "the surer a model is of its training images, the more an attack gets from it"
+    claim = "the higher a model's confidence on its training images, the higher the attack accuracy"
     source = "study of confidence, with PPA and PLG"
     caveat = (
-        "Test accuracy grows along a training too, so that early checkpoints leak less also because they know less: "
-        "read the points at about the same test accuracy."
+        "Test accuracy grows during a training too, so early checkpoints leak less also because they have learned "
+        "less: compare points at about the same test accuracy."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "epochs": (1, 2)}
     size = (11.0, 4.4)
 
     def cells(self) -> list[Cell]:
-        """Each epoch of each training."""
+        """One cell per epoch and training."""
         if max(self.config.epochs) > self.lab.epochs:
             raise ValueError(
-                f"the training has {self.lab.epochs:g} epochs, the study looks at {max(self.config.epochs)}; pass "
+                f"the training has {self.lab.epochs:g} epochs, the study needs {max(self.config.epochs)}; pass "
                 "other epochs in --settings, or --num-train-epochs"
             )
         return [
@@ -69,27 +70,27 @@ class Confidence(Study[ConfidenceConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train once, and attack the checkpoint."""
+        """Train once, and audit the checkpoint."""
         config, lab, seed = self.config, self.lab, cell.values["seed"]
-        words = ["--save-strategy", "epoch", "--save-total-limit", "10000"]
-        folder, numbers = lab.train(config.defense, seed, suffix="-kept", words=words, keep_checkpoints=True)
+        options = ["--save-strategy", "epoch", "--save-total-limit", "10000"]
+        folder, numbers = lab.train(config.defense, seed, suffix="-kept", options=options, keep_checkpoints=True)
         checkpoint = str(checkpoint_after(Path(folder), cell.values["epoch"]))
-        pictures, sees = lab.private(lab.target(checkpoint)), lab.viewer(checkpoint)
-        seen = sees(pictures.images)
-        assert pictures.held_images is not None  # there is a test split
-        assert pictures.held_labels is not None
-        held = sees(pictures.held_images)
+        private, classify = lab.private_images(lab.target(checkpoint)), lab.classifier(checkpoint)
+        train = classify(private.images)
+        assert private.held_images is not None  # there is a test split
+        assert private.held_labels is not None
+        test = classify(private.held_images)
         return {
-            "train_confidence": float(true_class_confidence(seen, pictures.labels).mean()),
-            "train_accuracy": float(topk_correct(seen, pictures.labels).mean()),
-            "test_accuracy": float(topk_correct(held, pictures.held_labels).mean()),
+            "train_confidence": float(true_class_confidence(train, private.labels).mean()),
+            "train_accuracy": float(topk_correct(train, private.labels).mean()),
+            "test_accuracy": float(topk_correct(test, private.held_labels).mean()),
             "train_seconds": numbers["train_seconds"],
             "leakage": lab.audit(cell.name, checkpoint, config),
         }
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Leakage against confidence; then all of it against epochs."""
+        """Plot leakage against confidence, and both against epochs."""
         against, along = figure.subplots(1, 2, sharey=True)
         cells, called = good(found), attack_labels(found)
         for number, attack in enumerate(attack_names(cells)):
@@ -109,8 +110,8 @@ class Confidence(Study[ConfidenceConfig]):
                                       ("train_confidence", "k^:", "training confidence")):  # fmt: skip
                 along.plot(epochs, [100 * cell["numbers"][key] for cell in row], style, label=label)
         against.set_xlabel("mean true-class score of training images")
-        against.set_ylabel("per cent")
-        against.set_title("with 95 % intervals over people")
+        against.set_ylabel("percent")
+        against.set_title("with 95 % intervals over identities")
         along.set_xlabel("epochs trained")
         along.set_title("the same checkpoints along the training")
         for panel in (against, along):
@@ -122,7 +123,7 @@ class Confidence(Study[ConfidenceConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a checkpoint."""
+        """Return one row per checkpoint."""
         cells = good(found)
         attacks = attack_names(cells)
         rows = [
@@ -141,10 +142,10 @@ class Confidence(Study[ConfidenceConfig]):
 
 
 def checkpoint_after(folder: Path, epoch: int) -> Path:
-    """The checkpoint of a training that lies nearest to the end of an epoch.
+    """Return the checkpoint nearest to the end of an epoch.
 
     Raises:
-        ValueError: there is none within half an epoch.
+        ValueError: no checkpoint lies within half an epoch.
     """
     ages = {
         float(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]): path

@@ -1,4 +1,4 @@
-"""How an attack's gradient fades, by the activation of the head."""
+"""Size of an attack's gradient, by activation of the head."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FULL = "full head"
 COLOURS = {FULL: "k", "identity": "C0", "relu": "C1", "sigmoid": "C2", "tanh": "C3"}
-KINDS = {"variables": "of what is optimized", "image": "of the image"}
+KINDS = {"variables": "of the optimized variables", "image": "of the image"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class GradientMagnitudeConfig(StepsConfig):
     """Settings of :class:`GradientMagnitude`."""
 
     activations: tuple[str, ...] = field(
-        default=("identity", "relu", "sigmoid", "tanh"), metadata={"help": "Of identity,relu,sigmoid,tanh."}
+        default=("identity", "relu", "sigmoid", "tanh"), metadata={"help": "Some of identity,relu,sigmoid,tanh."}
     )
-    rank: int = field(default=12, metadata={"help": "Of the heads."})
-    window: int = field(default=20, metadata={"help": "Steps that are averaged, as in the paper."})
+    rank: int = field(default=12, metadata={"help": "Rank of the heads."})
+    window: int = field(default=20, metadata={"help": "Number of averaged steps, as in the paper."})
 
     def validate(self) -> None:
         """Refuse unknown activations, and numbers below 1."""
@@ -39,15 +39,15 @@ class GradientMagnitudeConfig(StepsConfig):
 
 @STUDIES.register("gradient_magnitude")
 class GradientMagnitude(Study[GradientMagnitudeConfig]):
-    """Size of the gradient along an attack, with four activations in the head and without such a head."""
+    """Size of the gradient during an attack, for four activations in the head and for a full head."""
 
     config_class = GradientMagnitudeConfig
-    claim = "along an attack the gradient fades, with Tanh in the head most of all"
+    claim = "the gradient vanishes during an attack, most of all with Tanh in the head"
     source = "study of gradient magnitudes"
     caveat = (
-        "The norm is L2, the mean over images, a moving average over steps divided by its first value. A fading "
-        "gradient stops plain descent; Adam and its kin, which most attacks use, divide its size out again. Where an "
-        "attack has several stages, what is optimized changes from stage to stage; the image's gradient does not."
+        "The norm is L2, the mean over images, a moving average over steps divided by its first value. A "
+        "vanishing gradient stops plain gradient descent; Adam and similar optimizers, which most attacks use, cancel "
+        "its size. In an attack of several stages, the optimized variables change from stage to stage."
     )
     needs = ("prior",)
     quick: ClassVar[dict[str, Any]] = {
@@ -62,7 +62,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
         return [Cell(name.replace(" ", "-"), {"activation": name}) for name in (FULL, *self.config.activations)]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, and attack with an eye on the gradient."""
+        """Train, attack, and record the gradient."""
         config, name = self.config, cell.values["activation"]
         if name == FULL:
             folder, numbers = self.lab.train("none", config.training_seed)
@@ -80,7 +80,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """A line an activation, for what is optimized and for the image."""
+        """Plot one line per activation, for the optimized variables and for the image."""
         panels = figure.subplots(1, 2, sharey=True)
         window = found["settings"]["window"]
         for panel, (key, title) in zip(panels, KINDS.items(), strict=True):
@@ -94,7 +94,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
                 panel.axvline(sum(stages[:number]), color="0.8", lw=1)
             panel.axhline(1, color="0.6", lw=0.8)
             panel.set_yscale("log")
-            panel.set_xlabel(f"step (mean of it and the {window - 1} before)")
+            panel.set_xlabel(f"step (moving average of {window})")
             panel.set_title(f"gradient {title}")
             panel.grid(alpha=0.3, which="both")
         panels[0].set_ylabel("L2 norm / its first value (log scale)")
@@ -102,7 +102,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """Where each line ends."""
+        """Return the last value of each line."""
         window = found["settings"]["window"]
         rows = [
             [

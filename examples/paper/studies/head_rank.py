@@ -11,7 +11,7 @@ from examples.paper.study import STUDIES, Cell, Found, Study, good
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Defense: what reads how many numbers, gives how many, and its rank; FaceScrub on IR-152.
+# Defense: input width → output width: rank of each layer; FaceScrub on IR-152.
 TABLE_19 = {
     "none": "512 → 530: 512",
     "mid": "256 → 530: 256",
@@ -26,12 +26,12 @@ TABLE_19 = {
 class HeadRankConfig(MethodConfig):
     """Settings of :class:`HeadRank`."""
 
-    defenses: tuple[str, ...] = field(default=(), metadata={"help": "With commas between; default: all."})
-    rank: int = field(default=16, metadata={"help": "Of low-rank heads."})
+    defenses: tuple[str, ...] = field(default=(), metadata={"help": "Names separated by commas; default: all."})
+    rank: int = field(default=16, metadata={"help": "Rank of low-rank heads."})
     epochs: int = field(
-        default=3, metadata={"help": "Of each training; the rank of trained weights is there from the start. 0: all."}
+        default=3, metadata={"help": "Epochs of each training (0: all); ranks hardly change after the start."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the trainings."})
+    seed: int = field(default=0, metadata={"help": "Seed of the trainings."})
 
     def validate(self) -> None:
         """Refuse unknown defenses."""
@@ -48,49 +48,47 @@ class HeadRank(Study[HeadRankConfig]):
     """Numerical rank of every linear layer in the head, for all defenses (Table 19)."""
 
     config_class = HeadRankConfig
-    claim = "only CALoR's head has a lower rank than what it reads has numbers; all others see every direction"
+    claim = "only CALoR's head has a lower rank than its input width; all others use every direction of the features"
     source = "Table 19"
     caveat = (
-        "Numerical rank: singular values above σ_max · max(shape) · ε, in float64. It says how many directions of the "
-        "features can reach the scores, not how far each does. With fewer classes than features, as on the drawn "
-        "faces, the classes limit the rank of every head."
+        "Numerical rank: singular values above σ_max · max(shape) · ε, in float64. It counts the directions of the "
+        "features that affect the logits, not the size of each effect. With fewer classes than features, as on the "
+        "synthetic faces, the classes limit the rank of every head."
     )
     quick: ClassVar[dict[str, Any]] = {"rank": 2, "epochs": 1, "defenses": ("none", "calor")}
 
     def cells(self) -> list[Cell]:
-        """Each defense."""
+        """One cell per defense."""
         return [Cell(name, {"defense": name}) for name in self.config.defenses or DEFENSES.names()]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train for a while; the training counts the ranks."""
+        """Train briefly; the training reports the ranks."""
         config, name = self.config, cell.values["defense"]
-        words, suffix = [], ""
+        options, suffix = list[str](), ""
         if config.epochs:
-            words = ["--num-train-epochs", str(config.epochs), "--adapt-epochs", "1", "--max-accuracy-drop", "100"]
+            options = ["--num-train-epochs", str(config.epochs), "--adapt-epochs", "1", "--max-accuracy-drop", "100"]
             suffix = f"-{config.epochs}epochs"
-        return self.lab.train(name, config.seed, rank=config.rank, suffix=suffix, words=words)[1]
+        return self.lab.train(name, config.seed, rank=config.rank, suffix=suffix, options=options)[1]
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """A bar a layer: its rank, in front of the width of what it reads."""
+        """Plot one bar per layer: its rank, in front of its input width."""
         panel = figure.subplots()
-        place, ticks, labels = 0.0, list[float](), list[str]()
+        position, ticks, labels = 0.0, list[float](), list[str]()
         for cell in good(found):
             layers = cell["numbers"]["head"]["layers"]
             for layer in layers:
                 first = not labels
-                panel.barh(
-                    place, layer["in_features"], 0.8, color="0.88", label="width of what it reads" if first else None
-                )
-                panel.barh(place, layer["rank"], 0.8, color="C0", label="rank" if first else None)
-                panel.text(layer["rank"], place, f" {layer['rank']}", va="center", fontsize=9)
+                panel.barh(position, layer["in_features"], 0.8, color="0.88", label="input width" if first else None)
+                panel.barh(position, layer["rank"], 0.8, color="C0", label="rank" if first else None)
+                panel.text(layer["rank"], position, f" {layer['rank']}", va="center", fontsize=9)
                 labels.append(f"{cell['values']['defense']}, {layer['in_features']} → {layer['out_features']}")
-                ticks.append(place)
-                place += 1
-            place += 0.5
+                ticks.append(position)
+                position += 1
+            position += 0.5
         panel.set_yticks(ticks, labels)
         panel.invert_yaxis()
-        panel.margins(x=0.08)  # room for the last number
+        panel.margins(x=0.08)  # space for the last number
         panel.set_xlabel("dimensions")
         panel.set_title("linear layers of the head")
         panel.grid(alpha=0.3, axis="x")
@@ -99,7 +97,7 @@ class HeadRank(Study[HeadRankConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a defense."""
+        """Return one row per defense."""
         rows = []
         for cell in good(found):
             head = cell["numbers"]["head"]

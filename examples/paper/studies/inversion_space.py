@@ -1,4 +1,4 @@
-"""Which images a model is sure of, and whether another model sees the same person in them."""
+"""Images with a high confidence, and their identity according to the evaluation model."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SURE = 0.999
 EXAMPLES = 6
-_DRAW = 0x15  # purpose of the draws
+_DRAW = 0x15  # stream of the draws
 POINTS = {"samples": "samples of the prior", "optimized": "optimized images"}
 RULES = ("sure", "top")
 
@@ -31,42 +31,47 @@ RULES = ("sure", "top")
 class InversionSpaceConfig(MethodConfig):
     """Settings of :class:`InversionSpace`."""
 
-    defenses: tuple[str, ...] = field(default=("none", "loft", "calor"), metadata={"help": "With commas between."})
-    rank: int = field(default=16, metadata={"help": "Of low-rank heads."})
-    samples: int = field(default=20000, metadata={"help": "Images drawn from the prior."})
+    defenses: tuple[str, ...] = field(
+        default=("none", "loft", "calor"), metadata={"help": "Names separated by commas."}
+    )
+    rank: int = field(default=16, metadata={"help": "Rank of low-rank heads."})
+    samples: int = field(default=20000, metadata={"help": "Number of images drawn from the prior."})
     quantile: float = field(
         default=0.99,
-        metadata={"help": "The second rule: surer than of this share of the samples, by each model's own scores."},
+        metadata={"help": "Second rule: a confidence above this quantile of the model's own confidences."},
     )
-    attack: str = field(default="plg:steps=60,initial_candidates=500,lr=0.03", metadata={"help": "Of the optimized."})
-    identities: int = field(default=32, metadata={"help": "Classes that are attacked: the first ones, at most all."})
-    images_per_identity: int = field(default=4, metadata={"help": "Reconstructions of each."})
-    training_seed: int = field(default=0, metadata={"help": "Of the trainings."})
+    attack: str = field(
+        default="plg:steps=60,initial_candidates=500,lr=0.03",
+        metadata={"help": "Attack that gives the optimized images."},
+    )
+    identities: int = field(default=32, metadata={"help": "Number of attacked classes, the first ones."})
+    images_per_identity: int = field(default=4, metadata={"help": "Reconstructions per class."})
+    training_seed: int = field(default=0, metadata={"help": "Seed of the trainings."})
 
     def validate(self) -> None:
-        """Refuse unknown names, and numbers out of range."""
+        """Refuse unknown names, and values out of range."""
         plan_attacks([self.attack])
         unknown = [name for name in self.defenses if name not in DEFENSES.names()]
         if unknown or not self.defenses:
             raise ValueError(f"expected defenses of {', '.join(DEFENSES.names())}, got {self.defenses}")
         if not 0 < self.quantile < 1 or min(self.samples, self.identities, self.images_per_identity, self.rank) < 1:
             raise ValueError(
-                "expected quantile in (0, 1), and samples, people, images_per_identity and rank >= 1, got "
+                "expected quantile in (0, 1), and samples, identities, images_per_identity and rank >= 1, got "
                 f"{self.quantile}, {self.samples}, {self.identities}, {self.images_per_identity} and {self.rank}"
             )
 
 
 @STUDIES.register("inversion_space")
 class InversionSpace(Study[InversionSpaceConfig]):
-    """Images that a model is sure of, and how many of them another model takes for the same person."""
+    """Images with a high confidence, and the share of them with the same identity in the evaluation model."""
 
     config_class = InversionSpaceConfig
-    claim = "of images that the target is sure of (confidence > 0.999), those count that another classifier takes alike"
+    claim = "of images with a confidence > 0.999, those count that another classifier assigns to the same class"
     source = "inversion space examples"
     caveat = (
-        "A sample of the prior counts for the person that the target sees in it, an optimized image for the person "
-        "attacked. A CALoR model is trained to 0.88, so hardly anything passes 0.999 there, whatever it shows: the "
-        "second rule goes by each model's own scores instead. Intervals are exact, image by image."
+        "A sample of the prior counts for the class that the target predicts, an optimized image for the attacked "
+        "class. A CALoR model is trained to a confidence of 0.88, so that hardly any image passes 0.999, whatever it "
+        "shows: the second rule uses each model's own confidences. Intervals are exact, over images."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {
@@ -76,40 +81,40 @@ class InversionSpace(Study[InversionSpaceConfig]):
     size = (11.0, 6.6)
 
     def cells(self) -> list[Cell]:
-        """Each defense."""
+        """One cell per defense."""
         return [Cell(name, {"defense": name}) for name in self.config.defenses]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, draw and optimize images, and have both models look at them."""
+        """Train, draw and optimize images, and classify them with both models."""
         config, lab, name = self.config, self.lab, cell.values["defense"]
         folder, numbers = lab.train(name, config.training_seed, rank=config.rank)
         target = lab.target(folder)
-        prior, evaluation_model = lab.prior(target), lab.evaluation_model()
+        prior = lab.prior(target)
         latents = prior.sample_latents(config.samples, sample_rng(lab.options.seed, _DRAW)).float()
-        sees, evaluation_models = lab.viewer(folder), lab.viewer(evaluation_model)
-        classes = torch.arange(len(latents)) % target.num_classes  # what a conditional prior is asked for
-        scores, right = [], []
+        classify, evaluate = lab.classifier(folder), lab.classifier(lab.evaluation_model)
+        classes = torch.arange(len(latents)) % target.num_classes  # labels for a conditional prior
+        scores, correct = [], []
         with frozen(prior), torch.no_grad():
             for some, labels in zip(latents.split(1000), classes.split(1000), strict=True):
                 images = prior(some.to(target.device), labels.to(target.device)).clamp(0, 1).cpu()
-                best = sees(images).double().softmax(dim=1).max(dim=1)
+                best = classify(images).double().softmax(dim=1).max(dim=1)
                 scores.append(best.values)
-                right.append(topk_correct(evaluation_models(images), best.indices) > 0)
-        drawn = torch.cat(scores), torch.cat(right)
+                correct.append(topk_correct(evaluate(images), best.indices) > 0)
+        drawn = torch.cat(scores), torch.cat(correct)
         top = float(drawn[0].quantile(config.quantile))
-        found = lab.rebuild(name, folder, config.attack, config.identities, config.images_per_identity)
-        optimized = found.scores.double(), topk_correct(evaluation_models(found.images), found.labels) > 0
+        found = lab.reconstruct(name, folder, config.attack, config.identities, config.images_per_identity)
+        optimized = found.scores.double(), topk_correct(evaluate(found.images), found.labels) > 0
         return {
             **numbers,
             "samples": shares(*drawn, top),
             "optimized": shares(*optimized, top),
-            # Images themselves only where no one is on them: the latents that the faces are drawn from.
+            # Only for synthetic faces: the latents that they are drawn from.
             "examples": examples(latents, *drawn) if lab.embedded and prior.name == "renderer" else None,
         }
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Shares above; below, the most confident samples of the prior, if they are drawn faces."""
+        """Plot the shares, and the most confident samples of the prior if they are synthetic faces."""
         cells = good(found)
         names = [cell["values"]["defense"] for cell in cells]
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
@@ -135,7 +140,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
             panel.grid(alpha=0.3, axis="y")
             panel.set_axisbelow(True)
             panel.legend(fontsize=8, loc="upper right", ncols=2)
-        panels[0].set_ylabel("same person by the evaluation model (%)")
+        panels[0].set_ylabel("same identity by the evaluation model (%)")
         if below is None:
             return
         from calor_hf.data.face_renderer import IDENTITY_NAMES, render_faces
@@ -150,14 +155,19 @@ class InversionSpace(Study[InversionSpaceConfig]):
                 numbers = renderer.numbers(torch.tensor([example["latents"]]))
                 identity, nuisance = numbers.split([len(IDENTITY_NAMES), numbers.shape[1] - len(IDENTITY_NAMES)], dim=1)
                 panel.imshow(render_faces(identity, nuisance, 64)[0].permute(1, 2, 0).clamp(0, 1).numpy())
-                mark = "same" if example["right"] else "other"
-                panel.set_title(f"{example['score']:.3f}, {mark}", fontsize=7, color="C2" if example["right"] else "C3")
-            row[0].text(-0.15, 0.5, cell["values"]["defense"], transform=row[0].transAxes, ha="right", va="center")
-        below.suptitle("most confident samples of the prior (drawn faces): target's confidence, judge", fontsize=9)
+                label = "same" if example["correct"] else "other"
+                panel.set_title(
+                    f"{example['score']:.3f}, {label}", fontsize=7, color="C2" if example["correct"] else "C3"
+                )
+            row[0].text(-0.15, 0.5, cell["values"]["defense"], transform=row[0].transAxes, ha="correct", va="center")
+        below.suptitle(
+            "most confident samples of the prior: target's confidence, identity by the evaluation model",
+            fontsize=9,
+        )
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a defense, kind of image and rule."""
+        """Return one row per defense, kind of image and rule."""
         rows = []
         for cell in good(found):
             for kind, title in POINTS.items():
@@ -168,28 +178,30 @@ class InversionSpace(Study[InversionSpaceConfig]):
                         [cell["values"]["defense"], title, f"> {share['threshold']:.4g}",
                          f"{share['count']} of {share['of']}", value]
                     )  # fmt: skip
-        head = ["defense", "pictures", "confidence", "in", "of these, the same person by the evaluation model (%)"]
+        head = ["defense", "images", "confidence", "count", "of these, the same identity by the evaluation model (%)"]
         return f"{markdown(head, rows)}\n\nThe paper shows images, without numbers."
 
 
-def shares(scores: Tensor, right: Tensor, top: float) -> dict[str, dict[str, Any]]:
-    """Of the images above each threshold, how many are right.
+def shares(scores: Tensor, correct: Tensor, top: float) -> dict[str, dict[str, Any]]:
+    """Compute the share of correct images above each threshold.
 
     Args:
         scores: (n,) float64 confidence.
-        right: (n,) bool.
-        top: The second threshold, the model's own.
+        correct: (n,) bool.
+        top: Threshold of the second rule, specific to the model.
 
     Returns:
-        By rule: ``threshold``, the ``count`` above it ``of`` all, and the share of these that are right, with interval.
+        By rule: ``threshold``, the ``count`` above it ``of`` all, and the share of correct ones among them.
     """
     return {
-        rule: {"threshold": threshold, "of": len(scores), **Share.of(right, scores > threshold).to_dict()}
+        rule: {"threshold": threshold, "of": len(scores), **Share.of(correct, scores > threshold).to_dict()}
         for rule, threshold in zip(RULES, (SURE, top), strict=True)
     }
 
 
-def examples(latents: Tensor, scores: Tensor, right: Tensor) -> list[dict[str, Any]]:
-    """The most confident samples, with what they were drawn from."""
+def examples(latents: Tensor, scores: Tensor, correct: Tensor) -> list[dict[str, Any]]:
+    """Return the most confident samples and their latents."""
     best = scores.topk(min(EXAMPLES, len(scores))).indices.tolist()
-    return [{"latents": latents[row].tolist(), "score": float(scores[row]), "right": bool(right[row])} for row in best]
+    return [
+        {"latents": latents[row].tolist(), "score": float(scores[row]), "correct": bool(correct[row])} for row in best
+    ]

@@ -22,9 +22,13 @@ PAPER = {"Table 4: IR-152, 64 pixels": TABLE_4, "Table 18: ResNet-152, 224 pixel
 class RankSweepConfig(AttackedConfig):
     """Settings of :class:`RankSweep`."""
 
-    ranks: tuple[int, ...] = field(default=(6, 10, 16, 32, 64), metadata={"help": "Of the head, with commas between."})
-    activation: str = field(default="tanh", metadata={"help": "Inside the head: tanh, identity, relu or sigmoid."})
-    defense: str = field(default="loft", metadata={"help": "loft, the head alone as in the paper's tables, or calor."})
+    ranks: tuple[int, ...] = field(
+        default=(6, 10, 16, 32, 64), metadata={"help": "Ranks of the head, separated by commas."}
+    )
+    activation: str = field(
+        default="tanh", metadata={"help": "Activation inside the head: tanh, identity, relu or sigmoid."}
+    )
+    defense: str = field(default="loft", metadata={"help": "loft (the head alone, as in the paper's tables) or calor."})
 
     def validate(self) -> None:
         """Refuse ranks below 1 and defenses without a rank."""
@@ -40,11 +44,11 @@ class RankSweep(Study[RankSweepConfig]):
     """Accuracy and leakage against the rank of the head (Tables 4 and 18)."""
 
     config_class = RankSweepConfig
-    claim = "down to a point, a lower rank costs little accuracy and takes most of the leakage"
+    claim = "down to a point, a lower rank costs little accuracy and removes most of the leakage"
     source = "Tables 4 and 18"
     caveat = (
-        "Attack accuracy is the evaluation model's; the interval is over people. The paper's attack is IF, with a GAN; "
-        "a head from random weights needs more rank than one on pre-trained features."
+        "Attack accuracy is that of the evaluation model; the interval is over identities. The paper's attack is IF "
+        "with a GAN. A head on random weights needs a higher rank than one on pre-trained features."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "ranks": (2, 3)}
@@ -59,7 +63,7 @@ class RankSweep(Study[RankSweepConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, and attack what was trained."""
+        """Train and audit a model."""
         rank, seed, config = cell.values["rank"], cell.values["seed"], self.config
         if rank is None:
             folder, numbers = self.lab.train("none", seed)
@@ -69,7 +73,7 @@ class RankSweep(Study[RankSweepConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Ours on the left, the paper's two tables beside it, on one scale."""
+        """Plot our results on the left and the paper's two tables next to them, on one scale."""
         panels = figure.subplots(1, 3, sharey=True)
         ours = panels[0]
         cells = good(found)
@@ -92,7 +96,7 @@ class RankSweep(Study[RankSweepConfig]):
                 100 * mean_of(reference, "test_accuracy"), color="k", ls=":", label="test accuracy, undefended"
             )
         ours.set_title(f"here: {found['settings']['defense']}, {data_of(found)}")
-        ours.set_ylabel("per cent")
+        ours.set_ylabel("percent")
         for panel, (title, rows_of_paper) in zip(panels[1:], PAPER.items(), strict=True):
             at = list(rows_of_paper)
             panel.plot(at, [accuracy for accuracy, _ in rows_of_paper.values()], "ks-")
@@ -112,7 +116,7 @@ class RankSweep(Study[RankSweepConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """A row a rank; then the paper's."""
+        """Return one row per rank, then the paper's tables."""
         cells = good(found)
         attacks = attack_names(cells)
         rows = []

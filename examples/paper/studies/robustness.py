@@ -7,6 +7,7 @@ from calor_hf.cli.robustness import as_read, attacked_images, table_cell
 from calor_hf.core.config import MethodConfig
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.backdoor import recorded_backdoor
+from calor_hf.recipes.common import check_classes
 from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, Share, adversarial
 from calor_hf.robustness.adversarial import check_attacks
@@ -30,16 +31,16 @@ TABLE_16 = {
 class RobustnessConfig(MethodConfig):
     """Settings of :class:`Robustness`."""
 
-    defenses: tuple[str, ...] = field(default=("none", "calor"), metadata={"help": "With commas between."})
-    rank: int = field(default=16, metadata={"help": "Of low-rank heads."})
-    attacks: tuple[str, ...] = field(default=tuple(ADVERSARIAL), metadata={"help": f"Of {','.join(ADVERSARIAL)}."})
-    backdoors: tuple[str, ...] = field(default=tuple(TRIGGERS), metadata={"help": f"Of {','.join(TRIGGERS)}."})
+    defenses: tuple[str, ...] = field(default=("none", "calor"), metadata={"help": "Names separated by commas."})
+    rank: int = field(default=16, metadata={"help": "Rank of low-rank heads."})
+    attacks: tuple[str, ...] = field(default=tuple(ADVERSARIAL), metadata={"help": f"Some of {','.join(ADVERSARIAL)}."})
+    backdoors: tuple[str, ...] = field(default=tuple(TRIGGERS), metadata={"help": f"Some of {','.join(TRIGGERS)}."})
     poison_share: float = field(default=0.01, metadata={"help": "Share of training images with the backdoor, (0, 1]."})
-    images: int = field(default=200, metadata={"help": "Test images at most, evenly spread."})
-    training_seed: int = field(default=0, metadata={"help": "Of the trainings."})
+    images: int = field(default=200, metadata={"help": "Maximum number of test images, evenly spread."})
+    training_seed: int = field(default=0, metadata={"help": "Seed of the trainings."})
 
     def validate(self) -> None:
-        """Refuse unknown names."""
+        """Refuse unknown names, and values out of range."""
         check_attacks(self.attacks)
         for name in self.backdoors:
             trigger_named(name)
@@ -56,11 +57,11 @@ class Robustness(Study[RobustnessConfig]):
     """Adversarial examples and backdoors, undefended and with CALoR (Tables 16 and 17)."""
 
     config_class = RobustnessConfig
-    claim = "targeted adversarial examples succeed less often against CALoR; backdoors are looked at as well"
+    claim = "targeted adversarial examples succeed less often against CALoR"
     source = "Tables 16 and 17"
     caveat = (
-        "A low rate is no proof of robustness: Tanh and low rank hide gradients. pgd_margin follows the logit margin, "
-        "which no Tanh or softmax flattens; where it does better than pgd, the gradient of cross-entropy was masked."
+        "A low rate does not prove robustness: Tanh and low rank mask gradients. pgd_margin follows the logit margin, "
+        "which Tanh and softmax do not flatten; if it beats pgd, the gradient of cross-entropy was masked."
     )
     quick: ClassVar[dict[str, Any]] = {
         "attacks": ("fgsm",), "backdoors": ("badnets",), "poison_share": 0.1, "images": 6, "rank": 2,
@@ -68,9 +69,9 @@ class Robustness(Study[RobustnessConfig]):
     size = (12.0, 4.6)
 
     def cells(self) -> list[Cell]:
-        """Each defense, clean and with each backdoor."""
+        """One cell per defense without a backdoor, and one with each."""
         if self.config.attacks:
-            library()  # its absence is said before any training
+            library()  # if it is missing, the error comes before any training
         return [
             Cell(f"{name}-{backdoor or 'clean'}", {"defense": name, "backdoor": backdoor})
             for name in self.config.defenses
@@ -78,15 +79,17 @@ class Robustness(Study[RobustnessConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train; attack the clean model, or open the poisoned one's backdoor."""
+        """Train; attack the clean model, or trigger the backdoor of a poisoned one."""
         config, lab, name, backdoor = self.config, self.lab, cell.values["defense"], cell.values["backdoor"]
-        words, suffix = [], ""
+        options, suffix = list[str](), ""
         if backdoor is not None:
-            words = ["--backdoor", backdoor, "--poison-share", str(config.poison_share)]
+            options = ["--backdoor", backdoor, "--poison-share", str(config.poison_share)]
             suffix = f"-{backdoor}-{config.poison_share:g}"
-        folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, words=words)
+        folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, options=options)
         target = as_read(lab.target(folder))
-        images, labels = attacked_images(lab.splits(target), target, config.images)
+        splits = lab.splits(target.image_size[0])
+        check_classes(splits, target)
+        images, labels = attacked_images(splits, target, config.images)
         if backdoor is None:
             results = [
                 result.to_dict()
@@ -101,7 +104,7 @@ class Robustness(Study[RobustnessConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """Success of adversarial examples, untargeted and targeted, and of backdoors."""
+        """Plot the success of adversarial examples, untargeted and targeted, and of backdoors."""
         panels = figure.subplots(1, 3, sharey=True)
         names = found["settings"]["defenses"]
         width = 0.8 / len(names)
@@ -110,8 +113,8 @@ class Robustness(Study[RobustnessConfig]):
             for panel, targeted in zip(panels, (False, True), strict=False):
                 rows = [r for c in clean for r in c["numbers"]["adversarial"] if r["targeted"] == targeted]
                 _bars(panel, [(r["attack"].replace("_", "\n"), r["changed"]) for r in rows], number, width, name)
-            opened = [c for c in good(found, defense=name) if c["values"]["backdoor"] is not None]
-            bars = [(c["values"]["backdoor"], c["numbers"]["backdoor"]["success_of_others"]) for c in opened]
+            poisoned = [c for c in good(found, defense=name) if c["values"]["backdoor"] is not None]
+            bars = [(c["values"]["backdoor"], c["numbers"]["backdoor"]["success_of_others"]) for c in poisoned]
             _bars(panels[2], bars, number, width, name)
         titles = ("adversarial, away from the label", "adversarial, to the next class", "backdoor")
         for panel, title in zip(panels, titles, strict=True):
@@ -126,16 +129,16 @@ class Robustness(Study[RobustnessConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """Every rate with its interval, beside the paper's."""
+        """Return every rate with its interval, next to the paper's."""
         names = found["settings"]["defenses"]
         rows = []
-        place = {"none": 0, "calor": 1}
+        column = {"none": 0, "calor": 1}
         for name in names:
             for cell in good(found, defense=name, backdoor=None):
                 for result in cell["numbers"]["adversarial"]:
                     paper = TABLE_16.get((result["attack"], result["targeted"]))
                     aim = "next class" if result["targeted"] else "any other"
-                    known = f"{paper[place[name]]}" if paper is not None and name in place else "-"
+                    known = f"{paper[column[name]]}" if paper is not None and name in column else "-"
                     rows.append([name, result["attack"], aim, _cell(result["changed"]), _cell(result["all"]), known])
             for cell in good(found, defense=name):
                 if cell["values"]["backdoor"] is not None:
@@ -144,7 +147,7 @@ class Robustness(Study[RobustnessConfig]):
                     rows.append(
                         [name, title, "class 0", _cell(rates["success_of_others"]), _cell(rates["success"]), "-"]
                     )
-        head = ["defense", "attack", "aim", "success, of images where it was not so before", "of all images",
+        head = ["defense", "attack", "aim", "success on images not classified so before", "of all images",
                 "paper (%)"]  # fmt: skip
         note = "Paper: Table 16, high resolution, pre-trained on MS-Celeb-1M; Table 17 is an image in our copy."
         return f"{markdown(head, rows)}\n\n{note}"

@@ -1,11 +1,11 @@
-"""The target's confidence along an attack, by pre-training and defense."""
+"""Confidence of the target during an attack, by pre-training and defense."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.runs import markdown
-from examples.paper.lab import TUNING_WORDS
+from examples.paper.lab import FINE_TUNING
 from examples.paper.study import STUDIES, Cell, Found, StepsConfig, Study, data_of, good
 from examples.paper.trace import means, traced
 
@@ -19,12 +19,12 @@ PRETRAININGS = {"scratch": "from random weights", "public": "from public faces",
 class TargetConfidenceConfig(StepsConfig):
     """Settings of :class:`TargetConfidence`."""
 
-    defenses: tuple[str, ...] = field(default=("none", "calor"), metadata={"help": "With commas between."})
+    defenses: tuple[str, ...] = field(default=("none", "calor"), metadata={"help": "Names separated by commas."})
     pretrainings: tuple[str, ...] = field(
         default=("scratch", "public"),
-        metadata={"help": "scratch: from random weights; public: from a model of other drawn people; given: --model."},
+        metadata={"help": "scratch: random weights; public: a model of public synthetic faces; given: --model."},
     )
-    rank: int = field(default=16, metadata={"help": "Of low-rank heads."})
+    rank: int = field(default=16, metadata={"help": "Rank of low-rank heads."})
 
     def validate(self) -> None:
         """Refuse unknown defenses and pre-trainings."""
@@ -40,14 +40,14 @@ class TargetConfidenceConfig(StepsConfig):
 
 @STUDIES.register("target_confidence")
 class TargetConfidence(Study[TargetConfidenceConfig]):
-    """The target's own confidence along an attack, by pre-training and defense (Figure 8)."""
+    """Confidence of the target during an attack, by pre-training and defense (Figure 8)."""
 
     config_class = TargetConfidenceConfig
-    claim = "how fast an attack drives the target's confidence up depends on what the model was pre-trained on"
+    claim = "how fast an attack raises the target's confidence depends on the pre-training of the model"
     source = "Figure 8"
     caveat = (
-        "Confidence is the target's own, of the view that a step shows it: every attack drives it up, and it is no "
-        "measure of leakage. A CALoR model gives its own training images 0.88, not 1."
+        "The confidence is the target's own, on the view of the image in each step. Every attack raises it, so it does "
+        "not measure leakage. A CALoR model has a confidence of 0.88 on its training images, not 1."
     )
     needs = ("prior",)
     quick: ClassVar[dict[str, Any]] = {
@@ -56,15 +56,14 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
     }  # fmt: skip
 
     def cells(self) -> list[Cell]:
-        """Each defense from each pre-training."""
+        """One cell per pre-training and defense."""
         traced(self.config.attack)  # refused before any training
-        own = self.lab.own_base
-        if own and "scratch" in self.config.pretrainings:
-            raise ValueError("with --model nothing starts from random weights; pass --settings pretrainings=given")
-        if not own and "given" in self.config.pretrainings:
+        if self.lab.has_base and "scratch" in self.config.pretrainings:
+            raise ValueError("--model excludes a start from random weights; pass --settings pretrainings=given")
+        if not self.lab.has_base and "given" in self.config.pretrainings:
             raise ValueError("pretrainings=given starts from --model; pass one")
         if "public" in self.config.pretrainings and not self.lab.embedded:
-            raise ValueError("pretrainings=public is there for the drawn faces alone; pass --model and given")
+            raise ValueError("pretrainings=public exists for the synthetic faces only; pass --model and given")
         return [
             Cell(f"{start}-{name}", {"pretraining": start, "defense": name})
             for start in self.config.pretrainings
@@ -72,13 +71,13 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train, and attack with an eye on the confidence."""
+        """Train, attack, and record the confidence."""
         config, name, start = self.config, cell.values["defense"], cell.values["pretraining"]
-        words: list[str] = []
+        options: list[str] = []
         if start == "public":
-            words = ["--model", self.lab.public_base(), *(() if self.lab.options.quick else TUNING_WORDS)]
+            options = ["--model", self.lab.public_base(), *(() if self.lab.options.quick else FINE_TUNING)]
         suffix = "-public" if start == "public" else ""
-        folder, numbers = self.lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, words=words)
+        folder, numbers = self.lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, options=options)
         attack, scores, trace = self.lab.trace(folder, config.attack, config.identities, config.images_per_identity)
         return {
             **numbers,
@@ -91,7 +90,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """A color a defense, a line style a pre-training; the middle half of the images shaded."""
+        """Plot one color per defense and one line style per pre-training, with the interquartile range shaded."""
         panel = figure.subplots()
         styles = dict(zip(PRETRAININGS, ("-", "--", "-"), strict=True))
         names = list(dict.fromkeys(cell["values"]["defense"] for cell in good(found)))
@@ -103,7 +102,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
             panel.plot(steps, numbers["confidence"], color=color, ls=styles[start], label=label)
             panel.fill_between(steps, numbers["low"], numbers["high"], color=color, alpha=0.1, lw=0)
         panel.set_xlabel("step of the attack")
-        panel.set_ylabel("target's confidence in the wanted person")
+        panel.set_ylabel("target's confidence in the attacked class")
         panel.set_ylim(-0.02, 1.02)
         panel.set_title(f"{found['settings']['attack'].partition(':')[0]} on {data_of(found)}")
         panel.grid(alpha=0.3)
@@ -111,7 +110,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """First step, half-way, and the result."""
+        """Return the confidence at the first step, half-way, and of the result."""
         rows = [
             [
                 cell["values"]["defense"],
@@ -124,6 +123,6 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
             ]
             for cell in good(found)
         ]
-        head = ["defense", "start of training", "test accuracy (%)", "confidence in training images",
+        head = ["defense", "start of training", "test accuracy (%)", "confidence on training images",
                 "in the attack's first step", "half-way", "in the result"]  # fmt: skip
         return f"{markdown(head, rows)}\n\nThe paper prints a figure without numbers."

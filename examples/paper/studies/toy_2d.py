@@ -1,6 +1,6 @@
-"""The paper's two-dimensional example: four small networks, and how near an attack on each comes to the data.
+"""The paper's two-dimensional example: four small networks, and the distance of an attack on each to the data.
 
-:mod:`examples.toy_2d` tells what is seen, and how to read it.
+:mod:`examples.toy_2d` explains it.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ TARGET = 2  # the pentagons
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One of the four networks, and the distance that the paper prints for it."""
+    """One of the four networks, with the distance in the paper."""
 
     key: str
     title: str
@@ -52,7 +52,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A trained network and what the attack on it reached."""
+    """A trained network and the result of the attack on it."""
 
     variant: Variant
     net: nn.Sequential
@@ -60,12 +60,12 @@ class Outcome:
     path: Tensor  # (steps + 1, 2), start to end
     confidence: float  # of the target class at the end of the path
     distance: float  # from the end of the path to the nearest training point of the target class
-    adam_path: Tensor  # the same with Adam in place of plain gradient descent
+    adam_path: Tensor  # with Adam instead of plain gradient descent
     adam_distance: float
 
 
 def make_blobs() -> tuple[Tensor, Tensor]:
-    """Draw the training data; number for number those of ``sklearn.datasets.make_blobs``, without needing it.
+    """Draw the training data: exactly those of ``sklearn.datasets.make_blobs``, without that dependency.
 
     Returns:
         Points (500, 2) float32 and labels (500,) int64 in [0, 3).
@@ -80,7 +80,7 @@ def make_blobs() -> tuple[Tensor, Tensor]:
 
 
 def build_net(variant: Variant, seed: int) -> nn.Sequential:
-    """Network of one variant, (batch, 2) to (batch, 3) logits, with weights drawn from ``seed``."""
+    """Create the network of a variant, (batch, 2) to (batch, 3) logits, with weights drawn from ``seed``."""
     torch.manual_seed(seed)
     classes = len(CENTRES)
     body = [nn.Linear(2, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.BatchNorm1d(HIDDEN)]
@@ -92,7 +92,7 @@ def build_net(variant: Variant, seed: int) -> nn.Sequential:
 
 
 def train(net: nn.Module, points: Tensor, labels: Tensor, iterations: int = 5000) -> None:
-    """Fit ``net`` with cross entropy over the whole data set at every step; leaves it in eval mode."""
+    """Fit ``net`` with cross entropy on the whole data set at every step; set it to eval mode."""
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
     net.train()
     for _ in range(iterations):
@@ -127,7 +127,7 @@ def attack(net: nn.Module, optimizer: str = "sgd", steps: int = 2500) -> Tensor:
 def run(
     variant: Variant, points: Tensor, labels: Tensor, seed: int = WEIGHT_SEED, iterations: int = 5000, steps: int = 2500
 ) -> Outcome:
-    """Train one network, attack it, and measure how near the attacker came."""
+    """Train one network, attack it, and measure the distance to the data."""
     net = build_net(variant, seed)
     train(net, points, labels, iterations)
     path, adam_path = attack(net, "sgd", steps), attack(net, "adam", steps)
@@ -151,7 +151,7 @@ def draw_outcomes(outcomes: Sequence[Outcome], points: Tensor, labels: Tensor, f
 
     x, y = np.meshgrid(np.linspace(-17, 17, 240), np.linspace(-17, 17, 240))
     grid = torch.from_numpy(np.stack([x, y], axis=-1)).float().flatten(0, 1)
-    # Okabe and Ito's colors keep apart under every common color blindness; the marks differ as well.
+    # Okabe and Ito's colors can be distinguished with all common color blindnesses; the markers differ too.
     marks = (("o", "#009E73", "circles"), ("s", "#56B4E9", "squares"), ("p", "#E69F00", "pentagons (target)"))
     greys = LinearSegmentedColormap.from_list("greys", ["#ffffff", "#9a9a9a"])
 
@@ -192,13 +192,13 @@ class Toy2DConfig(MethodConfig):
 
     seeds: tuple[int, ...] = field(
         default=(WEIGHT_SEED, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-        metadata={"help": "Of the weights, with commas between; the first is drawn, 42 gives the paper's numbers."},
+        metadata={"help": "Seeds of the weights, separated by commas; the figure shows the first; 42 is the paper's."},
     )
-    iterations: int = field(default=5000, metadata={"help": "Of training."})
-    steps: int = field(default=2500, metadata={"help": "Of the attack."})
+    iterations: int = field(default=5000, metadata={"help": "Training iterations."})
+    steps: int = field(default=2500, metadata={"help": "Steps of the attack."})
 
     def validate(self) -> None:
-        """Refuse empty work."""
+        """Refuse values out of range."""
         if not self.seeds or self.iterations < 1 or self.steps < 1:
             raise ValueError(
                 f"expected a seed, iterations >= 1 and steps >= 1, got {self.seeds}, {self.iterations} and {self.steps}"
@@ -207,21 +207,21 @@ class Toy2DConfig(MethodConfig):
 
 @STUDIES.register("toy_2d")
 class Toy2D(Study[Toy2DConfig]):
-    """Three classes in the plane: how near an attack comes to the data behind four heads."""
+    """Three classes in the plane: distance of an attack to the data, for four heads."""
 
     config_class = Toy2DConfig
-    claim = "behind a low-rank head with Tanh an attack ends far from the data (19.33 against 1.67)"
+    claim = "with a low-rank head and Tanh an attack ends far from the data (19.33 instead of 1.67)"
     source = "two-dimensional example"
     caveat = (
-        "The start is 20.4 away from the nearest pentagon: 19.33 says that the attacker hardly moved, as his step is "
-        "proportional to a gradient that has become small. Adam, whose step is not, comes near. Other weight seeds "
-        "give very different distances. The example explains a mechanism; it is no evidence that a model is safe."
+        "The start is 20.4 away from the nearest pentagon: at 19.33 the attack has hardly moved, as its step is "
+        "proportional to a small gradient. Adam, whose step is not, comes close. Other weight seeds give very "
+        "different distances. The example explains a mechanism; it is no evidence that a model is safe."
     )
     quick: ClassVar[dict[str, Any]] = {"seeds": (WEIGHT_SEED,), "iterations": 20, "steps": 20}
     size = (9.4, 9.0)
 
     def cells(self) -> list[Cell]:
-        """Each network, for every seed."""
+        """One cell per network and seed."""
         return [
             Cell(f"{variant.key}-seed{seed}", {"network": variant.key, "seed": seed})
             for seed in dict.fromkeys(self.config.seeds)
@@ -229,10 +229,10 @@ class Toy2D(Study[Toy2DConfig]):
         ]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
-        """Train one network and attack it; of those that are drawn, weights and paths are kept."""
+        """Train and attack one network; keep weights and paths of those in the figure."""
         points, labels = make_blobs()
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the tensors are tiny: more threads only cost time
+        torch.set_num_threads(1)  # more threads are slower for such small tensors
         try:
             outcome = run(
                 variant_of(cell), points, labels, cell.values["seed"], self.config.iterations, self.config.steps
@@ -248,7 +248,7 @@ class Toy2D(Study[Toy2DConfig]):
 
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
-        """The four networks of the first seed, as the example draws them."""
+        """Draw the four networks of the first seed."""
         points, labels = make_blobs()
         outcomes = []
         for cell in good(found, seed=found["settings"]["seeds"][0]):
@@ -272,16 +272,16 @@ class Toy2D(Study[Toy2DConfig]):
 
     @classmethod
     def table(cls, found: Found) -> str:
-        """The four distances beside the paper's; then their spread over seeds."""
+        """Return the four distances next to the paper's, and their range over seeds."""
         first, rows = found["settings"]["seeds"][0], []
         for variant in VARIANTS:
-            (drawn,) = good(found, network=variant.key, seed=first)
+            (first_cell,) = good(found, network=variant.key, seed=first)
             others = [c["numbers"] for c in good(found, network=variant.key) if c["values"]["seed"] != first]
             stds = [
                 f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-"
                 for values in ([n["distance"] for n in others], [n["adam_distance"] for n in others])
             ]
-            numbers = drawn["numbers"]
+            numbers = first_cell["numbers"]
             rows.append(
                 [
                     f"{variant.key}) {variant.title}",
@@ -299,7 +299,7 @@ class Toy2D(Study[Toy2DConfig]):
 
     @classmethod
     def order_holds(cls, found: Found) -> str:
-        """For how many seeds the distances are ordered as the paper's."""
+        """Count the seeds for which the distances are in the paper's order."""
         seeds = list(dict.fromkeys(found["settings"]["seeds"]))
         holds = 0
         for seed in seeds:
@@ -309,10 +309,10 @@ class Toy2D(Study[Toy2DConfig]):
 
 
 def thinned(path: Tensor, step: int = 10) -> Tensor:
-    """Every tenth point of a path, and its end."""
+    """Return every tenth point of a path, and its end."""
     return torch.cat([path[:-1:step], path[-1:]])
 
 
 def variant_of(cell: Cell) -> Variant:
-    """The network of a cell."""
+    """Return the network of a cell."""
     return next(variant for variant in VARIANTS if variant.key == cell.values["network"])

@@ -1,4 +1,4 @@
-"""The paper's image sets from made-up files of the same layout; crops are checked by the pixels they show."""
+"""The paper's image sets from made-up files of the same layout; crops are checked by their pixels."""
 
 import logging
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from calor_hf.cli.main import main
 from calor_hf.data.loading import load_images, load_splits
+from examples.paper.__main__ import main
 from examples.paper.prepare import (
     SETS,
     celeba_crop,
@@ -63,7 +63,7 @@ def shown(image: Image.Image) -> tuple[float, float, float, float]:
 
 
 @pytest.mark.parametrize(
-    ("crop", "picture", "size", "box"),
+    ("crop", "image", "size", "box"),
     [
         # (178 − 108) / 2 = 35 and (218 − 108) / 2 = 55.
         (celeba_crop, (178, 218), 108, (35, 55, 142, 162)),
@@ -145,7 +145,7 @@ def test_celeba_takes_the_most_frequent_in_order(celeba: Path, tmp_path: Path) -
 def test_celeba_names_lead_nowhere_else(celeba: Path, tmp_path: Path, name: str) -> None:
     listed = celeba / "Anno" / "identity_CelebA.txt"
     listed.write_text(listed.read_text() + f"{name} 3\n")
-    with pytest.raises(ValueError, match=r"line 9: expected 'PICTURE\.jpg NUMBER'"):
+    with pytest.raises(ValueError, match=r"line 9: expected 'IMAGE\.jpg NUMBER'"):
         prepare_celeba(celeba, tmp_path / "out", identities=3)
     assert not (tmp_path / "out").exists()
 
@@ -172,8 +172,8 @@ def test_imagenette_keeps_its_splits(imagenette: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(SETS))
 def test_command_refuses_a_wrong_source(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "wrong" / "something").mkdir(parents=True)
-    words = ["prepare", name, "--source", str(tmp_path / "wrong"), "--output-dir", str(tmp_path / "out")]
-    assert main(words) == 2
+    argv = ["prepare", name, "--source", str(tmp_path / "wrong"), "--output-dir", str(tmp_path / "out")]
+    assert main(argv) == 2
     message = capsys.readouterr().err
     assert "expected" in message
     assert "found something" in message
@@ -206,11 +206,11 @@ def test_command_and_the_folders_that_it_refuses(
 
 
 def test_odd_sets_are_refused(facescrub: Path, celeba: Path, tmp_path: Path) -> None:
-    (facescrub / "actresses" / "faces" / "Nobody").mkdir()
-    with pytest.raises(ValueError, match=r"expected images .* in .*No one, found none"):
+    (facescrub / "actresses" / "faces" / "Eve Eo").mkdir()
+    with pytest.raises(ValueError, match=r"expected images .* in .*Eve Eo, found none"):
         prepare_facescrub(facescrub, tmp_path / "out")
-    save(facescrub / "actresses" / "faces" / "Nobody" / "one.jpg", 0, (9, 9))
-    with pytest.raises(ValueError, match="class actresses_Nobody has 1 image"):
+    save(facescrub / "actresses" / "faces" / "Eve Eo" / "one.jpg", 0, (9, 9))
+    with pytest.raises(ValueError, match="class actresses_Eve Eo has 1 image"):
         prepare_facescrub(facescrub, tmp_path / "out")
     with pytest.raises(ValueError, match="class 0003_2 has 1 image"):
         prepare_celeba(celeba, tmp_path / "out")

@@ -1,5 +1,6 @@
-"""What every registered study promises; a new file in `studies` is tested here without being named."""
+"""Contract of every registered study; a new file in `studies` is tested here without being named."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from calor_hf.cli.list import main as list_command
-from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
 from calor_hf.recipes import runs as recipe_runs
+from examples.paper.__main__ import main as paper
+from examples.paper.lab import TRAIN
 from examples.paper.run_study import page
 from examples.paper.studies import STUDIES
 
@@ -24,9 +25,10 @@ def in_this_process() -> object:
     """Trainings do not start a process each, which would import everything again; else they are what they are."""
 
     def run(words: Sequence[str], log: Path) -> int:
-        assert words[1:3] == ["-m", "calor_hf.cli.train"]
-        TRAINED.append(words[words.index("--output-dir") + 1])
-        return train([*words[3:], "--use-cpu"])
+        program, options = words[1 : 1 + len(TRAIN)], words[1 + len(TRAIN) :]
+        assert tuple(program) == TRAIN
+        TRAINED.append(options[options.index("--output-dir") + 1])
+        return train([*options, "--use-cpu"])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe_runs, "run_process", run)
@@ -40,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_for(name: str, folder: Path, models: Path) -> list[str]:
-    words = ["study", name, "--quick", "--output-dir", str(folder), "--models-dir", str(models)]
+    words = [name, "--quick", "--output-dir", str(folder), "--models-dir", str(models)]
     return [*words, "--report-to", "none"]
 
 
@@ -48,7 +50,7 @@ def words_for(name: str, folder: Path, models: Path) -> list[str]:
 def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind, folder = STUDIES.get(name), tmp_path / "study"
     words = words_for(name, folder, models)
-    assert calor_hf(words) == 0, capsys.readouterr().err
+    assert paper(words) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
     assert kind.claim in shown
     assert "The numbers mean nothing" in shown
@@ -74,9 +76,9 @@ def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsy
 
     # Not over someone's files, and not with other settings.
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert calor_hf(words) == 2
+    assert paper(words) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert calor_hf([*words, "--resume", "--seed", "7"]) == 2
+    assert paper([*words, "--resume", "--seed", "7"]) == 2
     assert "was begun with" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
@@ -85,7 +87,7 @@ def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsy
     kept = {file: file.stat().st_mtime_ns for file in files.values() if file != last}
     last.unlink()
     trained = len(TRAINED)
-    assert calor_hf([*words, "--resume"]) == 0
+    assert paper([*words, "--resume"]) == 0
     again = json.loads((folder / "study.json").read_text())
     assert {file: file.stat().st_mtime_ns for file in files.values() if file != last} == kept
     assert [c["numbers"] for c in again["cells"]] == [c["numbers"] for c in found["cells"]]  # the same seed
@@ -93,24 +95,27 @@ def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsy
 
 
 def test_every_study_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert calor_hf(["study"]) == 0
-    shown = capsys.readouterr().out
+    assert paper([]) == 0
+    overview = capsys.readouterr().out
     for name in NAMES:
         kind = STUDIES.get(name)
-        assert f"  {name} " in shown
-        assert kind.claim in shown
+        assert f"  {name} " in overview
+        assert kind.claim in overview
         assert kind.source
         assert kind.__doc__
         kind.config_class.from_dict(kind.quick)
         assert kind.config_class.from_dict(json.loads(json.dumps(kind.config_class().to_dict())))
-    assert list_command(["rank_sweep"]) == 0
-    assert "ranks = (6, 10, 16, 32, 64)" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            paper([name, "--help"])
+        shown = capsys.readouterr().out
+        for field in dataclasses.fields(kind.config_class):
+            assert f"  {field.name} = {field.default!r}\n      {field.metadata['help']}\n" in shown
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rank_swep"], "Did you mean 'rank_sweep'?"),
+        (["rank_swep"], "unknown study or command 'rank_swep'. Did you mean 'rank_sweep'?"),
         (["rank_sweep", "--settings", "rank=3"], "has no setting rank"),
         (["rank_sweep", "--settings", "ranks=0"], "ranks must be whole numbers >= 1"),
         (["rank_sweep", "--settings", "attacks=plgg"], "Did you mean 'plg'?"),
@@ -120,10 +125,10 @@ def test_every_study_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None
         (["rank_sweep", "--dataset", "faces", "--prior", "gan"], "no evaluation model: train one"),
         (["rank_sweep", "--seed", "-1"], "--seed must be >= 0"),
         (["rank_sweep", "--resume", "--overwrite"], "pass one"),
-        (["gradient_magnitude", "--settings", "attack=brep"], "follows no gradient"),
+        (["gradient_magnitude", "--settings", "attack=brep"], "uses no gradient"),
         (["gradient_magnitude", "--settings", "attack=plg:samples=2,smoothing=noise"], "samples must be 1"),
-        (["confidence", "--num-train-epochs", "4"], "the training has 4 epochs, the study looks at 35"),
-        (["target_confidence", "--model", "x"], "nothing starts from random weights"),
+        (["confidence", "--num-train-epochs", "4"], "the training has 4 epochs, the study needs 35"),
+        (["target_confidence", "--model", "x"], "excludes a start from random weights"),
         (["target_confidence", "--settings", "pretrainings=given"], "starts from --model; pass one"),
         (["robustness", "--settings", "attacks=pgdd"], "unknown attack 'pgdd'"),
         (["inversion_space", "--settings", "quantile=1"], "expected quantile in (0, 1)"),
@@ -134,7 +139,7 @@ def test_what_cannot_work_is_refused_before_work(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        status = calor_hf(["study", *words, "--output-dir", str(tmp_path / "out")])
+        status = paper([*words, "--output-dir", str(tmp_path / "out")])
     except SystemExit as stop:  # an option that no one knows
         status = int(stop.code or 0)
     assert status == 2
@@ -144,8 +149,8 @@ def test_what_cannot_work_is_refused_before_work(
 
 
 def test_the_docs_list_every_study() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "studies.md").read_text()
     for name in NAMES:
         kind = STUDIES.get(name)
         assert f"| `{name}` | {kind.claim} | {kind.source} |" in text
-        assert f"calor-hf study {name}" in text
+        assert f"python -m examples.paper {name}\n" in text

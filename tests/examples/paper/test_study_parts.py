@@ -26,30 +26,30 @@ def test_moving_average_and_its_share_of_the_first() -> None:
     assert relative([2, 4, 6, 0, 4], 3) == [1, pytest.approx(10 / 12), pytest.approx(10 / 12)]
     with pytest.raises(ValueError, match="window >= 1"):
         moving_average([1.0], 0)
-    with pytest.raises(ValueError, match="0 from the first step on"):
+    with pytest.raises(ValueError, match="0 in the first steps"):
         relative([0.0, 0.0], 2)
 
 
-def test_trainings_are_pooled_person_by_person() -> None:
-    # Person 0: 1 and 0.5, mean 0.75; person 1: 0 and 0.25, mean 0.125; in all 0.4375, within [0.125, 0.75].
+def test_trainings_are_pooled_by_identity() -> None:
+    # Identity 0: 1 and 0.5, mean 0.75; identity 1: 0 and 0.25, mean 0.125; in all 0.4375, within [0.125, 0.75].
     first = {"by_identity": {"0": 1.0, "1": 0.0}, "images": 4}
     second = {"by_identity": {"0": 0.5, "1": 0.25}, "images": 4}
     mean, low, high = pooled([first, second])
     assert mean == pytest.approx(0.4375)
     assert (low, high) == pytest.approx((0.125, 0.75))
-    assert pooled([{"by_identity": {"3": 0.5}, "images": 2}]) == (0.5, 0.5, 0.5)  # one person has no interval
+    assert pooled([{"by_identity": {"3": 0.5}, "images": 2}]) == (0.5, 0.5, 0.5)  # one identity has no interval
     assert bars([(0.5, 0.25, 1.0)]) == ([50.0], [[25.0], [50.0]])
     assert with_interval(0.5, 0.25, 1.0) == "50.0 [25.0, 100.0]"
     assert of_share({"value": None, "low": None, "high": None, "count": 0}) == (0, 0, 0)
 
 
-def test_adaptation_compares_people_with_themselves() -> None:
+def test_adaptation_is_compared_by_identity() -> None:
     def cell(defense: str, identities: dict[str, float]) -> dict[str, object]:
         numbers = {"leakage": {"plg": {"by_identity": identities, "images": 2}}}
         return {"cell": defense, "values": {"defense": defense, "seed": 0}, "numbers": numbers}
 
     found = {"cells": [cell("loft", {"0": 1.0, "1": 0.5}), cell("calor", {"0": 0.5, "1": 0.0})]}
-    assert Adaptation.differences(found) == {"plg": (-0.5, -0.5, -0.5)}  # everybody lost a half
+    assert Adaptation.differences(found) == {"plg": (-0.5, -0.5, -0.5)}  # each lost a half
 
 
 def test_shares_above_a_threshold() -> None:
@@ -68,9 +68,9 @@ def test_confidence_is_the_own_class() -> None:
     assert true_class_confidence(logits, torch.tensor([0, 1])).tolist() == pytest.approx([0.8, 0.2])
 
 
-def test_attacks_are_called_by_what_tells_them_apart() -> None:
-    def found(words: str) -> dict[str, object]:
-        return {"settings": {"attacks": words}}
+def test_attack_labels_are_short_and_distinct() -> None:
+    def found(specs: str) -> dict[str, object]:
+        return {"settings": {"attacks": specs}}
 
     assert attack_labels(found("plg@adaptive:steps=3 ppa:steps=2")) == {
         "plg-adaptive-steps-3": "plg@adaptive", "ppa-steps-2": "ppa",
@@ -79,11 +79,11 @@ def test_attacks_are_called_by_what_tells_them_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "generator"),
+    ("spec", "generator"),
     [("plg:steps=5", "renderer"), ("if_gmi:steps=2,later_steps=3,most_stages=2,initial_candidates=20", "stylegan2")],
 )
-def test_a_trace_sees_every_step_and_changes_nothing(word: str, generator: str) -> None:
-    name, attack, trace = traced(word)
+def test_a_trace_sees_every_step_and_changes_nothing(spec: str, generator: str) -> None:
+    name, attack, trace = traced(spec)
     target, prior = tiny_target(), tiny_generator(generator)
     found = attack.run(target, prior, [0, 2], images_per_class=2, seed=1)
     plain = ATTACKS.get(name.partition("-")[0])(attack.config).run(target, prior, [0, 2], images_per_class=2, seed=1)
@@ -116,7 +116,7 @@ def test_a_trace_holds_the_gradient_itself() -> None:
     torch.testing.assert_close(trace.confidence[0], own)
 
 
-def test_all_of_a_picture_goes_through_the_bottleneck() -> None:
+def test_all_of_an_image_goes_through_the_bottleneck() -> None:
     net = Autoencoder(2, 16, 4).eval()
     codes: list[Tensor] = []
     net.down.register_forward_hook(lambda module, inputs, output: codes.append(output))

@@ -1,21 +1,13 @@
-"""The commands that one of the paper's settings stands for, printed, or run one after the other.
+"""``settings``: the commands of one of the paper's settings, printed, or run one after the other.
 
-Printed, and run for two of its models::
-
-    python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml
-    python examples/paper/run.py examples/paper/A_facescrub_ir152.yaml --models none calor --run
-
-A YAML file holds one setting: data set, network and pre-training. Its keys under ``train``, ``models``,
-``evaluation_model``,
-``priors`` and ``audit`` are the options of ``calor-hf train``, ``prior`` and ``audit``; ``audits`` says which attacks
-paint with which prior; ``paper`` holds the paper's numbers, and ``not_reproduced`` what differs from its recipe. With
-``--run``, a command that has finished is left out, and one that was stopped goes on.
+A YAML file in ``settings/`` holds one setting: data set, network and pre-training. Its keys under ``train``,
+``models``, ``evaluation_model``, ``priors`` and ``audit`` are the options of ``calor-hf train``, ``prior`` and
+``audit``; ``audits`` lists the attacks that use each prior; ``paper`` holds the paper's numbers, and
+``not_reproduced`` the differences from its recipe.
 """
 
 import argparse
-import importlib
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from calor_hf.cli.main import main as calor_hf
 from calor_hf.priors import PRIORS
 
 
@@ -32,40 +25,39 @@ class Command:
 
     Attributes:
         name: Sub-command.
-        words: Its options.
+        options: Its options.
         folder: Its output folder.
     """
 
     name: str
-    words: tuple[str, ...]
+    options: tuple[str, ...]
     folder: Path
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there; of a prior the resumed command sees by itself whether steps are left."""
+        """Whether its result exists; a prior's own command checks whether steps are left."""
         results = {"train": "metrics.json", "audit": "report.json"}
         return self.name in results and (self.folder / results[self.name]).is_file()
 
     @property
     def line(self) -> str:
-        """As a user types it."""
-        return shlex.join(["calor-hf", self.name, *self.words])
+        """Command line."""
+        return shlex.join(["python", "-m", "examples.paper", "calor-hf", self.name, *self.options])
 
     def run(self) -> int:
-        """Run it in this process, or go on with it; its exit status."""
+        """Run or resume it in this process; return its exit status."""
         begun = self.folder.exists() and any(self.folder.iterdir())
         again = ["--resume"] if begun else []
         if begun and self.name == "train" and not _has_checkpoint(self.folder):
-            again = ["--overwrite"]  # stopped before its first checkpoint: there is nothing to go on with
-        status: int = importlib.import_module(f"calor_hf.cli.{self.name}").main([*self.words, *again])
-        return status
+            again = ["--overwrite"]  # stopped before its first checkpoint: nothing to resume
+        return calor_hf([self.name, *self.options, *again])
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A setting.
+    """Read a setting.
 
     Raises:
-        ValueError: parts are missing or unknown.
+        ValueError: keys are missing or unknown.
     """
     known = {
         "name", "tables", "train", "models", "evaluation_model", "priors", "audit", "audits", "paper", "not_reproduced",
@@ -78,12 +70,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | None = None) -> list[Command]:
-    """Evaluation model and models, then the priors that serve all of them, then those for one model, and audits.
+    """List the commands of a setting: evaluation model, models, shared priors, then priors of one model and audits.
 
     Args:
         setting: As :func:`load` returns it.
-        output: Folder of all results.
-        models: Names of those wanted; None: all.
+        output: Parent folder of all results.
+        models: Names of the models to include. None means all.
 
     Raises:
         ValueError: an unknown model or prior.
@@ -105,7 +97,7 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
                 found.append(_command("prior", {**setting["priors"][name], "target": str(root / model)}, folder))
             parts = {
                 "target": str(root / model),
-                "evaluation_model": str(root / "evaluation_model"),
+                "evaluation-model": str(root / "evaluation_model"),
                 "generator": str(folder),
             }
             options = {**setting["audit"], **parts, "attacks": attacks}
@@ -113,20 +105,20 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print or run the commands of a setting; the status of the first that fails, else 0."""
-    parser = argparse.ArgumentParser(description="Print, or run, the commands of one setting of the paper.")
-    parser.add_argument("setting", type=Path, help="one of the YAML files beside this script")
+def run(argv: Sequence[str]) -> int:
+    """Print or run the commands of a setting; return the status of the first that fails, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.paper settings",
+        description="Print or run the commands of one of the paper's settings. With --run, finished commands are"
+        " skipped, and interrupted ones continue.",
+    )
+    parser.add_argument("setting", type=Path, help="one of the YAML files in examples/paper/settings")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/paper"), help="default: outputs/paper")
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these; default: all of the setting")
-    parser.add_argument("--run", action="store_true", help="run them (days on a GPU); default: print them")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="names of the models; default: all of the setting")
+    parser.add_argument("--run", action="store_true", help="run the commands (days on a GPU); default: print them")
     options = parser.parse_args(argv)
-    try:
-        setting = load(options.setting)
-        planned = commands(setting, options.output_dir, options.models)
-    except (ValueError, OSError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
+    setting = load(options.setting)
+    planned = commands(setting, options.output_dir, options.models)
     for note in setting["not_reproduced"]:
         print(f"# {note}")
     for command in planned:
@@ -141,16 +133,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str, options: Mapping[str, Any], folder: Path) -> Command:
-    words: list[str] = []
+    found: list[str] = []
     for option, value in {**options, "output-dir": str(folder)}.items():
         values = value if isinstance(value, list) else [value]
-        words += [f"--{option}", *(str(one) for one in values)]
-    return Command(name, tuple(words), folder)
+        found += [f"--{option}", *(str(one) for one in values)]
+    return Command(name, tuple(found), folder)
 
 
 def _has_checkpoint(folder: Path) -> bool:
     return any(folder.glob("checkpoint-*")) or any(folder.glob("undefended/*"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ UNITS = {50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
 
 
 class IRConfig(PretrainedConfig):
-    """Settings of :class:`~calor_hf.modeling.modeling_ir.IRForImageClassification`.
+    """Settings of :class:`~examples.paper.modeling_ir.IRForImageClassification`.
 
     Args:
         depths: Units of each stage; the first unit of a stage halves the side of the maps.
@@ -18,8 +18,8 @@ class IRConfig(PretrainedConfig):
         image_size: Side of the images in pixels: the embedding reads all positions of the last maps.
         num_channels: Channels of the images.
         embedding_size: Width of the embedding, which the classifier reads.
-        dropout: Share of the values in front of the embedding that training drops, in [0, 1).
-        kwargs: ``num_labels``, ``id2label``, ``label2id`` and what else any configuration takes.
+        dropout: Dropout probability in front of the embedding, in [0, 1).
+        kwargs: ``num_labels``, ``id2label``, ``label2id`` and other arguments of any configuration.
     """
 
     model_type = "ir_resnet"
@@ -36,7 +36,7 @@ class IRConfig(PretrainedConfig):
     ) -> None:
         if len(depths) != len(hidden_sizes) or not depths or min(*depths, *hidden_sizes) < 1:
             raise ValueError(
-                f"depths and hidden_sizes name as many stages, each number >= 1; got {list(depths)} and "
+                f"depths and hidden_sizes must have the same length, with values >= 1; got {list(depths)} and "
                 f"{list(hidden_sizes)}"
             )
         if min(image_size, num_channels, embedding_size) < 1 or not 0 <= dropout < 1:
@@ -54,14 +54,14 @@ class IRConfig(PretrainedConfig):
 
     @classmethod
     def of_depth(cls, depth: int, **settings: Any) -> "IRConfig":
-        """Settings of IR-50, IR-100 or IR-152.
+        """Create the configuration of IR-50, IR-100 or IR-152.
 
         Args:
             depth: 50, 100 or 152.
-            settings: As for the class.
+            settings: Other arguments of the class.
 
         Raises:
-            ValueError: there is no such network.
+            ValueError: unknown depth.
         """
         if depth not in UNITS:
             raise ValueError(f"depth must be one of {', '.join(map(str, UNITS))}, got {depth}; or pass depths=")
@@ -69,7 +69,7 @@ class IRConfig(PretrainedConfig):
 
     @property
     def last_side(self) -> int:
-        """Side of the last stage's maps: halved by each stage, rounded up."""
+        """Side of the last stage's maps; each stage halves it, rounded up."""
         side = self.image_size
         for _ in self.depths:
             side = (side + 1) // 2

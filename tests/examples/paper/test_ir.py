@@ -16,8 +16,10 @@ from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.find_head import find_heads
-from calor_hf.modeling import IRConfig, IRForImageClassification, defend
+from calor_hf.modeling import defend
+from examples.paper.configuration_ir import IRConfig
 from examples.paper.convert_ir import convert_ir
+from examples.paper.modeling_ir import IRForImageClassification
 
 # Counted by hand. A unit that keeps d channels has 18d² + 5d weights (two 3x3 convolutions, PReLU, two batch norms),
 # one from c to d channels 10cd + 9d² + 2c + 5d (a 1x1 convolution and its batch norm more); the stem 27·64 + 3·64.
@@ -196,7 +198,7 @@ def test_other_files_are_refused(reference: Reference, tmp_path: Path, capsys: p
     refused(reference.state | {"body.0.res_layer.5.fc1.weight": torch.ones(1)}, r"1 unknown \(units.0.residual.5.fc1")
     refused(reference.state | {"input_layer.0.weight": torch.ones(8, 1, 3, 3)}, r"has the shape \(8, 1, 3, 3\)")
     refused({"epoch": 3, "state_dict": {}}, "no state dict of tensors")
-    refused(Unsafe(), "cannot|can be read without running code")
+    refused(Unsafe(), "cannot|can be loaded without running code")
     assert "must not run" not in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="no file"):
         convert_ir(tmp_path / "none.pth", tmp_path / "out", depth=50, image_size=32)
@@ -208,7 +210,7 @@ def test_other_files_are_refused(reference: Reference, tmp_path: Path, capsys: p
 
 
 def test_wrong_settings_and_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="as many stages"):
+    with pytest.raises(ValueError, match="must have the same length"):
         IRConfig(depths=(1, 2))
     with pytest.raises(ValueError, match=r"dropout in \[0, 1\)"):
         IRConfig(dropout=1.0)

@@ -1,4 +1,4 @@
-"""The paper's settings: the commands that they stand for are ones that `calor-hf` takes, the numbers the paper's."""
+"""The paper's settings: `calor-hf` accepts their commands, and their numbers are the paper's."""
 
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,20 @@ from calor_hf.auditing.plan import plan_attacks
 from calor_hf.cli import audit as audit_command
 from calor_hf.cli import prior as prior_command
 from calor_hf.defenses import DEFENSES
-from calor_hf.modeling import IRForImageClassification
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.train_arguments import parse
-from examples.paper import import_backbone, run
+from examples.paper.__main__ import main as paper
+from examples.paper.commands import settings
+from examples.paper.modeling_ir import IRForImageClassification
 
-FOLDER = Path(run.__file__).parent
+FOLDER = Path(settings.__file__).parents[1] / "settings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 SIX = ["none", "mid", "bido", "label_smoothing", "transfer", "calor"]
 
 
 def setting(name: str) -> dict[str, Any]:
-    return run.load(FOLDER / f"{name}.yaml")
+    return settings.load(FOLDER / f"{name}.yaml")
 
 
 def test_every_table_has_its_setting() -> None:
@@ -33,22 +34,22 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
     one = setting(name)
     assert one["name"] == name
     models = list(one["models"])
-    for command in run.commands(one, tmp_path):
-        assert str(command.folder) in command.words
+    for command in settings.commands(one, tmp_path):
+        assert str(command.folder) in command.options
         if command.name == "train":
-            model, data, _, args = parse(command.words)
+            model, data, _, args = parse(command.options)
             assert data.augmentation == ("flip" if "64" in str(data.dataset) else "crop_color_flip")
             assert model.defense in DEFENSES.names()
             total = args.num_train_epochs + model.undefended_epochs
             first = model.undefended_epochs
             assert (total, [first + epoch for epoch in args.lr_drop_epochs]) == (100, [75, 90])
         elif command.name == "audit":
-            options = audit_command._parser().parse_args(command.words)
+            options = audit_command._parser().parse_args(command.options)
             assert len(audit_command.parse_classes(options.classes, 100)) * options.images_per_class == 500
             planned = plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)
             assert planned
         else:
-            options = prior_command._parser().parse_args(command.words)
+            options = prior_command._parser().parse_args(command.options)
             kind = PRIORS.get(options.prior)
             settings_of(kind.config_class, options.settings, "--settings")
             assert kind.needs_target == (options.target is not None)
@@ -56,7 +57,7 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
     assert list(one["paper"]["test_accuracy"]) == models
     for attack, cells in one["paper"].items():
         if attack not in ("columns", "test_accuracy"):
-            assert attack in [word for words in one["audits"].values() for word in words]
+            assert attack in [word for specs in one["audits"].values() for word in specs]
             assert list(cells) == models
             assert all(len(cell) == len(one["paper"]["columns"]) == 4 for cell in cells.values())
             assert all(0 <= a <= b <= 100 and c > 100 and 0 < d < 2 for a, b, c, d in cells.values())
@@ -92,7 +93,7 @@ def test_numbers_are_those_of_the_paper(name: str, attack: str, model: str, accu
 )
 def test_strengths_are_those_of_table_6(name: str, strengths: tuple[float, ...], tmp_path: Path) -> None:
     found: list[float] = []
-    trained = [parse(c.words)[0] for c in run.commands(setting(name), tmp_path) if c.name == "train"]
+    trained = [parse(c.options)[0] for c in settings.commands(setting(name), tmp_path) if c.name == "train"]
     assert [model.defense for model in trained] == ["none", *SIX]  # the evaluation model first
     for model in trained[1:]:
         values = DEFENSES.get(model.defense).config_class.parse(model.defense_settings)
@@ -102,7 +103,7 @@ def test_strengths_are_those_of_table_6(name: str, strengths: tuple[float, ...],
 
 
 def test_the_order_and_what_is_left_out(tmp_path: Path) -> None:
-    planned = run.commands(setting("A_facescrub_ir152"), tmp_path, ["calor"])
+    planned = settings.commands(setting("A_facescrub_ir152"), tmp_path, ["calor"])
     root = tmp_path / "A_facescrub_ir152"
     assert [(c.name, c.folder.relative_to(root).as_posix()) for c in planned] == [
         ("train", "evaluation_model"),
@@ -121,37 +122,39 @@ def test_the_order_and_what_is_left_out(tmp_path: Path) -> None:
     (planned[1].folder / "metrics.json").write_text("{}")
     assert planned[1].finished
     with pytest.raises(ValueError, match="has no tanh; models: none, mid"):
-        run.commands(setting("A_facescrub_ir152"), tmp_path, ["tanh"])
+        settings.commands(setting("A_facescrub_ir152"), tmp_path, ["tanh"])
 
 
 def test_printing_is_the_default_and_running_says_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where there are no models and data
-    words = [str(FOLDER / "A_celeba_ir152.yaml"), "--models", "mid"]
-    assert run.main(words) == 0
+    argv = ["settings", str(FOLDER / "A_celeba_ir152.yaml"), "--models", "mid"]
+    assert paper(argv) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("# The paper gives strengths")
     lines = [line for line in shown if not line.startswith("#")]
-    assert [line.split()[1] for line in lines] == ["train", "train", "prior", "audit", "prior", "audit"]
+    beginning = "python -m examples.paper calor-hf "  # which knows the face networks
+    assert all(line.startswith(beginning) for line in lines)
+    assert [line.split()[4] for line in lines] == ["train", "train", "prior", "audit", "prior", "audit"]
     assert "--defense mid --defense-settings beta=0.1 --output-dir outputs/paper/A_celeba_ir152/mid" in lines[1]
     assert not list(tmp_path.iterdir())
-    assert run.main([*words, "--run"]) == 2
+    assert paper([*argv, "--run"]) == 2
     assert "no folder or file ./data/celeba-64" in capsys.readouterr().err
     (tmp_path / "x.yaml").write_text("name: x")
-    assert run.main(["x.yaml"]) == 2
+    assert paper(["settings", "x.yaml"]) == 2
     assert "expected the keys audit" in capsys.readouterr().err
 
 
 def test_a_missing_backbone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
-    assert import_backbone.main([*words, "--weights", str(tmp_path / "none.pth")]) == 2
+    argv = ["import-backbone", "--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
+    assert paper([*argv, "--weights", str(tmp_path / "none.pth")]) == 2
     assert "no file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_random_weights_become_a_base_model(tmp_path: Path) -> None:
-    words = ["--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
-    assert import_backbone.main(words) == 0
+    argv = ["import-backbone", "--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
+    assert paper(argv) == 0
     model = IRForImageClassification.from_pretrained(tmp_path / "out")
     assert (model.config.image_size, len(model.network.units)) == (16, 24)

@@ -1,4 +1,4 @@
-"""Improved residual networks (IR): IR-152 is the paper's target at 64 pixels, IR-50 its evaluation model at 112."""
+"""Improved residual networks (IR): the paper's target (IR-152, 64 pixels) and evaluation model (IR-50, 112 pixels)."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from calor_hf.modeling.configuration_ir import IRConfig
+from examples.paper.configuration_ir import IRConfig
 
 
 class IRUnit(nn.Module):
-    """``x`` or a projection of it, plus BN-conv-PReLU-conv-BN of it; the second convolution has the stride."""
+    """Residual unit: shortcut plus BN-conv-PReLU-conv-BN, whose second convolution has the stride."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        # The shortcut comes first, and is a module where it does no more than leave pixels out: defenses that count
-        # layers (transfer, bido) then count as on the published networks.
+        # The shortcut comes first, and is a module even if it only subsamples, so that defenses that count layers
+        # (transfer, bido) count as on the published networks.
         self.shortcut: nn.Module = (
             nn.MaxPool2d(1, stride)
             if in_channels == channels
@@ -30,16 +30,16 @@ class IRUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, side / stride, side / stride) from (batch, in_channels, side, side)."""
+        """Map (batch, in_channels, side, side) to (batch, channels, side / stride, side / stride)."""
         total: Tensor = self.residual(x) + self.shortcut(x)
         return total
 
 
 class IRNetwork(nn.Module):
-    """From images to embeddings.
+    """Network from images to embeddings.
 
     Args:
-        config: Settings.
+        config: Configuration.
     """
 
     def __init__(self, config: IRConfig) -> None:
@@ -64,7 +64,7 @@ class IRNetwork(nn.Module):
         )
 
     def forward(self, pixel_values: Tensor, seen: list[Tensor] | None = None) -> Tensor:
-        """(batch, embedding_size); the maps after the stem and after each unit are appended to ``seen``."""
+        """Return (batch, embedding_size); append the maps after the stem and after each unit to ``seen``."""
         maps: Tensor = self.stem(pixel_values)
         if seen is not None:
             seen.append(maps)
@@ -77,10 +77,10 @@ class IRNetwork(nn.Module):
 
 
 class IRForImageClassification(PreTrainedModel):
-    """An IR network and a linear classifier on its embedding.
+    """IR network with a linear classifier on its embedding.
 
     The order of the layers is that of the target network in the KED and MIBench code: stem, units, embedding,
-    classifier. Random weights are theirs too (Xavier).
+    classifier. So is the initialization (Xavier).
 
     Source:
         Deng et al., "ArcFace", CVPR 2019, arXiv:1801.07698, section 3.2 (the improved residual unit);
@@ -106,14 +106,14 @@ class IRForImageClassification(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Scores and, with labels, the loss.
+        """Return logits and, with labels, the loss.
 
         Args:
             pixel_values: (batch, num_channels, image_size, image_size).
             labels: (batch,) int64 in [0, num_labels).
-            output_hidden_states: Whether the maps after the stem and after each unit are returned too.
-            return_dict: False gives a tuple.
-            kwargs: Handed to the loss function.
+            output_hidden_states: Whether to return the maps after the stem and after each unit too.
+            return_dict: Whether to return an object instead of a tuple.
+            kwargs: Arguments of the loss function.
 
         Raises:
             ValueError: images of another size or number of channels.
