@@ -55,8 +55,8 @@ def test_adaptation_is_compared_by_identity() -> None:
 def test_shares_above_a_threshold() -> None:
     scores = torch.tensor([0.2, 0.9, 0.9995, 0.9999], dtype=torch.float64)
     found = shares(scores, torch.tensor([True, True, False, True]), 0.9)
-    assert {k: found["sure"][k] for k in ("hits", "count", "of", "value")} == {
-        "hits": 1, "count": 2, "of": 4, "value": 0.5,
+    assert {k: found["sure"][k] for k in ("successes", "count", "of", "value")} == {
+        "successes": 1, "count": 2, "of": 4, "value": 0.5,
     }  # fmt: skip
     assert found["sure"]["threshold"] == 0.999
     assert found["top"]["count"] == 2  # above, not at
