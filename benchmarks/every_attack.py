@@ -26,7 +26,7 @@ from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.cli.audit import parse_classes
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report_text import interval, percent
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.metrics import Measure, mean_over_identities, mean_over_images
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.targets.frozen import frozen
@@ -124,7 +124,9 @@ def chance_level_of(source: str, evaluation_model: Network, found: dict[str, Rec
     images: list[Tensor] = []
     with frozen(prior):
         for some in labels.split(256):
-            latents = prior.sample_latents(len(some), sample_rng(0, 98, len(images))).float()
+            latents = prior.sample_latents(
+                len(some), named_rng(0, "benchmarks/every_attack/samples", len(images))
+            ).float()
             images.append(prior(latents, some if prior.num_classes else None).clamp(0, 1))
     samples = union({"samples": (labels, _scores(evaluation_model, torch.cat(images)))})
     others = union({name: (one.labels, _scores(evaluation_model, one.images)) for name, one in found.items()}, shift=1)

@@ -39,7 +39,7 @@ from calor_hf.auditing.networks import Network, load_network
 from calor_hf.cli.audit import parse_classes, private_images_of
 from calor_hf.core.files import write_whole
 from calor_hf.core.report_text import interval, percent
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
 from calor_hf.metrics.statistics import pooled_interval, share_interval
@@ -71,7 +71,7 @@ def teach(options: argparse.Namespace) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=steps, pct_start=0.1)
     begin = time.perf_counter()
     for epoch in range(options.epochs):
-        rng, losses = sample_rng(options.seed, epoch), []
+        rng, losses = named_rng(options.seed, "benchmarks/real_faces", epoch), []
         order = torch.from_numpy(rng.permutation(len(images)))
         for rows in order.split(options.batch):
             if len(rows) < options.batch:

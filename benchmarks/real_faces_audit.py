@@ -30,7 +30,7 @@ from benchmarks.mobilefacenet import Embedding
 from calor_hf import LowRankHead, __version__
 from calor_hf.attacks import ATTACKS
 from calor_hf.auditing import run_attack
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.defenses.calor import confidence_adaptation_loss
 from calor_hf.generators import load_generator
 from calor_hf.targets.base import Target
@@ -169,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(name, found, flush=True)
         target = FaceTarget(body, head, len(means))
         with torch.no_grad():
-            latents = prior.sample_latents(len(wanted), sample_rng(options.seed, 77)).float()
+            latents = prior.sample_latents(
+                len(wanted), named_rng(options.seed, "benchmarks/real_faces_audit/samples")
+            ).float()
             found["samples of the prior"] = evaluated(prior(latents), wanted, evaluation_model, means)
         for run in options.runs:
             attack, settings = RUNS[run]

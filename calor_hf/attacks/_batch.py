@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from calor_hf.core.seeding import RowDraws
+from calor_hf.core.seeding import Key, RowDraws
 from calor_hf.targets.base import Target
 from calor_hf.targets.head_modes import OwnNoise, StraightThrough
 
@@ -21,7 +21,7 @@ class Batch:
         group: Rows of each class.
         seed: Of the run.
         like: Device and precision of the numbers.
-        stage: Part of the attack; another one gives other numbers.
+        phase: Part of the attack, first in the key of each draw.
         notes: What is worked out once for the whole run, such as bounds; by name.
     """
 
@@ -29,46 +29,42 @@ class Batch:
     group: int
     seed: int
     like: Tensor
-    stage: int = 0
+    phase: Key = ("optimize",)
     notes: dict[str, Any] = field(default_factory=dict)
-    _streams: dict[tuple[int, int, bool, bool], RowDraws] = field(default_factory=dict)
+    _streams: dict[tuple[str, int, bool], RowDraws] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, classes: Sequence[int], group: int, seed: int, like: Tensor, stage: int = 0,
+        cls, classes: Sequence[int], group: int, seed: int, like: Tensor, phase: Key = ("optimize",),
         notes: dict[str, Any] | None = None,
     ) -> "Batch":  # fmt: skip
         """``group`` rows of each class."""
         labels = like.new_tensor(list(classes)).long().repeat_interleave(group)
-        return cls(labels, group, seed, like, stage, {} if notes is None else notes)
+        return cls(labels, group, seed, like, phase, {} if notes is None else notes)
 
-    def normal(self, columns: int, stream: int = 0) -> Tensor:
-        """(rows, columns) standard normal numbers by (class, restart); every call gives the next ones."""
-        return self._draw(columns, stream, normal=True)
+    def normal(self, name: str, columns: int) -> Tensor:
+        """(rows, columns) standard normal numbers by (name, class, restart); every call gives the next ones."""
+        return self._draw(name, columns, normal=True)
 
-    def uniform(self, columns: int, stream: int = 0, shared: bool = False) -> Tensor:
-        """(rows, columns) numbers in [0, 1) by (class, restart); every call gives the next ones.
+    def uniform(self, name: str, columns: int, shared: bool = False) -> Tensor:
+        """(rows, columns) numbers in [0, 1) by (name, class, restart); every call gives the next ones.
 
-        ``shared``: the same for all rows, by the seed alone, so that they do not depend on which rows are here.
+        ``shared`` gives all rows the same numbers, which do not depend on the rows of this batch.
         """
-        return self._draw(columns, stream, normal=False, shared=shared)
+        return self._draw(name, columns, normal=False, shared=shared)
 
     @property
     def row_keys(self) -> list[tuple[int, int]]:
         """(class, restart) of each row."""
         return [(label, index % self.group) for index, label in enumerate(self.labels.tolist())]
 
-    def _draw(self, columns: int, stream: int, normal: bool, shared: bool = False) -> Tensor:
-        key = (columns, stream, normal, shared)
+    def _draw(self, name: str, columns: int, normal: bool, shared: bool = False) -> Tensor:
+        key = (name, columns, shared)
         if key not in self._streams:
-            number = 100 * self.stage + 2 * stream + normal
-            keys = [(0, 0, 0)] if shared else self.row_keys  # three numbers: apart from those of any row
-            self._streams[key] = RowDraws(self.seed, number, keys, columns, normal, self.like)
+            rows: list[Key] = [("shared",)] if shared else list(self.row_keys)
+            keys = [(*self.phase, columns, *row) for row in rows]
+            self._streams[key] = RowDraws(self.seed, name, keys, columns, normal, self.like)
         return self._streams[key].next().expand(len(self.labels), columns)
-
-
-NOISE, SMOOTH, SELECT = 9, 10, 11
-"""Streams: the noise that a stochastic target adds, the copies of smoothed gradients, the views of final selection."""
 
 
 class AttackedTarget(Target):
@@ -115,4 +111,4 @@ class AttackedTarget(Target):
                 f"expected a pass over the {expected} rows of the batch, got {rows}: a stochastic target's noise is "
                 "drawn by row"
             )
-        return self.batch.normal(columns, NOISE)
+        return self.batch.normal("attacks/head-noise", columns)

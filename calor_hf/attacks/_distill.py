@@ -28,7 +28,7 @@ from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.fit import fit
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import Key, named_rng, torch_seed
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget, Target
 from calor_hf.targets.frozen import frozen
@@ -84,7 +84,7 @@ class Drawn(Dataset[Tensor]):
     """
 
     def __init__(self, target: Any, generator: Generator[Any], count: int, seed: int, in_turn: bool = False) -> None:
-        rng = sample_rng(seed, count, 2)
+        rng = named_rng(seed, "attacks/drawn-images", count)
         images = []
         with frozen(generator), torch.no_grad():
             for start in range(0, count, 250):
@@ -132,7 +132,7 @@ def students_of(
                 if not state.is_local_main_process:
                     raise FileNotFoundError(f"the student in {place} was not saved by the first process")
                 with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(plan.seed + index)
+                    torch.manual_seed(torch_seed(plan.seed, "attacks/students/weights", index))
                     student = _fresh(name, target)
                 _train(student, target, labels, images, plan, place, name)
             model = AutoModelForImageClassification.from_pretrained(place)
@@ -149,7 +149,7 @@ def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path)
         return labels
     asked, answers = Asked(target, None, seed), []
     for start, batch in enumerate(DataLoader(images, batch_size=256)):
-        rows = [(start, place) for place in range(len(batch))]
+        rows: list[Key] = [("distillation", start, place) for place in range(len(batch))]
         answers.append(asked.show(batch.to(target.device), rows, 0).cpu())
     labels = torch.cat(answers)
     write_whole(file, save({"labels": labels}))
@@ -205,12 +205,12 @@ def _train(
     count = len(images)  # type: ignore[arg-type]
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, list[int]]]:
-        order = sample_rng(plan.seed, epoch, 0, 0, 0).permutation(count).tolist()
+        order = named_rng(plan.seed, "attacks/students/order", epoch).permutation(count).tolist()
         # A last batch of one image has no batch statistics.
         loader = DataLoader(Subset(images, order), batch_size=plan.batch_size, drop_last=count % plan.batch_size == 1)
         student.train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(sample_rng(plan.seed, epoch, 0, 0, 1).integers(2**62)))  # for dropout
+            torch.manual_seed(torch_seed(plan.seed, "attacks/students/dropout", epoch))
             for step, batch in enumerate(loader):
                 yield batch.to(device), order[step * plan.batch_size :][: len(batch)]
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.attacks._queries import BLOCK
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.generators.stylegan2 import StyleGAN2
 
 SLOPE = 0.2  # of the last activation of a StyleGAN's mapping network, which P space takes back
 P_SPACES = ("auto", "on", "off")
-_BOX = 7  # stream of random numbers
 
 
 def to_p(latents: Tensor) -> Tensor:
@@ -71,7 +70,8 @@ def bounds(
     """
     sample = styles_of(generator) if p_space else generator.sample_latents
     parts = [
-        sample(min(BLOCK, count - start), sample_rng(seed, _BOX, start)).double() for start in range(0, count, BLOCK)
+        sample(min(BLOCK, count - start), named_rng(seed, "attacks/mirror/box", start)).double()
+        for start in range(0, count, BLOCK)
     ]
     points = [to_p(part) if p_space else part for part in parts]
     mean = sum((part.sum(dim=0) for part in points), points[0].new_zeros(())) / count

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks.base import out_of_memory
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import Key, named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.head_modes import OwnNoise
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 256
-POOL, NOISE = 2, 9  # streams of random numbers; an attack's own lie beside them
-
-Row = tuple[int, ...]
-"""Whole numbers that tell a query from the others of its step, such as (class, restart)."""
 
 
 class Asked:
@@ -38,13 +34,13 @@ class Asked:
         self.generator_passes, self._block = 0, BLOCK
 
     @torch.no_grad()
-    def __call__(self, latents: Tensor, labels: Tensor, rows: Sequence[Row], step: int) -> Tensor:
+    def __call__(self, latents: Tensor, labels: Tensor, rows: Sequence[Key], step: int) -> Tensor:
         """The view's answers about images of ``latents``.
 
         Args:
             latents: (n, latent_dim).
             labels: (n,) classes, for a generator that draws them.
-            rows: (n) names of the queries.
+            rows: (n) keys that tell the queries of a step apart, such as (class, restart).
             step: Of the attack.
         """
         return self._in_blocks(
@@ -52,7 +48,7 @@ class Asked:
         )
 
     @torch.no_grad()
-    def show(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:
+    def show(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
         """The view's answers about ``images``; arguments otherwise as of a call."""
         return self._in_blocks(len(images), lambda part: self._answers(images[part], rows[part], step))
 
@@ -61,8 +57,8 @@ class Asked:
         """(n, 3, side, side) images in [0, 1], on the CPU, shown to no one."""
         return self._in_blocks(len(latents), lambda part: self._make(latents[part], labels[part]).cpu())
 
-    def _answers(self, images: Tensor, rows: Sequence[Row], step: int) -> Tensor:
-        with OwnNoise(_Noise((self._seed, NOISE, step), rows)) if self.view.stochastic else nullcontext():
+    def _answers(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
+        with OwnNoise(_Noise(self._seed, step, rows)) if self.view.stochastic else nullcontext():
             answers: Tensor = self.view(images)
         return answers
 
@@ -97,8 +93,8 @@ class Asked:
 class _Noise:
     """Standard normal numbers for the layers of one pass, by row."""
 
-    def __init__(self, key: Row, rows: Sequence[Row]) -> None:
-        self._rngs = [sample_rng(*key, *row, 0) for row in rows]
+    def __init__(self, seed: int, step: int, rows: Sequence[Key]) -> None:
+        self._rngs = [named_rng(seed, "attacks/queries/noise", step, *row) for row in rows]
 
     def __call__(self, rows: int, columns: int) -> Tensor:
         if rows != len(self._rngs):
@@ -106,13 +102,14 @@ class _Noise:
         return torch.from_numpy(np.stack([rng.standard_normal(columns) for rng in self._rngs]))
 
 
-def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> Iterator[tuple[Tensor, list[Row]]]:
+def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> Iterator[tuple[Tensor, list[Key]]]:
     """Blocks of the ``count`` samples of the prior that every class chooses from, with the names of their queries."""
     for block in range(-(-count // BLOCK)):
-        latents = generator.sample_latents(BLOCK, sample_rng(seed, POOL, block)).to(like)[: count - block * BLOCK]
-        yield latents, [(POOL, block, place, 0) for place in range(len(latents))]
+        rng = named_rng(seed, "attacks/queries/pool", block)
+        latents = generator.sample_latents(BLOCK, rng).to(like)[: count - block * BLOCK]
+        yield latents, [("pool", block, place) for place in range(len(latents))]
 
 
-def rows_of(classes: Sequence[int], group: int) -> list[Row]:
+def rows_of(classes: Sequence[int], group: int) -> list[Key]:
     """(class, restart) of ``group`` rows of each class."""
     return [(label, restart) for label in classes for restart in range(group)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import SMOOTH, Batch
+from calor_hf.attacks._batch import Batch
 from calor_hf.data.random_views import RandomView
 
 VIEW = RandomView()
@@ -59,7 +59,9 @@ def over_views(loss: Callable[[Tensor], Tensor], images: Tensor, batch: Batch, v
     """
     if views == 0:
         return loss(images)
-    return torch.stack([loss(VIEW(images, batch.uniform(VIEW.numbers))) for _ in range(views)]).sum(dim=0)
+    return torch.stack([loss(VIEW(images, batch.uniform("attacks/views", VIEW.numbers))) for _ in range(views)]).sum(
+        dim=0
+    )
 
 
 def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Tensor]:
@@ -73,9 +75,9 @@ def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Ten
 
     def copy(images: Tensor) -> Tensor:
         if smoothing == "noise":
-            return images + sigma * batch.normal(images[0].numel(), SMOOTH).view_as(images)
+            return images + sigma * batch.normal("attacks/smoothing/noise", images[0].numel()).view_as(images)
         if smoothing == "views":
-            return VIEW(images, batch.uniform(VIEW.numbers, SMOOTH))
+            return VIEW(images, batch.uniform("attacks/smoothing/views", VIEW.numbers))
         return images
 
     return copy

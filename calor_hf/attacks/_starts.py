@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 
-POOL = 2  # stage of a batch's random numbers
 AT_ONCE = 256
 
 Views = Callable[[Tensor], Sequence[Tensor]]
@@ -19,7 +18,7 @@ Views = Callable[[Tensor], Sequence[Tensor]]
 @torch.no_grad()
 def random_starts(generator: Generator[Any], batch: Batch) -> Tensor:
     """(rows, latent_dim) one sample of the prior for every row, by (class, restart)."""
-    rngs = [sample_rng(batch.seed, POOL, label, restart) for label, restart in batch.row_keys]
+    rngs = [named_rng(batch.seed, "attacks/starts", label, restart) for label, restart in batch.row_keys]
     return torch.cat([generator.sample_latents(1, rng) for rng in rngs]).to(batch.like)
 
 
@@ -48,7 +47,7 @@ def chosen_starts(
     """
     if count < batch.group:
         raise ValueError(f"initial_candidates must be at least the {batch.group} starts of a class, got {count}")
-    pool = generator.sample_latents(count, sample_rng(batch.seed, POOL)).to(batch.like)
+    pool = generator.sample_latents(count, named_rng(batch.seed, "attacks/starts/pool")).to(batch.like)
     wanted = batch.labels[:: batch.group].tolist()
     chosen: dict[int, Tensor] = dict(batch.notes.get("starts", {}))
     made = 0
@@ -72,7 +71,7 @@ def _best(
         labels = mine[:1].expand(len(some))
         # The noise of a stochastic target's head is a sample's and a class's own.
         owners = mine if seen.stochastic else mine[:1]
-        rows = [Batch(o.expand(len(some)), len(some), batch.seed, batch.like, POOL + start) for o in owners]
+        rows = [Batch(o.expand(len(some)), len(some), batch.seed, batch.like, ("starts", start)) for o in owners]
         scores: list[Tensor] = []
         for view in views(generator(some, labels)):
             features = seen.features(view)

@@ -185,7 +185,7 @@ class BREP(Attack[BREPConfig]):
         tries, told = 0, 0
         alive = active.nonzero().squeeze(1)
         while len(alive) > 0:
-            directions = batch.normal(self.config.directions * starts.shape[1])[alive]
+            directions = batch.normal("attacks/brep/directions", self.config.directions * starts.shape[1])[alive]
             directions = directions.view(len(alive), self.config.directions, -1)
             self._move(spheres, alive, directions, batch.labels, [rows[i] for i in alive.tolist()], asked, tries)
             tries += 1

@@ -17,7 +17,6 @@ from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 from calor_hf.targets.identity_losses import IDENTITY_LOSSES, aimed_cross_entropy
 
-OPTIMISE, FINISH = 0, 1  # stages of a batch's random numbers; the starts have those from 2 on
 CALLBACK_EVERY = 25
 
 Projection = Callable[[Tensor], None]
@@ -190,7 +189,7 @@ class GradientAttack(Attack[C]):
         begin = time.perf_counter()
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         seen = AttackedTarget(target, self.config.gradient == "straight_through")
-        batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, OPTIMISE, task.notes)
+        batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, ("optimize",), task.notes)
         latents, made = self._first_latents(seen, generator, batch, task)
         variables = self.start(generator, latents, batch)
         plan = self.stages(generator)
@@ -201,7 +200,8 @@ class GradientAttack(Attack[C]):
             variables = variables.detach().requires_grad_(True)
             variables = self._optimize(seen, generator, variables, batch, plan, stage, task)
 
-        final = Batch.of(labels, task.images_per_class * self.config.restarts, task.seed, like, FINISH, task.notes)
+        candidates = task.images_per_class * self.config.restarts
+        final = Batch.of(labels, candidates, task.seed, like, ("finish",), task.notes)
         seen.batch = final
         with torch.no_grad():
             latents, images = self.result(generator, variables, final)

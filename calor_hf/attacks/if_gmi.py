@@ -148,7 +148,7 @@ class IFGMI(GradientAttack[IFConfig]):
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Loss of a random crop."""
         view = RandomView.crop((self.config.crop, 1.0))
-        numbers = batch.uniform(view.numbers, shared=self.config.shared_views)
+        numbers = batch.uniform("attacks/if_gmi/views", view.numbers, shared=self.config.shared_views)
         return self.identity_loss(target(view(images, numbers)), batch.labels)
 
     def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,7 @@ class KED(GradientAttack[KEDConfig]):
     def latents(self, variables: Tensor, batch: Batch) -> Tensor:
         """A fresh sample for every row."""
         mean, log_variance = variables.repeat_interleave(batch.group, dim=0).unbind(dim=1)
-        sample = mean + (0.5 * log_variance).exp() * batch.normal(mean.shape[1])
+        sample = mean + (0.5 * log_variance).exp() * batch.normal("attacks/ked/latents", mean.shape[1])
         return sample if self.config.clip is None else sample.clamp(-self.config.clip, self.config.clip)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:

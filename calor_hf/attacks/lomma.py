@@ -14,7 +14,7 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.ked import KED, KEDConfig
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
@@ -110,7 +110,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed)
         self._students = students_of(target, config.students, images, plan, folder / "students")
         count = len(images)  # type: ignore[arg-type]
-        chosen = sample_rng(seed, FEATURE_IMAGES).permutation(count)[:FEATURE_IMAGES]
+        chosen = named_rng(seed, "attacks/lomma/feature-images").permutation(count)[:FEATURE_IMAGES]
         batches = DataLoader(Subset(images, chosen.tolist()), batch_size=256)
         with torch.no_grad(), frozen(target.module):
             features = torch.cat([target.features(x.to(target.device, target.dtype)).float().cpu() for x in batches])
@@ -137,7 +137,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         aim = self._mean
         if self.config.feature_noise:
             # One draw for all, as in the source; by the seed, so that it is the same in every chunk and process.
-            noise = sample_rng(batch.seed, FEATURE_IMAGES, 1).standard_normal(len(aim))
+            noise = named_rng(batch.seed, "attacks/lomma/feature-noise").standard_normal(len(aim))
             aim = aim + self._std * torch.from_numpy(noise).to(aim)
         distance = (features - aim.to(features)).square().mean(dim=1)
         return torch.stack(losses).mean(dim=0) + self.config.feature_weight * distance

@@ -119,6 +119,6 @@ class Mirror(GradientAttack[MirrorConfig]):
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Loss of the image or its mirror image."""
-        chance = batch.uniform(1, shared=self.config.shared_views)
+        chance = batch.uniform("attacks/mirror/flips", 1, shared=self.config.shared_views)
         seen = torch.where(chance[:, :, None, None] < self.config.flip_probability, images.flip(3), images)
         return self.identity_loss(target(seen), batch.labels)

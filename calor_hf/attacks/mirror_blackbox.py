@@ -13,11 +13,10 @@ from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space
 from calor_hf.attacks._queries import BLOCK, Asked, pool_of
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import ScoreTarget
 
-BREED = 8  # stream of random numbers
 CALLBACK_EVERY = 5
 
 
@@ -137,7 +136,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             children = []
             for label in going:
                 latents, scores = population[label]
-                rng = sample_rng(task.seed, BREED, label, generation)
+                rng = named_rng(task.seed, "attacks/mirror_blackbox/children", label, generation)
                 children.append(self.children(latents, scores, box, curved, rng))
             count = config.population - 1
             wanted = torch.tensor(going, device=task.like.device).repeat_interleave(count)

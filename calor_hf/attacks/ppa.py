@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import SELECT, AttackedTarget, Batch
+from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
@@ -98,7 +98,7 @@ class PPA(GradientAttack[PPAConfig]):
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Loss of a random crop."""
         view = RandomView.crop((self.config.crop, 1.0))
-        numbers = batch.uniform(view.numbers, shared=self.config.shared_views)
+        numbers = batch.uniform("attacks/ppa/views", view.numbers, shared=self.config.shared_views)
         return self.identity_loss(target(view(images, numbers)), batch.labels)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class PPA(GradientAttack[PPAConfig]):
             return scores
         total = torch.zeros_like(scores)
         for _ in range(self.config.final_views):
-            numbers = batch.uniform(self.final_view.numbers, SELECT, self.config.shared_views)
+            numbers = batch.uniform("attacks/ppa/final-views", self.final_view.numbers, self.config.shared_views)
             shown = seen(self.final_view(images, numbers)).softmax(dim=1)
             total += shown.gather(1, batch.labels[:, None]).squeeze(1)
         return total / self.config.final_views

@@ -12,11 +12,10 @@ from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._sac import Agents, SACPlan
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import ScoreTarget
 
-AGENT = 6  # stream of random numbers
 CALLBACK_EVERY = 25
 AGENT_IMAGES = 8  # an agent's networks and memory weigh as much as some eight images
 
@@ -97,8 +96,8 @@ class RLB(Attack[RLBConfig]):
         begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
         rows = rows_of(labels, task.images_per_class)
         wanted = torch.tensor([label for label, _ in rows], device=task.like.device)
-        starts = [sample_rng(task.seed, AGENT, *row) for row in rows]
-        own = [sample_rng(task.seed, AGENT, *row, 1) for row in rows]
+        starts = [named_rng(task.seed, "attacks/rlb/states", *row) for row in rows]
+        own = [named_rng(task.seed, "attacks/rlb/agents", *row) for row in rows]
         agents = Agents(own, generator.latent_dim, self.config.plan(), self.config.episodes, task.like)
         best = torch.full((len(rows),), -torch.inf, device=task.like.device)
         latents = task.like.new_zeros(len(rows), generator.latent_dim)

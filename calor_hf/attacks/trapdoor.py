@@ -18,13 +18,12 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.core.files import read_tensors, write_whole
 from calor_hf.core.processes import process_state
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 
 FILE = "trapdoor.safetensors"
-TRIGGERS = 4  # purpose of a random stream
 AT_ONCE = 256
 UNPREPARED = "trapdoor needs the signatures of the target's triggers: call prepare(...) first"
 
@@ -105,7 +104,8 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         config = self.config
         plan = TriggerPlan(images=config.trigger_images, steps=config.trigger_steps, reach=config.reach, seed=seed)
         pictures = public_images if public_images is not None else Drawn(target, generator, config.trigger_images, seed)
-        chosen = sample_rng(seed, TRIGGERS).permutation(len(pictures))[: config.trigger_images]  # type: ignore[arg-type]
+        rng = named_rng(seed, "attacks/trapdoor/images")
+        chosen = rng.permutation(len(pictures))[: config.trigger_images]  # type: ignore[arg-type]
         images = torch.stack([pictures[index] for index in chosen.tolist()]).to(target.device, target.dtype)
         with process_state().local_main_process_first(), frozen(target.module):
             found = find_signatures(target, images, plan, folder / FILE)
@@ -160,7 +160,7 @@ def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Pat
     for first in range(len(known), target.num_classes, per_group):
         classes = list(range(first, min(first + per_group, target.num_classes)))
         with torch.random.fork_rng(devices=[target.device] if target.device.type == "cuda" else []):
-            torch.manual_seed(int(sample_rng(plan.seed, TRIGGERS, first).integers(2**62)))  # of a stochastic target
+            torch.manual_seed(torch_seed(plan.seed, "attacks/trapdoor/noise", first))  # for a stochastic target
             with torch.no_grad():
                 center = target.features(images).flatten(1).mean(dim=0)
             triggers = find_triggers(target, images, classes, plan)
@@ -176,7 +176,8 @@ def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Pat
 def find_triggers(target: Target, images: Tensor, classes: list[int], plan: TriggerPlan) -> Tensor:
     """(classes, 3, height, width) changes within ± reach that turn all ``images`` into each class, if they can."""
     count = images[0].numel()
-    start = [torch.from_numpy(sample_rng(plan.seed, TRIGGERS, 0, c).uniform(-1, 1, count)) for c in classes]
+    rngs = [named_rng(plan.seed, "attacks/trapdoor/starts", label) for label in classes]
+    start = [torch.from_numpy(rng.uniform(-1, 1, count)) for rng in rngs]
     triggers = plan.reach * torch.stack(start).to(images).view(-1, *images.shape[1:])
     labels = torch.tensor(classes, device=images.device).repeat_interleave(len(images))
     for _ in range(plan.steps):

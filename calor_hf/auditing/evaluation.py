@@ -17,7 +17,7 @@ from calor_hf.auditing.plan import PlannedAttack
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import AttackResult, NetworkInfo
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.metrics import Evidence, Measure, Metric
 from calor_hf.metrics.attack_accuracy import topk_correct
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
 PUBLIC = 1000  # public images that a metric may learn from, at most
-_CHANCE, _PUBLIC = 99, 98  # draws of their own
 
 
 class Evaluator:
@@ -127,18 +126,19 @@ class Evaluator:
         """The target to be asked, and public images to learn from; samples of the prior, where there are none."""
         if self.public_images is None:
             identities = self.private.labels.unique()
-            _, pictures = self.samples(identities[torch.arange(PUBLIC) % len(identities)], seed, _PUBLIC)
+            _, pictures = self.samples(identities[torch.arange(PUBLIC) % len(identities)], seed, "public images")
         else:
-            rows = sample_rng(seed, _PUBLIC).permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
+            rng = named_rng(seed, "auditing/public-images")
+            rows = rng.permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
             pictures = torch.stack([self.public_images[int(row)] for row in rows])
         return {"ask": partial(released, self.target), "public_images": pictures}
 
     @torch.no_grad()
-    def samples(self, labels: Tensor, seed: int, draw: int = _CHANCE) -> tuple[Tensor, Tensor]:
+    def samples(self, labels: Tensor, seed: int, purpose: str = "chance level") -> tuple[Tensor, Tensor]:
         """Latents and images of the prior as they are drawn, as many as there are reconstructions."""
         device = self.networks["target"].module
         place = next((weight.device for weight in device.parameters()), torch.device("cpu"))
-        rng, latents, images = sample_rng(seed, draw), [], []
+        rng, latents, images = named_rng(seed, "auditing/prior-samples", purpose), [], []
         with frozen(self.prior):
             for some in labels.split(256):
                 drawn = self.prior.sample_latents(len(some), rng).to(place)

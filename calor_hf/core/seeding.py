@@ -1,5 +1,6 @@
-"""Random streams that depend on what is drawn, never on when or by which worker."""
+"""Named random streams: a draw depends on the seed, its name and its key, never on when or by which worker."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,21 +9,40 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Key = tuple[int | str, ...]
+"""What tells the draws of one name apart, such as (epoch, index): whole numbers from 0 to 2⁶⁴ − 1, and words."""
 
-def sample_rng(*key: int) -> np.random.Generator:
-    """Random generator of one draw, named by whole numbers from 0 to 2⁶⁴ − 1 such as (seed, epoch, index).
 
-    The same key gives the same stream in every process, worker and resumed run; different keys give independent
+def named_rng(seed: int, name: str, *key: int | str) -> np.random.Generator:
+    """Random generator of one draw.
+
+    The same arguments give the same stream in every process, worker and resumed run; different ones give independent
     streams (NumPy's ``SeedSequence`` over a Philox counter generator).
+
+    Args:
+        seed: Of the run, in [0, 2⁶⁴).
+        name: Purpose of the draws as ``part/purpose``, such as ``attacks/starts``; each use has its own.
+        key: Tells the draws of one name apart, such as (epoch, index).
     """
-    # SeedSequence fills up with zeros and takes 32-bit words: the length and two words a number keep keys apart.
-    words = [len(key)] + [word for number in key for word in (number & 0xFFFFFFFF, number >> 32)]
+    # SeedSequence pads with zeros and takes 32-bit words: the length and two words per item keep keys apart.
+    words = [len(key)] + [word for item in (seed, name, *key) for word in _two_words(item)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def torch_seed(seed: int, name: str, *key: int | str) -> int:
+    """Seed of a torch generator, by the same rules as :func:`named_rng`."""
+    return int(named_rng(seed, name, *key).integers(2**62))
+
+
+def _two_words(item: int | str) -> tuple[int, int]:
+    if isinstance(item, str):
+        item = int.from_bytes(hashlib.blake2b(item.encode(), digest_size=8).digest(), "little")
+    return item & 0xFFFFFFFF, item >> 32
 
 
 @dataclass(frozen=True)
 class StepDraws:
-    """Random numbers for the samples of one batch, by (seed, step, place in the step's samples).
+    """Random numbers for the samples of one batch, by (seed, name, step, position among the step's samples).
 
     However the samples of an optimizer step are split over processes and accumulated batches, each gets the same
     numbers.
@@ -30,9 +50,9 @@ class StepDraws:
     Attributes:
         seed: Of the run, >= 0.
         step: Optimizer steps done.
-        first: Place of this batch's first sample among the step's samples.
+        first: Position of this batch's first sample among the step's samples.
         count: Samples of this batch.
-        all_first: Place of the first sample that any process sees in this forward pass.
+        all_first: Position of the first sample that any process sees in this forward pass.
         all_count: Samples that all processes see in this forward pass.
         per_step: Samples of a full step.
     """
@@ -68,27 +88,25 @@ class StepDraws:
             parts * processes * batch_size,
         )  # fmt: skip
 
-    def uniform(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
-        """(count, columns) numbers in [0, 1); another ``stream`` gives others."""
-        return self._rng(stream).random((self.first + self.count, columns))[self.first :]
+    def uniform(self, name: str, columns: int) -> NDArray[np.float64]:
+        """(count, columns) numbers in [0, 1); another ``name`` (as in :func:`named_rng`) gives others."""
+        return named_rng(self.seed, name, self.step).random((self.first + self.count, columns))[self.first :]
 
-    def normal(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
+    def normal(self, name: str, columns: int) -> NDArray[np.float64]:
         """(count, columns) numbers of the standard normal distribution."""
-        return self._rng(stream).standard_normal((self.first + self.count, columns))[self.first :]
-
-    def _rng(self, stream: int) -> np.random.Generator:
-        return sample_rng(self.seed, self.step, stream, 0)  # four numbers: apart from the data's three
+        rng = named_rng(self.seed, name, self.step)
+        return rng.standard_normal((self.first + self.count, columns))[self.first :]
 
 
 class RowDraws:
     """Random numbers for rows that each have a stream of their own, such as (class, restart) in an attack.
 
-    The n-th draw of a row depends on (seed, stream, the row's key, n) alone: not on the rows beside it.
+    The n-th draw of a row depends on (seed, name, the row's key, n) alone, not on the other rows.
 
     Args:
         seed: Of the run, >= 0.
-        stream: Purpose of the numbers; another one gives others.
-        keys: Of each row.
+        name: Purpose of the numbers, as in :func:`named_rng`.
+        keys: Key of each row.
         columns: Numbers of a draw.
         normal: Standard normal numbers; else uniform in [0, 1).
         like: Device and precision of the numbers.
@@ -97,17 +115,15 @@ class RowDraws:
     AHEAD = 32  # draws made at once: filling 32 rows of a stream takes hardly longer than one
     MOST = 2**15  # numbers of a row made at once, unless one draw takes more; the numbers do not depend on it
 
-    def __init__(
-        self, seed: int, stream: int, keys: Sequence[tuple[int, ...]], columns: int, normal: bool, like: Tensor
-    ) -> None:
-        self._streams = [sample_rng(seed, stream, *key, 0, 0) for key in keys]
+    def __init__(self, seed: int, name: str, keys: Sequence[Key], columns: int, normal: bool, like: Tensor) -> None:
+        self._streams = [named_rng(seed, name, *key) for key in keys]
         self._columns, self._normal, self._like = columns, normal, like
         self._ahead = max(1, min(self.AHEAD, self.MOST // max(1, columns)))
         self._block = like.new_empty(0)
         self._used = self._ahead
 
     def next(self) -> Tensor:
-        """(rows, columns) the next draw of every row."""
+        """Return the next draw of every row, (rows, columns)."""
         if self._used == self._ahead:
             shape = (self._ahead, self._columns)
             draw = [rng.standard_normal(shape) if self._normal else rng.random(shape) for rng in self._streams]

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.augment import Augmentation
 from calor_hf.data.bad_images import to_rgb
 
@@ -56,7 +56,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, label = self._image(int(index))
         if self.augmentation is not None:
-            image = self.augmentation(image, sample_rng(self.seed, int(self._epoch), int(index)))
+            image = self.augmentation(image, named_rng(self.seed, "data/augmentation", int(self._epoch), int(index)))
         inputs = self.processor(images=image, return_tensors="np")  # pixel_values, mostly; more or others for some
         values = {name: torch.from_numpy(np.ascontiguousarray(value[0])) for name, value in inputs.items()}
         return {**values, "labels": label}

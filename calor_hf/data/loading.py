@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 
@@ -216,7 +216,7 @@ def _cut(train: Any, share: float, seed: int, split: str) -> tuple[Any, Any]:
         if len(members) < 2:
             name = train.features["label"].names[label]
             raise ValueError(f"class {name} has {len(members)} training image: too few to cut a {split} split from")
-        rng = sample_rng(seed, ("validation", "test").index(split), int(label))
+        rng = named_rng(seed, "data/held-out", split, int(label))
         taken += rng.permutation(members)[: max(1, round(share * len(members)))].tolist()
     kept = np.setdiff1d(np.arange(len(labels)), taken)
     return train.select(kept), train.select(sorted(taken))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.face_renderer import CHUNK, IDENTITY_NAMES, NUISANCE_NAMES, render_faces
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 STREAMS = ("private", "public")
 SPLITS = ("train", "validation", "test")
-_IDENTITY, _NUISANCE = 0, 1
 
 
 def sample_identities(num_identities: int, seed: int = 0, stream: str = "private") -> Tensor:
@@ -34,7 +33,7 @@ def sample_identities(num_identities: int, seed: int = 0, stream: str = "private
     _check_choice("stream", stream, STREAMS)
     _check_count("num_identities", num_identities, 1)
     rows = [
-        sample_rng(seed, STREAMS.index(stream), _IDENTITY, person).uniform(-1, 1, len(IDENTITY_NAMES))
+        named_rng(seed, "data/synthetic_faces/identity", stream, person).uniform(-1, 1, len(IDENTITY_NAMES))
         for person in range(num_identities)
     ]
     return torch.from_numpy(np.stack(rows)).float()
@@ -58,7 +57,7 @@ def sample_nuisances(
     _check_choice("stream", stream, STREAMS)
     _check_choice("split", split, SPLITS)
     _check_count("num_images", num_images, 1)
-    rng = sample_rng(seed, STREAMS.index(stream), _NUISANCE, SPLITS.index(split), person)
+    rng = named_rng(seed, "data/synthetic_faces/nuisance", stream, split, person)
     return torch.from_numpy(rng.uniform(-1, 1, (num_images, len(NUISANCE_NAMES)))).float()
 
 

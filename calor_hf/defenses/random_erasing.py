@@ -77,7 +77,8 @@ class RandomErasing(Defense[RandomErasingConfig]):
         """The batch with a hole in each image."""
         images = check_images(inputs, "random_erasing")
         c = self.config
-        holes = squares(draws.uniform(4), (images.shape[2], images.shape[3]), c.min_area, c.max_area, c.probability)
+        numbers = draws.uniform("defenses/random_erasing/squares", 4)
+        holes = squares(numbers, (images.shape[2], images.shape[3]), c.min_area, c.max_area, c.probability)
         top, left, height, width = torch.from_numpy(holes).to(images.device).view(-1, 4, 1, 1, 1).unbind(1)
         y = torch.arange(images.shape[2], device=images.device).view(1, 1, -1, 1)
         x = torch.arange(images.shape[3], device=images.device)
@@ -93,7 +94,7 @@ class RandomErasing(Defense[RandomErasingConfig]):
         if fill == "mean":
             return images.mean(dim=(2, 3), keepdim=True)
         if fill == "noise":
-            noise = draws.normal(math.prod(images.shape[1:]), stream=1)
+            noise = draws.normal("defenses/random_erasing/noise", math.prod(images.shape[1:]))
             return torch.from_numpy(noise).to(images).view_as(images)
         if fill == "authors":
             return images.new_tensor(AUTHORS_FILL[: images.shape[1]]).view(1, -1, 1, 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.core.seeding import StepDraws, sample_rng
+from calor_hf.core.seeding import StepDraws, named_rng, torch_seed
 from calor_hf.data.random_views import RandomView
 from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.label_smoothing import SCHEDULES, cross_entropies, ramp
@@ -23,8 +23,6 @@ AUGMENTATION = RandomView(
     scale=(0.8, 1.0), brightness=0, contrast=0, flip_probability=0.5, degrees=30, crop_probability=0.5,
     turn_probability=0.5,
 )  # fmt: skip
-_TRIGGER_SEED, _CLASS_SEED = 1, 2
-_TRIGGER_STREAM, _CLEAN_STREAM, _POISONED_STREAM = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +104,7 @@ class TrapMID(Defense[TrapMIDConfig]):
             raise ValueError("trap_mid needs one whole-number label per image; switch mixup and cutmix off")
         classes = self.run.model.config.num_labels
         if self._triggers is None:
-            draw = torch.Generator().manual_seed(self.run.seed + _TRIGGER_SEED)
+            draw = torch.Generator().manual_seed(torch_seed(self.run.seed, "defenses/trap_mid/triggers"))
             self._triggers = torch.rand((classes, *images.shape[1:]), generator=draw).to(images)
         pixels = scale.images(images)
         wanted = poison_classes(draws, classes).to(images.device)
@@ -117,7 +115,10 @@ class TrapMID(Defense[TrapMIDConfig]):
             self._discriminator_step(pixels, self._blend(self._triggers[own], pixels))
             self._triggers = self._moved_triggers(self._triggers, pixels, own, wanted, draws, progress)
         poisoned = self._blend(self._triggers[own], pixels)
-        views = [self._view(pixels, draws, _CLEAN_STREAM), self._view(poisoned, draws, _POISONED_STREAM)]
+        views = [
+            self._view("defenses/trap_mid/clean-views", pixels, draws),
+            self._view("defenses/trap_mid/poisoned-views", poisoned, draws),
+        ]
         both = torch.cat([scale.normalize(view) for view in views])
         return {**inputs, "pixel_values": both, "labels": torch.cat([inputs["labels"], own])}
 
@@ -186,7 +187,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         poisoned = self._blend(triggers[torch.searchsorted(classes, own)], pixels)
         model.eval()
         hidden = self._discriminator.eval()(scale.normalize(poisoned))
-        seen = model(pixel_values=scale.normalize(self._view(poisoned, draws, _TRIGGER_STREAM)))
+        seen = model(pixel_values=scale.normalize(self._view("defenses/trap_mid/trigger-views", poisoned, draws)))
         loss = F.binary_cross_entropy_with_logits(hidden, torch.ones_like(hidden))
         loss = loss + self._cross_entropy(seen.logits, own, None, self._alpha(progress))
         (grad,) = torch.autograd.grad(loss, triggers)
@@ -198,10 +199,10 @@ class TrapMID(Defense[TrapMIDConfig]):
     def _blend(self, triggers: Tensor, pixels: Tensor) -> Tensor:
         return self.config.blend * triggers + (1 - self.config.blend) * pixels
 
-    def _view(self, pixels: Tensor, draws: StepDraws, stream: int) -> Tensor:
+    def _view(self, name: str, pixels: Tensor, draws: StepDraws) -> Tensor:
         if not self.config.augment:
             return pixels
-        return AUGMENTATION(pixels, torch.from_numpy(draws.uniform(AUGMENTATION.numbers, stream)))
+        return AUGMENTATION(pixels, torch.from_numpy(draws.uniform(name, AUGMENTATION.numbers)))
 
     def _mean(self, value: Tensor) -> Tensor:
         return self.run.sum_over_processes(value) / self.run.processes if self.run.processes > 1 else value
@@ -242,5 +243,6 @@ def poison_classes(draws: StepDraws, classes: int) -> Tensor:
     """
     place = draws.step * draws.per_step + draws.all_first + np.arange(draws.all_count)
     blocks, rest = np.divmod(place, classes)
-    orders = {b: sample_rng(draws.seed, int(b), _CLASS_SEED, 0, 0).permutation(classes) for b in np.unique(blocks)}
+    rngs = {b: named_rng(draws.seed, "defenses/trap_mid/classes", int(b)) for b in np.unique(blocks)}
+    orders = {b: rng.permutation(classes) for b, rng in rngs.items()}
     return torch.tensor([int(orders[b][r]) for b, r in zip(blocks, rest, strict=True)])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.fit import fit, minibatches
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.heads.classifier_head import heads_of
 from calor_hf.metrics.base import METRICS, Direction, Evidence, Measure, Metric, check_rows, mean_over_images
 from calor_hf.metrics.image_similarity import check_images_of, resized_like
@@ -38,7 +38,7 @@ def released(target: Target, images: Tensor) -> dict[str, Tensor]:
         ``code`` (n, r) that their last layers read.
     """
     heads = heads_of(target.head) if isinstance(target.head, nn.Module) else []
-    rng = sample_rng(0)
+    rng = named_rng(0, "metrics/decoder_inversion/noise")
 
     def noise(rows: int, columns: int) -> Tensor:
         return torch.from_numpy(rng.standard_normal((rows, columns)))
@@ -121,10 +121,10 @@ def train_decoder(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    order = torch.from_numpy(sample_rng(seed, 0).permutation(len(codes)))
+    order = torch.from_numpy(named_rng(seed, "metrics/decoder_inversion/split").permutation(len(codes)))
     held, rows = order.split([max(1, len(order) // 10), len(order) - max(1, len(order) // 10)])
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "metrics/decoder_inversion/weights"))
         decoder = Decoder(codes[rows], images[rows])
         optimizer = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -132,7 +132,8 @@ def train_decoder(
 
         def batches(epoch: int) -> Iterator[Tensor]:
             decoder.train()
-            for batch in minibatches(len(rows), batch_size, sample_rng(seed, 1, epoch)):
+            rng = named_rng(seed, "metrics/decoder_inversion/order", epoch)
+            for batch in minibatches(len(rows), batch_size, rng):
                 yield rows[batch]
 
         def keep_best(_epoch: int, _loss: float) -> None:

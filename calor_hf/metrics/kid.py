@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 from calor_hf.metrics.fid import INCEPTION, check_clouds
 
@@ -64,7 +64,7 @@ def kernel_distances(
     clouds = [cloud[torch.from_numpy(np.lexsort(cloud.T.numpy()))] for cloud in clouds]
     found = []
     for index in range(subsets):
-        rng = sample_rng(seed, index)
+        rng = named_rng(seed, "metrics/kid", index)
         first, second = (cloud[torch.from_numpy(rng.choice(len(cloud), size, replace=False))] for cloud in clouds)
         found.append(squared_mmd(first, second))
     return torch.stack(found)

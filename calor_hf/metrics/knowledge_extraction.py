@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.fit import fit, minibatches
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.data.random_views import RandomView
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, mean_over_images
 from calor_hf.metrics.image_similarity import check_images_of, resized_like
@@ -65,13 +65,13 @@ def train_student(
     identities = labels.unique()
     classes = torch.searchsorted(identities, labels)
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.enable_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "metrics/knowledge_extraction/weights"))
         student = build(len(identities)).to(device).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=LAST_RATE)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            rng = sample_rng(seed, epoch)
+            rng = named_rng(seed, "metrics/knowledge_extraction/batches", epoch)
             for rows in minibatches(len(labels), batch_size, rng):
                 numbers = torch.from_numpy(rng.random((len(rows), CROP_AND_FLIP.numbers)))
                 yield CROP_AND_FLIP(images[rows], numbers).to(device), classes[rows].to(device)

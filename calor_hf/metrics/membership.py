@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.core.exact_interval import LEVEL
+from calor_hf.core.seeding import named_rng
 from calor_hf.metrics.base import Measure, check_rows, mean_over_images
 from calor_hf.metrics.statistics import RESAMPLES
 from calor_hf.metrics.verification import threshold_at
@@ -68,7 +69,7 @@ def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]
     by_person = wins.sum(axis=1) / (own * other.sum())
     low = high = math.nan
     if len(own) > 1:
-        rng = np.random.default_rng(0)
+        rng = named_rng(0, "metrics/membership")
         weights = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), RESAMPLES).astype(np.float64)
         areas = ((weights @ wins) * weights).sum(axis=1) / ((weights @ own) * (weights @ other))
         tail = 100 * (1 - LEVEL) / 2

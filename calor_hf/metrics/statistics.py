@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calor_hf.core.exact_interval import LEVEL, exact_interval
+from calor_hf.core.seeding import named_rng
 
 RESAMPLES = 10_000
 
@@ -42,7 +43,7 @@ def bootstrap_interval(
     if len(values) < 2 or not np.isfinite(values).all():
         return float("nan"), float("nan")
     weights = np.ones(len(values)) if weights is None else weights
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = named_rng(seed, "metrics/bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
     means = (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
@@ -65,7 +66,7 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
         Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
     """
     trainings, identities = values.shape
-    rng = np.random.default_rng(seed)
+    rng = named_rng(seed, "metrics/pooled-bootstrap")
     columns = rng.integers(0, identities, (RESAMPLES, identities))
     rows = rng.integers(0, trainings, (RESAMPLES, trainings))
     counts = np.zeros((RESAMPLES, trainings))

@@ -16,7 +16,7 @@ from calor_hf._version import __version__
 from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
@@ -76,7 +76,7 @@ def train_prior(
     if accelerator.is_main_process and not overwrite:
         refuse_used(folder, resume)
 
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed, "priors/weights"))
     generator = prior.build(side, target).to(accelerator.device)
     if target is not None:
         target.module.to(accelerator.device)
@@ -258,7 +258,7 @@ class _State:
     def _samples(self) -> Tensor:
         """The same 64 starts each time, by the generator as it is now."""
         generator = self.published.eval()
-        latents = generator.sample_latents(64, sample_rng(self.seed, 1, 1, 1, 1, 1, 1, 1))
+        latents = generator.sample_latents(64, named_rng(self.seed, "priors/sample-grid"))
         latents = latents.to(generator.device, generator.dtype)
         classes = generator.num_classes
         labels = None if classes is None else torch.arange(64, device=latents.device) // 8 % classes
@@ -314,7 +314,7 @@ class _EndlessBatches(Sampler[list[int]]):
         batch = self.first
         while True:
             epoch, start = divmod(batch, per_epoch)
-            order = sample_rng(self.seed, epoch, 0, 0, 0, 0, 0, 0, 0).permutation(self.count)
+            order = named_rng(self.seed, "priors/order", epoch).permutation(self.count)
             for place in range(start, per_epoch):
                 begin = place * self.batch_size + self.process * share
                 yield order[begin : begin + share].tolist()

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.registry import Registry
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 
@@ -75,7 +75,7 @@ class TrainDraws:
 
     def _rng(self) -> Any:
         self._calls += 1
-        return sample_rng(self.seed, self.step, self._calls, 0, 0, 0, 0)  # seven numbers: apart from other uses
+        return named_rng(self.seed, "priors/updates", self.step, self._calls)
 
     def _mine(self, numbers: Any) -> Tensor:
         first = self.process * self.count

@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.targets.base import ScoreTarget, Target
 
 POPULATION, GENERATIONS = 10, 10
 _VALUES = 5  # of a candidate: row, column, red, green, blue
-_EVOLUTION = 0xD1F  # purpose of the draws
 
 
 def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int) -> Tensor:
@@ -56,7 +55,7 @@ def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: b
             updating="deferred",
             vectorized=True,
             callback=search.done,
-            rng=sample_rng(seed, _EVOLUTION, place),
+            rng=named_rng(seed, "robustness/one-pixel", place),
         )
         changed.append(with_pixel(image, found.x[None])[0])
     return torch.stack(changed).to(images)

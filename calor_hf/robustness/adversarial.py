@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calor_hf.core.seeding import torch_seed
 from calor_hf.robustness._one_pixel import GENERATIONS, POPULATION, one_pixel_images
 from calor_hf.robustness.gradient import EPS, STEP, STEPS, gradient_images, library
 from calor_hf.robustness.share import Share
@@ -116,7 +117,9 @@ def adversarial(
     wanted = (labels + 1) % target.num_classes if targeted else labels
     results = []
     with frozen(target.module, source.module), torch.random.fork_rng():
-        torch.manual_seed(seed)  # for targets that draw; and the attacks' loaders take from the global generator
+        torch.manual_seed(
+            torch_seed(seed, "robustness/adversarial")
+        )  # for targets that draw; and the attacks' loaders take from the global generator
         open_to_change = (predict(target, images, batch_size) == wanted) != targeted
         for attack in attacks:
             begin = time.perf_counter()

@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_images, predict
 from calor_hf.robustness.share import Share
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 
 TARGET_CLASS = 0
-_NOISE = 0xB1E  # purpose of the draws of the blended image
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def trigger_named(name: str, seed: int = 0) -> Trigger:
 
 @lru_cache(maxsize=8)
 def _noise(seed: int, height: int, width: int) -> Tensor:
-    drawn = sample_rng(seed, _NOISE, 0).normal(0.5, 0.25, (3, height, width))
+    drawn = named_rng(seed, "robustness/blended").normal(0.5, 0.25, (3, height, width))
     return torch.from_numpy(drawn.clip(0, 1)).float()
 
 

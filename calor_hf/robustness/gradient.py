@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.targets.base import Target
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
-_START = 0xAD7  # purpose of the draws of PGD's start
 
 
 def library() -> Any:
@@ -116,7 +115,7 @@ class _Scores(nn.Module):
 def _numpy_stream(seed: int) -> Iterator[None]:
     """The library draws from NumPy's global generator: seeded inside, afterwards as before."""
     before = np.random.get_state()
-    np.random.seed(sample_rng(seed, _START, 0).integers(2**32, size=8))
+    np.random.seed(named_rng(seed, "robustness/pgd").integers(2**32, size=8))
     try:
         yield
     finally:

@@ -6,11 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.pixel_input import PixelScale
 from calor_hf.robustness.backdoor import TARGET_CLASS, Trigger
-
-_CHOICE = 0x901  # purpose of the draws
 
 
 class PoisonedDataset(Dataset[dict[str, Any]]):
@@ -87,5 +85,5 @@ def poisoned_indices(count: int, share: float, seed: int = 0) -> NDArray[np.int6
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the poisoned share must be in [0, 1], got {share:g}")
-    numbers = sample_rng(seed, _CHOICE, 0).random(count)
+    numbers = named_rng(seed, "robustness/poisoned-samples").random(count)
     return np.sort(np.argsort(numbers, kind="stable")[: round(share * count)])

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from calor_hf.core.fit import fit
+from calor_hf.core.seeding import torch_seed
 from calor_hf.heads.features import collect, head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads
 from calor_hf.heads.low_rank_head import LowRankHead
@@ -86,7 +87,7 @@ def suggest_rank(
     train_x, eval_x = (train_x - center) / spread, (eval_x - center) / spread
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed, "training/rank"))
         full = nn.Linear(train_x.shape[1], classes)
         _fit(full, train_x, train_y, steps)
         full_accuracy = _accuracy(full, eval_x, eval_y)

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from calor_hf.core.files import read_json, read_text, write_json, write_whole
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import to_rgb
 
 logger = logging.getLogger(f"calor_hf.{__name__}")  # log_to_terminal shows the messages of calor_hf
@@ -250,7 +250,7 @@ def _cut_test(classes: dict[str, list[Path]]) -> list[tuple[Path, Path]]:
         if len(paths) < 2:
             raise ValueError(f"class {name} has {len(paths)} image: too few for training and test; remove it")
         count = max(1, round(TEST_SHARE * len(paths)))
-        test = set(sample_rng(0, index).permutation(len(paths))[:count].tolist())
+        test = set(named_rng(0, "examples/prepare/test-split", index).permutation(len(paths))[:count].tolist())
         jobs += [(path, Path("test" if i in test else "train", name)) for i, path in enumerate(paths)]
     return jobs
 

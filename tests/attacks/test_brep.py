@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from calor_hf.attacks import ATTACKS
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from tests.attacks.plane import disc, divided, run
 
 X, Y, RADIUS = 0.6, -0.3, 1.0
@@ -26,7 +26,7 @@ def inside(point: list[float]) -> bool:
 
 def pool(seed: int, clip: float) -> list[list[float]]:
     """The first samples of the prior, within bounds."""
-    numbers = sample_rng(seed, 2, 0).standard_normal((256, 2)).tolist()
+    numbers = named_rng(seed, "attacks/queries/pool", 0).standard_normal((256, 2)).tolist()
     return [[min(clip, max(-clip, value)) for value in row] for row in numbers]
 
 
@@ -34,7 +34,7 @@ def authors(
     start: list[float], restart: int, config: Any, seed: int = 0
 ) -> tuple[list[float], list[float], float, int, int]:
     """The authors' loop, one start, one point at a time; the answers are signs."""
-    rng = sample_rng(seed, 1, 1, restart, 0, 0)
+    rng = named_rng(seed, "attacks/brep/directions", "optimize", 2 * config.directions, 1, restart)
     z, kept, radius = start, start, config.radius
     moves = refusals = growths = queries = 0
     while moves < config.iterations and refusals < config.most_refusals and growths < config.most_growths:

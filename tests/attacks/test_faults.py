@@ -210,11 +210,11 @@ def test_attack_is_told_apart_from_the_loop() -> None:
 
 
 def test_chosen_starts_are_the_targets_favorites(tmp_path: Path) -> None:
-    from calor_hf.core.seeding import sample_rng
+    from calor_hf.core.seeding import named_rng
 
     target, generator = tiny_target(), tiny_generator("dcgan")
     found = tiny_attack("plg", initial_candidates=30, lr=1e-12, steps=1).run(target, generator, [3], images_per_class=2)
-    pool = generator.sample_latents(30, sample_rng(0, 2))
+    pool = generator.sample_latents(30, named_rng(0, "attacks/starts/pool"))
     with torch.no_grad():
         order = target(generator(pool)).softmax(1)[:, 3].argsort(descending=True)
     assert torch.allclose(found.latents, pool[order[:2].sort().values], atol=1e-9) or torch.allclose(

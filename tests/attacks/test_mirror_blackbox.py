@@ -10,7 +10,7 @@ import torch
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._p_space import Box, bounds, from_p, has_p_space, to_p
 from calor_hf.attacks.mirror_blackbox import cross, parents, with_elite
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from tests.attacks.plane import Plane, hill, run
 from tests.attacks.tiny_world import tiny_generator
 
@@ -42,10 +42,10 @@ def test_a_generation_by_hand(curved: bool) -> None:
     attack = mirror(population=5, candidates=5, mutation=0.4, mutation_size=0.5)
     latents = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 3)))
     scores = torch.tensor([0.1, 0.4, 0.2, 0.25, 0.05]).double()
-    box = Box(*(torch.tensor([value] * 3).double() for value in (-0.8, 1.1, 2.0)))
-    got = attack.children(latents, scores, box, curved, sample_rng(1, 2))
+    box = Box(*(torch.full((3,), value, dtype=torch.float64) for value in (-0.8, 1.1, 2.0)))
+    got = attack.children(latents, scores, box, curved, named_rng(1, "tests/children"))
 
-    rng = sample_rng(1, 2)
+    rng = named_rng(1, "tests/children")
     pairs, crossing, mutating, change = rng.random((2, 4)), rng.random((4, 3)), rng.random((4, 3)), rng.random(3)
     edges = [0.1, 0.5, 0.7, 0.95, 1.0]
     for child in range(4):
@@ -76,7 +76,9 @@ def test_p_space_there_and_back() -> None:
 @pytest.mark.parametrize("p_space", [True, False])
 def test_bounds_are_mean_and_deviation(p_space: bool) -> None:
     box = bounds(Plane(), 300, 4, torch.empty(0, dtype=torch.float64), p_space, width=2.0)
-    drawn = [sample_rng(4, 7, start).standard_normal((count, 2)) for start, count in ((0, 256), (256, 44))]
+    drawn = [
+        named_rng(4, "attacks/mirror/box", start).standard_normal((count, 2)) for start, count in ((0, 256), (256, 44))
+    ]
     points = np.concatenate(drawn)
     if p_space:
         points = np.where(points < 0, 5 * points, points)
@@ -116,9 +118,8 @@ def test_good_enough_is_the_end() -> None:
 def test_the_first_generation_is_the_best_of_the_samples() -> None:
     target = hill(0.5, 0.5)
     found = run(mirror(population=6, candidates=300, bound_samples=2, enough=0.0), target, [1], images_per_class=6)
-    pool = np.concatenate(
-        [sample_rng(0, 2, 0).standard_normal((256, 2)), sample_rng(0, 2, 1).standard_normal((256, 2))]
-    )
+    rngs = [named_rng(0, "attacks/queries/pool", block) for block in (0, 1)]
+    pool = np.concatenate([rng.standard_normal((256, 2)) for rng in rngs])
     nearest = sorted(pool[:300].tolist(), key=lambda point: math.dist(point, [0.5, 0.5]))[:6]
     assert found.latents.tolist() == pytest.approx([pytest.approx(point) for point in nearest])
 

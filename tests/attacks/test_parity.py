@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.attacks import ATTACKS, _smoothing
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.data.random_views import RandomView
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
@@ -21,8 +21,8 @@ def discriminator(generator: Any) -> Any:
 
 def starts(latent_dim: int) -> Tensor:
     """What the attacks start from: a stream for every (class, restart)."""
-    rows = [sample_rng(0, 2, label, restart).standard_normal(latent_dim) for label in LABELS for restart in range(EACH)]
-    return torch.stack([torch.from_numpy(row) for row in rows])
+    rngs = [named_rng(0, "attacks/starts", label, restart) for label in LABELS for restart in range(EACH)]
+    return torch.stack([torch.from_numpy(rng.standard_normal(latent_dim)) for rng in rngs])
 
 
 def test_gmi_follows_heavy_ball_descent() -> None:
@@ -99,7 +99,7 @@ def test_ked_follows_adam_on_mean_and_variance() -> None:
 
     dim = generator.latent_dim
     # Noise: blocks of 32 draws from the class's stream; the two final images have streams of their own.
-    noise = torch.from_numpy(sample_rng(0, 1, 3, 0, 0, 0).standard_normal((32, dim)))
+    noise = torch.from_numpy(named_rng(0, "attacks/ked/latents", "optimize", dim, 3, 0).standard_normal((32, dim)))
     mean, log_variance = torch.zeros(dim, dtype=torch.float64), torch.ones(dim, dtype=torch.float64)
     parts = torch.stack([mean, log_variance])
     m, s = torch.zeros_like(parts), torch.zeros_like(parts)
@@ -113,7 +113,8 @@ def test_ked_follows_adam_on_mean_and_variance() -> None:
         m = 0.9 * m + 0.1 * gradient
         s = 0.999 * s + 0.001 * gradient**2
         parts = parts - 0.02 * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8)
-    last = [torch.from_numpy(sample_rng(0, 101, 3, i, 0, 0).standard_normal((32, dim)))[0] for i in range(2)]
+    rngs = [named_rng(0, "attacks/ked/latents", "finish", dim, 3, image) for image in range(2)]
+    last = [torch.from_numpy(rng.standard_normal((32, dim)))[0] for rng in rngs]
     expected = torch.stack([parts[0] + (0.5 * parts[1]).exp() * e for e in last])
     assert (found.latents - expected).abs().max() < 1e-8
 

@@ -11,13 +11,13 @@ from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from calor_hf.attacks import ATTACKS
-from calor_hf.attacks._batch import SELECT, Batch
+from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks._p_space import bounds
 from calor_hf.attacks.if_gmi import IFGMI, IFConfig, authors_size
 from calor_hf.attacks.mirror import Mirror, MirrorConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from tests.attacks.test_parity import EACH, LABELS, STEPS, starts
 from tests.attacks.tiny_world import SIDE, tiny_generator, tiny_target
 
@@ -40,7 +40,9 @@ def test_ppa_follows_adam_on_the_poincare_distance_of_crops() -> None:
     found = kind(config).run(target, generator, LABELS, images_per_class=EACH)
 
     y = torch.tensor(LABELS).repeat_interleave(EACH)
-    numbers = sample_rng(0, 0, 0, 0, 0, 0, 0).random((32, 8))  # one draw a step for all images
+    numbers = named_rng(0, "attacks/ppa/views", "optimize", 8, "shared").random(
+        (32, 8)
+    )  # one draw a step for all images
     z = starts(generator.latent_dim)
     m, s = torch.zeros_like(z), torch.zeros_like(z)
     for t in range(1, STEPS + 1):
@@ -65,7 +67,7 @@ def test_ppa_starts_from_what_is_scored_high_with_its_mirror_image() -> None:
     target, generator = tiny_target(), tiny_generator("dcgan")
     config = PPAConfig(steps=1, lr=1e-12, initial_candidates=300, restarts=1)
     parts = [PPA(config).run(target, generator, [3, 1, 0], images_per_class=2, chunk_size=c) for c in (2, 100)]
-    pool = generator.sample_latents(300, sample_rng(0, 2))
+    pool = generator.sample_latents(300, named_rng(0, "attacks/starts/pool"))
     with torch.no_grad():
         images = generator(pool)
         scores = (target(images).softmax(1) + target(images.flip(3)).softmax(1)) / 2
@@ -82,7 +84,7 @@ def test_a_generator_of_classes_makes_a_pool_for_each() -> None:
     target, generator = tiny_target(), tiny_generator("conditional")
     config = PPAConfig(steps=1, lr=1e-12, initial_candidates=40, restarts=1)
     found = PPA(config).run(target, generator, [3, 1], images_per_class=2)
-    pool = generator.sample_latents(40, sample_rng(0, 2))
+    pool = generator.sample_latents(40, named_rng(0, "attacks/starts/pool"))
     for label in (1, 3):
         with torch.no_grad():
             images = generator(pool, torch.full((40,), label))
@@ -104,7 +106,8 @@ def test_ppa_keeps_what_most_views_are_taken_for() -> None:
         mine = every.images[every.labels == label]
         scores = torch.zeros(6, dtype=torch.float64)
         for row in range(6):
-            numbers = torch.from_numpy(sample_rng(0, 100 + 2 * SELECT, label, row, 0, 0).random((32, 9)))
+            rng = named_rng(0, "attacks/ppa/final-views", "finish", 9, label, row)
+            numbers = torch.from_numpy(rng.random((32, 9)))
             for draw in range(4):
                 view = PPA.final_view(mine[row : row + 1], numbers[draw : draw + 1])
                 scores[row] += target(view).softmax(1)[0, label].item()
@@ -127,7 +130,7 @@ def test_mirrors_schedule_by_hand() -> None:
 def test_mirrors_box_against_numpy_and_a_bounded_solver(prior: str) -> None:
     generator: Any = tiny_generator(prior)
     attack = Mirror(MirrorConfig(bound_samples=200, bound_width=0.7))
-    rng = sample_rng(7, 7, 0)
+    rng = named_rng(7, "attacks/mirror/box", 0)
     if prior == "stylegan2":
         samples = generator.mapping(torch.from_numpy(rng.standard_normal((200, 6)))).detach().numpy()
     else:

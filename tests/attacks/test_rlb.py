@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._sac import HIDDEN, Agents, SACPlan
 from calor_hf.attacks.rlb import reward
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from tests.attacks.plane import hill, run
 
 LIKE = torch.empty(0, dtype=torch.float64)
@@ -26,7 +26,7 @@ def rlb(**settings: Any) -> Any:
 
 
 def agents(*seeds: int, memory: int = 8, **plan: Any) -> Agents:
-    return Agents([sample_rng(seed) for seed in seeds], DIM, SACPlan(**plan), memory, LIKE)
+    return Agents([named_rng(seed, "tests/agents") for seed in seeds], DIM, SACPlan(**plan), memory, LIKE)
 
 
 def test_the_reward_by_hand() -> None:

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks._batch import NOISE, SMOOTH, AttackedTarget, Batch
+from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._smoothing import copier, smoothed
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.targets.identity_losses import aimed_cross_entropy, poincare_distance
 from tests.attacks.tiny_world import tiny_attack, tiny_generator, tiny_target
 
@@ -51,7 +51,8 @@ def test_smoothed_gradient_is_the_mean_of_the_copies_gradients(smoothing: str) -
 def test_noise_has_its_size_and_belongs_to_the_row() -> None:
     images = torch.full((4, 3, 16, 16), 0.5, dtype=torch.float64)
     noise = (copier("noise", 0.06, batch_of())(images) - images) / 0.06
-    expected = sample_rng(SEED, 2 * SMOOTH + 1, 4, 1, 0, 0).standard_normal(3 * 16 * 16)
+    count = 3 * 16 * 16
+    expected = named_rng(SEED, "attacks/smoothing/noise", "optimize", count, 4, 1).standard_normal(count)
     assert torch.allclose(noise[3].flatten(), torch.from_numpy(expected))
     assert noise.std().item() == pytest.approx(1, abs=0.05)
 
@@ -66,7 +67,8 @@ def test_samples_are_the_mean_over_a_stochastic_targets_noise() -> None:
     value = attack._identity(seen, images, batch)
     (found,) = torch.autograd.grad(value.sum(), images)
 
-    rows = [sample_rng(SEED, 2 * NOISE + 1, label, 0, 0, 0).standard_normal((32, head.width)) for label in (1, 4)]
+    rngs = [named_rng(SEED, "attacks/head-noise", "optimize", head.width, label, 0) for label in (1, 4)]
+    rows = [rng.standard_normal((32, head.width)) for rng in rngs]
     total: Any = 0
     for draw in range(3):
         mean, log_std = head.encode(target.features(images))
@@ -150,15 +152,15 @@ def test_shared_draws_are_the_seeds_alone() -> None:
     like = torch.empty(0, dtype=torch.float64)
     few, many = Batch.of([3], 1, SEED, like), Batch.of([0, 3], 2, SEED, like)
     for _ in range(2):  # every call gives the next ones
-        shared, others = few.uniform(8, shared=True), many.uniform(8, shared=True)
+        shared, others = few.uniform("tests/views", 8, shared=True), many.uniform("tests/views", 8, shared=True)
         assert torch.equal(others, shared.expand(4, 8))
-        own = many.uniform(8)
-        assert torch.equal(own[2], few.uniform(8)[0])
+        own = many.uniform("tests/views", 8)
+        assert torch.equal(own[2], few.uniform("tests/views", 8)[0])
         assert not torch.equal(own[0], own[1])
         assert not torch.equal(own[2], shared[0])
-    again = Batch.of([3], 1, SEED, like).uniform(8, shared=True)
+    again = Batch.of([3], 1, SEED, like).uniform("tests/views", 8, shared=True)
     assert not torch.equal(again, shared)
-    assert not torch.equal(Batch.of([3], 1, SEED + 1, like).uniform(8, shared=True), again)
+    assert not torch.equal(Batch.of([3], 1, SEED + 1, like).uniform("tests/views", 8, shared=True), again)
 
 
 @pytest.mark.parametrize("shared", [True, False])

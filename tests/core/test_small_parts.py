@@ -12,12 +12,12 @@ import torch
 
 from calor_hf.core.files import write_whole
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.core.seeding import RowDraws, sample_rng
+from calor_hf.core.seeding import Key, RowDraws, named_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 
 
-def draws(keys: list[tuple[int, ...]], seed: int = 0, stream: int = 3, normal: bool = True) -> list[torch.Tensor]:
-    made = RowDraws(seed, stream, keys, 2, normal, torch.zeros(0, dtype=torch.float64))
+def draws(keys: list[Key], seed: int = 0, name: str = "tests/rows", normal: bool = True) -> list[torch.Tensor]:
+    made = RowDraws(seed, name, keys, 2, normal, torch.zeros(0, dtype=torch.float64))
     return [made.next() for _ in range(70)]  # more than are made at once
 
 
@@ -26,7 +26,7 @@ def test_a_row_draws_the_same_whoever_stands_beside_it() -> None:
     alone = draws([(4, 0)])
     assert all(torch.equal(row[2:], own) for row, own in zip(together, alone, strict=True))
     assert len({tuple(row[2].tolist()) for row in together}) == 70
-    for other in (draws([(4, 0)], seed=1), draws([(4, 0)], stream=4), draws([(4, 1)])):
+    for other in (draws([(4, 0)], seed=1), draws([(4, 0)], name="tests/other"), draws([(4, 1)])):
         assert not torch.equal(other[0], alone[0])
 
 
@@ -114,8 +114,8 @@ def test_a_process_alone_is_one() -> None:
 
 
 def test_wide_draws_are_made_few_at_a_time_and_are_the_same_numbers() -> None:
-    made = RowDraws(1, 0, [(2, 3)], 20_000, True, torch.zeros(0, dtype=torch.float64))
-    expected = sample_rng(1, 0, 2, 3, 0, 0).standard_normal((3, 20_000))
+    made = RowDraws(1, "tests/wide", [(2, 3)], 20_000, True, torch.zeros(0, dtype=torch.float64))
+    expected = named_rng(1, "tests/wide", 2, 3).standard_normal((3, 20_000))
     for draw in range(3):
         assert made.next().tolist() == [expected[draw].tolist()]
     assert made._block.numel() == 20_000

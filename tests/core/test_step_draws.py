@@ -10,8 +10,8 @@ SPLITS = [(1, 1), (2, 1), (1, 2), (4, 1), (1, 4), (2, 2), (3, 2), (2, 6), (12, 1
 KINDS = ["uniform", "normal"]
 
 
-def numbers(draws: StepDraws, kind: str, columns: int = 3, stream: int = 0) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = getattr(draws, kind)(columns, stream)
+def numbers(draws: StepDraws, kind: str, columns: int = 3, name: str = "tests/a") -> NDArray[np.float64]:
+    values: NDArray[np.float64] = getattr(draws, kind)(name, columns)
     return values
 
 
@@ -61,12 +61,12 @@ def test_all_processes_of_a_forward_pass_agree_on_what_the_others_see() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_seed_step_and_stream_change_the_numbers(kind: str) -> None:
+def test_seed_step_and_name_change_the_numbers(kind: str) -> None:
     draws = {
-        numbers(StepDraws.of_batch(seed, step, 4, 4), kind, stream=stream).tobytes()
+        numbers(StepDraws.of_batch(seed, step, 4, 4), kind, name=name).tobytes()
         for seed in (0, 1)
         for step in (0, 1, 2)
-        for stream in (0, 1, 2)
+        for name in ("tests/a", "tests/b", "tests/a/b")
     }
     assert len(draws) == 2 * 3 * 3
 
@@ -82,7 +82,7 @@ def test_rows_of_a_step_differ_and_can_be_drawn_again(kind: str) -> None:
 def test_numbers_have_their_distributions() -> None:
     # Means and spreads of 60,000 numbers within 5 standard errors.
     draws = StepDraws.of_batch(0, 0, 20_000, 20_000)
-    uniform, normal = draws.uniform(3), draws.normal(3)
+    uniform, normal = draws.uniform("tests/uniform", 3), draws.normal("tests/normal", 3)
     assert 0 <= uniform.min() < 0.001
     assert 0.999 < uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / 60_000) ** 0.5

@@ -136,7 +136,7 @@ def test_every_image_has_a_hole_of_its_own() -> None:
     for _, _, height, width in holes:
         assert height == width
         assert math.sqrt(0.1) * 32 - 0.5 <= height <= math.sqrt(0.4) * 32 + 0.5
-    numbers = StepDraws.of_batch(0, 0, 64, 64).uniform(4)
+    numbers = StepDraws.of_batch(0, 0, 64, 64).uniform("defenses/random_erasing/squares", 4)
     assert [list(hole) for hole in holes] == [literal_square(r, (32, 32), 0.1, 0.4, 1.0) for r in numbers.tolist()]
 
 
@@ -192,7 +192,7 @@ def test_the_mean_is_that_of_each_image_and_channel() -> None:
 def test_noise_is_standard_normal_and_differs_between_pixels() -> None:
     images = torch.full((32, 3, 32, 32), 9.0)
     values = torch.cat([v.flatten() for v in inside(images, erased(started(fill="noise"), images))])
-    assert len(values) == len(values.unique())
+    assert len(values.unique()) > 0.999 * len(values)  # float32 rounds a few to the same number
     assert abs(values.mean().item()) < 5 / math.sqrt(len(values))
     assert abs(values.std().item() - 1) < 5 / math.sqrt(2 * len(values))
 

@@ -253,8 +253,9 @@ def test_both_halves_are_augmented_by_draws_of_their_own() -> None:
     assert plain["labels"].tolist() == augmented["labels"].tolist()
     pixels = plain["pixel_values"] * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
     draws = StepDraws.of_batch(11, 0, BATCH, BATCH)
-    for half, stream in ((slice(0, BATCH), 1), (slice(BATCH, 2 * BATCH), 2)):
-        expected = normalized(AUGMENTATION(pixels[half], torch.from_numpy(draws.uniform(8, stream))))
+    for half, name in ((slice(0, BATCH), "clean"), (slice(BATCH, 2 * BATCH), "poisoned")):
+        numbers = torch.from_numpy(draws.uniform(f"defenses/trap_mid/{name}-views", 8))
+        expected = normalized(AUGMENTATION(pixels[half], numbers))
         torch.testing.assert_close(augmented["pixel_values"][half], expected, atol=1e-4, rtol=1e-4)
     # Clean and poisoned images are all but the same; turned alike, their views would be too.
     difference = augmented["pixel_values"][:BATCH] - augmented["pixel_values"][BATCH:]
@@ -475,7 +476,7 @@ def test_gradients_flow_to_the_pixels() -> None:
 
 def test_each_draw_fires_half_of_the_time() -> None:
     pixels = torch.rand(1, 1, 16, 16, dtype=torch.float64).expand(4000, -1, -1, -1)
-    views = AUGMENTATION(pixels, torch.from_numpy(StepDraws.of_batch(0, 0, 4000, 4000).uniform(8)))
+    views = AUGMENTATION(pixels, torch.from_numpy(StepDraws.of_batch(0, 0, 4000, 4000).uniform("tests/views", 8)))
     plain = (views - pixels).abs().amax((1, 2, 3)) < 1e-9
     mirrored = (views - pixels.flip(3)).abs().amax((1, 2, 3)) < 1e-9
     for share in (plain, mirrored):  # neither crop nor turn, and mirrored or not: an eighth each

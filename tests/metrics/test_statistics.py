@@ -43,7 +43,8 @@ def test_identity_means_by_hand() -> None:
 def test_interval_is_that_of_a_slow_bootstrap(weights: list[float]) -> None:
     values = [0.0, 0.2, 0.4, 0.4, 0.6, 0.8, 1.0, 1.0]
     found = bootstrap_interval(np.array(values), np.array(weights))
-    assert found == pytest.approx(slow_interval(values, weights), abs=0.02)
+    # Equal weights make means of 0.025 apart, and another source may end at the neighbor.
+    assert found == pytest.approx(slow_interval(values, weights), abs=0.026)
 
 
 def test_interval_covers_as_normal_theory_says() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from calor_hf import __version__
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators import load_generator
 from calor_hf.priors import PRIORS, Prior, PriorConfig
 from tests.priors.small_prior import (
@@ -95,7 +95,7 @@ def test_a_run_trains_both_networks_and_writes_all_files(name: str, tmp_path: Pa
 
     saved = load_generator(str(tmp_path))
     assert_same_weights(saved, trained)
-    latents = trained.sample_latents(4, sample_rng(1)).float()
+    latents = trained.sample_latents(4, named_rng(1, "tests/latents")).float()
     labels = torch.arange(4) % CLASSES
     with torch.no_grad():
         images = saved(latents, labels)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.robustness import ADVERSARIAL, AdversarialResult, Share, adversarial, caveats
 from calor_hf.robustness._one_pixel import one_pixel_images, with_pixel
 from calor_hf.robustness.gradient import gradient_images, margin_loss
@@ -45,7 +45,7 @@ def random_images(count: int = 7) -> tuple[Tensor, Tensor]:
 
 def start(count: int, seed: int) -> NDArray[np.float64]:
     """PGD's start: the image's row of one stream."""
-    stream = np.random.RandomState(sample_rng(seed, 0xAD7, 0).integers(2**32, size=8))
+    stream = np.random.RandomState(named_rng(seed, "robustness/pgd").integers(2**32, size=8))
     return stream.uniform(-EPS, EPS, (count, 3 * SIDE**2))
 
 

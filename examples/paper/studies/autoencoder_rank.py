@@ -13,7 +13,7 @@ from transformers import ResNetConfig, ResNetModel
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.fit import fit, minibatches
 from calor_hf.core.processes import process_state
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.data.image_grid import image_grid
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
@@ -202,7 +202,7 @@ def autoencoder(images: Tensor, rank: int, config: AutoencoderRankConfig) -> Aut
     """
     device = process_state().device
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training_seed)
+        torch.manual_seed(torch_seed(config.training_seed, "examples/autoencoder_rank/weights"))
         net = Autoencoder(rank, config.image_size, config.width).to(device)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
     at = [max(1, round(share * config.epochs)) for share in MILESTONES]
@@ -210,7 +210,8 @@ def autoencoder(images: Tensor, rank: int, config: AutoencoderRankConfig) -> Aut
     net.train()
 
     def batches(epoch: int) -> Iterator[Tensor]:
-        for rows in minibatches(len(images), config.batch_size, sample_rng(config.training_seed, epoch)):
+        rng = named_rng(config.training_seed, "examples/autoencoder_rank/order", epoch)
+        for rows in minibatches(len(images), config.batch_size, rng):
             yield images[rows].to(device).float() / 255
 
     fit(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from calor_hf.auditing.plan import plan_attacks
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.seeding import sample_rng
+from calor_hf.core.seeding import named_rng
 from calor_hf.defenses import DEFENSES
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.recipes.runs import markdown
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SURE = 0.999
 EXAMPLES = 6
-_DRAW = 0x15  # stream of the draws
 POINTS = {"samples": "samples of the prior", "optimized": "optimized images"}
 RULES = ("sure", "top")
 
@@ -90,7 +89,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
         folder, numbers = lab.train(name, config.training_seed, rank=config.rank)
         target = lab.target(folder)
         prior = lab.prior(target)
-        latents = prior.sample_latents(config.samples, sample_rng(lab.options.seed, _DRAW)).float()
+        latents = prior.sample_latents(config.samples, named_rng(lab.options.seed, "examples/inversion_space")).float()
         classify, evaluate = lab.classifier(folder), lab.classifier(lab.evaluation_model)
         classes = torch.arange(len(latents)) % target.num_classes  # labels for a conditional prior
         scores, correct = [], []
