@@ -28,8 +28,7 @@ from examples.paper.trace import Trace, traced
 if TYPE_CHECKING:
     from examples.paper.study import AttackedConfig
 
-# Trainings are started through this package, so that they can load the paper's face networks.
-TRAIN = ("-m", "examples.paper", "calor-hf", "train")
+TRAIN = ("-m", "examples.paper", "calor-hf", "train")  # trainings that can load the paper's face networks
 QUICK = ("--num-train-epochs", "2", "--adapt-epochs", "1", "--max-accuracy-drop", "100", "--warmup-steps", "0")
 # For models that start from one trained on public faces; found for docs/results/comparison.md.
 FINE_TUNING = (
@@ -148,7 +147,7 @@ class Lab:
 
     @cached_property
     def _runs(self) -> Runs:
-        return Runs(self.models, self._train_options, self.options.launcher, resume=True, program=TRAIN)
+        return _runs(self.models, self._train_options, self.options.launcher)
 
     def public_base(self) -> str:
         """Return the folder of a base model trained on public synthetic faces.
@@ -162,7 +161,7 @@ class Lab:
         quick = self.options.quick
         identities = "4" if quick else str(PUBLIC_IDENTITIES)
         common = ["--public-faces", "--num-identities", identities, "--report-to", "none", *(QUICK if quick else ())]
-        return _train(Runs(self.models / "public", common, resume=True), "base", ["--defense", "none"])[0]
+        return _train(_runs(self.models / "public", common), "base", ["--defense", "none"])[0]
 
     @cached_property
     def evaluation_model(self) -> str:
@@ -171,7 +170,7 @@ class Lab:
             return self.options.evaluation_model
         quick = ["--num-train-epochs", "1"] if self.options.quick else []
         common = ["--num-identities", str(self._identities), "--report-to", "none", *quick]
-        runs = Runs(self.models / "evaluation_model", common, resume=True)
+        runs = _runs(self.models / "evaluation_model", common)
         return _train(runs, "evaluation_model", ["--role", "evaluation"])[0]
 
     # Images
@@ -296,6 +295,10 @@ def true_class_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     """(n,) float64 probability of each image's true class."""
     probabilities: Tensor = logits.double().softmax(dim=1)
     return probabilities.gather(1, labels[:, None].to(torch.int64)).squeeze(1)
+
+
+def _runs(folder: Path, options: Sequence[str], launcher: str = "") -> Runs:
+    return Runs(folder, options, launcher, resume=True, program=TRAIN)
 
 
 def _train(runs: Runs, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> tuple[str, dict[str, Any]]:

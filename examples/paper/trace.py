@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,7 +110,8 @@ def moving_average(values: Sequence[float], window: int = 20) -> list[float]:
     if window < 1 or not values:
         raise ValueError(f"expected a window >= 1 and at least one value, got {window} and {len(values)}")
     width = min(window, len(values))
-    return [sum(values[start : start + width]) / width for start in range(len(values) - width + 1)]
+    smooth: list[float] = np.convolve(values, np.full(width, 1 / width), "valid").tolist()
+    return smooth
 
 
 def relative(values: Sequence[float], window: int = 20) -> list[float]:
