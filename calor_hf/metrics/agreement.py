@@ -1,6 +1,5 @@
-"""Agreement of two evaluation models: the guard against images that fool one network and look like no one."""
+"""Agreement of two evaluation models, which exposes adversarial images that fool only one of them."""
 
-import dataclasses
 import math
 
 import torch
@@ -8,22 +7,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, View, check_rows, mean_over_images
+from calor_hf.metrics.base import (
+    METRICS,
+    Evidence,
+    Measure,
+    Metric,
+    View,
+    check_rows,
+    mean_over_images,
+    private_images_of,
+)  # fmt: skip
 
 
 def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of a classifier made of features alone: the cosine to the mean direction of each person's images.
+    """Cosine of each image to the mean direction of each identity's private images: a classifier from features alone.
 
     Args:
         features: (n, d) of images.
         private_features: (m, d) of private training images.
-        private_labels: (m,) int64, of two people or more.
+        private_labels: (m,) int64 of two identities or more.
 
     Returns:
-        (n, people) float64 in [-1, 1], and the people's (people,) labels in ascending order.
+        (n, identities) float64 in [-1, 1], and the (identities,) labels in ascending order.
 
     Raises:
-        ValueError: there is one person alone, who would always be right, or features are not finite.
+        ValueError: there is a single identity, or features are not finite.
     """
     check_rows(private_labels, private_features=private_features)
     identities = private_labels.unique()
@@ -38,14 +46,14 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
 
 
 def cohen_kappa(first: Tensor, second: Tensor) -> float:
-    """Agreement of two yes-or-no verdicts beyond chance: 1 for always, 0 for chance.
+    """Agreement of two binary ratings beyond chance: 1 for always, 0 for chance.
 
     Args:
         first: (n,) bool, n >= 1.
         second: (n,) bool.
 
     Returns:
-        In [-1, 1]; NaN where both give one same verdict throughout, so that chance agrees always.
+        In [-1, 1]; NaN if both ratings are constant and equal, so that chance always agrees.
 
     Source:
         Cohen, "A Coefficient of Agreement for Nominal Scales", Educational and Psychological Measurement 1960.
@@ -60,10 +68,9 @@ def cohen_kappa(first: Tensor, second: Tensor) -> float:
 class Agreement(Metric):
     """Success that two evaluation models of different kinds agree on.
 
-    An evaluation model trained on the same images for the same task as the target is fooled by much that fools the
-    target; the
-    second one should share as little as possible with both. Where it classifies no one, the nearest mean private
-    image in its features decides, among the people whose private images there are.
+    An evaluation model trained on the same images for the same task as the target shares many of its adversarial
+    examples; the second one should share as little as possible with both. If it does not classify identities, the
+    nearest mean private image in its features decides, among the identities with private images.
 
     Source:
         "Revisiting Model Inversion Evaluation", 2025, arXiv:2505.03519.
@@ -74,52 +81,44 @@ class Agreement(Metric):
     def measure(self, evidence: Evidence) -> list[Measure]:
         """Accuracy of the second evaluation model and of both, ``false_discovery`` of the first, and their kappa.
 
-        ``false_discovery`` is NaN where the evaluation model recognizes no one, ``evaluation_models_kappa`` where it
-        is undefined.
+        ``false_discovery`` is NaN if the evaluation model recognizes no image, ``evaluation_models_kappa`` if it is
+        undefined.
         """
-        self.require(evidence)
-        evaluation_model, second, labels = evidence.evaluation_model, evidence.second_evaluation_model, evidence.labels
-        assert evaluation_model is not None  # as just required
+        labels, one = evidence.labels, topk_correct(self.scores(evidence), evidence.labels) > 0
+        first, second = evidence.evaluation_model, evidence.second_evaluation_model
+        assert first is not None  # as required, like the second
         assert second is not None
-        if evaluation_model.logits is None:
-            raise ValueError(
-                "the evaluation model gives no scores of people; pass a classifier trained on the private images"
-            )
-        one = topk_correct(evaluation_model.logits, labels) > 0
-        two, how = _verdicts(second, evidence)
-        both = f"{evaluation_model.name} and {second.name} both name the right person"
+        two, how = _recognized(second, evidence)
+        both = f"{first.name} and {second.name} both name the right person"
         found = [
             mean_over_images("second_evaluation_model@1", "share", "leakage", two.double(), labels, how),
             mean_over_images("both_evaluation_models@1", "share", "leakage", (one & two).double(), labels, both),
         ]
 
         if one.any():
-            note = f"of what {evaluation_model.name} recognizes, {second.name} does not; more is adversarial, not alike"
-            rejected = mean_over_images("false_discovery", "share", "neither", (~two[one]).double(), labels[one], note)
-            found.append(dataclasses.replace(rejected, std=math.nan))  # what is left has no slots
+            note = f"of what {first.name} recognizes, {second.name} does not; more is adversarial, not alike"
+            wrong = (~two[one]).double()
+            found.append(mean_over_images("false_discovery", "share", "neither", wrong, labels[one], note, slots=False))
         else:
             empty = Measure("false_discovery", math.nan, "share", "neither", 0, 0)
             found.append(empty.failed("the evaluation model recognized no one"))
 
         kappa = cohen_kappa(one, two)
-        note = (
-            "undefined: both evaluation models give every image one same verdict"
-            if math.isnan(kappa)
-            else "1 always agree, 0 as by chance"
-        )
+        note = "1 always agree, 0 as by chance"
+        if math.isnan(kappa):
+            note = "undefined: both evaluation models give every image one same verdict"
         identities = len(labels.unique())
         found.append(Measure("evaluation_models_kappa", kappa, "kappa", "neither", len(labels), identities, note=note))
         return found
 
 
-def _verdicts(view: View, evidence: Evidence) -> tuple[Tensor, str]:
+def _recognized(view: View, evidence: Evidence) -> tuple[Tensor, str]:
     """(n,) bool whether the second evaluation model's first choice is right, and how it chooses."""
     if view.logits is not None:
         return topk_correct(view.logits, evidence.labels) > 0, f"{view.name}'s first choice is the right person"
     check_rows(evidence.labels, features=view.features)
     scores, identities = mean_cosines(view.features, view.private_features, evidence.private_labels)
-    unknown = evidence.labels[~torch.isin(evidence.labels, identities)]
-    if len(unknown):
-        raise ValueError(f"no private image of class {int(unknown[0])}; pass the data the target was trained on")
+    for label in evidence.labels.unique().tolist():
+        private_images_of(label, evidence.private_labels)
     right = topk_correct(scores, torch.searchsorted(identities, evidence.labels)) > 0
     return right, f"the nearest of {len(identities)} mean private images in {view.name} is the right person's"

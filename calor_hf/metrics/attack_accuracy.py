@@ -1,8 +1,16 @@
-"""Attack accuracy: share of reconstructions that the evaluation model assigns to their class."""
+"""Attack accuracy: share of reconstructions that the evaluation model assigns to the class they are meant to show."""
 
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities, mean_over_images
+from calor_hf.metrics.base import (
+    METRICS,
+    Evidence,
+    Measure,
+    Metric,
+    check_rows,
+    mean_over_identities,
+    mean_over_images,
+)  # fmt: skip
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
@@ -11,10 +19,10 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     Args:
         logits: (n, classes), finite.
         labels: (n,) int64 in [0, classes).
-        k: How many scores count, 1 <= k <= classes.
+        k: Number of scores that count, 1 <= k <= classes.
 
     Returns:
-        (n,) float64, 0 or 1. A tie is a miss unless all that tie fit among the ``k``.
+        (n,) float64, 0 or 1. A tie is wrong unless all tied classes fit among the ``k``.
 
     Raises:
         ValueError: wrong shapes, labels out of range, numbers that are not finite, or ``k`` out of range.
@@ -25,7 +33,8 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     strange = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(strange):
         raise ValueError(
-            f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass one that knows all"
+            f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass one trained on "
+            "all classes"
         )
     own = logits.gather(1, labels[:, None])
     return ((logits >= own).sum(dim=1) <= k).double()
@@ -33,10 +42,10 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 
 @METRICS.register("attack_accuracy")
 class AttackAccuracy(Metric):
-    """Share of all reconstructions, failed ones too, that the evaluation model recognizes; top one and top five.
+    """Top-1 and top-5 accuracy of the evaluation model on all reconstructions, failed ones included.
 
-    And the share of people of whom at least one reconstruction is recognized, which is what a person fears (the GMI
-    paper calls this its top five).
+    Also the share of identities with at least one recognized reconstruction, the risk of a single person (the GMI paper
+    calls this its top five).
 
     Source:
         Zhang et al., CVPR 2020, arXiv:1911.07135.
@@ -46,12 +55,7 @@ class AttackAccuracy(Metric):
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``attack_accuracy@1``, ``attack_accuracy@5`` (five classes or more), ``identities_recognized``."""
-        self.require(evidence)
-        logits, labels = evidence.evaluation_model.logits, evidence.labels  # type: ignore[union-attr]
-        if logits is None:
-            raise ValueError(
-                "the evaluation model gives no scores of people; pass a classifier trained on the private images"
-            )
+        logits, labels = self.scores(evidence), evidence.labels
         first = topk_correct(logits, labels)
         note = "the evaluation model's first choice is the right person"
         found = [mean_over_images("attack_accuracy@1", "share", "leakage", first, labels, note)]

@@ -1,4 +1,4 @@
-"""What every metric promises: numbers with their interval, from what networks see in the reconstructions."""
+"""Base class of the metrics, the evidence they read, and means with intervals."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,22 +16,22 @@ from calor_hf.metrics.statistics import bootstrap_interval, identity_means, shar
 
 __all__ = [
     "METRICS", "Direction", "Evidence", "Measure", "Metric", "View", "check_rows", "mean_over_identities",
-    "mean_over_images",
+    "mean_over_images", "private_images_of",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class View:
-    """Images as one network sees them, on the CPU.
+    """What one network computes from the images, on the CPU.
 
     Attributes:
-        name: Of the network, as the report prints it.
+        name: Name of the network in reports.
         features: (n, d) of the reconstructions.
-        private_features: (m, d) of the private training images of the attacked people.
-        logits: (n, classes) of the reconstructions; None: the network classifies no one.
+        private_features: (m, d) of the private training images of the attacked identities.
+        logits: (n, classes) of the reconstructions; None if the network does not classify identities.
         private_logits: (m, classes) of the private training images.
         held_features: (h, d) of private images that the target was not trained on.
-        held_logits: (h, classes) of them.
+        held_logits: (h, classes) of the same images.
     """
 
     name: str
@@ -45,26 +45,26 @@ class View:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a metric may look at; on the CPU.
+    """Everything a metric may use, on the CPU.
 
     Attributes:
         images: (n, 3, height, width) reconstructions in [0, 1].
-        labels: (n,) int64: whom each is meant to show; images of a person lie together.
-        private_images: (m, 3, height, width) private training images of the attacked people, in [0, 1].
+        labels: (n,) int64 class that each reconstruction is meant to show; images of a class are adjacent.
+        private_images: (m, 3, height, width) private training images of the attacked identities, in [0, 1].
         private_labels: (m,) int64.
-        evaluation_model: The evaluation model's view; another network than the target, trained on the same people.
-        second_evaluation_model: Of a second one of another kind, that shares as little as possible with both.
-        embedding: Of a network that tells any people apart, such as one for face verification.
-        extractor: Of a network for image quality, such as Inception.
-        target: Of the model under attack itself.
-        held_labels: (h,) int64: who is on the ``held_*`` images of the views.
+        evaluation_model: View of the evaluation model: another network than the target, trained on the same identities.
+        second_evaluation_model: View of a second one of another kind, which shares as little as possible with both.
+        embedding: View of a network that tells any identities apart, such as one for face verification.
+        extractor: View of a network for image quality, such as Inception.
+        target: View of the model under attack.
+        held_labels: (h,) int64 labels of the ``held_*`` images of the views.
         held_images: (h, 3, height, width) those images.
-        identity: (n, k) numbers of the person drawn in each reconstruction; synthetic faces alone.
-        true_identity: (n, k) numbers of the person that it is meant to show.
+        identity: (n, k) identity numbers drawn in each reconstruction; synthetic faces only.
+        true_identity: (n, k) identity numbers that it is meant to show.
         identity_names: k names of these numbers.
-        ask: What the target releases about (n, 3, height, width) images in [0, 1], by name, each a row an image; as
-            :func:`calor_hf.metrics.decoder_inversion.released` does.
-        public_images: (p, 3, height, width) in [0, 1] of no one in particular, that an attacker could have.
+        ask: Outputs that the target releases for (n, 3, height, width) images in [0, 1], by name, each one row per
+            image, as :func:`calor_hf.metrics.decoder_inversion.released` gives them.
+        public_images: (p, 3, height, width) in [0, 1] of other identities, which an attacker could have.
     """
 
     images: Tensor
@@ -86,7 +86,7 @@ class Evidence:
 
 
 def mean_over_images(
-    name: str, unit: str, direction: Direction, values: Tensor, labels: Tensor, note: str = ""
+    name: str, unit: str, direction: Direction, values: Tensor, labels: Tensor, note: str = "", slots: bool = True
 ) -> Measure:
     """Mean of one number per image, with its interval over identities and its standard deviation over slots.
 
@@ -97,13 +97,14 @@ def mean_over_images(
         values: (n,) one number per image.
         labels: (n,) int64.
         note: As in :class:`Measure`.
+        slots: Whether the i-th images of all identities belong to one restart; otherwise there is no deviation.
     """
     means = identity_means(values, labels)
     counts = np.array([float((labels == label).sum()) for label in means])
     low, high = bootstrap_interval(np.array(list(means.values())), counts)
     if unit == "share":
         low, high = share_interval(low, high, len(means))
-    mean, std = float(values.double().mean()), slot_std(values, labels)
+    mean, std = float(values.double().mean()), slot_std(values, labels) if slots else math.nan
     return Measure(name, mean, unit, direction, len(values), len(means), low, high, std, means, note)
 
 
@@ -132,16 +133,16 @@ def mean_over_identities(
 
 
 class Metric(ABC):
-    """A way of saying how much leaked.
+    """Measure of leakage.
 
     Attributes:
         needs: Attributes of :class:`Evidence` that may not be None.
-        by_image: Whether the number is a mean over images, so that reconstructions of *other* people are a chance
+        by_image: Whether the number is a mean over images, so that reconstructions of *other* identities give a chance
             level.
-        about_target: Whether the number is the target's, whatever was rebuilt, so that an audit gives it once.
-        slow: Whether it trains something, so that an audit runs it only when asked.
-        per_image: Function behind it, ``(predictions, references, **options) -> (n,)``, where :func:`load_metric` is to
-            offer its mean as an ``evaluate.Metric``; None: it is not offered.
+        about_target: Whether the number depends on the target only, not on reconstructions: an audit gives it once.
+        slow: Whether it trains a network, so that an audit runs it only on request.
+        per_image: Function ``(predictions, references, **options) -> (n,)`` whose mean :func:`load_metric` offers as an
+            ``evaluate`` module; None if there is none.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("evaluation_model",)
@@ -152,35 +153,72 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """The metric's numbers.
+        """Compute the metric's numbers.
 
         Raises:
             ValueError: something in :attr:`needs` is missing, or shapes do not fit.
         """
 
     def missing(self, evidence: Evidence) -> str | None:
-        """Name of the first thing in :attr:`needs` that ``evidence`` lacks; None: all is there."""
+        """Return the first name in :attr:`needs` that ``evidence`` lacks; None if nothing is missing."""
         return next((name for name in self.needs if getattr(evidence, name) is None), None)
 
     def require(self, evidence: Evidence) -> None:
-        """Raise ``ValueError`` where something is missing."""
+        """Raise ``ValueError`` if something in :attr:`needs` is missing."""
         name = self.missing(evidence)
         if name is not None:
             raise ValueError(f"{type(self).__name__} needs {name}, and the evidence has none; pass one to the audit")
 
+    def view(self, evidence: Evidence, name: str) -> View:
+        """Return a view of ``evidence`` that the metric needs.
+
+        Raises:
+            ValueError: something in :attr:`needs` is missing, or features are not one finite row per label.
+        """
+        self.require(evidence)
+        view: View = getattr(evidence, name)
+        check_rows(evidence.labels, features=view.features)
+        check_rows(evidence.private_labels, private_features=view.private_features)
+        return view
+
+    def scores(self, evidence: Evidence) -> Tensor:
+        """Return the evaluation model's (n, classes) logits of the reconstructions.
+
+        Raises:
+            ValueError: something in :attr:`needs` is missing, or the evaluation model does not classify identities.
+        """
+        self.require(evidence)
+        if evidence.evaluation_model is None or evidence.evaluation_model.logits is None:
+            raise ValueError(
+                "the evaluation model gives no scores of people; pass a classifier trained on the private images"
+            )
+        return evidence.evaluation_model.logits
+
 
 def check_rows(labels: Tensor, **tensors: Tensor) -> None:
-    """Raise ``ValueError`` unless every tensor has a finite row for each label, and there is one at all."""
+    """Raise ``ValueError`` unless there are labels and every tensor has one finite row per label."""
     if labels.ndim != 1 or labels.dtype != torch.int64 or len(labels) == 0:
         raise ValueError(f"expected labels (n,) int64 with n >= 1, got {tuple(labels.shape)} {labels.dtype}")
     for name, tensor in tensors.items():
         if len(tensor) != len(labels):
-            raise ValueError(f"expected {name} with {len(labels)} rows, one a label, got {tuple(tensor.shape)}")
+            raise ValueError(f"expected {name} with {len(labels)} rows, one per label, got {tuple(tensor.shape)}")
         if not tensor.isfinite().all():
             rows = int((~tensor.reshape(len(tensor), -1).isfinite().all(dim=1)).sum())
             raise ValueError(
                 f"{rows} of {len(tensor)} rows of {name} are not finite; look at the network and its input"
             )
+
+
+def private_images_of(label: int, private_labels: Tensor) -> Tensor:
+    """(m,) bool mask of the private images of a class.
+
+    Raises:
+        ValueError: there are none.
+    """
+    mask = private_labels == label
+    if not mask.any():
+        raise ValueError(f"no private image of class {label}; pass the data that the target was trained on")
+    return mask
 
 
 METRICS: Registry[Metric] = Registry("metric", "calor_hf.metrics")

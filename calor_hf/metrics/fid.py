@@ -1,14 +1,14 @@
-"""FID: how far reconstructions and private images lie apart, as two Gaussian clouds of features."""
+"""FID: Fréchet distance between Gaussian fits to the features of reconstructions and of private images."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
 
 INCEPTION = "inception_fid"
-"""Name of the one extractor whose numbers are called FID and KID: pytorch-fid's Inception, its 2048 pooled features."""
+"""Name of the extractor whose distances are called FID and KID: the 2048 pooled features of pytorch-fid's Inception."""
 
 
 def check_clouds(features: Tensor, private_features: Tensor) -> None:
@@ -27,7 +27,7 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
     """Squared Fréchet distance ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussian fits.
 
     With Σᵢ = RᵢᵀRᵢ from a QR decomposition of the centered features, tr (Σ₁Σ₂)^½ is the sum of the singular values of
-    R₁R₂ᵀ. So no matrix root is taken, and a singular Σ, of fewer images than features, does no harm.
+    R₁R₂ᵀ. This avoids matrix roots, so a singular Σ (fewer images than features) does no harm.
 
     Args:
         features: (n, d) of reconstructions.
@@ -35,10 +35,10 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
 
     Returns:
         Distance >= 0 in squared units of the features, computed in float64 from unbiased covariances; NaN with fewer
-        than two images on a side, or where the numbers are too large for float64.
+        than two images on a side, or if the numbers are too large for float64.
 
     Raises:
-        ValueError: other widths, or features that are not finite.
+        ValueError: features of different widths, or not finite.
 
     Source:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500; mseitzer/pytorch-fid `fid_score.py`.
@@ -61,12 +61,12 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
 
 @METRICS.register("fid")
 class FID(Metric):
-    """Fréchet distance of all reconstructions, failed ones too, to the private training images of these people.
+    """Fréchet distance of all reconstructions, failed ones included, to the private images of their identities.
 
-    It is named ``fid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``;
-    through any other network it is ``frechet_distance``, for each network has its own scale. Some papers count
-    recognized images alone, and PPA's code feeds images in another range; neither is comparable. No interval: resampled
-    images repeat, which alone moves a Gaussian fit.
+    It is named ``fid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``, and
+    ``frechet_distance`` otherwise, since every network has its own scale. Some papers count recognized images only, and
+    PPA's code feeds images in another range; neither is comparable. There is no interval, because the repeated images
+    of a resample change a Gaussian fit by themselves.
 
     Source:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500.
@@ -77,11 +77,7 @@ class FID(Metric):
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``fid`` or ``frechet_distance``; NaN with fewer than two images on a side."""
-        self.require(evidence)
-        view, labels = evidence.extractor, evidence.labels
-        assert view is not None  # as just required
-        check_rows(labels, features=view.features)
-        check_rows(evidence.private_labels, private_features=view.private_features)
+        view, labels = self.view(evidence, "extractor"), evidence.labels
         value = frechet_distance(view.features, view.private_features)
         n, (m, width) = len(labels), view.private_features.shape
         note = f"{n} reconstructions and {m} private images in {width} features of {view.name}"

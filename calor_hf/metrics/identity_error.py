@@ -1,4 +1,4 @@
-"""Identity error: how far the drawn person in a reconstruction is from the true one, attribute by attribute."""
+"""Identity error: difference between the identity numbers of a reconstructed synthetic face and the true ones."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
     """Absolute error of each identity number.
 
     Args:
-        identity: (n, k) numbers in [-1, 1] of the drawn people.
-        true_identity: (n, k) of those they are meant to be.
+        identity: (n, k) numbers in [-1, 1] of the reconstructed faces.
+        true_identity: (n, k) numbers of the identities they are meant to show.
 
     Returns:
         (n, k) float64 in [0, 2].
 
     Raises:
-        ValueError: other shapes, or numbers outside [-1, 1].
+        ValueError: shapes that differ, or numbers outside [-1, 1].
     """
     if identity.shape != true_identity.shape or identity.ndim != 2:
         raise ValueError(
@@ -32,7 +32,7 @@ def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
 
 @METRICS.register("identity_error")
 class IdentityError(Metric):
-    """Mean absolute error of the numbers that make a drawn face; no evaluation model is involved.
+    """Mean absolute error of the identity numbers of synthetic faces: exact, without an evaluation model.
 
     Numbers are uniform in [-1, 1]: a guess from the same distribution errs by 2/3 on average, the middle by 1/2.
     """
@@ -40,7 +40,7 @@ class IdentityError(Metric):
     needs = ("identity", "true_identity")
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``identity_error`` over all attributes, and one number for each."""
+        """``identity_error`` over all attributes, and one number per attribute."""
         self.require(evidence)
         identity, truth = evidence.identity, evidence.true_identity
         assert identity is not None  # as just required

@@ -1,19 +1,19 @@
-"""Image similarity: how alike a reconstruction and a private image are as images, without any network."""
+"""Image similarity: SSIM of a reconstruction and a private image, without any network."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images, private_images_of
 
 WINDOW, SIGMA = 11, 1.5  # pixels
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def check_images_of(labels: Tensor, **pictures: Tensor) -> None:
-    """Raise ``ValueError`` unless all are (n, 3, height, width) in [0, 1], an image a label."""
-    check_rows(labels, **pictures)
-    for name, images in pictures.items():
+def check_images_of(labels: Tensor, **tensors: Tensor) -> None:
+    """Raise ``ValueError`` unless all are (n, 3, height, width) in [0, 1] with one image per label."""
+    check_rows(labels, **tensors)
+    for name, images in tensors.items():
         if images.ndim != 4 or images.shape[1] != 3 or images.min() < 0 or images.max() > 1:
             raise ValueError(
                 f"expected {name} (n, 3, height, width) in [0, 1], got {tuple(images.shape)} in "
@@ -33,7 +33,7 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Structural similarity of pairs of images with data range 1.
 
     Means, variances and covariance under an 11 × 11 Gaussian window of standard deviation 1.5, wherever the window lies
-    inside the image; the index with K₁ = 0.01 and K₂ = 0.03, averaged over places and the three channels.
+    inside the image; the index with K₁ = 0.01 and K₂ = 0.03, averaged over positions and the three channels.
 
     Args:
         images: (n, 3, height, width) in [0, 1], at least 11 × 11 pixels; n may be 1, against all references.
@@ -61,48 +61,45 @@ def ssim(images: Tensor, references: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor) -> Tensor:
-    places = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
-    weights = torch.exp(-(places**2) / (2 * SIGMA**2))
+    offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
+    weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     weights = (weights / weights.sum()).view(1, 1, WINDOW, 1)
     planes = F.conv2d(F.conv2d(images.flatten(0, 1)[:, None], weights), weights.mT)
     return planes.view(*images.shape[:2], *planes.shape[-2:])
 
 
 def nearest_ssim(images: Tensor, labels: Tensor, private_images: Tensor, private_labels: Tensor) -> Tensor:
-    """Structural similarity of each reconstruction to the private image of the same person that it is most like.
+    """Structural similarity of each reconstruction to the most similar private image of the same identity.
 
     Args:
         images: (n, 3, height, width) reconstructions in [0, 1].
-        labels: (n,) int64: whom they are meant to show.
-        private_images: (m, 3, height, width) private training images in [0, 1]; another size is resized.
+        labels: (n,) int64 classes that they are meant to show.
+        private_images: (m, 3, height, width) private training images in [0, 1]; resized like ``images``.
         private_labels: (m,) int64.
 
     Returns:
         (n,) float64 in [-1, 1].
 
     Raises:
-        ValueError: a person without private images, or images that are too small, not finite, or not in [0, 1].
+        ValueError: a class without private images, or images that are too small, not finite, or not in [0, 1].
     """
     check_images_of(labels, images=images)
     check_images_of(private_labels, private_images=private_images)
     found = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        mine, known = labels == label, private_images[private_labels == label]
-        if len(known) == 0:
-            raise ValueError(f"no private image of class {int(label)}; pass the data that the target was trained on")
-        known = resized_like(known, images)
+    for label in labels.unique().tolist():
+        mine = labels == label
+        known = resized_like(private_images[private_images_of(label, private_labels)], images)
         found[mine] = torch.stack([ssim(one[None], known).max().double() for one in images[mine]])
     return found
 
 
 @METRICS.register("image_similarity")
 class ImageSimilarity(Metric):
-    """SSIM to the nearest private training image of the person: pixels, not identity.
+    """SSIM to the nearest private training image of the identity: similarity of pixels, not of faces.
 
-    A person drawn in another pose scores low, and a blur scores high, so hold it against its chance levels. LPIPS is
-    not here:
-    the libraries that keep it (lpips, torchmetrics, piq, torch-fidelity) all need torchvision for it. A network that
-    gives its features can be the audit's ``extractor=``; then the Fréchet distance and its kin look through it.
+    A face in another pose scores low, and a blur scores high, so compare it with its chance level. LPIPS is missing,
+    since the libraries that have it (lpips, torchmetrics, piq, torch-fidelity) need torchvision for it. Any network
+    with features can be the audit's ``extractor=``; the Fréchet distance and related metrics then use it.
 
     Source:
         Wang et al., IEEE TIP 2004.

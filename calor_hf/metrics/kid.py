@@ -1,4 +1,4 @@
-"""KID: the distance of FID's kind that is unbiased, so that few images do not make it look worse."""
+"""KID: kernel distance between the features of reconstructions and of private images, unbiased for few images."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.seeding import named_rng
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric
 from calor_hf.metrics.fid import INCEPTION, check_clouds
 
 
@@ -19,7 +19,7 @@ def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
         second: (m, d), m >= 2.
 
     Returns:
-        Scalar; below 0 where two clouds are nearer than chance has it.
+        Scalar; below 0 if two sets are nearer than two samples of one distribution on average.
     """
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def kernel_distances(
     Args:
         features: (n, d) of reconstructions; their order does not matter.
         private_features: (m, d) of private images.
-        subsets: How many are drawn.
+        subsets: Number of subsets.
         subset_size: Images on each side of a subset, drawn without repetition; at most n and m are.
         seed: Of the draw.
 
@@ -48,7 +48,7 @@ def kernel_distances(
         (subsets,) float64; NaN with fewer than two images on a side.
 
     Raises:
-        ValueError: other widths, features that are not finite, or numbers of subsets or images that are too small.
+        ValueError: features of different widths or not finite, or too few subsets or images.
 
     Source:
         Bińkowski et al., ICLR 2018, arXiv:1801.01401; toshas/torch-fidelity `metric_kid.py`.
@@ -60,7 +60,7 @@ def kernel_distances(
     if size < 2:
         return torch.full((subsets,), math.nan, dtype=torch.float64)
     clouds = [cloud.double() for cloud in (features, private_features)]
-    # In the order of their values, so that a subset does not depend on the order in which the images came.
+    # Sorted by value, so that a subset does not depend on the order of the images.
     clouds = [cloud[torch.from_numpy(np.lexsort(cloud.T.numpy()))] for cloud in clouds]
     found = []
     for index in range(subsets):
@@ -72,11 +72,11 @@ def kernel_distances(
 
 @METRICS.register("kid")
 class KID(Metric):
-    """Kernel distance of all reconstructions to the private training images of these people.
+    """Kernel distance of all reconstructions to the private training images of their identities.
 
-    It is named ``kid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``;
-    through any other network it is ``kernel_distance``. The std is the standard deviation over subsets, the
-    published ±; subsets overlap, so it is no interval.
+    It is named ``kid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``, and
+    ``kernel_distance`` otherwise. The std is the standard deviation over subsets, the published ±; subsets overlap, so
+    it is no interval.
 
     Args:
         subsets: As :func:`kernel_distances`, with the others.
@@ -95,11 +95,7 @@ class KID(Metric):
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``kid`` or ``kernel_distance``; NaN with fewer than two images on a side."""
-        self.require(evidence)
-        view, labels = evidence.extractor, evidence.labels
-        assert view is not None  # as just required
-        check_rows(labels, features=view.features)
-        check_rows(evidence.private_labels, private_features=view.private_features)
+        view, labels = self.view(evidence, "extractor"), evidence.labels
         n, m = len(labels), len(view.private_features)
         values = kernel_distances(view.features, view.private_features, self.subsets, self.subset_size, self.seed)
         value = float(values.mean())

@@ -1,6 +1,6 @@
-"""Membership inference by the loss: who was in the training data? Another threat, for orientation.
+"""Membership inference by the loss, another privacy threat, for comparison.
 
-Not a registered metric: it asks the model about images that someone holds already, not about reconstructions.
+Not a registered metric, since it needs private images instead of reconstructions.
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from calor_hf.metrics.base import Measure, check_rows, mean_over_images
 from calor_hf.metrics.statistics import RESAMPLES
 from calor_hf.metrics.verification import threshold_at
 
-ONE_IN = 100  # an image that was not trained on is taken for one that was, once in so many
+ONE_IN = 100  # one false positive in so many images that were not trained on
 
 
 def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels: Tensor) -> list[Measure]:
-    """How well the loss tells training images from other images of the same people.
+    """How well the loss separates training images from other images of the same identities.
 
     Args:
         logits: (m, classes) of training images.
         labels: (m,) int64.
-        held_logits: (h, classes) of images that were not trained on; people who are in one set alone are left out.
+        held_logits: (h, classes) of images that were not trained on; identities in only one of the sets are left out.
         held_labels: (h,) int64.
 
     Returns:
         ``membership_auc``, the chance that a training image has the smaller loss (0.5: no leak), and
-        ``membership_tpr@FPR=1e-2``, the share of training images found where one in a hundred others is accused; NaN
-        where there are too few images to tell. The interval of the second takes the threshold as known.
+        ``membership_tpr@FPR=1e-2``, the share of training images found at one false positive in a hundred; NaN with too
+        few images. The interval of the second treats the threshold as known.
 
     Raises:
         ValueError: wrong shapes, or numbers that are not finite.
@@ -62,11 +62,11 @@ def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:
-    # Pairs by person × person, so that resampling people is a product of matrices; a tie counts half.
+    # Pairs per identity × identity, so that resampling identities is a matrix product; a tie counts half.
     wins = np.array([[float(_wins(a, b)) for b in theirs.values()] for a in mine.values()])
     own, other = (np.array([len(rows) for rows in side.values()], dtype=np.float64) for side in (mine, theirs))
     value = float(wins.sum() / (own.sum() * other.sum()))
-    by_person = wins.sum(axis=1) / (own * other.sum())
+    per_identity = wins.sum(axis=1) / (own * other.sum())
     low = high = math.nan
     if len(own) > 1:
         rng = named_rng(0, "metrics/membership")
@@ -74,7 +74,7 @@ def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]
         areas = ((weights @ wins) * weights).sum(axis=1) / ((weights @ own) * (weights @ other))
         tail = 100 * (1 - LEVEL) / 2
         low, high = (float(end) for end in np.percentile(areas, [tail, 100 - tail]))
-    identities = dict(zip(mine, map(float, by_person), strict=True))
+    identities = dict(zip(mine, map(float, per_identity), strict=True))
     return dataclasses.replace(empty, value=value, low=low, high=high, by_identity=identities)
 
 
@@ -89,5 +89,4 @@ def _with_rate(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor
         return empty.failed(f"it takes {ONE_IN} images that were not trained on: {empty.note}")
     labels = torch.cat([torch.full((len(rows),), label) for label, rows in mine.items()])
     found = (torch.cat(list(mine.values())) > threshold).double()
-    measure = mean_over_images(empty.name, empty.unit, empty.direction, found, labels, empty.note)
-    return dataclasses.replace(measure, std=math.nan)
+    return mean_over_images(empty.name, empty.unit, empty.direction, found, labels, empty.note, slots=False)

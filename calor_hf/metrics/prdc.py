@@ -1,11 +1,11 @@
-"""Precision, recall, density and coverage of one person's reconstructions among their private images."""
+"""Precision, recall, density and coverage of an identity's reconstructions among its private images."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, mean_over_identities
 from calor_hf.metrics.fid import check_clouds
 
 VARIANTS = ("ppa", "standard")
@@ -18,7 +18,7 @@ UNITS = {
 
 
 def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = "ppa") -> dict[str, float]:
-    """Four shares of overlap of reconstructions (fake) and private images (real) of one person.
+    """Overlap of the reconstructions (fakes) and private images (reals) of one identity, in four numbers.
 
     A image's ball reaches to its k-th neighbor in its own set. On the rim counts as inside.
 
@@ -34,11 +34,11 @@ def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = 
         variant: ``ppa``, as in the code of PPA and MIBench, or ``standard``, as defined by Naeem et al.
 
     Returns:
-        Each number by name, all >= 0. A number is NaN where the set whose balls it needs has k images or fewer:
+        Each number by name, all >= 0. A number is NaN if the set whose balls it needs has k images or fewer:
         recall for few fakes, the others for few reals.
 
     Raises:
-        ValueError: unknown variant, ``k`` < 1, other widths, or features that are not finite.
+        ValueError: unknown variant, ``k`` < 1, or features of different widths or not finite.
 
     Source:
         Naeem et al., ICML 2020, arXiv:2002.09797; LukasStruppek/Plug-and-Play-Attacks `metrics/prcd.py`.
@@ -74,9 +74,9 @@ def _radii(points: Tensor, k: int) -> Tensor:
 
 @METRICS.register("prdc")
 class PRDC(Metric):
-    """Precision, recall, density and coverage person by person, averaged over those who have enough images.
+    """Precision, recall, density and coverage per identity, averaged over those with enough images.
 
-    PPA's code takes class 0 for "no class" and compares it with everybody's images; here it is a person like others.
+    PPA's code takes class 0 for "no class" and compares it with the images of all; here it is a class like the others.
 
     Args:
         k: As :func:`prdc`.
@@ -92,12 +92,8 @@ class PRDC(Metric):
         self.k, self.variant = k, variant
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``precision``, ``recall``, ``density`` and ``coverage``; NaN where no one has more than k images."""
-        self.require(evidence)
-        view, labels, known = evidence.extractor, evidence.labels, evidence.private_labels
-        assert view is not None  # as just required
-        check_rows(labels, features=view.features)
-        check_rows(known, private_features=view.private_features)
+        """``precision``, ``recall``, ``density`` and ``coverage``; NaN if no identity has more than k images."""
+        view, labels, known = self.view(evidence, "extractor"), evidence.labels, evidence.private_labels
         identities = {
             label: prdc(view.features[labels == label], view.private_features[known == label], self.k, self.variant)
             for label in labels.unique().tolist()

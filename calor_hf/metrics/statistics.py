@@ -1,4 +1,4 @@
-"""How sure a number is: resampling of people, since images of one person say much the same."""
+"""Confidence intervals by resampling identities, since images of one identity are not independent."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,10 @@ RESAMPLES = 10_000
 
 
 def identity_means(values: Tensor, labels: Tensor) -> dict[int, float]:
-    """Mean of an image-wise number for each person, by label in ascending order.
+    """Mean of a number per image for each identity, by label in ascending order.
 
     Args:
-        values: (n,) one number an image.
+        values: (n,) one number per image.
         labels: (n,) int64.
     """
     doubles = values.double()
@@ -27,15 +27,15 @@ def identity_means(values: Tensor, labels: Tensor) -> dict[int, float]:
 def bootstrap_interval(
     values: NDArray[np.float64], weights: NDArray[np.float64] | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of a mean, by resampling its members.
+    """95 % percentile interval of a mean over identities, by bootstrap.
 
     Args:
-        values: (people,) a number for each.
-        weights: (people,) how much each counts, such as its number of images; None: all alike.
-        seed: Of the resampling.
+        values: (identities,) one number each.
+        weights: (identities,) weight of each, such as its number of images. None means equal weights.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end; NaN with fewer than two people, or where a value is not finite.
+        Lower and upper end; NaN with fewer than two identities, or if a value is not finite.
 
     Source:
         Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 1979.
@@ -51,13 +51,13 @@ def bootstrap_interval(
 
 
 def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over several trainings and the same people, with its 95 % interval: both are resampled.
+    """Mean over several trainings and the same identities, with its 95 % interval; both are resampled.
 
-    Resampling the people alone would say how sure the mean of *these* models is, and not of models trained so.
+    Resampling the identities only would give the interval of *these* models, not of models trained like them.
 
     Args:
-        values: (trainings, people) a number for each; of one training the interval is that of its people.
-        seed: Of the resampling.
+        values: (trainings, identities) one number each; with one training the interval is that of its identities.
+        seed: Seed of the resampling.
 
     Returns:
         Mean, lower and upper end.
@@ -78,18 +78,17 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
 
 
 def share_interval(low: float, high: float, identities: int) -> tuple[float, float]:
-    """The interval of a share of 0 or 1, where resampling knows no doubt: what so few people leave open.
+    """Interval of a share, by the exact binomial interval if all identities are at 0 or all at 1.
+
+    Resampling equal values gives an interval of zero width, whatever their number.
 
     Args:
         low: Lower end by resampling.
-        high: Upper end.
-        identities: Number of people, all alike.
+        high: Upper end by resampling.
+        identities: Number of identities.
 
     Returns:
-        The same, unless all people are at 0 or all at 1: then the exact binomial limit takes the other end.
-
-    Source:
-        Clopper and Pearson, Biometrika 1934.
+        Lower and upper end.
     """
     if low == high and low in (0, 1):
         return exact_interval(round(low) * identities, identities)
@@ -97,20 +96,20 @@ def share_interval(low: float, high: float, identities: int) -> tuple[float, flo
 
 
 def paired_difference(first: dict[int, float], second: dict[int, float], seed: int = 0) -> tuple[float, float, float]:
-    """Mean difference ``second − first`` over the people in both, with its 95 % interval.
+    """Mean difference ``second − first`` over the identities in both, with its 95 % interval.
 
-    The same people are compared with themselves, so that what is hard about a person cancels.
+    Paired by identity, so that the difficulty of an identity cancels.
 
     Args:
-        first: A number for each person.
-        second: The same, under another defense or attack.
-        seed: Of the resampling.
+        first: One number per identity.
+        second: The same for another defense or attack.
+        seed: Seed of the resampling.
 
     Returns:
         Difference, lower and upper end of its interval.
 
     Raises:
-        ValueError: no one is in both.
+        ValueError: no identity is in both.
     """
     both = sorted(set(first) & set(second))
     if not both:
@@ -120,21 +119,21 @@ def paired_difference(first: dict[int, float], second: dict[int, float], seed: i
 
 
 def slot_std(values: Tensor, labels: Tensor, summary: Callable[[Tensor], Tensor] = torch.mean) -> float:
-    """Standard deviation over restart slots: the i-th image of every person makes one number for each i.
+    """Standard deviation over restart slots; slot i summarizes the i-th images of all identities.
 
-    This is what the published tables print after ±. It says how much luck is in a restart, not how sure the mean is.
+    Published tables print it after ±. It is the variation between restarts, not the uncertainty of the mean.
 
     Args:
-        values: (n,) one number an image, those of a person together.
+        values: (n,) one number per image, those of an identity in the order of their restarts.
         labels: (n,) int64.
-        summary: Of a slot.
+        summary: Summary of a slot.
 
     Returns:
         Sample standard deviation; NaN with fewer than two slots.
     """
     slots: dict[int, list[Tensor]] = {}
     for label in labels.unique():
-        for place, value in enumerate(values[labels == label]):
-            slots.setdefault(place, []).append(value.double())
+        for slot, value in enumerate(values[labels == label]):
+            slots.setdefault(slot, []).append(value.double())
     numbers = torch.stack([summary(torch.stack(members)) for _, members in sorted(slots.items())])
     return float(numbers.std()) if len(numbers) > 1 else float("nan")

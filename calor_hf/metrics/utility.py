@@ -1,9 +1,8 @@
-"""What the model is good for: accuracy, likelihood, calibration, and what a threshold on its scores does.
+"""Utility of a model: accuracy, likelihood, calibration, and the effect of a threshold on its scores.
 
-Not a registered metric: it is about the model on images that are new to it, not about reconstructions.
+Not a registered metric, since it needs held-out images instead of reconstructions.
 """
 
-import dataclasses
 import math
 
 import torch.nn.functional as F
@@ -17,19 +16,19 @@ THRESHOLDS = (0.5, 0.8, 0.85, 0.9, 0.95, 0.99)
 
 
 def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
-    """Numbers of a model on held-out images, with intervals over people.
+    """Utility on held-out images, with intervals over identities.
 
-    A defense moves the scores (CALoR leads them to e^(−1/b) and below), so a threshold that was tuned on another model
-    accepts another share: ``accepted@t`` is the share of images whose highest score exceeds t, ``wrong@t`` how many
-    of those are taken for someone else.
+    A defense shifts the scores (CALoR to e^(−1/b) and below), so a threshold tuned on another model accepts another
+    share: ``accepted@t`` is the share of images whose highest score exceeds t, ``wrong@t`` the share of those that are
+    misclassified.
 
     Args:
         logits: (n, classes) of held-out images.
-        labels: (n,) int64: who is on them.
+        labels: (n,) int64.
 
     Returns:
         ``accuracy``, ``nll`` in nats, ``calibration_error`` (15 bins; no interval), ``confidence`` (mean probability of
-        the true class), and for each threshold ``accepted@t`` and ``wrong@t``; the second is NaN where nothing is
+        the true class), and for each threshold ``accepted@t`` and ``wrong@t``; the second is NaN if nothing is
         accepted.
 
     Raises:
@@ -42,8 +41,7 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
     top = log_p.exp().amax(dim=1)
 
     def mean(name: str, unit: str, values: Tensor, note: str = "") -> Measure:
-        measure = mean_over_images(name, unit, "neither", values, labels, note)
-        return dataclasses.replace(measure, std=math.nan)  # held-out images have no slots
+        return mean_over_images(name, unit, "neither", values, labels, note, slots=False)
 
     found = [mean("accuracy", "share", right), mean("nll", "nats", -true_log_p)]
     error = calibration_error(top.numpy(), (log_p.argmax(dim=1) == labels).numpy())
@@ -53,12 +51,9 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
     for threshold in THRESHOLDS:
         taken = top > threshold
         found.append(mean(f"accepted@{threshold}", "share", taken.double(), f"highest score above {threshold}"))
-        found.append(_wrong(f"wrong@{threshold}", 1 - right[taken], labels[taken]))
+        wrong = Measure(f"wrong@{threshold}", math.nan, "share", "neither", 0, 0, note="no score is that high")
+        if taken.any():
+            note = "of those, taken for someone else"
+            wrong = mean_over_images(wrong.name, "share", "neither", 1 - right[taken], labels[taken], note, slots=False)
+        found.append(wrong)
     return found
-
-
-def _wrong(name: str, values: Tensor, labels: Tensor) -> Measure:
-    if len(labels) == 0:
-        return Measure(name, math.nan, "share", "neither", 0, 0, note="no score is that high")
-    measure = mean_over_images(name, "share", "neither", values, labels, "of those, taken for someone else")
-    return dataclasses.replace(measure, std=math.nan)

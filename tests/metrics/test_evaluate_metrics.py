@@ -43,11 +43,11 @@ def inputs(name: str, turn: Any = Tensor.clone) -> dict[str, Any]:
 
 
 def test_distances_and_accuracy_are_offered() -> None:
-    assert {"attack_accuracy", "feature_distance", "knn_distance"} <= set(OFFERED)
+    assert {"attack_accuracy", "feature_distance"} <= set(OFFERED)
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("name", ["attack_accuracy", "feature_distance", "knn_distance"])
+@pytest.mark.parametrize("name", ["attack_accuracy", "feature_distance"])
 def test_numbers_are_those_of_our_metric(name: str, kind: str, tmp_path: Path) -> None:
     ours = METRICS.get(name)().measure(EVIDENCE)[0]
     metric = load_metric(name, cache_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Feature and KNN distance by hand, against scipy and sklearn, and where float32 would lose them."""
+"""Feature distance by hand, against scipy and sklearn, and where float32 would lose them."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from calor_hf.metrics.feature_distance import FeatureDistance, nearest_distances
-from calor_hf.metrics.knn_distance import KNNDistance
 from tests.metrics.small_evidence import small_evidence
 
 FEATURES, LABELS = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 0.0]]), torch.tensor([4, 4, 1])
@@ -78,7 +77,7 @@ def test_measures_name_their_network_and_normalize_the_embedding_alone() -> None
     assert evaluation_model is not None
     assert embedding is not None
     scaled = dataclasses.replace(embedding, name="facenet", features=7 * embedding.features)
-    by_evaluation_model, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=scaled))
+    by_evaluation_model, _, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=scaled))
     assert (by_evaluation_model.name, by_face.name) == ("delta_eval", "delta_face")
     assert by_evaluation_model.direction == by_face.direction == "privacy"
     assert evaluation_model.name in by_evaluation_model.note
@@ -101,32 +100,23 @@ def test_unit_features_are_at_most_four_apart() -> None:
     view = dataclasses.replace(
         evidence.embedding, features=ends.repeat(4, 1), private_features=torch.tensor([[0.1, 0.0]]).repeat(24, 1)
     )
-    _, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=view))
+    *_, by_face = FeatureDistance().measure(dataclasses.replace(evidence, embedding=view))
     assert by_face.value == pytest.approx((0 + 4 + 1) / 3)
 
 
-def test_without_an_embedding_the_judge_speaks_alone() -> None:
+def test_without_an_embedding_the_evaluation_model_speaks_alone() -> None:
     found = FeatureDistance().measure(small_evidence(embedding=None))
-    assert [measure.name for measure in found] == ["delta_eval"]
+    assert [measure.name for measure in found] == ["delta_eval", "delta_eval_recognized"]
 
 
-def test_knn_distance_is_the_feature_distance_by_another_name() -> None:
-    evidence = small_evidence()
-    delta = FeatureDistance().measure(evidence)[0]
-    knn = KNNDistance().measure(evidence)[0]
-    assert knn.name == "knn_distance"
-    assert "delta_eval by another name" in knn.note
-    assert dataclasses.replace(knn, name=delta.name, note=delta.note) == delta
-
-
-def test_knn_distance_of_recognized_images_alone() -> None:
+def test_distance_of_recognized_images_alone() -> None:
     evidence = small_evidence()
     evaluation_model, labels = evidence.evaluation_model, evidence.labels
     assert evaluation_model is not None
     assert evaluation_model.logits is not None
     kept = evaluation_model.logits.argmax(dim=1) == labels
     assert 0 < kept.sum() < len(labels)
-    every, some = KNNDistance().measure(evidence)
+    every, some, _ = FeatureDistance().measure(evidence)
     values = nearest_distances(
         evaluation_model.features, labels, evaluation_model.private_features, evidence.private_labels
     )
@@ -136,15 +126,15 @@ def test_knn_distance_of_recognized_images_alone() -> None:
     assert math.isnan(some.std)
 
 
-def test_knn_distance_of_nobody_is_not_a_number_and_says_why() -> None:
-    evidence = small_evidence()
+def test_distance_without_a_recognized_image_is_not_a_number_and_says_why() -> None:
+    evidence = small_evidence(embedding=None)
     assert evidence.evaluation_model is not None
     wrong = torch.eye(6)[(evidence.labels + 1) % 6]
-    every, some = KNNDistance().measure(
+    every, some = FeatureDistance().measure(
         dataclasses.replace(evidence, evaluation_model=dataclasses.replace(evidence.evaluation_model, logits=wrong))
     )
     assert math.isfinite(every.value)
     assert math.isnan(some.value)
     assert some.note == "the evaluation model recognized no one"
-    only_features = KNNDistance().measure(dataclasses.replace(evidence, evaluation_model=evidence.extractor))
-    assert [measure.name for measure in only_features] == ["knn_distance"]
+    only_features = FeatureDistance().measure(dataclasses.replace(evidence, evaluation_model=evidence.extractor))
+    assert [measure.name for measure in only_features] == ["delta_eval"]
