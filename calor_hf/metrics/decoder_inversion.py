@@ -1,9 +1,8 @@
-"""Decoder inversion: how well an image can be rebuilt from what the target makes of it."""
+"""Decoder inversion: error of images reconstructed from the target's outputs by a trained decoder."""
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -25,17 +24,17 @@ _BATCH = 128
 
 @torch.no_grad()
 def released(target: Target, images: Tensor) -> dict[str, Tensor]:
-    """What can be had of a target about images, each a row an image, in float32 on the CPU.
+    """Outputs of a target for images, one row per image, in float32 on the CPU.
 
-    A stochastic target's noise is the same in every call.
+    A stochastic target gets the same noise in every call.
 
     Args:
-        target: The model, which is put back as it was.
+        target: The model; its modes and weights stay as they are.
         images: (n, 3, height, width) in [0, 1], n >= 1.
 
     Returns:
-        ``logits`` (n, classes), ``features`` (n, d) that its head reads, and, where all of its heads are low-rank ones,
-        ``code`` (n, r) that their last layers read.
+        ``logits`` (n, classes), ``features`` (n, d) entering its head, and, if all of its heads are low-rank, ``code``
+        (n, r) entering their last layers.
     """
     heads = heads_of(target.head) if isinstance(target.head, nn.Module) else []
     rng = named_rng(0, "metrics/decoder_inversion/noise")
@@ -47,22 +46,21 @@ def released(target: Target, images: Tensor) -> dict[str, Tensor]:
     with frozen(target.module), OwnNoise(noise):
         for batch in images.split(_BATCH):
             features = target.features(batch.to(target.device, target.dtype))
-            said = {"logits": target.head(features), "features": features}
+            outputs = {"logits": target.head(features), "features": features}
             if heads and all(hasattr(head, "code") for head in heads):
-                said["code"] = target.head.code(features)  # type: ignore[attr-defined]
-            for name, values in said.items():
+                outputs["code"] = target.head.code(features)  # type: ignore[attr-defined]
+            for name, values in outputs.items():
                 found.setdefault(name, []).append(values.flatten(1).float().cpu())
     return {name: torch.cat(values) for name, values in found.items()}
 
 
 class Decoder(nn.Module):
-    """Images from codes, four pixels up by doublings; before any training it draws the mean image from all of them.
+    """Decoder from codes to images by upsampling from 4 × 4 pixels; untrained, it returns the mean image.
 
     Args:
-        codes: (n, width) that it is to be trained on, n >= 2; each number is standardized over them, and one that is
-            the same in all is not looked at.
-        images: (n, 3, height, width) in [0, 1] that belong to them.
-        channels: Of the largest maps; the smaller ones have up to four times as many.
+        codes: (n, width) training codes, n >= 2, by which inputs are standardized; constant columns are ignored.
+        images: (n, 3, height, width) in [0, 1], their images.
+        channels: Channels of the largest maps; smaller maps have up to four times as many.
     """
 
     code_mean: Tensor
@@ -80,7 +78,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         scale = codes.std(dim=0)
-        # A feature that is dead on public images may be alive on private ones, by any number of deviations.
+        # A feature that is constant on public images may vary on private ones, by any number of deviations.
         scale = torch.where(scale > 1e-6 * scale.max(), scale, math.inf)
         self.register_buffer("code_mean", codes.mean(dim=0))
         self.register_buffer("code_scale", scale)
@@ -102,18 +100,18 @@ def _up(inputs: int, outputs: int) -> nn.Sequential:
 def train_decoder(
     codes: Tensor, images: Tensor, epochs: int = 30, batch_size: int = 32, learning_rate: float = 2e-3, seed: int = 0
 ) -> Decoder:
-    """A decoder of least squared error on public images.
+    """Train a decoder on public images by mean squared error.
 
-    Adam, its rate falling to 0 along a cosine. A tenth of the images is not trained on: the decoder is that of the
-    epoch that is best on them, the untrained one among them. On a CPU the same seed gives the same decoder.
+    Adam with a cosine schedule to 0. A tenth of the images is held out: the result is the decoder of the epoch with the
+    least error on them, the untrained one included. On a CPU the same seed gives the same decoder.
 
     Args:
         codes: (n, width) of the images, n >= 3.
         images: (n, 3, height, width) in [0, 1].
         epochs: Passes over the images.
-        batch_size: Images of a step, at most.
-        learning_rate: At the start.
-        seed: Of weights, order, and of the choice of the tenth.
+        batch_size: Largest number of images per step.
+        learning_rate: Initial learning rate.
+        seed: Seed of weights, order and held-out tenth.
 
     Returns:
         The decoder in evaluation mode.
@@ -170,23 +168,23 @@ def decoder_inversion(
     epochs: int = 30,
     seed: int = 0,
 ) -> list[Measure]:
-    """Error of private images that decoders rebuild, who saw public images alone.
+    """Error of private images reconstructed by decoders that were trained on public images only.
 
     Args:
-        ask: What the target releases about (n, 3, height, width) images, by name: :func:`released` of a target.
-        public_images: (p, 3, height, width) in [0, 1], p >= 3; another size is resized to that of the private ones.
-        private_images: (m, 3, height, width) in [0, 1], best of those that the target was not trained on.
-        private_labels: (m,) int64: who is on them.
-        codes: Names of what is inverted; one that the target does not release is left out.
+        ask: Outputs of the target for (n, 3, height, width) images, by name, as :func:`released` gives them.
+        public_images: (p, 3, height, width) in [0, 1], p >= 3; resized like the private ones.
+        private_images: (m, 3, height, width) in [0, 1], preferably images that the target was not trained on.
+        private_labels: (m,) int64.
+        codes: Names of the outputs to invert; those that the target does not give are left out.
         epochs: As :func:`train_decoder`.
         seed: As :func:`train_decoder`.
 
     Returns:
-        ``decoder_inversion_chance``, the error of the mean public image, which knows nothing of the private one; then
+        ``decoder_inversion_chance``, the error of the mean public image, independent of the private one; then
         ``decoder_inversion_logits``, ``…_code`` and ``…_features``. All in squares of pixels in [0, 1].
 
     Raises:
-        ValueError: images not in [0, 1], too few, or answers that are not a finite row an image.
+        ValueError: images not in [0, 1], too few images, or outputs that are not one finite row per image.
         FloatingPointError: a decoder diverged.
     """
     public_rows = torch.arange(len(public_images))
@@ -201,14 +199,12 @@ def decoder_inversion(
         check_rows(private_labels, **{f"{name} of private images": asked[name]})
 
     def measure(name: str, errors: Tensor, direction: Direction, note: str) -> Measure:
-        found = mean_over_images(
-            f"decoder_inversion_{name}", "mean squared error", direction, errors, private_labels, note
-        )
-        return replace(found, std=math.nan)  # images are no restarts
+        title, unit = f"decoder_inversion_{name}", "mean squared error"
+        return mean_over_images(title, unit, direction, errors, private_labels, note, slots=False)
 
     mean = public.double().mean(dim=0)
     chance = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
-    shown = f"{len(private_labels)} private images, rebuilt by who saw {len(public)} public ones"
+    shown = f"{len(private_labels)} private images, rebuilt by decoders trained on {len(public)} public ones"
     found = [measure("chance", chance, "neither", f"the mean public image instead of each of {shown}")]
     for name in codes:
         if name not in learned:
@@ -223,19 +219,19 @@ def decoder_inversion(
 
 @METRICS.register("decoder_inversion")
 class DecoderInversion(Metric):
-    """Error of held-out private images of the attacked people, rebuilt from the target's own answers about them.
+    """Error of held-out private images of the attacked identities, reconstructed from the target's outputs for them.
 
-    It says how much of an image is in an answer, whoever holds it: in the logits, in the ``code`` of a low-rank head
-    after its Tanh, or in the features before that head. No attack takes part. The
-    least error of any decoder is that of the mean image given the answer; a trained one comes near it from above.
+    It measures how much of an image is in an output: in the logits, in the ``code`` of a low-rank head after its Tanh,
+    or in the features before that head. It is independent of attacks. The least error of any decoder is that of the
+    mean image given the output; a trained decoder approaches it from above.
 
     The later version of the CALoR paper, "Rank Matters" (arXiv:2410.05814v3), states that an ideal inversion error
-    falls with the rank of the features. Its definition was not at hand: this is another number, with that property.
+    falls with the rank of the features. Its definition was not available; this is another number with that property.
 
     Args:
-        codes: As :func:`decoder_inversion`, with the others.
+        codes: As in :func:`decoder_inversion`.
         epochs: Passes over the public images.
-        seed: Of the decoders.
+        seed: Seed of the decoders.
 
     Source:
         Dosovitskiy and Brox, CVPR 2016, arXiv:1506.02753, for decoders of a classifier's features.
@@ -253,10 +249,10 @@ class DecoderInversion(Metric):
         self.codes, self.epochs, self.seed = tuple(codes), epochs, seed
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``decoder_inversion_chance`` and a number for each code; NaN where no held-out image shows these people."""
+        """``decoder_inversion_chance`` and a number per code; NaN without held-out images of these identities."""
         self.require(evidence)
         ask, public, held, shown = evidence.ask, evidence.public_images, evidence.held_images, evidence.held_labels
-        assert ask is not None  # as just required, with the others
+        assert ask is not None  # as required, like the others
         assert public is not None
         assert held is not None
         assert shown is not None

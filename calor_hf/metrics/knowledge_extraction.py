@@ -1,4 +1,4 @@
-"""Knowledge extraction: what a network learns about the private people from the reconstructions alone."""
+"""Knowledge extraction: accuracy on private images of a network trained on reconstructions only."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ _BATCH = 128
 
 
 def small_resnet(num_classes: int) -> nn.Module:
-    """A ResNet of 14 layers and 0.7 million random weights, from transformers; images in [0, 1] go in as they are."""
+    """Randomly initialized ResNet of 14 layers and 0.7 million weights for images in [0, 1]."""
     from transformers import ResNetConfig, ResNetForImageClassification  # here, as it takes seconds to import
 
     config = ResNetConfig(
@@ -41,20 +41,20 @@ def train_student(
     seed: int = 0,
     device: str = "cpu",
 ) -> nn.Module:
-    """A classifier of the people in ``images``, trained on nothing else.
+    """Train a classifier of the identities in ``images`` on these images only.
 
-    SGD with momentum 0.9 and weight decay 1e-4, its rate falling to 1e-4 along a cosine; random crops of 80 to 100 % of
-    the area, and flips. On a CPU the same seed gives the same student.
+    SGD with momentum 0.9, weight decay 1e-4 and a cosine schedule to 1e-4; random crops of 80 to 100 % of the area, and
+    flips. On a CPU the same seed gives the same student.
 
     Args:
         images: (n, 3, height, width) reconstructions in [0, 1], n >= 2.
         labels: (n,) int64; class i of the student is the i-th of them in ascending order.
-        build: Network for a number of classes: images in [0, 1] to logits, or to an output that has them as ``logits``.
+        build: Builds a network for a number of classes, from images in [0, 1] to logits or an output with ``logits``.
         epochs: Passes over the images.
-        batch_size: Images of a step, at most; an epoch's batches are of nearly equal size.
-        learning_rate: At the start.
-        seed: Of weights, order, crops and dropout.
-        device: Where it is trained.
+        batch_size: Largest number of images per step; the batches of an epoch have nearly equal size.
+        learning_rate: Initial learning rate.
+        seed: Seed of weights, order, crops and dropout.
+        device: Device of the training.
 
     Returns:
         The student in evaluation mode.
@@ -91,7 +91,7 @@ def _logits(student: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def recognized(student: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """(m,) float64, 1 where the student's first choice for one of (m, 3, height, width) images is its class."""
+    """(m,) float64, 1 if the student assigns an image of (m, 3, height, width) to its class, else 0."""
     device = next(student.parameters()).device
     choices = [_logits(student, batch.to(device)).argmax(dim=1).cpu() for batch in images.split(_BATCH)]
     return (torch.cat(choices) == classes).double()
@@ -99,20 +99,20 @@ def recognized(student: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 @METRICS.register("knowledge_extraction")
 class KnowledgeExtraction(Metric):
-    """Accuracy on private images of a student that saw reconstructions alone, averaged over several trainings.
+    """Accuracy on private images of a student trained on reconstructions only, averaged over several trainings.
 
-    The authors' student is a ResNet-50 with weights of ImageNet at 224 pixels; ours is small and starts from random
-    weights, so that nothing is downloaded, and chooses among the attacked people alone. For the published setting pass
-    ``build``. Private images are resized to the size of the reconstructions.
+    The authors' student is an ImageNet ResNet-50 at 224 pixels; ours is small and randomly initialized, so that nothing
+    is downloaded, and classifies the attacked identities only. Pass ``build`` for the published setting. Private images
+    are resized like the reconstructions.
 
     Args:
-        build: As :func:`train_student`, with the others.
-        epochs: As published.
-        batch_size: As published.
-        learning_rate: As published.
+        build: As in :func:`train_student`, like the following; the defaults are the published ones.
+        epochs: Passes over the reconstructions.
+        batch_size: Largest number of images per step.
+        learning_rate: Initial learning rate.
         runs: Number of trainings.
-        seed: Of the first; the others count on.
-        device: Where it is trained.
+        seed: Seed of the first training; the others count on.
+        device: Device of the training.
 
     Source:
         Struppek et al., ICLR 2024, arXiv:2310.06549; LukasStruppek/Plug-and-Play-Attacks `knowledge_extraction`.
@@ -140,9 +140,9 @@ class KnowledgeExtraction(Metric):
         self.runs, self.seed, self.device = runs, seed, device
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``knowledge_extraction`` on the training images and, if there are any, ``…_held`` on held-out ones.
+        """``knowledge_extraction`` on the training images, and ``…_held`` on held-out ones if there are any.
 
-        The std is over trainings. NaN where one person alone was attacked, or no image shows who was.
+        The std is over trainings. NaN if a single identity was attacked, or without images of the attacked ones.
         """
         images, labels = evidence.images, evidence.labels
         check_images_of(labels, images=images)
@@ -178,7 +178,7 @@ class KnowledgeExtraction(Metric):
 
     def _measure(self, none: Measure, right: Tensor, shown: Tensor) -> Measure:
         note = (
-            f"by {self.runs} students, who saw {none.images} reconstructions alone, on {len(shown)} private images; "
+            f"by {self.runs} students trained on {none.images} reconstructions alone, on {len(shown)} private images; "
             f"chance is 1/{none.identities} = {1 / none.identities:.3g}"
         )
         mean = mean_over_images(none.name, none.unit, none.direction, right.mean(dim=0), shown, note)

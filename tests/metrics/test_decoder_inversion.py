@@ -74,7 +74,7 @@ def test_measures_say_what_they_are() -> None:
         assert measure.low <= measure.value <= measure.high
         assert set(measure.by_identity) == {0, 3, 7}
         assert math.isnan(measure.std)
-        assert "60 private images, rebuilt by who saw 160 public ones" in measure.note
+        assert "60 private images, rebuilt by decoders trained on 160 public ones" in measure.note
     assert "from 1 numbers an image" in found["code"].note
     share = found["features"].value / found["chance"].value
     assert found["features"].note.startswith(f"{share:.0%} of the chance level")

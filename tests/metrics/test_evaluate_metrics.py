@@ -91,14 +91,6 @@ def test_batches_add_up(tmp_path: Path) -> None:
     assert metric.compute() == whole
 
 
-def test_metrics_of_evaluate_combine_with_ours(tmp_path: Path) -> None:
-    both = evaluate.combine(
-        [load_metric(name, cache_dir=str(tmp_path)) for name in ("feature_distance", "knn_distance")]
-    )
-    found = both.compute(**inputs("feature_distance"))
-    assert found["feature_distance"] == found["knn_distance"] > 0
-
-
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     metric = load_metric("attack_accuracy", cache_dir=str(tmp_path))
     whole = metric.compute(**inputs("attack_accuracy"))

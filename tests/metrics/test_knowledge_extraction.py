@@ -44,7 +44,7 @@ def test_people_that_can_be_told_apart_are_learned() -> None:
         assert (measure.value, measure.std, measure.images, measure.identities) == (1.0, 0.0, 16, 4)
         assert measure.by_identity == dict.fromkeys(IDENTITIES.tolist(), 1.0)
         assert (measure.unit, measure.direction) == ("share", "leakage")
-        assert "by 2 students, who saw 16 reconstructions alone, on 24 private images" in measure.note
+        assert "by 2 students trained on 16 reconstructions alone, on 24 private images" in measure.note
         assert "chance is 1/4 = 0.25" in measure.note
 
 
