@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from calor_hf._version import __version__
-from calor_hf.cli.train import train
+from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
 
 SEEDS = (0, 1, 2)

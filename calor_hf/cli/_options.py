@@ -20,6 +20,7 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``.
     - ``positional``: True for an argument without a flag.
     - ``exclusive``: name of a group of which one option at most may be given.
+    - ``rest``: True for what no other option takes, in order.
     - ``choices``, ``metavar``, ``nargs``: as in :mod:`argparse`.
 
     Args:
@@ -38,6 +39,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         metadata = field.metadata
+        if "rest" in metadata:
+            continue
         to = parser
         if exclusive := metadata.get("exclusive"):
             to = groups.get(exclusive) or groups.setdefault(exclusive, parser.add_mutually_exclusive_group())
@@ -90,4 +93,8 @@ def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[
         ValueError: the dataclass refuses a value.
         SystemExit: unknown options or values of another type (status 2), or ``--help``.
     """
-    return kind(**vars(parser.parse_args(dashed(argv))))
+    rest = [one.name for one in dataclasses.fields(kind) if "rest" in one.metadata]  # type: ignore[arg-type]
+    options, unknown = parser.parse_known_args(dashed(argv))
+    if unknown and not rest:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return kind(**vars(options), **dict.fromkeys(rest, unknown))

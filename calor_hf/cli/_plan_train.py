@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from calor_hf.cli.train import defended_trainer, load_parts
 from calor_hf.recipes.plan import Part, Plan
-from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
+from calor_hf.recipes.train import defended_trainer, load_parts
+from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, defense_settings, parse
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.plan import PlannedStage
@@ -102,7 +102,8 @@ class Run:
         """Looking for the rank of the head, where that is asked for."""
         model = self.model_args
         trained = model.model is not None or model.undefended_epochs > 0
-        if not (trained and model.rank == "auto" and hasattr(self.trainer.model.config, "rank")):
+        low_rank = getattr(self.trainer.model.config, "rank", None) is not None
+        if not (trained and low_rank and defense_settings(model).get("rank") is None):
             return []
         images = self.train_images + self.validation
         note = "the features alone; the small heads that are trained on them are not counted"

@@ -271,12 +271,12 @@ def evaluation_model_argv(folder: Path, target: HFTarget) -> list[str]:
     """Options of ``calor-hf train`` for the evaluation model of drawn faces; none: there is one in ``folder``."""
     if (folder / "metrics.json").is_file():
         return []
-    words = ["--role", "evaluation", "--num_identities", str(target.num_classes), "--output_dir", str(folder)]
+    words = ["--role", "evaluation", "--num-identities", str(target.num_classes), "--output_dir", str(folder)]
     return [*words, "--resume" if folder.exists() else "--overwrite"]
 
 
 def _embedded_evaluation_model(folder: Path, target: HFTarget) -> str:
-    from calor_hf.cli.train import train
+    from calor_hf.recipes.train import train
     from calor_hf.recipes.train_arguments import parse
 
     words = evaluation_model_argv(folder, target)

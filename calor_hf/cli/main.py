@@ -10,8 +10,7 @@ from calor_hf._version import __version__
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
     "plan": "say what a training run or an audit will take, before it starts",
-    "compare": "train several defenses, tuned to the same accuracy, and write one table",
-    "sweep": "accuracy against the rank of the low-rank head, and its activation",
+    "compare": "train several defenses, tuned to the same accuracy or with fixed settings, and write one table",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
     "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",

@@ -16,8 +16,7 @@ from calor_hf.core.validation import type_error
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.training.checkpoints import complete_checkpoints
 
-OWN_OPTIONS = ("--defense", "--defense-settings", "--rank", "--activation", "--seed", "--output-dir", "--resume",
-               "--overwrite", "--push-to-hub")  # fmt: skip
+OWN_OPTIONS = ("--defense", "--seed", "--output-dir", "--resume", "--overwrite", "--push-to-hub")
 
 
 # A command that gets SIGTERM when its parent dies, even by kill -9: it saves, and no one resumes beside it.
@@ -84,7 +83,9 @@ class Runs:
         own = sorted(given & set(OWN_OPTIONS))
         if own:
             raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
-        parse(self.common)  # complains before any run
+        model, *_ = parse(self.common)  # complains before any run
+        if model.defense_settings:
+            raise ValueError(f"{', '.join(model.defense_settings)}: settings of one defense; leave them out")
         if resume and overwrite:
             raise ValueError("--resume goes on with what is in the output folder, --overwrite deletes it; pass one")
         if overwrite:

@@ -1,21 +1,23 @@
-"""Options of `calor-hf train` beside the training arguments."""
+"""Options of `calor-hf train`: model, data and run; the training arguments are those of `CALoRTrainer`."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from calor_hf.data.bad_images import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
-from calor_hf.defenses.low_rank import LowRankDefense
+from calor_hf.recipes.common import settings_of
 from calor_hf.robustness.backdoor import TRIGGERS
 from calor_hf.training.arguments import CALoRTrainingArguments
 
 
 @dataclass
 class ModelArguments:
-    """What is trained."""
+    """The model to train and its defense."""
 
     model: str | None = field(
         default=None,
@@ -25,8 +27,8 @@ class ModelArguments:
     role: str = field(
         default="release",
         metadata={
-            "help": "release: a model to give away; evaluation: an undefended one of another architecture that says in"
-            " an audit whom a rebuilt image shows. Never release an evaluation model."
+            "help": "release: a model to give away; evaluation: an evaluation model for audits, undefended, of another"
+            " architecture. Never release one."
         },
     )
     defense: str = field(
@@ -34,22 +36,16 @@ class ModelArguments:
     )
     defense_settings: list[str] = field(
         default_factory=list,
-        metadata={"help": "Settings of the defense as name=value, several with spaces; calor-hf list NAME shows them."},
-    )
-    rank: str = field(
-        default="auto",
         metadata={
-            "help": "Rank of the head: a whole number, or auto: measured on the model's features, or for random "
-            "weights a quarter of min(features, classes), at most 32."
+            "help": "Settings of the defense as name=value, several with spaces; each is also an option, such as --rank"
+            " (calor-hf train --defense NAME --help)."
         },
     )
-    activation: str = field(default="tanh", metadata={"help": "Inside the head: tanh, identity, relu or sigmoid."})
-    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or nothing."})
     head_init: str = field(
         default="random", metadata={"help": "Start of the head: random, or svd of the trained classifier."}
     )
     head: str | None = field(
-        default=None, metadata={"help": "Path of the base model's classifier, where it cannot be found."}
+        default=None, metadata={"help": "Path of the base model's classifier, if it cannot be found."}
     )
     undefended_epochs: float = field(
         default=0.0,
@@ -60,7 +56,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """The training data."""
 
     dataset: str | None = field(
         default=None,
@@ -75,12 +71,12 @@ class DataArguments:
     held_out: float = field(
         default=0.1, metadata={"help": "Share of training images cut off for a missing validation or test split."}
     )
-    num_identities: int = field(default=64, metadata={"help": "Synthetic faces: number of people."})
+    num_identities: int = field(default=64, metadata={"help": "Synthetic faces: number of identities."})
     public_faces: bool = field(
         default=False,
         metadata={
-            "help": "Synthetic faces: other people than by default, to pre-train a base model that has not seen"
-            " the private ones."
+            "help": "Synthetic faces: other identities than the private ones, to pre-train a base model that has not"
+            " seen those."
         },
     )
     augmentation: str = field(
@@ -104,13 +100,16 @@ class DataArguments:
 
 @dataclass
 class RunArguments:
-    """How the run behaves."""
+    """Handling of an earlier run in the output folder."""
 
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in the output folder."})
     overwrite: bool = field(
         default=False, metadata={"help": "Delete an earlier run's files in the output folder before starting."}
     )
 
+
+AUTO_RANK = "rank=auto"
+"""Measure the rank on the features of a trained model; the default of low-rank heads."""
 
 Arguments = tuple[ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments]
 
@@ -145,99 +144,121 @@ _SYNTHETIC = {
 }
 
 # Other weights and another order of the images than the target's.
-_EVALUATION_MODEL = {"output_dir": "outputs/evaluation-model", "seed": 7, "data_seed": 7}
+_EVALUATION = {"output_dir": "outputs/evaluation-model", "seed": 7, "data_seed": 7}
 # For the small RegNet; measured on the synthetic faces.
-_EVALUATION_MODEL_FROM_SCRATCH = {"num_train_epochs": 15.0, "learning_rate": 3e-3, "per_device_train_batch_size": 64}
+_EVALUATION_FROM_SCRATCH = {"num_train_epochs": 15.0, "learning_rate": 3e-3, "per_device_train_batch_size": 64}
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Read the options.
+    """Read the options of `calor-hf train`.
 
-    Without ``--model`` the defaults of the optimizer are those that suit the small ResNet from random weights.
+    Every setting of the chosen defense is an option too (``--rank 8``, ``--beta 0.01``) and ends up in
+    ``defense_settings``. Without ``--model`` the defaults of the optimizer are those that suit the small ResNet from
+    random weights.
 
     Raises:
-        ValueError: an option's value is refused.
-        SystemExit: unknown options (status 2), or ``--help``.
+        ValueError: an option is unknown, or its value is refused.
+        SystemExit: a value of another type (status 2), or ``--help``.
     """
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments),
-        prog="calor-hf train",
-        description="Fine-tune an image classifier with a defense; by default CALoR, in two stages: cross-entropy, then"
-        " confidence adaptation.",
-    )
-    given = {word.partition("=")[0] for word in argv}
-    evaluation_model = any(word in ("evaluation", "--role=evaluation") for word in argv) and any(
-        w.startswith("--role") for w in argv
-    )
+    given = {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    evaluation = _value(argv, "--role", "release") == "evaluation"
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
         defaults |= _FROM_SCRATCH
         if "--dataset" not in given:
             defaults |= _SYNTHETIC
-    if evaluation_model:
-        defaults |= _EVALUATION_MODEL | ({} if "--model" in given else _EVALUATION_MODEL_FROM_SCRATCH)
-    if given & {"--warmup-steps", "--warmup_steps"}:
+    if evaluation:
+        defaults |= _EVALUATION | {"defense": "none"} | ({} if "--model" in given else _EVALUATION_FROM_SCRATCH)
+    if "--warmup-steps" in given:
         defaults.pop(_WARMUP, None)
+    defense = _value(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
+    parser = _parser(defense)
     parser.set_defaults(**defaults)
-    model, data, run, training = parser.parse_args_into_dataclasses(list(argv))
-    if model.role == "evaluation" and "--defense" not in given:
-        model.defense = "none"
-    _check(model, data, run)
+    model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
+        list(argv), return_remaining_strings=True
+    )
+    own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
+    model.defense_settings = [*model.defense_settings, *own_settings]
+    _check_model(model)
+    if unknown:
+        own_flags = [f"--{name.replace('_', '-')}" for name in setting_names(defense)]
+        known = f"settings of {defense}: {', '.join(own_flags)}" if own_flags else f"{defense} has no settings"
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known})")
+    _check(data, run)
     _check_backdoor(data, training.push_to_hub)
     return model, data, run, training
 
 
-def check_defense(model: ModelArguments) -> None:
-    """Refuse an unknown defense, and settings it does not have or take.
+def setting_names(defense: str) -> list[str]:
+    """Return the names of a defense's settings."""
+    return [setting.name for setting in fields(DEFENSES.get(defense).config_class)]
+
+
+def defense_settings(model: ModelArguments) -> dict[str, Any]:
+    """Return the settings of the chosen defense, checked; a rank of ``auto`` is left out.
 
     Raises:
-        ValueError: the message says which.
+        ValueError: a setting that the defense does not have, has twice, or refuses.
     """
-    if model.defense not in DEFENSES.names():
-        raise ValueError(f"--defense: {_unknown(model.defense)}")
-    method = DEFENSES.get(model.defense)
-    low_rank = issubclass(method, LowRankDefense)
-    own = method.config_class.parse(model.defense_settings)
-    try:
-        method.config_class.from_dict(own)
-    except TypeError as error:
-        raise ValueError(f"--defense-settings of {model.defense}: {error}") from error
-    if not low_rank and (model.rank != "auto" or model.activation != "tanh" or model.input_norm is not None):
-        raise ValueError(
-            f"--rank, --activation and --input-norm belong to low-rank heads, and {model.defense} has none; leave them"
-        )
-    doubled = [name for name in ("rank", "activation", "input_norm") if name in own]
-    if doubled:
-        flag = "--" + doubled[0].replace("_", "-")
-        raise ValueError(f"--defense-settings {doubled[0]}=...: pass {flag} instead")
-    if model.head_init == "svd" and not low_rank:
-        raise ValueError(f"--head-init svd starts a low-rank head, and {model.defense} has none; leave it out")
+    words = [word for word in model.defense_settings if word != AUTO_RANK]
+    names = [word.partition("=")[0] for word in words]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the setting {doubled[0]} of {model.defense} is given twice; pass it once")
+    return settings_of(DEFENSES.get(model.defense).config_class, words, f"settings of {model.defense}")
 
 
-def _unknown(name: str) -> str:
+def _parser(defense: str) -> HfArgumentParser:
+    """Parser with an option for each setting of ``defense``; none for an unknown one, which is refused later."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments),
+        prog="calor-hf train",
+        allow_abbrev=False,  # else a setting may be taken for the beginning of another option
+        description="Fine-tune an image classifier with a defense; by default CALoR, in two stages: cross-entropy, then"
+        " confidence adaptation.",
+    )
+    if defense in DEFENSES.names():
+        taken = {action.dest for action in parser._actions}
+        group = parser.add_argument_group(f"settings of the defense {defense}")
+        for setting in fields(DEFENSES.get(defense).config_class):
+            flags = dict.fromkeys(f"--{name}" for name in (setting.name.replace("_", "-"), setting.name))
+            text = f"{setting.metadata.get('help', '')} (default: {setting.default})".replace("%", "%%")
+            if setting.name not in taken:
+                group.add_argument(*flags, dest=setting.name, default=argparse.SUPPRESS, help=text)
+    return parser
+
+
+def _value(argv: Sequence[str], flag: str, default: str) -> str:
+    """Last value given for an option, before the options are parsed."""
+    for word, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            return value if equals else following
+    return default
+
+
+def _check_model(model: ModelArguments) -> None:
     try:
-        DEFENSES.get(name)
+        DEFENSES.get(model.defense)
     except KeyError as error:
-        return str(error.args[0])
-    return ""
-
-
-def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
-    check_defense(model)
+        raise ValueError(f"--defense: {error.args[0]}") from error
+    defense_settings(model)
+    if model.head_init == "svd" and "rank" not in setting_names(model.defense):
+        raise ValueError(f"--head-init svd starts a low-rank head, and {model.defense} has none; leave it out")
     if model.role not in ("release", "evaluation"):
         raise ValueError(f"--role must be release or evaluation, got {model.role}")
     if model.role == "evaluation" and model.defense != "none":
         raise ValueError(
             f"--role evaluation trains an undefended model, got --defense {model.defense}; leave one of them"
         )
-    if model.rank != "auto" and not model.rank.isdigit():
-        raise ValueError(f"--rank must be a whole number or auto, got {model.rank}")
     if model.undefended_epochs < 0:
         raise ValueError(f"--undefended-epochs must be >= 0, got {model.undefended_epochs:g}")
     if model.undefended_epochs > 0 and model.defense == "none":
         raise ValueError("--undefended-epochs belongs to a defense; with none, use --num-train-epochs")
     if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
         raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
+
+
+def _check(data: DataArguments, run: RunArguments) -> None:
     if data.on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"--on-bad-image must be {' or '.join(ON_BAD_IMAGE)}, got {data.on_bad_image}")
     if data.class_weights not in ("none", "balanced"):

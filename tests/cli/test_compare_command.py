@@ -1,4 +1,4 @@
-"""Comparing defenses and sweeping over ranks: the bookkeeping with a stand-in for training, and one real run."""
+"""Comparing defenses, tuned and with fixed settings: the bookkeeping with a stand-in for training, and a real run."""
 
 import json
 import sys
@@ -9,7 +9,6 @@ from PIL import Image
 
 from calor_hf.cli.compare import main as compare
 from calor_hf.cli.list import main as list_command
-from calor_hf.cli.sweep import main as sweep
 from tests.processes.launch import LAUNCHER, SOCKET
 from tests.processes.server import Server, wait_for
 
@@ -23,6 +22,7 @@ from pathlib import Path
 words = sys.argv[1:]
 assert words[:2] == ["-m", "calor_hf.cli.train"], words
 value = lambda name: words[words.index(name) + 1]
+setting = lambda name: next(w for w in words if w.startswith(name + "=")).partition("=")[2]
 folder, defense, seed = Path(value("--output-dir")), value("--defense"), int(value("--seed"))
 folder.mkdir(parents=True, exist_ok=True)
 with open(folder.parent / "calls", "a") as calls:
@@ -36,16 +36,16 @@ if defense == "bido":
     sys.exit(1)
 accuracy, rank = 0.99, 10
 if defense == "mid":
-    accuracy -= 0.3 * float(next(w for w in words if w.startswith("beta="))[5:])
+    accuracy -= 0.3 * float(setting("beta"))
 if defense in ("loft", "calor"):
-    rank = int(value("--rank"))
+    rank = int(setting("rank"))
     accuracy -= 0.1 / rank
 found = {"accuracy": accuracy - 0.001 * seed, "validation_accuracy": accuracy, "confidence": 0.7,
          "train_confidence_correct": 0.9}
 layers = [{"name": "head", "in_features": 64, "out_features": 10, "rank": rank}]
 (folder / "metrics.json").write_text(json.dumps({
     "measured": {"first": found, "result": found}, "train_seconds": 2.0 + seed, "peak_memory_bytes": 2**30,
-    "dataset": "made up", "test_images": 100, "classes": 10, "settings": {},
+    "dataset": "made up", "test_images": 100, "classes": 10, "settings": {"rank": rank} if rank < 10 else {},
     "head": {"layers": layers, "head_rank": rank},
 }))
 """
@@ -66,16 +66,17 @@ def test_strengths_are_tuned_and_the_table_says_where_that_failed(
     tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["--defenses", "mid", "bido", "label_smoothing", "--seeds", "1", "2", "--output-dir", str(out)]
-    assert compare([*words, *launcher, "--settings", "mid.sample_at_eval=false"]) == 0
+    defenses = ["mid:sample_at_eval=false", "bido", "label_smoothing"]  # what is not the strength leaves it to be tuned
+    assert compare(["--defenses", *defenses, "--seeds", "1", "2", "--output-dir", str(out), *launcher]) == 0
     found = json.loads((out / "comparison.json").read_text())
     assert found["complete"]
     assert found["target_validation_accuracy"] == pytest.approx(0.97)
     rows = {row["name"]: row for row in found["defenses"]}
-    assert list(rows) == ["none", "mid", "bido", "label_smoothing"]
+    assert list(rows) == ["none", *defenses]
 
     # mid: 0.99 - 0.3 beta is 0.97 ± 0.01 for beta in [0.033, 0.1]: the default, 0.1, is just near enough.
-    mid = rows["mid"]
+    mid = rows["mid:sample_at_eval=false"]
+    assert (mid["defense"], mid["setting"]) == ("mid", "beta")
     assert mid["matched"]
     assert mid["validation_accuracy"][0] == pytest.approx(0.99 - 0.3 * mid["value"])
     assert mid["trials"][-1]["value"] == mid["value"]
@@ -145,8 +146,10 @@ def test_tuning_on_several_seeds(tmp_path: Path, launcher: list[str]) -> None:
         (["--trials", "0"], "--trials must be >= 1"),
         (["--seed", "3"], "--seed: set for each run by this command"),
         (["--defense", "mid"], "--defense: set for each run by this command"),
-        (["--settings", "beta=3"], "expected NAME.SETTING=VALUE of a compared defense, got 'beta=3'"),
-        (["--settings", "mid.betta=3"], "has no setting betta (did you mean beta?)"),
+        (["--defenses", "mid:beta"], "--defenses mid:beta: expected a setting as name=value, got 'beta'"),
+        (["--defenses", "mid:betta=3"], "has no setting betta (did you mean beta?)"),
+        (["--defenses", "calor:rank=0"], "rank must be a whole number >= 1, got 0"),
+        (["--rank", "3"], "rank=3: settings of one defense"),
         (["--adapt-epochs", "-1"], "adapt_epochs must be > 0, got -1"),
         (["--resume", "--overwrite"], "pass one"),
     ],
@@ -160,25 +163,27 @@ def test_bad_options_are_refused_before_any_run(
     assert not (out / "runs").exists()
 
 
-def test_sweep_over_ranks_and_activations(
-    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fixed_settings_are_trained_and_not_tuned(tmp_path: Path, launcher: list[str]) -> None:
     out = tmp_path / "out"
-    words = ["--ranks", "4", "2", "--activations", "tanh", "relu", "--output-dir", str(out), *launcher]
-    assert sweep(words) == 0
-    cells = json.loads((out / "sweep.json").read_text())["cells"]
-    assert [(cell["activation"], cell["rank"]) for cell in cells] == [
-        (None, None), ("tanh", 2), ("tanh", 4), ("relu", 2), ("relu", 4),
-    ]  # fmt: skip
-    assert [cell["validation_accuracy"][0] for cell in cells] == pytest.approx([0.99, 0.94, 0.965, 0.94, 0.965])
-    assert "| 2 | relu | 89.80 | 94.00 | 0.900 | 2 |" in (out / "sweep.md").read_text()
-    with Image.open(out / "sweep.png") as figure:
-        assert figure.width > 500
-    made = len(calls(out))
-    assert sweep([*words, "--resume"]) == 0
-    assert len(calls(out)) == made
-    assert sweep(["--ranks", "0"]) == 2
-    assert "--ranks must be whole numbers >= 1, got 0" in capsys.readouterr().err
+    fixed = [f"loft:rank={rank},activation={name}" for name in ("tanh", "relu") for rank in (2, 4)]
+    words = ["--defenses", *fixed, "bido:layers=layer1,layer2,lambda_out=1", "--seeds", "1", "2"]
+    assert compare([*words, "--output-dir", str(out), *launcher]) == 0
+    rows = json.loads((out / "comparison.json").read_text())["defenses"]
+    assert [row["name"] for row in rows] == ["none", *words[1:6]]
+    assert all(row["trials"] == [] and row["value"] is None for row in rows[:5])
+    assert [row["validation_accuracy"][0] for row in rows[:5]] == pytest.approx([0.99, 0.94, 0.965, 0.94, 0.965])
+    assert [row["head_rank"] for row in rows[:5]] == [[10, 10], [2, 2], [4, 4], [2, 2], [4, 4]]
+    assert [row["train_confidence"] for row in rows[:5]] == [[0.9, 0.9]] * 5
+    table = (out / "comparison.md").read_text()
+    assert (
+        "| loft:rank=2,activation=relu | - | 94.00 [94.00, 94.00] | **no** | 93.85 [93.80, 93.90] | 0.900 | 2 " in table
+    )
+    with Image.open(out / "comparison.png") as figure:
+        assert figure.width > 1000
+    made = calls(out)
+    assert made.count("loft-rank=2-activation=relu-seed2") == 1
+    assert compare([*words, "--output-dir", str(out), *launcher, "--resume"]) == 0
+    assert calls(out) == made
 
 
 def test_real_comparison(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

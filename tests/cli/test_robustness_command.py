@@ -14,8 +14,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.robustness import attacked_images, main
 from calor_hf.cli.train import main as train
-from calor_hf.cli.train import train as train_from_python
 from calor_hf.data.loading import load_splits
+from calor_hf.recipes.train import train as train_from_python
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
@@ -110,7 +110,7 @@ def test_poisoned_images_reach_the_trainer(tmp_path: Path, monkeypatch: pytest.M
         seen.update(arguments)
         raise StopError
 
-    monkeypatch.setattr("calor_hf.cli.train.DefenseTrainer", note)
+    monkeypatch.setattr("calor_hf.recipes.train.DefenseTrainer", note)
     words = [*SMALL, "--backdoor", "badnets", "--class-weights", "balanced", "--output-dir", str(tmp_path)]
     with pytest.raises(StopError):
         train_from_python(*parse([*words, "--poison-share", "0.05"]))

@@ -20,8 +20,9 @@ from transformers import (
 
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
-from calor_hf.cli.train import main, train
-from calor_hf.recipes.train_arguments import parse
+from calor_hf.cli.train import main
+from calor_hf.recipes.train import train
+from calor_hf.recipes.train_arguments import defense_settings, parse
 from tests.processes.server import Server
 
 SMALL = [
@@ -111,7 +112,27 @@ def test_another_defense_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert model.config.id2label[0] == "identity_000"
 
 
-def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (["--defense", "mid", "--beta", "0.003", "--sample_at_eval=false"], {"beta": 0.003, "sample_at_eval": False}),
+        (["--defense=loft", "--rank", "4", "--input-norm", "batchnorm"], {"rank": 4, "input_norm": "batchnorm"}),
+        (["--rank", "auto", "--activation", "relu"], {"activation": "relu"}),
+        (["--defense", "label_smoothing", "--alpha", "-0.1"], {"alpha": -0.1}),
+        (["--defense", "trap_mid", "--weight", "0.3", "--weight-decay", "0.1"], {"weight": 0.3}),
+    ],
+)
+def test_settings_of_the_defense_are_options(words: list[str], settings: dict[str, object]) -> None:
+    assert defense_settings(parse(words)[0]) == settings
+
+
+def test_help_shows_the_settings_of_the_defense(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--defense", "bido", "--help"])
+    assert "--lambda-in" in capsys.readouterr().out
+
+
+def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
     words = ["--role", "evaluation", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
     assert main(words) == 0
     assert isinstance(AutoModelForImageClassification.from_pretrained(tmp_path), RegNetForImageClassification)
@@ -129,26 +150,34 @@ def test_a_judge_is_undefended_and_of_another_architecture(tmp_path: Path) -> No
             ["--role", "evaluation", "--defense", "mid"],
             "--role evaluation trains an undefended model, got --defense mid",
         ),
-        (["--rank", "many"], "--rank must be a whole number or auto, got many"),
+        (["--rank", "many"], "rank must be int or none, got 'many'"),
         (["--defense", "magic"], "--defense: unknown defense 'magic'. Known: bido, calor"),
         (["--defense", "midd"], "Did you mean 'mid'?"),
         (["--defense", "mid", "--defense-settings", "betta=1"], "has no setting betta (did you mean beta?)"),
         (["--defense", "mid", "--defense-settings", "beta"], "expected a setting as name=value, got 'beta'"),
         (["--defense", "mid", "--defense-settings", "beta=much"], "beta must be float, got 'much'"),
         (["--defense", "mid", "--defense-settings", "beta=-1"], "beta must be a finite number >= 0, got -1.0"),
-        (["--defense", "mid", "--rank", "3"], "belong to low-rank heads, and mid has none"),
-        (["--defense", "loft", "--defense-settings", "rank=3"], "--defense-settings rank=...: pass --rank instead"),
+        (["--defense", "mid", "--beta", "-1"], "beta must be a finite number >= 0, got -1.0"),
+        (
+            ["--defense", "mid", "--rank", "3"],
+            "arguments: --rank 3 (settings of mid: --beta, --sample-at-eval)",
+        ),
+        (["--defense", "none", "--beta", "3"], "unrecognized arguments: --beta 3 (none has no settings)"),
+        (
+            ["--defense", "loft", "--rank", "3", "--defense-settings", "rank=3"],
+            "setting rank of loft is given twice",
+        ),
         (["--defense", "mid", "--head-init", "svd"], "--head-init svd starts a low-rank head, and mid has none"),
         (["--head-init", "svd"], "pass --model, or --undefended-epochs first"),
         (["--resume", "--overwrite"], "pass one of them"),
         (["--class-weights", "heavy"], "must be none or balanced"),
-        (["--defense-settings", "ca_b=0"], "b must be a positive finite number"),
+        (["--ca-b", "0"], "b must be a positive finite number"),
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
         (["--model", "no one/nothing"], "pass a folder that holds config.json"),
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
         (["--rank", "0"], "rank must be a whole number >= 1, got 0"),
-        (["--defense-settings", "ca_a=0"], "a must be a positive finite number, got 0"),
-        (["--defense-settings", "ca_b=inf"], "ca_b must be a number, got inf"),
+        (["--ca-a", "0"], "a must be a positive finite number, got 0"),
+        (["--ca-b", "inf"], "b must be a positive finite number, got inf"),
         (["--head", "fc"], "has no module 'fc'; its last linear layers"),
         (["--dataset", "no one/nothing"], "pass the path of an image folder or parquet file"),
         (["--on-bad-image", "hide"], "--on-bad-image must be raise or skip, got hide"),

@@ -23,7 +23,7 @@ from tests.processes.moments import DAY, refusal
 from tests.processes.server import REPOSITORY, Done, wait_for
 
 MANY = 10
-KINDS = [kind for kind in WORKS if kind != "sweep"]  # which is a comparison without tuning
+KINDS = [kind for kind in WORKS if kind != "fixed"]  # which is a comparison without tuning
 REMEDY = "make room, or allow writing there, and resume"
 # Stopped within an epoch, a training has a checkpoint there, and logs the means over the rest of it; stopped at its
 # end, the checkpoint there says so.

@@ -67,7 +67,7 @@ WORKS = {
     "comparison": Work(
         "compare --defenses loft --trials 1 --launcher {launcher} --num-train-epochs 2 " + _TRAINING, _STEPS
     ),
-    "sweep": Work("sweep --ranks 2 --launcher {launcher} --num-train-epochs 1 " + _TRAINING, _STEPS),
+    "fixed": Work("compare --defenses loft:rank=2 --launcher {launcher} --num-train-epochs 1 " + _TRAINING, _STEPS),
 }
 
 

@@ -159,7 +159,7 @@ def serve(address: str) -> None:
 
     import examples.paper.studies
     from calor_hf.attacks import ATTACKS
-    from calor_hf.cli import audit, compare, prior, push, sweep, train  # noqa: F401
+    from calor_hf.cli import audit, compare, prior, push, train  # noqa: F401
     from calor_hf.defenses import DEFENSES
     from calor_hf.metrics import METRICS
 

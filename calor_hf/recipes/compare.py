@@ -1,0 +1,354 @@
+"""Several defenses on one base model and data, at the same accuracy or with fixed settings."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calor_hf._version import __version__
+from calor_hf.core.files import write_figure, write_json, write_whole
+from calor_hf.defenses import DEFENSES
+from calor_hf.heads.low_rank_head import default_rank
+from calor_hf.recipes.common import settings_of
+from calor_hf.recipes.matching import Trial, best_trial, match_strength
+from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, percent
+from calor_hf.recipes.train_arguments import setting_names
+
+REFERENCE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of :func:`compare`.
+
+    Raises:
+        ValueError: a value is refused.
+    """
+
+    defenses: Sequence[str] = field(
+        default_factory=DEFENSES.names,
+        metadata={
+            "nargs": "+",
+            "metavar": "DEFENSE[:SETTING=VALUE,...]",
+            "help": "names (calor-hf list), such as mid, whose strength is tuned, and settings, such as calor:rank=8 or"
+            " loft:rank=8,activation=relu; a given strength (here the rank) is not tuned; none always runs;"
+            " default: all",
+        },
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [42], metadata={"nargs": "+", "help": "the first one serves for tuning too"}
+    )
+    tuning_seeds: int = field(
+        default=1,
+        metadata={
+            "metavar": "N",
+            "help": "tune on the mean accuracy of the first N seeds; one is noisy if validation images are few",
+        },
+    )
+    accuracy_drop: float = field(
+        default=2.0, metadata={"help": "points of validation accuracy that a defense may cost; all are tuned to that"}
+    )
+    tolerance: float = field(default=1.0, metadata={"help": "points from that accuracy that count as reached"})
+    trials: int = field(default=5, metadata={"help": "maximum number of strengths tried for a defense"})
+    head_init: str = field(
+        default="random",
+        metadata={
+            "choices": ("random", "svd"),
+            "help": "start of low-rank heads: svd keeps what the classifier of a finished --model knows",
+        },
+    )
+    launcher: str = field(default="", metadata={"help": "starts each run, e.g. 'accelerate launch --num_processes 4'"})
+    output_dir: Path = field(default=Path("outputs/compare"), metadata={"help": "folder of the runs and the table"})
+    resume: bool = field(default=False, metadata={"help": "go on with the runs in the output folder"})
+    overwrite: bool = field(default=False, metadata={"help": "delete the runs in the output folder first"})
+    train_options: Sequence[str] = field(default=(), metadata={"rest": True})  # of `calor-hf train`, for every run
+
+    def __post_init__(self) -> None:
+        """Refuse values before any run."""
+        self.compared()
+        if not 1 <= self.tuning_seeds <= len(self.seeds):
+            raise ValueError(f"--tuning-seeds must be between 1 and the {len(self.seeds)} of --seeds")
+        if self.trials < 1 or self.tolerance <= 0 or self.accuracy_drop < 0:
+            raise ValueError("--trials must be >= 1, --tolerance > 0 and --accuracy-drop >= 0")
+
+    def compared(self) -> list["Compared"]:
+        """Return what is compared, the undefended reference first."""
+        return [Compared.parse(spec) for spec in dict.fromkeys([REFERENCE, *self.defenses])]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A defense with the settings that are fixed.
+
+    Attributes:
+        spec: As the user writes it.
+        defense: Registered name.
+        settings: Fixed settings as ``name=value``.
+    """
+
+    spec: str
+    defense: str
+    settings: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, spec: str) -> "Compared":
+        """Read ``calor:rank=8,activation=relu``.
+
+        Raises:
+            ValueError: no such defense or setting.
+        """
+        name, _, rest = spec.partition(":")
+        settings = re.split(r",(?=\w+=)", rest) if rest else []  # other commas separate the items of one value
+        try:
+            settings_of(DEFENSES.get(name).config_class, settings, spec)
+        except KeyError as error:
+            raise ValueError(f"--defenses: {error.args[0]}") from None
+        except ValueError as error:
+            raise ValueError(f"--defenses {spec}: {error}") from None
+        return cls(spec, name, tuple(settings))
+
+    def fixes(self, setting: str) -> bool:
+        """Whether a setting is given."""
+        return any(word.startswith(f"{setting}=") for word in self.settings)
+
+
+def compare(options: CompareOptions) -> dict[str, Any]:
+    """Train the reference and every defense; write ``comparison.json``, ``.md`` and ``.png``.
+
+    Returns:
+        What ``comparison.json`` holds.
+
+    Raises:
+        ValueError: an option that ``train`` refuses, or that these runs set themselves.
+        FileExistsError: the output folder is used, and is neither to be resumed nor overwritten.
+        RuntimeError: a run ended for a reason other than its training.
+        KeyboardInterrupt: Ctrl-C; the current run has saved a checkpoint.
+    """
+    runs = Runs(options.output_dir, options.train_options, options.launcher, options.resume, options.overwrite)
+    compared = options.compared()
+    undefended = []
+    for seed in options.seeds[: options.tuning_seeds]:
+        reference = runs(f"{REFERENCE}-seed{seed}", train_argv(REFERENCE, seed, ()))
+        if reference.validation_accuracy is None:
+            raise RuntimeError(f"the undefended reference failed: {reference.error}")
+        undefended.append(reference.validation_accuracy)
+    accuracy = sum(undefended) / len(undefended)
+    target = accuracy - options.accuracy_drop / 100
+    print(
+        f"undefended validation accuracy {100 * accuracy:.2f} %: strengths that are not given are tuned to "
+        f"{100 * target:.2f} ± {options.tolerance:g} %",
+        flush=True,
+    )
+    rows = []
+    for one in compared:
+        rows.append(compare_one(runs, one, options, target, reference))
+        found: dict[str, Any] = {
+            "version": __version__,
+            "dataset": reference.numbers["dataset"],
+            "options": list(options.train_options),
+            "seeds": list(options.seeds),
+            "test_images": reference.numbers["test_images"],
+            "target_validation_accuracy": target,
+            "tolerance": options.tolerance / 100,
+            "tuning_seeds": list(options.seeds[: options.tuning_seeds]),
+            "complete": len(rows) == len(compared),
+            "defenses": rows,
+        }
+        write(found, options.output_dir)
+    print(f"\n{table(found)}\n")
+    print(f"Table, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
+    return found
+
+
+def compare_one(
+    runs: Runs, compared: Compared, options: CompareOptions, target: float, reference: Outcome
+) -> dict[str, Any]:
+    """Tune one defense on the first seeds unless its strength is given, then train it on the others: a row."""
+    name, method = compared.defense, DEFENSES.get(compared.defense)
+    width, classes = reference.numbers["head"]["layers"][0]["in_features"], reference.numbers["classes"]
+    strength = method.strength(width, classes)
+    fixed = strength is None or compared.fixes(strength.setting)
+    low_rank = ["--head-init", options.head_init] if "rank" in setting_names(name) else []
+    done: dict[float, Outcome] = {}
+    trials: list[Trial] = []
+    value: float | None = None
+    seed = options.seeds[0]
+
+    def run(value: float | None, seed: int) -> Outcome:
+        chosen = [] if value is None or strength is None else [f"{strength.setting}={value}"]
+        settings = [*compared.settings, *chosen]
+        folder = "-".join([name, *(word.replace("/", "_") for word in settings)])
+        return runs(f"{folder}-seed{seed}", [*train_argv(name, seed, settings), *low_rank])
+
+    def accuracy_of(value: float) -> float | None:
+        found = [run(value, seed) for seed in options.seeds[: options.tuning_seeds]]
+        done[value] = found[0]
+        accuracies = [outcome.validation_accuracy for outcome in found]
+        return None if None in accuracies else sum(filter(None, accuracies)) / len(accuracies)
+
+    row: dict[str, Any] = {"name": compared.spec, "defense": name}
+    if strength is None or fixed:
+        first = run(None, seed)
+    else:
+        start = getattr(method.config_class(), strength.setting)
+        start = default_rank(width, classes) if start is None else start
+        trials = match_strength(strength, start, accuracy_of, target, options.tolerance / 100, options.trials)
+        best = best_trial(trials, target)
+        if best is None:
+            return row | {"failed": True, "trials": [asdict(trial) for trial in trials],
+                          "errors": [outcome.error for outcome in done.values()]}  # fmt: skip
+        value, first = best.value, done[best.value]
+    outcomes = {seed: first} | {other: run(value, other) for other in options.seeds[1:]}
+    good = {number: outcome for number, outcome in outcomes.items() if not outcome.error}
+    if not good:
+        return row | {"failed": True, "trials": [], "errors": [first.error]}
+    accuracies = [outcome.result["validation_accuracy"] for outcome in good.values()]
+    matched = abs(sum(accuracies) / len(accuracies) - target) <= options.tolerance / 100
+    return row | {
+        "failed": False,
+        "setting": strength.setting if strength is not None else None,
+        "value": value,
+        "matched": matched or name == REFERENCE,
+        "trials": [asdict(trial) for trial in trials],
+        "errors": [outcome.error for outcome in (*done.values(), *outcomes.values()) if outcome.error],
+        "settings": first.numbers["settings"],
+        "head": first.numbers["head"],
+        "head_rank": [outcome.numbers["head"]["head_rank"] for outcome in good.values()],
+        "seeds": list(good),
+        "validation_accuracy": accuracies,
+        "test_accuracy": [outcome.result["accuracy"] for outcome in good.values()],
+        "test_confidence": [outcome.result["confidence"] for outcome in good.values()],
+        "train_confidence": [outcome.result["train_confidence_correct"] for outcome in good.values()],
+        "train_seconds": [outcome.numbers["train_seconds"] for outcome in good.values()],
+        "peak_memory_bytes": [outcome.numbers["peak_memory_bytes"] for outcome in good.values()],
+    }
+
+
+def train_argv(defense: str, seed: int, settings: Sequence[str]) -> list[str]:
+    """Options of ``calor-hf train`` for one run."""
+    return ["--defense", defense, "--seed", str(seed), *(["--defense-settings", *settings] if settings else [])]
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``."""
+    write_json(folder / "comparison.json", found, indent=2)
+    write_whole(folder / "comparison.md", (table(found) + "\n").encode())
+    draw_comparison(found, folder / "comparison.png")
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the comparison as Markdown, with what a reader has to know."""
+    done = [row for row in found["defenses"] if not row["failed"]]
+    base = done[0]
+    rows = []
+    for row in found["defenses"]:
+        if row["failed"]:
+            tried = ", ".join(f"{trial['value']:g}" for trial in row["trials"])
+            rows.append([row["name"], f"failed at {tried}" if tried else "failed", *["-"] * 7])
+            continue
+        setting = f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-"
+        layers = " → ".join(
+            [str(row["head"]["layers"][0]["in_features"])] + [str(x["out_features"]) for x in row["head"]["layers"]]
+        )
+        seconds, memory = (
+            mean_and_range(row[key])[0] / mean_and_range(base[key])[0] for key in ("train_seconds", "peak_memory_bytes")
+        )
+        rows.append(
+            [
+                row["name"],
+                setting,
+                percent(row["validation_accuracy"]),
+                ("-" if row["name"] == REFERENCE else "yes") if row["matched"] else "**no**",
+                percent(row["test_accuracy"]),
+                f"{mean_and_range(row['train_confidence'])[0]:.3f}",
+                f"{'/'.join(map(str, sorted(set(row['head_rank']))))} ({layers})",
+                f"{seconds:.2f}",
+                f"{memory:.2f}",
+            ]
+        )
+    head = ["defense", "tuned strength", "validation accuracy (%)", "matched", "test accuracy (%)",
+            "training confidence", "head rank (widths)", "time", "memory"]  # fmt: skip
+    seeds = ", ".join(map(str, found["seeds"]))
+    target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]
+    tuned = "seed " + ", ".join(map(str, found["tuning_seeds"]))
+    notes = (
+        f"{found['dataset']}; {found['test_images']} test images; seeds {seeds}, mean [lowest, highest]. Matched: "
+        f"mean validation accuracy (tuned on {tuned}) within {target:.2f} ± {tolerance:g} %; rows "
+        "that are not matched must not be compared by leakage. Training confidence: mean true-class score of correctly "
+        "classified training images. Time of training and peak memory of the process: relative to the undefended run. "
+        f"calor_hf {found['version']}."
+    )
+    return f"{markdown(head, rows)}\n\n{notes}"
+
+
+def draw_comparison(found: dict[str, Any], path: Path) -> None:
+    """Draw accuracy, training confidence, cost of training, and the trials or, without any, accuracy against rank."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in found["defenses"] if not row["failed"]]
+    names = [row["name"] + ("" if row["matched"] else " *") for row in rows]
+    heights = list(range(len(rows)))
+    figure = Figure(figsize=(13, 0.9 + 0.42 * max(4, len(rows))), layout="constrained")
+    accuracy, confidence, cost, last = figure.subplots(1, 4)
+    for panel, key, title in (
+        (accuracy, "test_accuracy", "test accuracy"),
+        (confidence, "train_confidence", "training confidence"),
+    ):
+        for height, row in zip(heights, rows, strict=True):
+            mean, low, high = mean_and_range(row[key])
+            panel.plot([low, high], [height, height], color="C0", lw=2)
+            panel.plot([mean], [height], "o", color="C0")
+        panel.set_title(title)
+        panel.set_yticks(heights, names if panel is accuracy else [""] * len(rows))
+    seconds = [mean_and_range(row["train_seconds"])[0] for row in rows]
+    cost.barh(heights, [one / seconds[0] for one in seconds], color="C1")
+    cost.set_yticks(heights, [""] * len(rows))
+    cost.set_title("training time / undefended")
+    for panel in (accuracy, confidence, cost):
+        panel.invert_yaxis()
+        panel.grid(alpha=0.3, axis="x")
+    if any(not row["matched"] for row in rows):
+        accuracy.set_xlabel("* not at the common validation accuracy")
+    if any(row["trials"] for row in rows):
+        _draw_trials(last, found, rows)
+    else:
+        _draw_ranks(last, rows)
+    last.grid(alpha=0.3)
+    write_figure(path, figure)
+
+
+def _draw_trials(panel: Any, found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    target, tolerance = found["target_validation_accuracy"], found["tolerance"]
+    panel.axhspan(target - tolerance, target + tolerance, color="k", alpha=0.1, lw=0)
+    for row in rows:
+        points = sorted((t["share"], t["accuracy"]) for t in row["trials"] if t["accuracy"] is not None)
+        if points:
+            panel.plot(*zip(*points, strict=True), marker="o", ms=4, label=row["name"])
+    panel.set_title("validation accuracy of the trials")
+    panel.set_xlabel("strength: weakest 0, strongest 1")
+    panel.legend(fontsize=7)
+
+
+def _draw_ranks(panel: Any, rows: list[dict[str, Any]]) -> None:
+    """Test accuracy against the rank that was set, one line for each combination of the other settings."""
+    panel.axhline(mean_and_range(rows[0]["test_accuracy"])[0], color="k", ls=":", lw=1, label="undefended")
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["settings"].get("rank") is not None:
+            words = [word for word in Compared.parse(row["name"]).settings if not word.startswith("rank=")]
+            lines.setdefault(" ".join([row["defense"], *words]), []).append(row)
+    for label, of_line in lines.items():
+        points = sorted((row["settings"]["rank"], *mean_and_range(row["test_accuracy"])) for row in of_line)
+        ranks, means, lows, highs = zip(*points, strict=True)
+        spans = [
+            [m - low for m, low in zip(means, lows, strict=True)],
+            [h - m for m, h in zip(means, highs, strict=True)],
+        ]
+        panel.errorbar(ranks, means, yerr=spans, marker="o", capsize=3, label=label)
+    if lines:
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+    panel.set_title("test accuracy")
+    panel.set_xlabel("rank of the head")
+    panel.legend(fontsize=7)

@@ -1,0 +1,330 @@
+"""Train a model: data → base model → defense → stages → saved model, table and curves."""
+
+import copy
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch.utils.data import default_collate
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    PrinterCallback,
+    RegNetConfig,
+    RegNetForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    set_seed,
+)
+
+from calor_hf.core.files import reading, saving
+from calor_hf.core.saved_config import check_config
+from calor_hf.data.augment import augmentation_for
+from calor_hf.data.images import ImageDataset, balanced_class_weights
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.defenses import DEFENSES
+from calor_hf.hub.push import check_token
+from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
+from calor_hf.modeling.configuration_defended import DefendedConfig
+from calor_hf.recipes.backdoor import backdoor_record, poison
+from calor_hf.recipes.common import hub_id, log_to_terminal
+from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
+from calor_hf.recipes.train_folder import UNDEFENDED_FOLDER, prepare_folder
+from calor_hf.recipes.train_report import EpochLine, Result, show_and_save, synthetic_name
+from calor_hf.training.arguments import CALoRTrainingArguments
+from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer
+from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
+from calor_hf.training.estimate import estimate_seconds
+from calor_hf.training.rank import suggest_rank
+from calor_hf.training.trainer import DefenseTrainer
+
+logger = logging.getLogger("calor_hf.train")
+
+EVALUATION_NETWORK: dict[str, Any] = {
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128, 256],
+    "depths": [1, 1, 2, 1],
+    "groups_width": 16,
+    "layer_type": "x",
+}
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, args: CALoRTrainingArguments
+) -> Result:
+    """Train, measure and save a model, as `calor-hf train` does.
+
+    Args:
+        model_args: Base model and defense.
+        data_args: Training data.
+        run_args: Whether to resume or overwrite.
+        args: Training arguments.
+
+    Returns:
+        What ``metrics.json`` and ``curves.png`` in the output folder show.
+
+    Raises:
+        AccuracyLostError: no adapted checkpoint keeps the accuracy.
+        FloatingPointError: the loss is not finite.
+        ValueError: options that do not fit together, a model or data.
+        FileExistsError: the output folder is used.
+    """
+    begin = time.perf_counter()
+    log_to_terminal(args.process_index == 0)
+    push = args.push_to_hub
+    if push:
+        check_token(args.hub_token)
+    args.push_to_hub = push and args.push_unfinished  # the finished model is pushed once, when its card can be written
+    prepare_folder(Path(args.output_dir), run_args, args)
+    set_seed(args.seed)
+    base, data, common = load_parts(model_args, data_args, args)
+    measured: dict[str, dict[str, float]] = {}
+
+    if model_args.defense == "none":
+        trainer = DefenseTrainer(model=base, args=args, **common)
+    else:
+        if model_args.undefended_epochs > 0:
+            measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
+            set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
+        trained = model_args.model is not None or model_args.undefended_epochs > 0
+        trainer = defended_trainer(base, model_args, args, data, common, trained)
+
+    train_seconds = run_trainer(trainer, run_args)
+    if isinstance(trainer, CALoRTrainer):
+        measured |= measure_stages(trainer, data["test"])
+    else:
+        name = "undefended" if model_args.defense == "none" else model_args.defense
+        measured[name] = measure(trainer, data["test"])
+    with_validation = next(reversed(measured.values()))
+    with_validation["validation_accuracy"] = validation_accuracy(trainer, data["validation"])
+    result = Result(
+        model=trainer.model,
+        measured=measured,
+        history=trainer.state.log_history,
+        plan=trainer.plan,
+        seconds=time.perf_counter() - begin,
+        test_images=len(data["test"]),
+        seed=args.seed,
+        dataset=data_args.dataset or synthetic_name(data_args),
+        defense=model_args.defense,
+        train_seconds=train_seconds,
+        backdoor=backdoor_record(data["train"]),
+        base_model=hub_id(model_args.model),
+        dataset_id=hub_id(data_args.dataset),
+    )
+    args.push_to_hub = False
+    trainer.save_model(args.output_dir)
+    trainer.save_state()
+    if args.should_save:
+        show_and_save(result, Path(args.output_dir))
+    if push:
+        trainer.push_to_hub()
+    return result
+
+
+def load_parts(
+    model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments
+) -> tuple[PreTrainedModel, dict[str, ImageDataset], dict[str, Any]]:
+    """Base model, data by split, and what every trainer of the run is given."""
+    with args.main_process_first(desc="loading data"):
+        splits = load_splits(
+            data_args.dataset,
+            image_column=data_args.image_column,
+            label_column=data_args.label_column,
+            revision=data_args.dataset_revision,
+            held_out=data_args.held_out,
+            on_bad_image=data_args.on_bad_image,
+            num_identities=data_args.num_identities,
+            stream="public" if data_args.public_faces else "private",
+        )
+    base, processor = load_base(model_args, splits)
+    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    if data_args.backdoor is not None:
+        data["train"] = poison(data["train"], base, processor, data_args)
+    weights = (
+        balanced_class_weights(data["train"].labels, len(splits.label_names))
+        if data_args.class_weights == "balanced"
+        else None
+    )
+    common: dict[str, Any] = {
+        "data_collator": default_collate,
+        "train_dataset": data["train"],
+        "eval_dataset": data["validation"],
+        "processing_class": processor,
+        "class_weights": weights,
+    }
+    return base, data, common
+
+
+def defended_trainer(
+    base: PreTrainedModel, model_args: ModelArguments, args: CALoRTrainingArguments, data: dict[str, ImageDataset],
+    common: dict[str, Any], trained: bool,
+) -> DefenseTrainer:  # fmt: skip
+    """Trainer of the defended model; arguments as :func:`defended`."""
+    model = defended(base, model_args, data, trained, base.config.num_labels)
+    kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
+    return kind(model=model, args=args, **common)
+
+
+def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedModel, Any]:
+    """Base model with an ordinary head for the data's classes, and its image processor."""
+    names = dict(enumerate(splits.label_names))
+    labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    if model_args.model is None:
+        size = max(splits.train[0]["image"].size)
+        # PIL, with or without torchvision: the same images on every machine.
+        kind = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
+        processor = kind(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        if model_args.role == "evaluation":
+            return RegNetForImageClassification(RegNetConfig(**EVALUATION_NETWORK, **labels)), processor
+        config = ResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", **labels
+        )
+        return ResNetForImageClassification(config), processor
+    try:
+        check_config(model_args.model, revision=model_args.model_revision)
+        with reading(f"configuration or image processor of {model_args.model}"):
+            config = AutoConfig.from_pretrained(model_args.model, revision=model_args.model_revision)
+            processor = AutoImageProcessor.from_pretrained(model_args.model, revision=model_args.model_revision)
+    except OSError as error:
+        raise ValueError(
+            f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
+            "that holds config.json, weights and preprocessor_config.json, or check the id and the connection"
+        ) from error
+    if isinstance(config, DefendedConfig):
+        raise ValueError(
+            f"{model_args.model} is a model of the defense '{config.defense}' already; pass the base model it was "
+            "made from"
+        )
+    kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0
+    if kept and config.num_labels != len(names):
+        raise ValueError(
+            f"--head-init svd keeps the classifier of {model_args.model}, which has {config.num_labels} classes, but "
+            f"the data have {len(names)}; pass --undefended-epochs to train one first, or --head-init random"
+        )
+    with reading(f"the model in {model_args.model}"):
+        base = AutoModelForImageClassification.from_pretrained(
+            model_args.model,
+            revision=model_args.model_revision,
+            attn_implementation=model_args.attn_implementation,
+            **({} if kept else {**labels, "ignore_mismatched_sizes": True}),
+        )
+    return base, processor
+
+
+def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -> dict[str, ImageDataset]:
+    """Train, validation and test data as model inputs; only training images are augmented."""
+    size = processor.size if isinstance(processor.size, dict) else dict(processor.size)
+    side = max(value for value in size.values() if value)
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    chosen = augmentation_for(augmentation, side)
+    return {
+        name: ImageDataset(part, processor, chosen if name == "train" else None, seed) for name, part in parts.items()
+    }
+
+
+def defended(
+    base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool, num_labels: int
+) -> DefendedForImageClassification:
+    """Defended model from ``base``, whose features are useful if it is ``trained``."""
+    settings = defense_settings(model_args)
+    method = DEFENSES.get(model_args.defense)
+    defense = method(method.config_class.from_dict(settings))
+    if trained and defense.own_head and getattr(defense.config, "rank", 0) is None:
+        settings["rank"] = find_rank(base, model_args, defense.config.activation, data, num_labels)
+    settings |= {"id2label": base.config.id2label, "head": model_args.head}
+    if model_args.head_init == "svd":
+        plain = data["train"].without_augmentation()
+        step = max(1, len(plain) // 512)
+        calibration = [default_collate([plain[i]]) for i in range(0, len(plain), step)]
+        settings |= {"head_init": "svd", "calibration": calibration}
+    return defend(base, model_args.defense, **settings)
+
+
+def find_rank(
+    base: PreTrainedModel, model_args: ModelArguments, activation: str, data: dict[str, ImageDataset], num_labels: int
+) -> int:
+    """Rank that the features of ``base`` need; logs the curve of accuracy against rank."""
+    tried = activation if activation in ("tanh", "identity") else "tanh"
+    suggestion = suggest_rank(
+        base, data["train"], data["validation"], num_labels=num_labels, activation=tried, head=model_args.head
+    )
+    curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in suggestion.curve)
+    logger.info(
+        "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
+        suggestion.rank,
+        curve,
+        100 * suggestion.full_accuracy,
+    )
+    return suggestion.rank
+
+
+def fine_tune_undefended(
+    base: PreTrainedModel,
+    model_args: ModelArguments,
+    run_args: RunArguments,
+    args: CALoRTrainingArguments,
+    common: dict[str, Any],
+    test: ImageDataset,
+) -> dict[str, float]:
+    """Fine-tune ``base`` in place, in its own folder, before the head is swapped: the paper's setting C.
+
+    Each phase has its own learning-rate schedule; the paper continues one schedule over both.
+    """
+    folder = Path(args.output_dir) / UNDEFENDED_FOLDER
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    own = copy.copy(args)
+    own.push_to_hub = False
+    own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []
+    trainer = DefenseTrainer(model=base, args=own, **common)
+    if run_args.resume and is_complete(folder):
+        load_weights(base, folder)
+    else:
+        run_trainer(trainer, run_args)
+        trainer.save_model()
+        trainer.save_state()  # last: all is there
+    return measure(trainer, test)
+
+
+def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
+    """Log the expected duration, and train; return the seconds it took."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EpochLine(trainer))
+    if trainer.is_world_process_zero():
+        minutes = estimate_seconds(trainer) / 60
+        stages = ", ".join(f"{stage.name} {stage.epochs:g} epochs" for stage in trainer.stages())
+        logger.info("about %.1f minutes of training at most (%s)", minutes, stages)
+    begin = time.perf_counter()
+    begun = run_args.resume and bool(complete_checkpoints(trainer.args.output_dir))
+    if run_args.resume and not begun and trainer.is_world_process_zero():
+        logger.info("no complete checkpoint in %s: from the beginning", trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=True if begun else None)
+    return time.perf_counter() - begin
+
+
+def measure_stages(trainer: CALoRTrainer, test: ImageDataset) -> dict[str, dict[str, float]]:
+    """Metrics at the end of the first stage and of the result, whose weights the model keeps."""
+    after = measure(trainer, test)
+    kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    load_weights(trainer.model, Path(trainer.args.output_dir) / FIRST_STAGE_FOLDER)
+    before = measure(trainer, test)
+    trainer.model.load_state_dict(kept)
+    return {"before adapting": before, "result": after}
+
+
+def measure(trainer: DefenseTrainer, test: ImageDataset) -> dict[str, float]:
+    """Test metrics, and the confidence of training images under ``train_confidence_correct``."""
+    metrics = trainer.predict(test, metric_key_prefix="test").metrics
+    kept = {name: metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
+    train_metrics = trainer.measure_training_images()
+    return kept | {f"train_{name}": train_metrics[name] for name in ("accuracy", "confidence_correct")}
+
+
+def validation_accuracy(trainer: DefenseTrainer, validation: ImageDataset) -> float:
+    """Accuracy on the validation split, in [0, 1]."""
+    return float(trainer.predict(validation, metric_key_prefix="validation").metrics["validation_accuracy"])
