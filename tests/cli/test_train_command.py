@@ -177,7 +177,7 @@ def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path:
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
         (["--rank", "0"], "rank must be a whole number >= 1, got 0"),
         (["--ca-a", "0"], "a must be a positive finite number, got 0"),
-        (["--ca-b", "inf"], "b must be a positive finite number, got inf"),
+        (["--ca-b", "inf"], "ca_b must be a number, got inf"),
         (["--head", "fc"], "has no module 'fc'; its last linear layers"),
         (["--dataset", "no one/nothing"], "pass the path of an image folder or parquet file"),
         (["--on-bad-image", "hide"], "--on-bad-image must be raise or skip, got hide"),

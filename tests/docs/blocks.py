@@ -29,7 +29,7 @@ FILES = sorted(
 _FENCE = re.compile(r"^ *```(?P<language>[\w-]*)\s*$")
 _INLINE = re.compile(r"`(calor-hf [^`\n]* --[^`\n]*)`")
 _LOOP = re.compile(r"for (\w+) in (\S+) .*; do$")
-PASSES_ON = ("compare", "sweep")  # what they do not know is for `train`
+PASSES_ON = ("compare",)  # what it does not know is for `train`
 OTHER_PROGRAMS = ("pre-commit", ".", "cd", "git")
 """They are no one's in this repository, so that their options cannot be checked."""
 

@@ -44,6 +44,7 @@ LIMITS = {
     "accelerate launch examples/train_calor.py": TRAIN,
     "calor-hf audit": AUDIT,
     "calor-hf card": [],
+    "calor-hf compare --defenses": [*TRAIN, "--defenses", "loft:rank=2", "loft:rank=4"],
     "calor-hf compare": [*TRAIN, "--defenses", "loft", "--seeds", "1", "--trials", "1"],
     "calor-hf export": [],
     "calor-hf list": [],
@@ -54,7 +55,6 @@ LIMITS = {
     "calor-hf push": [],
     "calor-hf report": [],
     "calor-hf robustness": ["--max-images", "4"],
-    "calor-hf sweep": [*TRAIN, "--ranks", "2", "4", "--activations", "tanh"],
     "calor-hf train": TRAIN,
     "python -m examples.paper": ["--quick", "--report-to", "none", "--models-dir", "outputs/study-models"],
     "python -m examples.paper prepare": [],
@@ -154,7 +154,7 @@ def make_outputs() -> None:
 
 
 def train_here(words: Sequence[str], log: Path) -> int:
-    """A training of `compare`, `sweep` or a study, without a process of its own that imports everything again."""
+    """A training of `compare` or a study, without a process of its own that imports everything again."""
     log.touch()
     program = next(
         start for start in (("-m", "calor_hf.cli.train"), TRAIN_IN_STUDY) if tuple(words[1:])[: len(start)] == start
