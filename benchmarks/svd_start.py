@@ -14,10 +14,10 @@ from transformers import ResNetForImageClassification
 
 from calor_hf import CALoRForImageClassification
 from calor_hf._version import __version__
-from calor_hf.recipes.train import train
 from calor_hf.data.face_renderer import render_faces
 from calor_hf.data.synthetic_faces import sample_identities, sample_nuisances
 from calor_hf.heads import svd_init
+from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
 
 IDENTITIES = 64
