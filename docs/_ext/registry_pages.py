@@ -1,6 +1,6 @@
-"""Pages that no one writes: one for every registered method, one for the public names, one for the commands.
+"""Generated pages: one for every registered method, one for the public names, one for the commands.
 
-They are written into docs/reference before Sphinx looks for pages; the folder is not kept in git.
+They are written into docs/reference before Sphinx reads the pages; the folder is not in git.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class Kind:
     """A registry and its place on the site.
 
     Attributes:
-        title: Of its page.
-        package: Where it lives; without it there is no page.
-        registry: Its name there.
-        use: How a command is told ``{name}``.
+        title: Title of its page.
+        package: Package of the registry; if it does not exist, there is no page.
+        registry: Name of the registry in the package.
+        use: Command or call that uses the method ``{name}``.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Kind:
 
     @property
     def folder(self) -> str:
-        """Of its pages."""
+        """Folder of its pages."""
         return self.package.rpartition(".")[2]
 
 
@@ -58,7 +58,7 @@ KINDS = (
 
 
 def write_pages(folder: Path, kinds: Sequence[Kind] = KINDS) -> None:
-    """Write all pages into ``folder``; files that did not change stay as they are, those of lost names go."""
+    """Write all pages into ``folder``; keep unchanged files, delete those of other names."""
     pages = dict(_pages(kinds))
     for old in folder.rglob("*.rst"):
         if old.relative_to(folder).as_posix() not in pages:
@@ -91,7 +91,7 @@ def _overview(kind: Kind, classes: dict[str, type]) -> str:
 
 
 def method_page(kind: Kind, name: str, method: type) -> str:
-    """Page of one registered class: how it is called, what it is, its settings and presets."""
+    """Return the page of a registered class: usage, documentation, settings and presets."""
     parts = [_title(name), f'``{kind.use.format(name=name)}``, class from ``{kind.registry}.get("{name}")``.\n\n']
     parts.append(f".. autoclass:: {method.__module__}.{method.__qualname__}\n")
     parts.append("   :members:\n   :exclude-members: config_class\n\n")
@@ -101,7 +101,7 @@ def method_page(kind: Kind, name: str, method: type) -> str:
     presets = {key: values for key, values in getattr(method, "presets", {}).items() if values}
     if presets:
         rows = [[f"``{key}``", _words(values)] for key, values in presets.items()]
-        parts += [_title("Presets", "-"), _table(["preset", "what it changes"], rows, (20, 80))]
+        parts += [_title("Presets", "-"), _table(["preset", "changes"], rows, (20, 80))]
     if kind.registry == "METRICS":
         parts += [_title("In an audit", "-"), _metric(method)]
     if kind.registry == "STUDIES":
@@ -110,7 +110,7 @@ def method_page(kind: Kind, name: str, method: type) -> str:
 
 
 def first_line(method: type) -> str:
-    """First line of a class's docstring."""
+    """Return the first line of a class's docstring."""
     return (inspect.getdoc(method) or "").partition("\n")[0]
 
 
@@ -122,17 +122,17 @@ def _settings(config: type) -> str:
         else:
             default = "" if field.default_factory is dataclasses.MISSING else f"``{field.default_factory()!r}``"
         rows.append([f"``{field.name}``", default, escape(field.metadata.get("help", ""))])
-    return _table(["name", "default", "what it is"], rows, (25, 20, 55)) if rows else "It has none.\n\n"
+    return _table(["name", "default", "meaning"], rows, (25, 20, 55)) if rows else "No settings.\n\n"
 
 
 def _metric(method: Any) -> str:
-    lines = [f"- Needs: {', '.join(f'``{need}``' for need in method.needs) or 'nothing but the images'}."]
+    lines = [f"- Needs: {', '.join(f'``{need}``' for need in method.needs) or 'only the images'}."]
     if method.slow:
-        lines.append("- Trains something, so it runs only when asked for.")
+        lines.append("- Trains a network, so it runs only on request.")
     if method.about_target:
-        lines.append("- About the target, whatever was rebuilt: an audit gives it once.")
+        lines.append("- Measures the target, not the reconstructions: an audit reports it once.")
     elif method.by_image:
-        lines.append("- A mean over images, with reconstructions of other people as its chance level.")
+        lines.append("- A mean over images; its chance level uses reconstructions of other identities.")
     return "\n".join(lines) + "\n\n"
 
 
@@ -152,7 +152,7 @@ def _api() -> str:
             text += f".. py:data:: {name}\n   :module: calor_hf\n\n"
             text += f"   Registry, with ``names()`` and ``get(name)``: :doc:`{kind.title.lower()} <{kind.folder}>`.\n\n"
         elif inspect.isclass(value):
-            # Some hundred arguments come from transformers; its documentation has them.
+            # More than a hundred arguments come from transformers, which documents them.
             given = "(...)" if len(inspect.signature(value).parameters) > 40 else ""
             text += f".. autoclass:: calor_hf.{name}{given}\n   :members:\n\n"
         elif callable(value):
@@ -161,7 +161,7 @@ def _api() -> str:
 
 
 def _commands() -> str:
-    text = _title("Commands") + "What ``calor-hf <command> --help`` prints.\n\n"
+    text = _title("Commands") + "Output of ``calor-hf <command> --help``.\n\n"
     for name in COMMANDS:
         text += _title(f"calor-hf {name}", "-") + ".. code-block:: text\n\n"
         text += "".join(f"   {line}".rstrip() + "\n" for line in help_of(name).splitlines()) + "\n"
@@ -169,7 +169,7 @@ def _commands() -> str:
 
 
 def help_of(command: str) -> str:
-    """What ``calor-hf COMMAND --help`` prints, 100 columns wide."""
+    """Return the output of ``calor-hf COMMAND --help``, 100 columns wide."""
     shown = io.StringIO()
     wide = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
     with wide, contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
@@ -178,7 +178,7 @@ def help_of(command: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text as reStructuredText."""
+    """Escape plain text for reStructuredText."""
     return re.sub(r"([\\*`|_])", r"\\\1", text)
 
 

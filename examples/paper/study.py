@@ -137,7 +137,7 @@ def data_of(found: Found) -> str:
     return str(found["options"]["dataset"] or "synthetic faces")
 
 
-def good(found: Found, **values: Any) -> list[dict[str, Any]]:
+def records(found: Found, **values: Any) -> list[dict[str, Any]]:
     """Return the records of the cells with these values that did not fail."""
     return [
         cell

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.heads.low_rank_head import ACTIVATIONS
 from calor_hf.recipes.runs import markdown
 from examples.paper.leakage import attack_labels, attack_names, bars, mean_of, model_columns, model_head, of_attack
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
+from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,9 +78,9 @@ class Activation(Study[ActivationConfig]):
     def draw(cls, found: Found, figure: "Figure") -> None:
         """Plot test and attack accuracy as bars, ours next to the paper's."""
         ours, paper = figure.subplots(1, 2, sharey=True)
-        cells = good(found)
+        cells = records(found)
         names = list(dict.fromkeys(cell["values"]["activation"] for cell in cells))
-        rows = [good(found, activation=name) for name in names]
+        rows = [records(found, activation=name) for name in names]
         attacks, called = attack_names(cells), attack_labels(found)
         width = 0.8 / (1 + len(attacks))
         at = range(len(names))
@@ -110,11 +110,11 @@ class Activation(Study[ActivationConfig]):
     @classmethod
     def table(cls, found: Found) -> str:
         """Return one row per activation, with the paper's numbers."""
-        cells = good(found)
+        cells = records(found)
         attacks = attack_names(cells)
         rows = []
         for name in dict.fromkeys(cell["values"]["activation"] for cell in cells):
-            row = good(found, activation=name)
+            row = records(found, activation=name)
             low, high = TABLE_5[name]
             rows.append(
                 [

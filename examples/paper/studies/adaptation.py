@@ -16,7 +16,7 @@ from examples.paper.leakage import (
     of_attack,
     with_interval,
 )
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
+from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,7 @@ class Adaptation(Study[AdaptationConfig]):
     @classmethod
     def differences(cls, found: Found) -> dict[str, tuple[float, float, float]]:
         """Return the change of attack accuracy by adaptation, by attack: mean and 95 % interval over identities."""
-        rows = [good(found, defense=name) for name in DEFENSES_COMPARED]
+        rows = [records(found, defense=name) for name in DEFENSES_COMPARED]
         if not all(rows):
             return {}
         differences = {}
@@ -90,7 +90,7 @@ class Adaptation(Study[AdaptationConfig]):
     def draw(cls, found: Found, figure: "Figure") -> None:
         """Plot the models' accuracy and confidence, and the attacks' accuracy."""
         model, attack_panel = figure.subplots(1, 2, width_ratios=(1, 1.6))
-        rows = {name: good(found, defense=name) for name in DEFENSES_COMPARED if good(found, defense=name)}
+        rows = {name: records(found, defense=name) for name in DEFENSES_COMPARED if records(found, defense=name)}
         labels = {"loft": "off (loft)", "calor": "on (calor)"}
         for index, (name, row) in enumerate(rows.items()):
             values = [100 * mean_of(row, key) for key in ("test_accuracy", "train_confidence")]
@@ -125,10 +125,10 @@ class Adaptation(Study[AdaptationConfig]):
     @classmethod
     def table(cls, found: Found) -> str:
         """Return one row per defense, then the differences."""
-        attacks = attack_names(good(found))
+        attacks = attack_names(records(found))
         rows = []
         for name in DEFENSES_COMPARED:
-            row = good(found, defense=name)
+            row = records(found, defense=name)
             if row:
                 rows.append(
                     [

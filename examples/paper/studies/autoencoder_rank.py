@@ -22,7 +22,7 @@ from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import Share
 from calor_hf.targets.frozen import frozen
 from examples.paper.leakage import bars, of_share, with_interval
-from examples.paper.study import STUDIES, Cell, Found, Study, good
+from examples.paper.study import STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,7 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
         """Plot error and accuracy against the width, with example images of synthetic faces."""
-        cells = good(found)
+        cells = records(found)
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
         parts: Any = figure.subfigures(1, 2, width_ratios=(2, 1)) if shown else (figure, None)
         charts, images = parts
@@ -175,7 +175,7 @@ class AutoencoderRank(Study[AutoencoderRankConfig]):
     def table(cls, found: Found) -> str:
         """Return one row per width."""
         rows = []
-        for cell in good(found):
+        for cell in records(found):
             numbers = cell["numbers"]
             accuracy = with_interval(*of_share(numbers["accuracy"]))
             rows.append([str(cell["values"]["rank"]), f"{numbers['mse']:.5f}", accuracy])

@@ -11,7 +11,7 @@ from calor_hf.recipes.runs import markdown
 from calor_hf.training.checkpoints import complete_checkpoints
 from examples.paper.lab import true_class_confidence
 from examples.paper.leakage import attack_labels, attack_names, bars, of_attack, with_interval
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, good
+from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +92,7 @@ class Confidence(Study[ConfidenceConfig]):
     def draw(cls, found: Found, figure: "Figure") -> None:
         """Plot leakage against confidence, and both against epochs."""
         against, along = figure.subplots(1, 2, sharey=True)
-        cells, called = good(found), attack_labels(found)
+        cells, called = records(found), attack_labels(found)
         for number, attack in enumerate(attack_names(cells)):
             color = f"C{number}"
             values, spans = bars([of_attack([cell], attack) for cell in cells])
@@ -100,11 +100,11 @@ class Confidence(Study[ConfidenceConfig]):
             against.errorbar(reached, values, yerr=spans, fmt="o", capsize=3, color=color,
                              label=f"attack accuracy, {called[attack]}")  # fmt: skip
             for seed in dict.fromkeys(cell["values"]["seed"] for cell in cells):
-                row = good(found, seed=seed)
+                row = records(found, seed=seed)
                 along.plot([cell["values"]["epoch"] for cell in row],
                            [100 * of_attack([cell], attack)[0] for cell in row], "o-", color=color)  # fmt: skip
         for seed in dict.fromkeys(cell["values"]["seed"] for cell in cells):
-            row = good(found, seed=seed)
+            row = records(found, seed=seed)
             epochs = [cell["values"]["epoch"] for cell in row]
             for key, style, label in (("test_accuracy", "ks-", "test accuracy"),
                                       ("train_confidence", "k^:", "training confidence")):  # fmt: skip
@@ -124,7 +124,7 @@ class Confidence(Study[ConfidenceConfig]):
     @classmethod
     def table(cls, found: Found) -> str:
         """Return one row per checkpoint."""
-        cells = good(found)
+        cells = records(found)
         attacks = attack_names(cells)
         rows = [
             [

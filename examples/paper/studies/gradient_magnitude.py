@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.heads.low_rank_head import ACTIVATIONS
 from calor_hf.recipes.runs import markdown
-from examples.paper.study import STUDIES, Cell, Found, StepsConfig, Study, good
+from examples.paper.study import STUDIES, Cell, Found, StepsConfig, Study, records
 from examples.paper.trace import means, relative, traced
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
         panels = figure.subplots(1, 2, sharey=True)
         window = found["settings"]["window"]
         for panel, (key, title) in zip(panels, KINDS.items(), strict=True):
-            for cell in good(found):
+            for cell in records(found):
                 name, values = cell["values"]["activation"], cell["numbers"][key]
                 line = relative(values, window)
                 steps = range(len(values) - len(line) + 1, len(values) + 1)
@@ -112,7 +112,7 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
                 *(f"{relative(cell['numbers'][key], window)[-1]:.3f}" for key in KINDS),
                 f"{cell['numbers']['final_confidence']:.3f}",
             ]
-            for cell in good(found)
+            for cell in records(found)
         ]
         head = ["in the head", "test accuracy (%)", "first norm, optimized", "first norm, image",
                 "last / first, optimized", "last / first, image", "target confidence at the end"]  # fmt: skip

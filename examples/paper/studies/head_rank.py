@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.core.config import MethodConfig
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.runs import markdown
-from examples.paper.study import STUDIES, Cell, Found, Study, good
+from examples.paper.study import STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ class HeadRank(Study[HeadRankConfig]):
         """Plot one bar per layer: its rank, in front of its input width."""
         panel = figure.subplots()
         position, ticks, labels = 0.0, list[float](), list[str]()
-        for cell in good(found):
+        for cell in records(found):
             layers = cell["numbers"]["head"]["layers"]
             for layer in layers:
                 first = not labels
@@ -99,7 +99,7 @@ class HeadRank(Study[HeadRankConfig]):
     def table(cls, found: Found) -> str:
         """Return one row per defense."""
         rows = []
-        for cell in good(found):
+        for cell in records(found):
             head = cell["numbers"]["head"]
             first = head["layers"][0]["in_features"]
             rows.append(

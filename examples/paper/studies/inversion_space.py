@@ -15,7 +15,7 @@ from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import Share
 from calor_hf.targets.frozen import frozen
 from examples.paper.leakage import bars, of_share, with_interval
-from examples.paper.study import QUICK_ATTACK, STUDIES, Cell, Found, Study, good
+from examples.paper.study import QUICK_ATTACK, STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
     @classmethod
     def draw(cls, found: Found, figure: "Figure") -> None:
         """Plot the shares, and the most confident samples of the prior if they are synthetic faces."""
-        cells = good(found)
+        cells = records(found)
         names = [cell["values"]["defense"] for cell in cells]
         shown = [cell for cell in cells if cell["numbers"]["examples"] is not None]
         parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1)) if shown else (figure, None)
@@ -168,7 +168,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
     def table(cls, found: Found) -> str:
         """Return one row per defense, kind of image and rule."""
         rows = []
-        for cell in good(found):
+        for cell in records(found):
             for kind, title in POINTS.items():
                 for rule in RULES:
                     share = cell["numbers"][kind][rule]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from calor_hf.recipes.runs import markdown
 from examples.paper.leakage import attack_labels, attack_names, bars, mean_of, model_columns, model_head, of_attack
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, good
+from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,11 +76,11 @@ class RankSweep(Study[RankSweepConfig]):
         """Plot our results on the left and the paper's two tables next to them, on one scale."""
         panels = figure.subplots(1, 3, sharey=True)
         ours = panels[0]
-        cells = good(found)
+        cells = records(found)
         ranks = sorted({cell["values"]["rank"] for cell in cells if cell["values"]["rank"] is not None})
-        rows = [good(found, rank=rank) for rank in ranks]
+        rows = [records(found, rank=rank) for rank in ranks]
         ours.plot(ranks, [100 * mean_of(row, "test_accuracy") for row in rows], "ks-", label="test accuracy")
-        reference = good(found, rank=None)
+        reference = records(found, rank=None)
         called = attack_labels(found)
         for number, attack in enumerate(attack_names(cells)):
             values, spans = bars([of_attack(row, attack) for row in rows])
@@ -117,11 +117,11 @@ class RankSweep(Study[RankSweepConfig]):
     @classmethod
     def table(cls, found: Found) -> str:
         """Return one row per rank, then the paper's tables."""
-        cells = good(found)
+        cells = records(found)
         attacks = attack_names(cells)
         rows = []
         for rank in dict.fromkeys(cell["values"]["rank"] for cell in cells):
-            row = good(found, rank=rank)
+            row = records(found, rank=rank)
             rows.append(
                 [
                     "undefended" if rank is None else str(rank),

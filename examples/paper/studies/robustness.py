@@ -14,7 +14,7 @@ from calor_hf.robustness.adversarial import check_attacks
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
 from calor_hf.robustness.gradient import library
 from examples.paper.leakage import bars, of_share
-from examples.paper.study import STUDIES, Cell, Found, Study, good
+from examples.paper.study import STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,11 +109,11 @@ class Robustness(Study[RobustnessConfig]):
         names = found["settings"]["defenses"]
         width = 0.8 / len(names)
         for number, name in enumerate(names):
-            clean = good(found, defense=name, backdoor=None)
+            clean = records(found, defense=name, backdoor=None)
             for panel, targeted in zip(panels, (False, True), strict=False):
                 rows = [r for c in clean for r in c["numbers"]["adversarial"] if r["targeted"] == targeted]
                 _bars(panel, [(r["attack"].replace("_", "\n"), r["changed"]) for r in rows], number, width, name)
-            poisoned = [c for c in good(found, defense=name) if c["values"]["backdoor"] is not None]
+            poisoned = [c for c in records(found, defense=name) if c["values"]["backdoor"] is not None]
             bars = [(c["values"]["backdoor"], c["numbers"]["backdoor"]["success_of_others"]) for c in poisoned]
             _bars(panels[2], bars, number, width, name)
         titles = ("adversarial, away from the label", "adversarial, to the next class", "backdoor")
@@ -134,13 +134,13 @@ class Robustness(Study[RobustnessConfig]):
         rows = []
         column = {"none": 0, "calor": 1}
         for name in names:
-            for cell in good(found, defense=name, backdoor=None):
+            for cell in records(found, defense=name, backdoor=None):
                 for result in cell["numbers"]["adversarial"]:
                     paper = TABLE_16.get((result["attack"], result["targeted"]))
                     aim = "next class" if result["targeted"] else "any other"
                     known = f"{paper[column[name]]}" if paper is not None and name in column else "-"
                     rows.append([name, result["attack"], aim, _cell(result["changed"]), _cell(result["all"]), known])
-            for cell in good(found, defense=name):
+            for cell in records(found, defense=name):
                 if cell["values"]["backdoor"] is not None:
                     rates = cell["numbers"]["backdoor"]
                     title = f"backdoor {cell['values']['backdoor']}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.runs import markdown
 from examples.paper.lab import FINE_TUNING
-from examples.paper.study import STUDIES, Cell, Found, StepsConfig, Study, data_of, good
+from examples.paper.study import STUDIES, Cell, Found, StepsConfig, Study, data_of, records
 from examples.paper.trace import means, traced
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
         """Plot one color per defense and one line style per pre-training, with the interquartile range shaded."""
         panel = figure.subplots()
         styles = dict(zip(PRETRAININGS, ("-", "--", "-"), strict=True))
-        names = list(dict.fromkeys(cell["values"]["defense"] for cell in good(found)))
-        for cell in good(found):
+        names = list(dict.fromkeys(cell["values"]["defense"] for cell in records(found)))
+        for cell in records(found):
             name, start = cell["values"]["defense"], cell["values"]["pretraining"]
             color, numbers = f"C{names.index(name)}", cell["numbers"]
             steps = range(1, len(numbers["confidence"]) + 1)
@@ -121,7 +121,7 @@ class TargetConfidence(Study[TargetConfidenceConfig]):
                 f"{cell['numbers']['confidence'][len(cell['numbers']['confidence']) // 2]:.3f}",
                 f"{cell['numbers']['final']:.3f}",
             ]
-            for cell in good(found)
+            for cell in records(found)
         ]
         head = ["defense", "start of training", "test accuracy (%)", "confidence on training images",
                 "in the attack's first step", "half-way", "in the result"]  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from calor_hf.core.config import MethodConfig
 from calor_hf.heads.low_rank_head import LowRankHead
 from calor_hf.recipes.runs import markdown
-from examples.paper.study import STUDIES, Cell, Found, Study, good
+from examples.paper.study import STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -251,7 +251,7 @@ class Toy2D(Study[Toy2DConfig]):
         """Draw the four networks of the first seed."""
         points, labels = make_blobs()
         outcomes = []
-        for cell in good(found, seed=found["settings"]["seeds"][0]):
+        for cell in records(found, seed=found["settings"]["seeds"][0]):
             numbers = cell["numbers"]
             variant = next(v for v in VARIANTS if v.key == cell["values"]["network"])
             net = build_net(variant, 0)
@@ -275,8 +275,8 @@ class Toy2D(Study[Toy2DConfig]):
         """Return the four distances next to the paper's, and their range over seeds."""
         first, rows = found["settings"]["seeds"][0], []
         for variant in VARIANTS:
-            (first_cell,) = good(found, network=variant.key, seed=first)
-            others = [c["numbers"] for c in good(found, network=variant.key) if c["values"]["seed"] != first]
+            (first_cell,) = records(found, network=variant.key, seed=first)
+            others = [c["numbers"] for c in records(found, network=variant.key) if c["values"]["seed"] != first]
             stds = [
                 f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-"
                 for values in ([n["distance"] for n in others], [n["adam_distance"] for n in others])
@@ -303,7 +303,7 @@ class Toy2D(Study[Toy2DConfig]):
         seeds = list(dict.fromkeys(found["settings"]["seeds"]))
         holds = 0
         for seed in seeds:
-            a, b, c, d = (good(found, network=variant.key, seed=seed)[0]["numbers"]["distance"] for variant in VARIANTS)
+            a, b, c, d = (records(found, network=v.key, seed=seed)[0]["numbers"]["distance"] for v in VARIANTS)
             holds += max(a, b) < c < d
         return f"{holds} of {len(seeds)} seeds"
 
