@@ -1,4 +1,4 @@
-"""Generated parts of a card between marks, so that what a person wrote around them stays; text that is only text."""
+"""Generated parts of a card between marks, so that text written around them stays."""
 
 import hashlib
 import json
@@ -16,60 +16,53 @@ _OWN = re.compile(r"\n*<!-- calor_hf:own (\w+) -->\n?")
 
 
 def parse(card: str) -> ModelCard:
-    """A card that someone wrote.
+    """Parse an existing card.
 
     Raises:
-        ValueError: its metadata are damaged.
+        ValueError: its metadata is damaged.
     """
-    name = "the model card's metadata (the lines between --- at its top)"
+    name = "the model card's metadata (the lines between --- at the top)"
     with reading(name):
         found = ModelCard(card)
         metadata = dict(found.data.__dict__)
         metadata.pop("eval_results", None)
     problem = content_error(metadata) or type_error(metadata, {"tags?": list | None, "license?": str | list | None})
     if problem:
-        raise ValueError(f"{name} are damaged: {problem}")
+        raise ValueError(f"{name} is damaged: {problem}")
     return found
 
 
-def merge(existing: str | None, blocks: dict[str, str], title: str) -> str:
-    """Text of a card: the blocks in their places in ``existing``, new ones at its end.
+def merge(existing: str | None, made: str) -> str:
+    """Return ``existing`` with its generated parts replaced by those of ``made``, new ones at the end.
 
     Args:
-        existing: Text of the card so far, without metadata; None: there is none.
-        blocks: Content by name, in order; one that is empty is taken out.
-        title: Of a new card.
+        existing: Text of the card so far, without metadata; None for a new card.
+        made: Text of a new card.
 
     Raises:
-        ValueError: a mark without its partner.
+        ValueError: a begin or end mark is missing.
     """
-    body = f"# {title}\n" if existing is None else _OWN.sub("\n", existing)
+    if existing is None:
+        return made
+    body = _OWN.sub("\n", existing)
     if _MARK.search(_BLOCK.sub("", body)):
         raise ValueError(
             "a generated part of the card has lost its begin or end mark (<!-- calor_hf:begin ... -->); put it back, "
             "or delete the rest of that part"
         )
-    for name in {match[1] for match in _BLOCK.finditer(body)} - {name for name, content in blocks.items() if content}:
-        body = _block_of(name).sub("", body)
-    for name, content in blocks.items():
-        if not content:
-            continue
-        whole = f"<!-- calor_hf:begin {name} -->\n{content.strip()}\n<!-- calor_hf:end {name} -->"
-        if _block_of(name).search(body):
-            body = _block_of(name).sub(whole.replace("\\", r"\\"), body, count=1)
-        else:
-            body = f"{body.rstrip()}\n\n{whole}\n"
-    return body
+    new = {match[1]: match[0] for match in _BLOCK.finditer(made)}
+    body = _BLOCK.sub(lambda match: new.pop(match[1], ""), body)
+    return "\n\n".join([body.rstrip(), *new.values()]) + "\n"
 
 
 def seal(card: ModelCard) -> ModelCard:
-    """Note in the card what a person had written into it, so that :func:`was_edited` can tell later."""
+    """Store a digest of the text around the generated parts, for :func:`was_edited`."""
     card.text = f"{_OWN.sub('', card.text).rstrip()}\n\n<!-- calor_hf:own {_digest(card)} -->\n"
     return card
 
 
 def was_edited(card: ModelCard) -> bool:
-    """Whether someone wrote into the card, outside the generated parts, since it was sealed."""
+    """Whether the card was edited outside its generated parts since it was sealed."""
     mark = _OWN.search(card.text)
     return mark is None or mark[1] != _digest(card)
 
@@ -84,7 +77,3 @@ def _digest(card: ModelCard) -> str:
     metadata = {name: value for name, value in data.to_dict().items() if name != "model-index"}
     own = "".join(_BLOCK.sub("", _OWN.sub("", card.text)).split())
     return hashlib.sha256((json.dumps(metadata, sort_keys=True, default=str) + own).encode()).hexdigest()[:16]
-
-
-def _block_of(name: str) -> re.Pattern[str]:
-    return re.compile(rf"<!-- calor_hf:begin {name} -->\n.*?<!-- calor_hf:end {name} -->", re.DOTALL)
