@@ -1,4 +1,7 @@
-"""What plain values, as JSON has them, look like: told before they are used, and where they do not fit."""
+"""Validation of plain values, such as settings and JSON, before they are used.
+
+Each function returns a message, or None for a valid value, so that callers can say where the value came from.
+"""
 
 import re
 import types
@@ -6,79 +9,81 @@ from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, Union, get_args, get_origin
 
-_LAYERS = re.compile("layers|depths|blocks|stages|num_conv")
-MOST, MOST_LAYERS = 2**22, 2**12
-"""Largest whole number in a model's configuration, and largest number of layers."""
+MAX_SIZE, MAX_LAYERS = 2**22, 2**12
+"""Largest integer in a model's configuration, and largest number of layers."""
 MAX_DEPTH = 64
-"""Lists and objects in one another, at most, in what others wrote."""
+"""Maximum nesting of lists and objects."""
 MAX_NUMBER = 1e100
-"""Larger than anything that is measured or set, and far from what a float cannot hold."""
+"""Larger than anything that is measured or set, and far below the largest float."""
 MAX_VALUES = 5_000_000
-"""Values in a file, at most; YAML can name a value again and again."""
+"""Maximum number of values in a file; YAML aliases can repeat a value many times."""
+_LAYERS = re.compile("layers|depths|blocks|stages|num_conv")
+_NAMES = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "none",
+          list: "a list", tuple: "a list", dict: "an object"}  # fmt: skip
 
 
-def type_error(value: Any, shape: Any, place: str = "") -> str | None:
-    """Where ``value`` differs from ``shape``; None: nowhere.
+def type_error(value: Any, expected: Any, name: str = "") -> str | None:
+    """Return how ``value`` differs from a type.
 
     Args:
-        value: To look at.
-        shape: A type as annotations have it (``list[int]``, ``dict[str, float | None]``, ``tuple[int, ...]``), or a
-            dictionary of keys with a shape each, which have to be there unless they end in ``?``; other keys may be
-            there. A whole number is a float, too; a list is a tuple; a truth value is no number, and neither is one
-            beyond :data:`MAX_NUMBER`; NaN is.
-        place: Name of ``value`` in the sentence.
+        value: The value to check.
+        expected: A type annotation (``list[int]``, ``dict[str, float | None]``, ``tuple[int, ...]``), or a dictionary
+            from keys to such types. Keys are required unless they end in ``?``; further keys are allowed. An integer
+            is a valid float, and a list a valid tuple. Booleans, and numbers beyond :data:`MAX_NUMBER`, are not valid
+            numbers; NaN is.
+        name: Name of ``value`` in the message.
     """
-    if isinstance(shape, dict):
-        if not isinstance(value, Mapping):
-            return _sentence(place, "an object", value)
-        missing = [name for name in shape if not name.endswith("?") and name not in value]
-        if missing:
-            return f"{place or 'it'} lacks {', '.join(missing[:5])}"
-        inner = {name.rstrip("?"): part for name, part in shape.items()}
-        return _first(
-            type_error(value[name], part, f"{place}.{name}".lstrip("."))
-            for name, part in inner.items()
-            if name in value
-        )
-    origin, parts = get_origin(shape), get_args(shape)
-    if shape is Any:
+    origin, args = get_origin(expected) or expected, get_args(expected)
+
+    def wrong() -> str:
+        shown = repr(value)
+        return f"{name or 'it'} must be {describe(expected)}, got {shown[:80]}{'…' if len(shown) > 80 else ''}"
+
+    if expected is Any:
         return None
     if origin in (Union, types.UnionType):
-        found = [type_error(value, part, place) for part in parts]
-        return None if None in found else _sentence(place, described(shape), value)
-    if shape in (int, float):
-        kind: Any = Integral if shape is int else Real  # of numpy, too
-        fits = type(value) is not bool and isinstance(value, kind) and not abs(value) > MAX_NUMBER
-        return None if fits else _sentence(place, described(shape), value)
+        return wrong() if all(type_error(value, one, name) for one in args) else None
+    if origin in (int, float):
+        kind: Any = Integral if origin is int else Real  # includes NumPy's numbers
+        valid = type(value) is not bool and isinstance(value, kind) and not abs(value) > MAX_NUMBER
+        return None if valid else wrong()
     if origin in (list, tuple):
         if not isinstance(value, list | tuple):
-            return _sentence(place, described(shape), value)
-        return _first(type_error(item, parts[0], f"{place}[{index}]") for index, item in enumerate(value))
-    if origin is dict:
+            return wrong()
+        return _first(type_error(item, args[0], f"{name}[{i}]") for i, item in enumerate(value)) if args else None
+    if isinstance(expected, dict) or origin is dict:
         if not isinstance(value, Mapping):
-            return _sentence(place, described(shape), value)
-        keys = _first(type_error(key, parts[0], f"a name in {place or 'it'}") for key in value)
-        return keys or _first(type_error(item, parts[1], f"{place}.{key}".lstrip(".")) for key, item in value.items())
-    return None if isinstance(value, shape) else _sentence(place, described(shape), value)
+            return wrong()
+        if args:
+            keys = _first(type_error(key, args[0], f"a name in {name or 'it'}") for key in value)
+            return keys or _first(type_error(item, args[1], f"{name}.{key}".lstrip(".")) for key, item in value.items())
+        if origin is dict:
+            return None
+        missing = [key for key in expected if not key.endswith("?") and key not in value]
+        if missing:
+            return f"{name or 'it'} lacks {', '.join(missing[:5])}"
+        known = {key.rstrip("?"): one for key, one in expected.items()}
+        return _first(type_error(value[k], one, f"{name}.{k}".lstrip(".")) for k, one in known.items() if k in value)
+    return None if isinstance(value, expected) else wrong()
 
 
-def described(shape: Any) -> str:
-    """A shape in words, for messages."""
-    if get_origin(shape) in (Union, types.UnionType):
-        return " or ".join(described(part) for part in get_args(shape))
-    if get_origin(shape) in (list, tuple):
-        return f"a list of {described(get_args(shape)[0])}"
-    names = {float: "a number", int: "a whole number", str: "text", bool: "true or false", type(None): "none",
-             list: "a list", tuple: "a list", dict: "an object"}  # fmt: skip
-    return names.get(get_origin(shape) or shape, getattr(shape, "__name__", str(shape)))
+def describe(expected: Any) -> str:
+    """Return the name of a type for messages."""
+    origin, args = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(one) for one in args)
+    if origin in (list, tuple):
+        return f"a list of {describe(args[0])}"
+    kind = dict if isinstance(expected, dict) else origin or expected
+    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def content_error(value: Any) -> str | None:
-    """Why a value that a parser made is refused: too deep, too much, or text that is none; None: it is fine."""
+    """Return why a parsed value is refused: nested too deeply, too large, or invalid Unicode."""
     seen = 0
-    open_values: list[tuple[Any, int]] = [(value, 0)]
-    while open_values:
-        one, depth = open_values.pop()
+    pending: list[tuple[Any, int]] = [(value, 0)]
+    while pending:
+        one, depth = pending.pop()
         seen += 1
         if seen > MAX_VALUES:
             return f"it has more than {MAX_VALUES} values"
@@ -86,40 +91,35 @@ def content_error(value: Any) -> str | None:
             try:
                 one.encode()
             except UnicodeEncodeError:
-                return f"it holds half a character, in {one[:40]!r}"
+                return f"it contains an unpaired surrogate (invalid Unicode) in {one[:40]!r}"
         elif isinstance(one, dict | list | tuple):
             if depth == MAX_DEPTH:
-                return f"more than {MAX_DEPTH} lists and objects lie in one another"
-            open_values += [(item, depth + 1) for item in one]
+                return f"lists and objects are nested more than {MAX_DEPTH} deep"
+            pending += [(item, depth + 1) for item in one]
             if isinstance(one, dict):
-                open_values += [(item, depth + 1) for item in one.values()]
+                pending += [(item, depth + 1) for item in one.values()]
     return None
 
 
 def size_error(values: Any) -> str | None:
-    """Which number in a configuration would build a network for hours, or of more memory than there is; None: none.
+    """Return which number in a configuration would build a network that no machine holds.
 
-    Transformers builds what a configuration says before it looks at the weights, so nothing else stops a damaged or
-    hostile one: names for 10⁹ classes, 10⁹ layers.
+    Transformers builds the network before it looks at the weights, so nothing else stops a damaged or hostile
+    configuration with names for 10⁹ classes, or 10⁹ layers.
     """
-    open_values: list[tuple[Any, str]] = [(values, "")]
-    while open_values:
-        one, place = open_values.pop()
+    pending: list[tuple[Any, str]] = [(values, "")]
+    while pending:
+        one, name = pending.pop()
         if isinstance(one, dict):
-            open_values += [(value, str(name)) for name, value in one.items()]
+            pending += [(value, str(key)) for key, value in one.items()]
         elif isinstance(one, list | tuple):
-            open_values += [(value, place) for value in one]
+            pending += [(value, name) for value in one]
         elif isinstance(one, int):
-            most = MOST_LAYERS if _LAYERS.search(place) else MOST
-            if one > most:
-                return f"{place} is {one if one < MAX_NUMBER else 'endless'}, and at most {most} makes sense"
+            limit = MAX_LAYERS if _LAYERS.search(name) else MAX_SIZE
+            if one > limit:
+                return f"{name} is {one if one < MAX_NUMBER else 'too large'}, and at most {limit} is allowed"
     return None
 
 
-def _first(found: Iterator[str | None]) -> str | None:
-    return next((one for one in found if one), None)
-
-
-def _sentence(place: str, expected: str, value: Any) -> str:
-    shown = repr(value)
-    return f"{place or 'it'} must be {expected}, got {shown[:80]}{'…' if len(shown) > 80 else ''}"
+def _first(messages: Iterator[str | None]) -> str | None:
+    return next((one for one in messages if one), None)

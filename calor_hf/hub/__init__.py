@@ -1,1 +1,1 @@
-"""Release: model cards that claim what was measured and nothing else, and pushing that leaks nothing."""
+"""Model cards that claim only what was measured, and pushing of listed files only."""

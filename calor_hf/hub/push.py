@@ -1,4 +1,4 @@
-"""Pushing a release: one commit, tried again where the connection fails, and nothing of it seen until it is whole."""
+"""Push a release as one commit, retried if the connection fails."""
 
 import logging
 import time
@@ -15,12 +15,13 @@ from calor_hf.hub.release import Release, replaces
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-WAITS = (1.0, 4.0)  # seconds before the second and the third try
+WAITS = (1.0, 4.0)
+"""Seconds before the second and the third attempt."""
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 
 
 class PushFailedError(OSError):
-    """The Hub could not be reached, or failed; what it had before is untouched."""
+    """The Hub could not be reached, or failed; the repository is unchanged."""
 
 
 def push_release(
@@ -32,21 +33,21 @@ def push_release(
     token: str | None = None,
     message: str = "Upload model",
 ) -> CommitInfo:
-    """Publish a release as one commit; files of an earlier one that it lacks are deleted in the same commit.
+    """Publish a release as one commit, which also deletes files of an earlier release that it lacks.
 
     Args:
-        release: What to publish.
-        repo_id: ``user/name``; it is made if it is not there.
-        private: Whether a new repository is private; None: if rebuilt images of real people are in it, and else as
-            the account's default is.
-        revision: Branch, made if it is not there; None: main.
-        token: Of the Hub; None: that of ``hf auth login`` or ``HF_TOKEN``.
-        message: Of the commit.
+        release: The files to publish.
+        repo_id: ``user/name``; created if it does not exist.
+        private: Whether a new repository is private. Defaults to True with reconstructions of real people, else to the
+            account's setting.
+        revision: Branch, created if it does not exist. Defaults to main.
+        token: Token of the Hub. Defaults to that of ``hf auth login`` or ``HF_TOKEN``.
+        message: Commit message.
 
     Raises:
-        PermissionError: the token is missing, wrong, or not for this repository.
-        ValueError: rebuilt images of real people would go into a repository that is public.
-        PushFailedError: the connection or the Hub failed several times; the same call again goes on.
+        PermissionError: the token is missing, invalid, or has no access to this repository.
+        ValueError: reconstructions of real people would be published in a public repository.
+        PushFailedError: the connection or the Hub failed several times; the same call continues.
     """
     api = HfApi(token=token)
 
@@ -68,7 +69,7 @@ def push_release(
 
 
 def remote_card(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path | None:
-    """The model card on the Hub, fetched into ``folder``; None: there is none.
+    """Download the model card from the Hub into ``folder``; None if there is none.
 
     Raises:
         PermissionError: as :func:`push_release`.
@@ -86,11 +87,11 @@ def remote_card(repo_id: str, folder: Path, revision: str | None = None, token: 
 
 
 def persistently(do: Callable[[], T], repo_id: str) -> T:
-    """Do something with the Hub, again where the connection or the Hub fails.
+    """Call the Hub, again if the connection or the Hub fails.
 
     Raises:
-        PermissionError: the token is missing, wrong, or not for this.
-        PushFailedError: the Hub failed each time, or refuses what it was given.
+        PermissionError: the token is missing, invalid, or has no access.
+        PushFailedError: the Hub failed each time, or refuses the request.
     """
     for wait in (*WAITS, None):
         try:
@@ -98,32 +99,34 @@ def persistently(do: Callable[[], T], repo_id: str) -> T:
         except OfflineModeIsEnabled as error:
             raise PushFailedError(f"cannot reach {repo_id}: HF_HUB_OFFLINE is set; unset it") from error
         except Exception as error:
-            status = _status(error)
+            chain = _chain(error)
+            reason = (str(chain[-1]) or type(error).__name__).strip().splitlines()[0]
+            responses = [getattr(one, "response", None) for one in chain if isinstance(one, HfHubHTTPError)]
+            status = next((int(one.status_code) for one in responses if one is not None), None)
             if status in (401, 403):
                 raise PermissionError(
                     f"the Hub refuses access to {repo_id} ({status}); log in with `hf auth login`, or set HF_TOKEN to "
-                    "a token that may write there"
+                    "a token with write access"
                 ) from error
-            if status is not None and not _passes(error, status):
-                reason = f"{status}: {_last_words(error)}"
-                raise PushFailedError(f"the Hub refuses it ({reason}); nothing was changed") from error
-            if not _passes(error, status):
+            if status is not None and status < 500 and status not in (408, 429):
+                raise PushFailedError(f"the Hub refuses it ({status}: {reason}); nothing was changed") from error
+            if status is None and not any(map(_is_transport_error, chain)):
                 raise
             if wait is None:
                 raise PushFailedError(
-                    f"pushing to {repo_id} failed {len(WAITS) + 1} times ({_last_words(error)}); the repository is as "
-                    "it was before. What was uploaded is kept there: the same command again goes on"
+                    f"pushing to {repo_id} failed {len(WAITS) + 1} times ({reason}); the repository is unchanged. "
+                    "Uploaded files are kept there: run the same command again to continue"
                 ) from error
-            logger.warning("the Hub cannot be reached (%s); trying again in %g s", _last_words(error), wait)
+            logger.warning("the Hub cannot be reached (%s); trying again in %g s", reason, wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
 def check_token(token: str | None = None) -> None:
-    """Ask the Hub who this is, so that a wrong token is found before long work and not after it.
+    """Check the token before long work.
 
     Raises:
-        PermissionError: no one.
+        PermissionError: there is no token, or it is invalid.
         PushFailedError: as :func:`push_release`.
     """
     if (token or get_token()) is None:
@@ -140,8 +143,8 @@ def _check_visibility(release: Release, name: str, is_private: bool, private: bo
         logger.warning("%s", message)
     if release.shows_people and private is None and not is_private:
         raise ValueError(
-            f"{name} is public, and images rebuilt of real people would be in it; leave --include-reconstructions, "
-            "push to another repository, or say --public"
+            f"{name} is public, and reconstructions of real people would be published; omit --include-reconstructions, "
+            "push to another repository, or pass --public"
         )
 
 
@@ -153,23 +156,6 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def _status(error: BaseException) -> int | None:
-    for one in _chain(error):
-        response = getattr(one, "response", None)
-        if isinstance(one, HfHubHTTPError) and response is not None:
-            return int(response.status_code)
-    return None
-
-
-def _passes(error: BaseException, status: int | None) -> bool:
-    """Whether it may be over the next time."""
-    if status is not None:
-        return status >= 500 or status in (408, 429)
-    return any(
-        isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.split(".")[0] in _TRANSPORT
-        for one in _chain(error)
-    )
-
-
-def _last_words(error: BaseException) -> str:
-    return (str(_chain(error)[-1]) or type(error).__name__).strip().splitlines()[0]
+def _is_transport_error(error: BaseException) -> bool:
+    library = type(error).__module__.split(".")[0]
+    return isinstance(error, ConnectionError | TimeoutError) or library in _TRANSPORT

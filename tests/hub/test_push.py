@@ -157,7 +157,7 @@ def test_a_cut_connection_leaves_the_old_revision_and_a_second_push_completes(se
     assert "the Hub refuses it (400" in seen["refused upload"][1]
     assert seen["cut"][0] == 1
     assert "failed 3 times" in seen["cut"][1]
-    assert "the repository is as it was before" in seen["cut"][1]
+    assert "the repository is unchanged" in seen["cut"][1]
     assert seen["after the cut"] == [True, True]
     assert seen["once more"][0] == 0, seen["once more"]
     assert seen["uploaded again"] == 0  # the weights were there from the push that was cut
