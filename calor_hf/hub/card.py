@@ -101,19 +101,22 @@ def base_card(local: Path | None, remote: Path | None) -> str | None:
     return mine
 
 
-def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
-    """Fill in ``card.md``; every value is escaped as Markdown, unless the template marks it safe."""
-    from jinja2 import Environment
-    from markupsafe import Markup
+class _Markdown(str):
+    """Text that is Markdown already, and not escaped."""
 
-    def code(*name_and_value: object) -> Markup:
+
+def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
+    """Fill in ``card.md``; values are escaped unless the template says that they are Markdown."""
+    from jinja2 import Environment
+
+    def code(*name_and_value: object) -> _Markdown:
         shown = "=".join(number(one) if isinstance(one, float) else str(one) for one in name_and_value)
-        return Markup("`" + re.sub(r"[`|<>\n\r]", "", shown) + "`")
+        return _Markdown("`" + re.sub(r"[`|<>\n\r]", "", shown) + "`")
 
     environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, finalize=lambda v: v if isinstance(v, Markup) else markdown_text(v)
+        trim_blocks=True, lstrip_blocks=True, finalize=lambda v: v if isinstance(v, _Markdown) else markdown_text(v)
     )
-    environment.filters["code"] = code
+    environment.filters |= {"code": code, "markdown": _Markdown}
     prose = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", method).replace("``", "`")
     description, _, source = prose.partition("\nSource:")
     model, training, report = evidence.model, evidence.training, evidence.report
