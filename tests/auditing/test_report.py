@@ -5,6 +5,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.several_reports import compare_reports, merge_reports
 from calor_hf.auditing.verdict import summary, verdict
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.core.report import LeakageReport, NetworkInfo
+from calor_hf.core.report import LeakageReport, NetworkInfo, checksum
 from calor_hf.metrics import Evidence, View, mean_over_identities
 from tests.auditing.small_report import attack, reports_with_every_caveat, small_report
 
@@ -56,12 +57,44 @@ def edited(**changes: Any) -> str:
         (edited(schema=3), r"schema 3, this version of calor_hf \(.*\) reads schema 2; install a newer one"),
         (edited(schema=1), r"schema 1, this version of calor_hf \(.*\) reads schema 2; audit again"),
         (edited(schema="new"), "schema new"),
+        (edited(created="\ud800"), "unpaired surrogate"),
     ],
 )
 def test_what_is_no_whole_report_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(ValueError, match=reason):
         LeakageReport.load(tmp_path)
+
+
+def resealed(change: Callable[[dict[str, Any]], Any]) -> str:
+    """A changed report with a valid checksum, as its author can make it."""
+    content = json.loads(small_report().to_json())
+    del content["schema"], content["checksum"]
+    change(content)
+    return json.dumps({"schema": 2, "checksum": checksum(content), **content})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.pop("attacks"), "attacks: Field required"),
+        (lambda r: r.update(extra=1), "extra: Unexpected keyword argument, got 1"),
+        (lambda r: r.update(seed=True), "seed: Input should be a valid integer, got True"),
+        (lambda r: r.update(labels=[0]), "it has 1 labels and 3 names"),
+        (lambda r: r.update(caveats=[1]), r"caveats\.0: Input should be a valid string, got 1"),
+        (lambda r: r["target"].update(classes="4"), r"target\.classes: Input should be a valid integer, got '4'"),
+        (lambda r: r["networks"].update(evaluation_model="x"), r"networks\.evaluation_model: "),
+        (lambda r: r["attacks"][0].update(name="a/b"), r"attacks\.0\.name: not a valid attack name"),
+        (lambda r: r["attacks"][0]["cost"].update(seconds=None), r"cost\.seconds: Input should be a valid number"),
+        (lambda r: r["attacks"][0]["cost"].update(other=1), r"cost\.other: Unexpected keyword argument"),
+        (lambda r: r["utility"][0].update(value=1e300), r"utility\.0\.value: must be at most 1e\+100"),
+        (lambda r: r["utility"][0].update(direction="up"), r"direction: Input should be 'leakage', 'privacy' or"),
+        (lambda r: r["utility"][0].update(by_identity={"x": 1}), "by_identity.*valid integer"),
+    ],
+)
+def test_a_damaged_report_is_refused_with_the_place(change: Callable[[dict[str, Any]], Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LeakageReport.from_json(resealed(change))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_drawn_people_need_nothing_but_the_target(
     assert {f"identities_added[{part}]" for part in auto.parts} <= {measure.name for measure in auto.measures}
     assert auto.measures[0].images == 2 * 2 * members
     assert "This evaluation model is weak" in "\n".join(report.caveats)  # of four people it learns little
+    assert all(f"\n- {line}" in shown for line in report.caveats)
     assert auto.get("identity_error")
     assert (tmp_path / "report.html").read_text().count("<img") == 2 * members  # one by each; no private images
     evaluation_model = (tmp_path / "evaluation_model" / "model.safetensors").read_bytes()
