@@ -42,28 +42,21 @@ def gallery_of(
         private_labels: (m,) int64.
         nearest: Attack → (n,) index of the private image nearest to each reconstruction.
     """
-    rebuilt = {
-        name: {
-            int(label): [data_uri(image) for image in one.images[one.labels == label]] for label in one.labels.unique()
-        }
-        for name, one in found.items()
-    }
+
+    def by_class(images: Tensor, labels: Tensor) -> dict[int, list[str]]:
+        return {int(label): [data_uri(image) for image in images[labels == label]] for label in labels.unique()}
+
+    rebuilt = {name: by_class(one.images, one.labels) for name, one in found.items()}
     if private_images is None or private_labels is None:
         return Gallery(rebuilt, {}, {})
-    near = {
-        name: {
-            int(label): [data_uri(private_images[int(i)]) for i in nearest[name][one.labels == label]]
-            for label in one.labels.unique()
-        }
-        for name, one in found.items()
-        if nearest is not None and name in nearest
-    }
-    firsts = {int(label): data_uri(private_images[private_labels == label][0]) for label in private_labels.unique()}
-    return Gallery(rebuilt, near, firsts)
+    rows = {name: rows for name, rows in (nearest or {}).items() if name in found}
+    near = {name: by_class(private_images[index], found[name].labels) for name, index in rows.items()}
+    first = {int(label): data_uri(private_images[private_labels == label][0]) for label in private_labels.unique()}
+    return Gallery(rebuilt, near, first)
 
 
 def data_uri(image: Tensor) -> str:
-    """A PNG of (3, height, width), bytes or in [0, 1], at most :data:`SIDE` pixels wide, as a ``data:`` address."""
+    """Return a (3, height, width) image, bytes or in [0, 1], as a PNG in a ``data:`` URI, at most :data:`SIDE` wide."""
     pixels = image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
     picture = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((SIDE, SIDE))

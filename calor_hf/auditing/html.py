@@ -108,7 +108,7 @@ def _plot(reports: list[LeakageReport]) -> str:
     chance = [level for _, attack, _, _ in points if not math.isnan(level := attack.chance_level(HEADLINE))]
     if chance:
         axes.axhline(100 * max(chance), color="gray", linestyle=":", label="chance level")
-    axes.set(xlabel="test accuracy of the model (%)", ylabel="people recognized in rebuilt images (%)")
+    axes.set(xlabel="test accuracy of the model (%)", ylabel="rebuilt images recognized (%)")
     axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)
     axes.legend(fontsize=8)

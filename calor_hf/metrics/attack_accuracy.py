@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from calor_hf.core.report import HEADLINE, IDENTITIES
 from calor_hf.metrics.base import (
     METRICS,
     Evidence,
@@ -58,11 +59,11 @@ class AttackAccuracy(Metric):
         logits, labels = self.scores(evidence), evidence.labels
         first = topk_correct(logits, labels)
         note = "the evaluation model's first choice is the right person"
-        found = [mean_over_images("attack_accuracy@1", "share", "leakage", first, labels, note)]
+        found = [mean_over_images(HEADLINE, "share", "leakage", first, labels, note)]
         if logits.shape[1] >= 5:
             five, note = topk_correct(logits, labels, 5), "the right person is among the evaluation model's first five"
             found.append(mean_over_images("attack_accuracy@5", "share", "leakage", five, labels, note))
         identities = {int(label): float(first[labels == label].max()) for label in labels.unique()}
         tries = "at least one of all tries at a person"
-        found.append(mean_over_identities("identities_recognized", "share", "leakage", identities, len(labels), tries))
+        found.append(mean_over_identities(IDENTITIES, "share", "leakage", identities, len(labels), tries))
         return found
