@@ -203,7 +203,7 @@ def test_an_audit_takes_them_by_name(tmp_path: Path) -> None:
         metrics=["fid", "kid", "feature_distance"],
     )  # fmt: skip
     names = [measure.name for measure in report.attacks[0].measures]
-    assert names == ["fid", "kid", "delta_eval", "delta_face"]
+    assert names == ["fid", "kid", "delta_eval", "delta_eval_recognized", "delta_face"]
     assert report.networks["extractor"].name == "inception_fid"
     assert private_images_of().name == report.data.name
 
