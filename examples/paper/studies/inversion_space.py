@@ -158,7 +158,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
                 panel.set_title(
                     f"{example['score']:.3f}, {label}", fontsize=7, color="C2" if example["correct"] else "C3"
                 )
-            row[0].text(-0.15, 0.5, cell["values"]["defense"], transform=row[0].transAxes, ha="correct", va="center")
+            row[0].text(-0.15, 0.5, cell["values"]["defense"], transform=row[0].transAxes, ha="right", va="center")
         below.suptitle(
             "most confident samples of the prior: target's confidence, identity by the evaluation model",
             fontsize=9,
