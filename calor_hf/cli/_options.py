@@ -68,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
 def _settings(hint: Any) -> dict[str, Any]:
     """Arguments of ``add_argument`` for a type."""
     kinds = [kind for kind in get_args(hint) or [hint] if kind is not NoneType]
-    if get_origin(hint) in (list, tuple):
+    if get_origin(hint) in (list, tuple, Sequence):
         return {"nargs": "*", "type": get_args(hint)[0]}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}

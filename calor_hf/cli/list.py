@@ -1,14 +1,14 @@
-"""`calor-hf list`: what is registered, and the settings of a method."""
+"""`calor-hf list`: registered methods and their settings."""
 
-import argparse
 import dataclasses
 import difflib
 import inspect
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from calor_hf.attacks import ATTACKS
+from calor_hf.cli._command import Command
 from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
@@ -22,35 +22,47 @@ KINDS: dict[str, Registry[Any]] = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print each registered name with the first line of its description; of one name, all of it and its settings.
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Options of :func:`show`."""
 
-    Returns:
-        0; 2 for an unknown name.
+    name: str | None = field(
+        default=None,
+        metadata={"positional": True, "help": "a defense, attack, generator or prior, to see its settings"},
+    )
+
+
+def show(options: ListOptions) -> None:
+    """Print each registered name with its summary; for one name, its description and settings.
+
+    Raises:
+        ValueError: an unknown name.
     """
-    parser = argparse.ArgumentParser(prog="calor-hf list", description="Show what is registered.")
-    parser.add_argument("name", nargs="?", help="a defense, attack, generator or prior, to see its settings")
-    name = parser.parse_args(argv).name
+    name = options.name
     if name is None:
         for kind, registry in KINDS.items():
             print(f"{kind} (calor-hf list NAME shows the settings):")
             for known in registry.names():
                 summary = (inspect.getdoc(registry.get(known)) or "").partition("\n")[0]
                 print(f"  {known:<16} {summary}")
-        return 0
+        return
     found = [(kind, registry.get(name)) for kind, registry in KINDS.items() if name in registry.names()]
     if not found:
         known_names = sorted({known for registry in KINDS.values() for known in registry.names()})
         near = difflib.get_close_matches(name, known_names, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        print(f"calor-hf list: unknown name '{name}'.{hint} Known: {', '.join(known_names)}", file=sys.stderr)
-        return 2
+        raise ValueError(f"unknown name '{name}'.{hint} Known: {', '.join(known_names)}")
     for kind, method in found:
         print(f"{name} ({kind}): {inspect.getdoc(method)}\n\nsettings:")
-        for field in dataclasses.fields(method.config_class):
-            default = "(no default)" if field.default is dataclasses.MISSING else repr(field.default)
-            print(f"  {field.name} = {default}\n      {field.metadata.get('help', '')}")
+        for setting in dataclasses.fields(method.config_class):
+            default = "(no default)" if setting.default is dataclasses.MISSING else repr(setting.default)
+            print(f"  {setting.name} = {default}\n      {setting.metadata.get('help', '')}")
         for preset, values in getattr(method, "presets", {}).items():
             print(f"preset {preset}: {', '.join(f'{k}={v}' for k, v in values.items())}")
         print()
-    return 0
+
+
+main = Command("list", "Show what is registered.", ListOptions, show).main
+
+if __name__ == "__main__":
+    sys.exit(main())

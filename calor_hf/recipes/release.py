@@ -1,52 +1,170 @@
-"""What `calor-hf card` and `calor-hf push` share."""
+"""Write the card of a saved model, and publish the model with it."""
 
-import argparse
 import inspect
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from calor_hf.core.files import write_whole
 from calor_hf.defenses import DEFENSES
-from calor_hf.hub.card import CARD, CardDetails, base_card
+from calor_hf.hub.card import CARD, EVIDENCE, RECONSTRUCTIONS, CardDetails, base_card
 from calor_hf.hub.evidence import ModelInfo, read_model
+from calor_hf.hub.push import push_release, remote_card
 from calor_hf.hub.release import Release, prepare_release
 from calor_hf.modeling.released import released_copy
+from calor_hf.recipes.common import log_to_terminal
 
 
-def add_card_options(parser: argparse.ArgumentParser) -> None:
-    """Options about what the card says."""
-    add = parser.add_argument
-    add("--report", help="report.json of an audit of this model, or the audit's folder; default: the card says that it"
-        " was not audited")  # fmt: skip
-    add("--license", help="id of the weights' license, such as apache-2.0")
-    add("--base-model", help="Hub id of the base model; default: what training noted")
-    add("--dataset", help="Hub id of the data; default: what training noted; a folder is never named")
-    add("--tags", nargs="*", default=[], help="more tags for the metadata")
-    add("--include-reconstructions", action="store_true", help="show what the strongest attack rebuilt of real people;"
-        " of drawn faces it is shown anyway")  # fmt: skip
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--anonymize-labels", action="store_true", help="numbers instead of class names")
-    names.add_argument("--publish-label-names", action="store_true", help="class names as they are, although they may"
-                       " be people's")  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class ReleaseOptions:
+    """What a card says."""
+
+    model: Path = field(metadata={"positional": True, "metavar": "MODEL_DIR", "help": "folder of a saved model"})
+    report: str | None = field(
+        default=None,
+        metadata={
+            "help": "report.json of an audit of this model, or the audit's folder; default: the card says there was"
+            " no audit"
+        },
+    )
+    license: str | None = field(default=None, metadata={"help": "id of the weights' license, such as apache-2.0"})
+    base_model: str | None = field(
+        default=None, metadata={"help": "Hub id of the base model; default: what training noted"}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Hub id of the data; default: what training noted; a folder is never named"}
+    )
+    tags: list[str] = field(default_factory=list, metadata={"help": "more tags for the metadata"})
+    include_reconstructions: bool = field(
+        default=False,
+        metadata={
+            "help": "show the strongest attack's reconstructions of real people; those of drawn faces are always shown"
+        },
+    )
+    anonymize_labels: bool = field(
+        default=False, metadata={"exclusive": "names", "help": "numbers instead of class names"}
+    )
+    publish_label_names: bool = field(
+        default=False,
+        metadata={"exclusive": "names", "help": "class names as they are, although they may be people's"},
+    )
 
 
-def release_of(options: argparse.Namespace, room: Path, source: str | None, remote: Path | None = None) -> Release:
-    """The release of a saved model.
+@dataclass(frozen=True, kw_only=True)
+class CardOptions(ReleaseOptions):
+    """Options of :func:`card`."""
+
+    repo_id: str | None = field(
+        default=None, metadata={"help": "Hub id that the card names for loading; default: the folder's name"}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(ReleaseOptions):
+    """Options of :func:`push`."""
+
+    repo_id: str = field(metadata={"positional": True, "metavar": "REPO_ID", "help": "user/name on the Hub"})
+    private: bool = field(
+        default=False,
+        metadata={
+            "exclusive": "visibility",
+            "help": "make a new repository private; the default with reconstructions of real people",
+        },
+    )
+    public: bool = field(
+        default=False,
+        metadata={
+            "exclusive": "visibility",
+            "help": "make a new repository public; default: the setting of your account",
+        },
+    )
+    revision: str | None = field(
+        default=None,
+        metadata={"flags": ("--revision", "--branch"), "help": "branch, created if it is missing; default: main"},
+    )
+    message: str = field(default="Upload model", metadata={"help": "message of the commit"})
+    dry_run: bool = field(default=False, metadata={"help": "show what would be published, without using the network"})
+
+
+def card(options: CardOptions) -> Path:
+    """Write ``README.md`` into the folder of a model, from what training and an audit measured.
+
+    Returns:
+        Path of the card.
+
+    Raises:
+        FileNotFoundError: no model or report.
+        ValueError: a file is damaged or about another model.
+    """
+    log_to_terminal()
+    folder = options.model
+    with tempfile.TemporaryDirectory() as workspace:
+        release = release_of(options, Path(workspace), options.repo_id)
+        for name in (CARD, EVIDENCE, RECONSTRUCTIONS):
+            content = release.files.get(name)
+            if content is not None:
+                write_whole(folder / name, content if isinstance(content, bytes) else content.read_bytes())
+    if release.telling_names:
+        print(f"The card names {len(release.telling_names)} classes; if they are people, pass --anonymize-labels.")
+    print(f"card: {folder / CARD}   its numbers: {folder / EVIDENCE}")
+    return folder / CARD
+
+
+def push(options: PushOptions) -> str | None:
+    """Publish a saved model with its card, and no other file of its folder, in one commit.
+
+    Returns:
+        Address of the commit, or None for a dry run.
+
+    Raises:
+        PushFailedError: the Hub could not be reached, or failed.
+        FileNotFoundError: no model or report.
+        ValueError: class names that were not decided on, a damaged file, or one about another model.
+    """
+    log_to_terminal()
+    names = read_model(options.model).telling_names
+    if names and not (options.anonymize_labels or options.publish_label_names):
+        raise ValueError(
+            f"the model has {names} class names, which may be people's; pass --anonymize-labels to publish numbers "
+            "instead, or --publish-label-names"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder)
+        remote = None if options.dry_run else remote_card(options.repo_id, workspace / "card", options.revision)
+        release = release_of(options, workspace, options.repo_id, remote)
+        print(f"to {options.repo_id}:\n{release.table()}")
+        if release.shows_people:
+            print("Rebuilt images of real people are among them; a new repository is private, unless --public.")
+        if options.dry_run:
+            print("Nothing was published (--dry-run).")
+            return None
+        private = True if options.private else False if options.public else None
+        commit = push_release(
+            release, options.repo_id, private=private, revision=options.revision, message=options.message
+        )
+    print(f"published: {commit.commit_url}")
+    return str(commit.commit_url)
+
+
+def release_of(options: ReleaseOptions, workspace: Path, repo_id: str | None, remote: Path | None = None) -> Release:
+    """Prepare the release of a saved model.
 
     Args:
-        options: With ``model`` and those of :func:`add_card_options`.
-        room: Empty folder to work in.
-        source: Hub id that the card names; None: not known yet.
+        options: What the card says.
+        workspace: Empty folder for temporary files.
+        repo_id: Hub id that the card names; None if it is not known yet.
         remote: The card that is on the Hub.
 
     Raises:
         FileNotFoundError: no model or report.
         ValueError: a file is damaged or about another model.
     """
-    folder = Path(options.model)
+    folder = options.model
     known = read_model(folder)
-    name = (source or folder.resolve().name).rpartition("/")[2]
-    details = CardDetails(name, source, options.license, options.base_model, options.dataset, options.tags)
+    name = (repo_id or folder.resolve().name).rpartition("/")[2]
+    details = CardDetails(name, repo_id, options.license, options.base_model, options.dataset, options.tags)
     return prepare_release(
-        folder if source is None else released_copy(folder, room / "released"),
+        folder if repo_id is None else released_copy(folder, workspace / "released"),
         method_of(known),
         details,
         measured_in=folder,
@@ -58,6 +176,6 @@ def release_of(options: argparse.Namespace, room: Path, source: str | None, remo
 
 
 def method_of(model: ModelInfo) -> str:
-    """Docstring of a model's defense; empty where it is registered by someone else's package."""
+    """Docstring of a model's defense; empty if another package registers it."""
     name = model.defense
     return inspect.getdoc(DEFENSES.get(name)) or "" if name in DEFENSES.names() else ""

@@ -212,7 +212,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     monkeypatch.setattr(Generator, "push_to_hub", lambda *words: pushed.append(words))
     assert calor_hf([*words, str(out), "--push-to-hub", "me/prior"]) == 130
     assert "stopped at step 2" in (shown := capsys.readouterr().err)
-    assert "the same command with --resume goes on" in shown
+    assert "Go on with the same command and --resume." in shown
     assert steps_in(out) == 2
     assert pushed == []  # nothing unfinished
     assert calor_hf([*words, str(out), "--push-to-hub", "me/prior", "--resume"]) == 0
@@ -235,7 +235,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_
         os.killpg(run.pid, signal.SIGINT)  # what a terminal does
         _, errors = run.communicate(timeout=120)
     assert run.returncode == 130, errors[-3000:]
-    assert "the same command with --resume goes on" in errors
+    assert "Go on with the same command and --resume." in errors
     assert f"stopped at step {steps_in(out)};" in errors
 
 

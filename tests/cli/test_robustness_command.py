@@ -12,9 +12,10 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from calor_hf.cli.main import main as calor_hf
-from calor_hf.cli.robustness import attacked_images, main
+from calor_hf.cli.robustness import main
 from calor_hf.cli.train import main as train
 from calor_hf.data.loading import load_splits
+from calor_hf.recipes.robustness import attacked_images
 from calor_hf.recipes.train import train as train_from_python
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.hf_target import HFTarget

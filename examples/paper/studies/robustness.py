@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from calor_hf.cli.robustness import as_read, attacked_images, table_cell
 from calor_hf.core.config import MethodConfig
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.backdoor import recorded_backdoor
 from calor_hf.recipes.common import check_classes
+from calor_hf.recipes.robustness import as_read, attacked_images, table_cell
 from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, Share, adversarial
 from calor_hf.robustness.adversarial import check_attacks

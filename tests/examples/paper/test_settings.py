@@ -7,10 +7,11 @@ import pytest
 
 from calor_hf.auditing.plan import plan_attacks
 from calor_hf.cli import audit as audit_command
-from calor_hf.cli import prior as prior_command
+from calor_hf.cli._options import parser_for, read_options
 from calor_hf.defenses import DEFENSES
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.common import settings_of
+from calor_hf.recipes.prior import PriorOptions
 from calor_hf.recipes.train_arguments import parse
 from examples.paper.__main__ import main as paper
 from examples.paper.commands import settings
@@ -49,11 +50,11 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
             planned = plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)
             assert planned
         else:
-            options = prior_command._parser().parse_args(command.options)
-            kind = PRIORS.get(options.prior)
-            settings_of(kind.config_class, options.settings, "--settings")
-            assert kind.needs_target == (options.target is not None)
-            assert str(options.image_size) in options.dataset  # the prepared images have the generator's size
+            prior = read_options(PriorOptions, parser_for(PriorOptions, "prior", ""), command.options)
+            kind = PRIORS.get(prior.prior)
+            settings_of(kind.config_class, list(prior.settings), "--settings")
+            assert kind.needs_target == (prior.target is not None)
+            assert str(prior.image_size) in str(prior.dataset)  # the prepared images have the generator's size
     assert list(one["paper"]["test_accuracy"]) == models
     for attack, cells in one["paper"].items():
         if attack not in ("columns", "test_accuracy"):

@@ -1,0 +1,140 @@
+"""Train the generator of an attack on public images, or import a trained one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calor_hf.core.files import saving
+from calor_hf.core.processes import process_state
+from calor_hf.generators import Generator, import_stylegan2
+from calor_hf.priors import PRIORS, train_prior
+from calor_hf.priors.folder import clear, refuse_used
+from calor_hf.recipes.common import load_public_images, log_to_terminal, settings_of
+from calor_hf.targets.hf_target import HFTarget
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorOptions:
+    """Options of :func:`prior`.
+
+    Raises:
+        ValueError: a value is refused.
+    """
+
+    prior: str = field(
+        default="gmi",
+        metadata={"help": "gmi or stylegan2 (serve any target), or ked, plg or lokt (for one target); default: gmi"},
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "public images: folder, parquet file or Hub id; default: drawn faces of other identities than the"
+            " private ones"
+        },
+    )
+    crop: int | None = field(
+        default=None,
+        metadata={"help": "side of the central square that is kept, in pixels of the original; default: all"},
+    )
+    image_size: int = field(default=64, metadata={"help": "side in pixels, a power of two"})
+    target: str | None = field(
+        default=None, metadata={"help": "model under attack, folder or Hub id: for ked, plg and lokt"}
+    )
+    settings: Sequence[str] = field(
+        default=(), metadata={"nargs": "*", "metavar": "NAME=VALUE", "help": "settings (see calor-hf list PRIOR)"}
+    )
+    output_dir: Path = field(default=Path("outputs/prior"), metadata={"help": "folder of the generator"})
+    seed: int = field(default=0, metadata={"help": "of weights and draws"})
+    save_steps: int = field(default=500, metadata={"help": "steps between checkpoints and sample grids"})
+    num_workers: int = field(default=0, metadata={"help": "processes that load images"})
+    import_file: str | None = field(
+        default=None,
+        metadata={
+            "flags": ("--import",),
+            "metavar": "FILE",
+            "help": "import a StyleGAN2 of the official PyTorch code instead of training: a .pkl (read without running"
+            " it) or weights (.safetensors, .pt)",
+        },
+    )
+    push_to_hub: str | None = field(
+        default=None, metadata={"metavar": "ID", "help": "push the finished generator to this model on the Hub"}
+    )
+    resume: bool = field(default=False, metadata={"help": "go on from the checkpoint in the output folder"})
+    overwrite: bool = field(default=False, metadata={"help": "delete an earlier prior in the output folder first"})
+
+    def __post_init__(self) -> None:
+        """Refuse values before any work."""
+        if self.import_file:
+            taken = {"--target": self.target, "--dataset": self.dataset, "--crop": self.crop,
+                     "--settings": self.settings, "--resume": self.resume}  # fmt: skip
+            if useless := [name for name, value in taken.items() if value]:
+                raise ValueError(f"--import trains nothing, so {', '.join(useless)} cannot be meant; pass either")
+            return
+        if self.prior not in PRIORS.names():
+            raise ValueError(f"--prior must be one of {', '.join(PRIORS.names())}, got {self.prior}")
+        if self.save_steps < 1 or self.seed < 0:
+            raise ValueError(f"--save-steps must be >= 1 and --seed >= 0, got {self.save_steps} and {self.seed}")
+        if self.resume and self.overwrite:
+            raise ValueError(
+                "--resume goes on with the prior in the output folder, --overwrite deletes it; pass one of them"
+            )
+        if self.image_size < 1 or (self.crop is not None and self.crop < 1):
+            raise ValueError(f"--image-size and --crop must be >= 1, got {self.image_size} and {self.crop}")
+        if PRIORS.get(self.prior).needs_target and self.target is None:
+            raise ValueError(f"--prior {self.prior} asks the model under attack for labels; pass --target")
+
+
+def prior(options: PriorOptions) -> Generator[Any]:
+    """Train or import a generator, save it, and push it if asked to.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+        FileExistsError: the output folder is used, and is neither to be resumed nor overwritten.
+        ValueError: settings or images that the prior does not take.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is saved.
+    """
+    return _import(options) if options.import_file else _train(options)
+
+
+def _import(options: PriorOptions) -> Generator[Any]:
+    folder = options.output_dir
+    if not options.overwrite:
+        refuse_used(folder)
+    log_to_terminal()
+    generator = import_stylegan2(str(options.import_file))
+    clear(folder)
+    with saving(folder):
+        generator.save_pretrained(folder)
+    print(f"saved the generator ({generator.image_size} pixels) in {folder}")
+    if options.push_to_hub:
+        generator.push_to_hub(options.push_to_hub)
+    return generator
+
+
+def _train(options: PriorOptions) -> Generator[Any]:
+    kind = PRIORS.get(options.prior)
+    settings = settings_of(kind.config_class, list(options.settings), "--settings")
+    method = kind(kind.config_class.from_dict(settings))
+    state = process_state()
+    log_to_terminal(state.is_main_process)
+    with state.main_process_first():
+        images = load_public_images(options.dataset, options.image_size, options.crop)
+    target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
+    folder = options.output_dir
+    generator: Generator[Any] = train_prior(
+        method,
+        images,
+        folder,
+        target=target,
+        seed=options.seed,
+        save_steps=options.save_steps,
+        num_workers=options.num_workers,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    if state.is_main_process:
+        print(f"saved the generator in {folder}, samples in {folder / 'samples'}")
+        if options.push_to_hub:
+            generator.push_to_hub(options.push_to_hub)
+    return generator

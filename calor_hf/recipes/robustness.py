@@ -1,0 +1,213 @@
+"""Robustness of a model to adversarial examples and backdoors."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calor_hf._version import __version__
+from calor_hf.core.files import check_writable, write_json
+from calor_hf.core.processes import process_state
+from calor_hf.data.images import ImageDataset
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.public_images import labeled_pixels
+from calor_hf.recipes.backdoor import recorded_backdoor
+from calor_hf.recipes.common import check_classes, is_embedded, log_to_terminal
+from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
+from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
+from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
+from calor_hf.robustness.gradient import library
+from calor_hf.targets.hf_target import HFTarget
+from calor_hf.training.samples import some_samples
+
+RESULT = "robustness.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessOptions:
+    """Options of :func:`robustness`.
+
+    Raises:
+        ValueError: a value is refused.
+    """
+
+    target: str = field(metadata={"help": "model under attack, defended or not: folder or Hub id"})
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "data it was trained on, as for calor-hf train, whose test split is attacked; default: the drawn"
+            " faces"
+        },
+    )
+    attacks: Sequence[str] = field(
+        default=tuple(ADVERSARIAL),
+        metadata={
+            "nargs": "*",
+            "metavar": "ATTACK",
+            "help": f"of {', '.join(ADVERSARIAL)}, or nothing for a backdoor alone; default: all",
+        },
+    )
+    targeted: bool = field(default=False, metadata={"help": "also aim at the class after the true one"})
+    transfer_from: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "MODEL",
+            "help": "also make the images on this model and show them to the target: a check for masked gradients; best"
+            " an undefended one of the same data",
+        },
+    )
+    backdoor: str | None = field(
+        default=None,
+        metadata={
+            "metavar": "NAME",
+            "help": f"trigger: {' or '.join(TRIGGERS)}; default: the one that the target's folder says it was poisoned"
+            " with, if any",
+        },
+    )
+    max_images: int = field(default=500, metadata={"help": "maximum number of test images, evenly spread"})
+    batch_size: int = field(default=BATCH_SIZE, metadata={"help": "images at a time"})
+    seed: int = field(default=0, metadata={"help": "of every draw, and of a trigger that no folder records"})
+    output_dir: Path = field(default=Path("outputs/robustness"), metadata={"help": f"for {RESULT}"})
+    overwrite: bool = field(default=False, metadata={"help": "replace an earlier result"})
+
+    def __post_init__(self) -> None:
+        """Refuse values before any work."""
+        check_attacks(self.attacks)
+        if self.backdoor is not None:
+            trigger_named(self.backdoor)
+        if not self.attacks and self.backdoor is None and recorded_backdoor(self.target) is None:
+            raise ValueError("nothing to do: pass --attacks, --backdoor, or both")
+        for flag, number, least in (
+            ("--max-images", self.max_images, 1), ("--batch-size", self.batch_size, 1), ("--seed", self.seed, 0),
+        ):  # fmt: skip
+            if number < least:
+                raise ValueError(f"{flag} must be >= {least}, got {number}")
+
+
+def robustness(options: RobustnessOptions) -> dict[str, Any]:
+    """Attack a model with adversarial examples, and with the trigger of its backdoor; write ``robustness.json``.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        FloatingPointError: the target's scores are not finite.
+        ImportError: the library of the attacks is missing.
+        FileExistsError: there is a result, and ``overwrite`` is off.
+        ValueError: models or data that do not fit together.
+    """
+    file = options.output_dir / RESULT
+    if options.attacks:
+        library()
+    if file.exists() and not options.overwrite:
+        raise FileExistsError(f"{file} holds a result already; pass another --output-dir, or --overwrite to replace it")
+    log_to_terminal()
+    device = process_state().device
+    target = as_read(HFTarget.from_pretrained(options.target))
+    target.module.to(device)
+    if options.dataset is None and not is_embedded(target):
+        raise ValueError("the target's classes are not the drawn faces, so its data are not known; pass --dataset")
+    other = None
+    if options.transfer_from is not None:
+        other = HFTarget.from_pretrained(options.transfer_from)
+        other = as_read(other) if other.image_size == target.image_size else other
+        other.module.to(device)
+        if other.num_classes != target.num_classes:
+            raise ValueError(
+                f"--transfer-from has {other.num_classes} classes, the target {target.num_classes}; pass a model of the"
+                " same data"
+            )
+    recorded = recorded_backdoor(options.target)
+    name = options.backdoor or (recorded["trigger"]["name"] if recorded else None)
+    seed = recorded["seed"] if recorded and recorded["trigger"]["name"] == name else options.seed
+    trigger = None if name is None else trigger_named(name, seed)
+    if trigger is not None:
+        trigger(torch.zeros(1, 3, *target.image_size))  # a trigger that does not fit is refused before any work
+    splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+    check_classes(splits, target)
+    images, labels = attacked_images(splits, target, options.max_images)
+    check_writable(file.parent)
+
+    results: list[AdversarialResult] = []
+    for targeted in (False, True) if options.targeted else (False,):
+        for source in (None, other) if other is not None else (None,):
+            chosen = [attack for attack in options.attacks if source is None or attack != "one_pixel"]
+            if chosen:
+                results += adversarial(
+                    target, images, labels, chosen, targeted, options.seed, source, options.batch_size
+                )
+    found = None if trigger is None else backdoor_rates(target, images, labels, trigger, batch_size=options.batch_size)
+    accuracy = Share.of(predict(target, images, options.batch_size) == labels)
+    notes = caveats(results) if results else []
+    if target.stochastic:
+        notes.append("The target answers at random; the rates hold for one draw of its answers.")
+    numbers = {
+        "version": __version__,
+        "target": str(options.target),
+        "transfer_from": options.transfer_from,
+        "dataset": options.dataset or f"synthetic faces, {target.num_classes} identities",
+        "images": len(images),
+        "seed": options.seed,
+        "accuracy": accuracy.to_dict(),
+        "adversarial": [result.to_dict() for result in results],
+        "backdoor": None if found is None else found.to_dict() | {"training": recorded},
+        "caveats": notes,
+    }
+    write_json(file, numbers, indent=2)
+    print()
+    print(table(accuracy, results, found))
+    print("\n" + "\n".join(notes))
+    print(f"\nnumbers: {file}")
+    return numbers
+
+
+def as_read(target: HFTarget) -> HFTarget:
+    """Let the target take images that its processor has already resized and cropped: no crop cuts a trigger."""
+    target.pixel_input = dataclasses.replace(target.pixel_input, resize_to=None)
+    return target
+
+
+def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tensor, Tensor]:
+    """Return at most ``count`` test images in [0, 1], as the network reads them before normalization, and labels."""
+    if target.processor is None:
+        pixels, labels = labeled_pixels(some_samples(splits.test, count), target.image_size[0])
+        return pixels.float() / 255, labels
+    samples = list(some_samples(ImageDataset(splits.test, target.processor, keep_bytes=0), count))
+    pixels = torch.stack([sample["pixel_values"] for sample in samples])
+    return target.pixel_input.images(pixels), torch.tensor([sample["labels"] for sample in samples])
+
+
+def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: BackdoorResult | None) -> str:
+    """Format every rate with its number of images and its 95 % interval.
+
+    Args:
+        accuracy: Of the images as they are.
+        results: Of the attacks.
+        backdoor: Of the trigger, or None.
+    """
+    rows = [["test accuracy", table_cell(accuracy), ""]]
+    if results:
+        rows += [[""] * 3, ["success of an attack", "of images where it was not so before", "of all images"]]
+    for result in results:
+        kind = (" -> y + 1" if result.targeted else "") + (", made elsewhere" if result.transferred else "")
+        rows.append([result.attack + kind, table_cell(result.changed), table_cell(result.all)])
+    if backdoor is not None:
+        name, wanted = backdoor.trigger["name"], backdoor.target_class
+        rows += [[""] * 3, [f"backdoor {name}", f"of images of other classes than {wanted}", "of all images"]]
+        rows.append([f"taken for class {wanted}", table_cell(backdoor.success_of_others), table_cell(backdoor.success)])
+        rows.append(["the same without the trigger", table_cell(backdoor.without_trigger), ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def table_cell(share: Share) -> str:
+    """A share in percent with its 95 % interval and its number of images."""
+    if not share.count:
+        return "no image"
+    low, high = share.interval
+    return f"{100 * share.value:6.2f} % [{100 * low:.2f}, {100 * high:.2f}] n = {share.count}"
