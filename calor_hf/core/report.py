@@ -237,7 +237,7 @@ class LeakageReport:
         ]
         return replace(
             self.anonymous(),
-            target=replace(self.target, name=""),
+            target=replace(self.target, name="", settings={}),
             data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
             networks={role: replace(network, name="") for role, network in self.networks.items()},
             attacks=attacks,

@@ -186,7 +186,8 @@ def test_paths_names_and_single_people_stay_here(tmp_path: Path) -> None:
     assert not any(one.by_identity or one.note for one in [*measures, *report.utility, *report.other_threats])
     assert report.label_names == ["person 0", "person 1", "person 2"]
     assert not any(attack.settings or attack.prior_settings for attack in report.attacks)
-    assert not any([report.target.name, report.data.name, *(one.name for one in report.networks.values())])
+    networks = report.networks.values()
+    assert not any([report.target.name, report.target.settings, report.data.name, *(one.name for one in networks)])
     config = json.loads(made.files["config.json"])  # type: ignore[arg-type]
     assert config["base_config"]["_name_or_path"] == "someone/base"
     assert "- Base model: someone/base" in made.card
