@@ -144,3 +144,11 @@ def records(found: Found, **values: Any) -> list[dict[str, Any]]:
         for cell in found["cells"]
         if "failed" not in cell["numbers"] and all(cell["values"].get(key) == value for key, value in values.items())
     ]
+
+
+def percent_axis(panel: Any, top: int = 125) -> None:
+    """Scale the y axis of a bar chart to percent, with space for a legend between 100 and ``top``."""
+    panel.set_ylim(0, top)
+    panel.set_yticks(range(0, 101, 20))
+    panel.grid(alpha=0.3, axis="y")
+    panel.set_axisbelow(True)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.heads.low_rank_head import ACTIVATIONS
 from calor_hf.recipes.runs import markdown
 from examples.paper.leakage import attack_labels, attack_names, bars, mean_of, model_columns, model_head, of_attack
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, records
+from examples.paper.study import (
+    QUICK_ATTACK,
+    STUDIES,
+    AttackedConfig,
+    Cell,
+    Found,
+    Study,
+    data_of,
+    percent_axis,
+    records,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,10 +111,7 @@ class Activation(Study[ActivationConfig]):
         paper.set_title("paper, Table 5 (IF)")
         for panel, labels in ((ours, names), (paper, list(TABLE_5))):
             panel.set_xticks(range(len(labels)), labels)
-            panel.set_ylim(0, 140)  # space for the legend
-            panel.set_yticks(range(0, 101, 20))
-            panel.grid(alpha=0.3, axis="y")
-            panel.set_axisbelow(True)
+            percent_axis(panel, 140)
             panel.legend(fontsize=8, loc="upper left")
 
     @classmethod

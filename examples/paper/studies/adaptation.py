@@ -16,7 +16,17 @@ from examples.paper.leakage import (
     of_attack,
     with_interval,
 )
-from examples.paper.study import QUICK_ATTACK, STUDIES, AttackedConfig, Cell, Found, Study, data_of, records
+from examples.paper.study import (
+    QUICK_ATTACK,
+    STUDIES,
+    AttackedConfig,
+    Cell,
+    Found,
+    Study,
+    data_of,
+    percent_axis,
+    records,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,10 +126,7 @@ class Adaptation(Study[AdaptationConfig]):
         attack_panel.set_ylabel("attack accuracy (percent)")
         attack_panel.set_title("with 95 % intervals over identities; paper: −3 and −4 points")
         for panel in (model, attack_panel):
-            panel.set_ylim(0, 125)
-            panel.set_yticks(range(0, 101, 20))
-            panel.grid(alpha=0.3, axis="y")
-            panel.set_axisbelow(True)
+            percent_axis(panel)
             panel.legend(title="confidence adaptation", fontsize=8, title_fontsize=8, ncols=2, loc="upper right")
 
     @classmethod

@@ -15,7 +15,7 @@ from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import Share
 from calor_hf.targets.frozen import frozen
 from examples.paper.leakage import bars, of_share, with_interval
-from examples.paper.study import QUICK_ATTACK, STUDIES, Cell, Found, Study, records
+from examples.paper.study import QUICK_ATTACK, STUDIES, Cell, Found, Study, percent_axis, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,10 +134,7 @@ class InversionSpace(Study[InversionSpaceConfig]):
             panel.set_title(title)
             panel.set_xticks(range(len(cells)), names)
             panel.tick_params(axis="x", pad=14)
-            panel.set_ylim(0, 130)
-            panel.set_yticks(range(0, 101, 20))
-            panel.grid(alpha=0.3, axis="y")
-            panel.set_axisbelow(True)
+            percent_axis(panel, 130)
             panel.legend(fontsize=8, loc="upper right", ncols=2)
         panels[0].set_ylabel("same identity by the evaluation model (%)")
         if below is None:

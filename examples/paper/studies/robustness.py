@@ -14,7 +14,7 @@ from calor_hf.robustness.adversarial import check_attacks
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
 from calor_hf.robustness.gradient import library
 from examples.paper.leakage import bars, of_share
-from examples.paper.study import STUDIES, Cell, Found, Study, records
+from examples.paper.study import STUDIES, Cell, Found, Study, percent_axis, records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,10 +119,7 @@ class Robustness(Study[RobustnessConfig]):
         titles = ("adversarial, away from the label", "adversarial, to the next class", "backdoor")
         for panel, title in zip(panels, titles, strict=True):
             panel.set_title(title)
-            panel.set_ylim(0, 125)
-            panel.set_yticks(range(0, 101, 20))
-            panel.grid(alpha=0.3, axis="y")
-            panel.set_axisbelow(True)
+            percent_axis(panel)
             if panel.get_legend_handles_labels()[0]:
                 panel.legend(fontsize=8, ncols=len(names), loc="upper right")
         panels[0].set_ylabel("success of the attack (%), 95 % interval")

@@ -158,3 +158,10 @@ def test_random_weights_become_a_base_model(tmp_path: Path) -> None:
     assert paper(argv) == 0
     model = IRForImageClassification.from_pretrained(tmp_path / "out")
     assert (model.config.image_size, len(model.network.units)) == (16, 24)
+
+
+def test_commands_of_calor_hf_are_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert paper(["calor-hf", "list", "gmi"]) == 0
+    assert capsys.readouterr().out.startswith("gmi (attacks): ")
+    assert paper(["calor-hf", "lst"]) == 2
+    assert "calor-hf: unknown command 'lst'. Did you mean 'list'?" in capsys.readouterr().err
