@@ -1,13 +1,9 @@
-"""Publish a defended model with its evidence; ``calor-hf push`` is the same.
+"""Publish a defended model with its evidence, from Python; ``calor-hf push`` is the command with all options.
 
 The model that ``make demo`` trained and audited; first what would be published, then for real::
 
-    python examples/push_to_hub.py outputs/demo you/demo --report outputs/demo-audit --license apache-2.0 --dry-run
-    python examples/push_to_hub.py outputs/demo you/demo --report outputs/demo-audit --license apache-2.0
-
-A model of real people: numbers instead of their names, and only you can see it::
-
-    python examples/push_to_hub.py outputs/vit you/vit --report outputs/audit --anonymize-labels --private
+    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit
+    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit now
 
 What happens, in order (`calor_hf/hub/` has each step): the numbers of training and audit are read, and refused if they
 belong to other weights; the card is written from them, around what you wrote into the one before; the files on the list
@@ -16,8 +12,18 @@ revision stays, and the same command goes on.
 """
 
 import sys
+from pathlib import Path
 
-from calor_hf.cli.push import main
+from calor_hf.recipes.release import PushOptions, push
 
 if __name__ == "__main__":
-    sys.exit(main())
+    model, repo_id, report, *now = sys.argv[1:]
+    options = PushOptions(
+        model=Path(model),
+        repo_id=repo_id,
+        report=report,
+        license="apache-2.0",
+        anonymize_labels=True,  # numbers instead of class names, which may be people's
+        dry_run=not now,
+    )
+    push(options)

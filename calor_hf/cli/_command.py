@@ -39,12 +39,12 @@ class Command:
     statuses: Mapping[type[Exception], int] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the command with these words (default: those of the process); returns as :func:`run_command`."""
-        words = list(sys.argv[1:] if argv is None else argv)
+        """Run the command (``argv`` defaults to that of the process); returns as :func:`run_command`."""
+        argv = list(sys.argv[1:] if argv is None else argv)
         parser = parser_for(self.options, self.name, self.description)
 
         def call() -> None:
-            self.run(read_options(self.options, parser, words))
+            self.run(read_options(self.options, parser, argv))
 
         return run_command(self.name, call, self.stopped, self.statuses)
 

@@ -13,7 +13,7 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     """Build the parser of a command from the fields of its options dataclass.
 
     A field ``foo_bar`` is the option ``--foo-bar``. Types: ``str``, ``int``, ``float``, ``Path``, ``bool`` (a switch,
-    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list`` or ``tuple`` for several words.
+    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list`` or ``tuple`` for several values.
     A field without a default is required. Metadata of a field:
 
     - ``help``: text; the default is appended unless the text mentions it.
@@ -78,16 +78,16 @@ def _settings(hint: Any) -> dict[str, Any]:
 
 
 def dashed(argv: Sequence[str]) -> list[str]:
-    """Words with ``--foo_bar`` spelled ``--foo-bar``; values stay as they are."""
+    """Arguments with ``--foo_bar`` spelled ``--foo-bar``; values stay as they are."""
     found = []
-    for word in argv:
-        flag, equals, value = word.partition("=")
-        found.append(f"{flag.replace('_', '-')}{equals}{value}" if word.startswith("--") else word)
+    for one in argv:
+        flag, equals, value = one.partition("=")
+        found.append(f"{flag.replace('_', '-')}{equals}{value}" if one.startswith("--") else one)
     return found
 
 
 def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[str]) -> T:
-    """Parse the words of a command into its options.
+    """Parse the arguments of a command into its options.
 
     Raises:
         ValueError: the dataclass refuses a value.

@@ -9,15 +9,15 @@ from calor_hf._version import __version__
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
-    "plan": "say what a training run or an audit will take, before it starts",
+    "plan": "estimate time, memory and disk of a training run or an audit",
     "compare": "train several defenses, tuned to the same accuracy or with fixed settings, and write one table",
     "prior": "train the generator of an attack on public images",
-    "audit": "attack a model, judge the images that are rebuilt from it, and write a report",
-    "robustness": "lead a model astray with adversarial examples, and open a backdoor in it",
+    "audit": "attack a model, evaluate the reconstructions, and write a report",
+    "robustness": "evaluate robustness to adversarial examples and backdoors",
     "export": "write a model as one ONNX or torch.export file, checked against the model",
-    "report": "show the report of an audit again, or compare two",
+    "report": "show the report of an audit, or compare two",
     "card": "write the model card: what was measured, what was attacked, how to load it",
-    "push": "publish a model with its card, and nothing else that lies in its folder",
+    "push": "publish a model with its card, and no other file of its folder",
     "list": "show what is registered: defenses, attacks, generators, priors; their sources and settings",
 }
 
@@ -26,25 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command.
 
     Args:
-        argv: Words after ``calor-hf``; None: those of the process.
+        argv: Arguments after ``calor-hf``; defaults to those of the process.
 
     Returns:
         Exit status: 0 for success, 2 for wrong use, 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0
-    if words[0] == "--version":
+    if argv[0] == "--version":
         print(f"calor-hf {__version__}")
         return 0
-    name = words[0]
+    name = argv[0]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         print(f"calor-hf: unknown command '{name}'.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(f"calor_hf.cli.{name}").main(words[1:])
+    status: int = importlib.import_module(f"calor_hf.cli.{name}").main(argv[1:])
     return status
 
 
@@ -54,7 +54,7 @@ def _help() -> str:
         [
             "usage: calor-hf [--version] <command> [options]",
             "",
-            "Fine-tune image classifiers on private images so that less of them can be rebuilt from the weights.",
+            "Fine-tune image classifiers on private images so that less of them can be reconstructed from the weights.",
             "",
             "commands:",
             *lines,

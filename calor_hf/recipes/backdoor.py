@@ -1,4 +1,4 @@
-"""A backdoor in the training data of `calor-hf train`, and the record of it beside the model."""
+"""A backdoor in the training data of a model, and its record in the model's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from calor_hf.robustness.poisoned_dataset import PoisonedDataset
 
 
 def poison(data: ImageDataset, base: PreTrainedModel, processor: Any, data_args: DataArguments) -> PoisonedDataset:
-    """Training data with the backdoor that the options ask for, after augmentation and before normalization.
+    """Add the backdoor of the options to training data, after augmentation and before normalization.
 
     Raises:
-        ValueError: the images are smaller than the trigger, or the model reads no plain pixels.
+        ValueError: the images are smaller than the trigger, or the model does not read plain pixels.
     """
     trigger = trigger_named(data_args.backdoor or "", data_args.backdoor_seed)
     poisoned = PoisonedDataset(
@@ -25,14 +25,14 @@ def poison(data: ImageDataset, base: PreTrainedModel, processor: Any, data_args:
     )
     if len(poisoned.poisoned) == 0:
         raise ValueError(
-            f"--poison-share {data_args.poison_share:g} of {len(data)} training images is none; pass a larger share"
+            f"--poison-share {data_args.poison_share:g} of {len(data)} training images is less than one; pass more"
         )
     poisoned[int(poisoned.poisoned[0])]  # a trigger that does not fit is refused here
     return poisoned
 
 
 def backdoor_record(data: Any) -> dict[str, Any] | None:
-    """What ``metrics.json`` says about the backdoor of the training data; None where there is none."""
+    """Entry of ``metrics.json`` about the backdoor of the training data, or None without one."""
     if not isinstance(data, PoisonedDataset):
         return None
     return {
@@ -45,7 +45,7 @@ def backdoor_record(data: Any) -> dict[str, Any] | None:
 
 
 def recorded_backdoor(source: str) -> dict[str, Any] | None:
-    """The backdoor that `calor-hf train` noted beside the model in the folder ``source``; None: nothing is known."""
+    """Return the backdoor that training recorded in the model's folder ``source``; None if there is no record."""
     file = Path(source) / "metrics.json"
     if not file.is_file():
         return None

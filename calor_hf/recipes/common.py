@@ -1,7 +1,8 @@
-"""What several commands share: settings as words, public images, messages to the terminal."""
+"""Shared by several recipes: settings as ``name=value``, public images, log messages."""
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from calor_hf.targets.hf_target import HFTarget
 PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH = 500, 20
 
 
-def settings_of(kind: type[MethodConfig], words: list[str], flag: str) -> dict[str, Any]:
-    """Settings of a method from words ``name=value``.
+def settings_of(kind: type[MethodConfig], settings: Sequence[str], flag: str) -> dict[str, Any]:
+    """Parse and check settings of a method, each as ``name=value``.
 
     Raises:
-        ValueError: a setting that the method does not have or take; the message names ``flag``.
+        ValueError: the method does not have a setting, or refuses its value, or lacks one (the message names ``flag``).
     """
-    values = kind.parse(words)
+    values = kind.parse(settings)
     try:
         kind.from_dict(values)
     except TypeError as error:
@@ -31,15 +32,16 @@ def settings_of(kind: type[MethodConfig], words: list[str], flag: str) -> dict[s
 
 
 def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:
-    """Public images of an attacker, of any image set; None: drawn people, none of the private ones.
+    """Load the public images of an attacker.
 
     Args:
-        source: Image folder, parquet file or folder, or Hub id.
+        source: Image folder, parquet file or folder, or Hub id; None for drawn faces of identities that are disjoint
+            from the private ones.
         image_size: Side in pixels.
-        crop: Side of the middle square that is kept, in pixels of the original.
+        crop: Side of the central square that is kept, in pixels of the original.
 
     Raises:
-        FileNotFoundError: ``source`` looks like a path and is none.
+        FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: it holds no images.
     """
     if source is None:
@@ -51,13 +53,13 @@ def load_public_images(source: str | None, image_size: int, crop: int | None = N
 
 
 def is_embedded(target: HFTarget) -> bool:
-    """Whether the target's classes are the drawn faces."""
+    """Return whether the target's classes are the drawn faces."""
     names = getattr(target.module.config, "id2label", {})
     return bool(names) and all(name == f"identity_{int(index):03d}" for index, name in names.items())
 
 
 def check_classes(splits: Splits, target: HFTarget) -> None:
-    """Refuse data that the target was not trained on, as far as the classes tell.
+    """Refuse data whose classes are not those of the target.
 
     Raises:
         ValueError: the data have other classes than the target, or the same in another order.
@@ -74,12 +76,12 @@ def check_classes(splits: Splits, target: HFTarget) -> None:
 
 
 def hub_id(source: str | None) -> str | None:
-    """``source`` if it is an id on the Hub; None for folders and files, whose paths are no one's business."""
+    """Return ``source`` if it is a Hub id; None for folders and files, whose paths are private."""
     return None if source is None or Path(source).expanduser().exists() else source
 
 
 def log_to_terminal(main_process: bool = True) -> None:
-    """Messages of this library on the terminal; those of other processes than the first only if they are errors."""
+    """Show log messages of this library on the terminal; other processes than the main one show errors only."""
     ours = logging.getLogger("calor_hf")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

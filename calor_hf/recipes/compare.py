@@ -110,7 +110,7 @@ class Compared:
 
     def fixes(self, setting: str) -> bool:
         """Whether a setting is given."""
-        return any(word.startswith(f"{setting}=") for word in self.settings)
+        return any(one.startswith(f"{setting}=") for one in self.settings)
 
 
 def compare(options: CompareOptions) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def compare_one(
     def run(value: float | None, seed: int) -> Outcome:
         chosen = [] if value is None or strength is None else [f"{strength.setting}={value}"]
         settings = [*compared.settings, *chosen]
-        folder = "-".join([name, *(word.replace("/", "_") for word in settings)])
+        folder = "-".join([name, *(one.replace("/", "_") for one in settings)])
         return runs(f"{folder}-seed{seed}", [*train_argv(name, seed, settings), *low_rank])
 
     def accuracy_of(value: float) -> float | None:
@@ -336,8 +336,8 @@ def _draw_ranks(panel: Any, rows: list[dict[str, Any]]) -> None:
     lines: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row["settings"].get("rank") is not None:
-            words = [word for word in Compared.parse(row["name"]).settings if not word.startswith("rank=")]
-            lines.setdefault(" ".join([row["defense"], *words]), []).append(row)
+            others = [one for one in Compared.parse(row["name"]).settings if not one.startswith("rank=")]
+            lines.setdefault(" ".join([row["defense"], *others]), []).append(row)
     for label, of_line in lines.items():
         points = sorted((row["settings"]["rank"], *mean_and_range(row["test_accuracy"])) for row in of_line)
         ranks, means, lows, highs = zip(*points, strict=True)

@@ -1,4 +1,4 @@
-"""Making a defense as strong as a given accuracy allows."""
+"""Tune the strength of a defense to a given accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from calor_hf.defenses.base import Strength
 
 @dataclass(frozen=True)
 class Trial:
-    """One strength that was tried.
+    """Result of one tried strength.
 
     Attributes:
         share: Between the weakest (0) and the strongest (1) value.
         value: Of the setting.
-        accuracy: Validation accuracy in [0, 1], or None where training failed.
+        accuracy: Validation accuracy in [0, 1], or None if training failed.
     """
 
     share: float
@@ -31,18 +31,18 @@ def match_strength(
 ) -> list[Trial]:
     """Try strengths until one gives the target accuracy; accuracy is taken to fall with strength.
 
-    As long as all trials are too weak (or all too strong), the next lies halfway to the end of the range, and the one
-    after that at the end. Between a trial that is too weak and one that is too strong, the bracket is cut where linear
-    interpolation says, but not outside its middle two fifths: accuracy often falls off a cliff. A training that fails
-    counts as too strong.
+    While all trials are too weak (or all too strong), the next one lies halfway to the end of the range, and the one
+    after that at the end. Between a trial that is too weak and one that is too strong, the next value is a linear
+    interpolation, limited to the middle two fifths of the bracket because accuracy often falls abruptly. A training
+    that fails counts as too strong.
 
     Args:
         strength: The setting and its range.
         start: Value tried first; brought into the range.
-        accuracy_of: Trains with a value and gives its validation accuracy in [0, 1], or None if training failed.
+        accuracy_of: Trains with a value and returns the validation accuracy in [0, 1], or None if training failed.
         target: Accuracy to reach.
-        tolerance: How near counts as reached.
-        trials: Most values to try, >= 1.
+        tolerance: Largest difference that counts as reached.
+        trials: Maximum number of values, >= 1.
 
     Returns:
         The trials, in order.
@@ -75,6 +75,6 @@ def match_strength(
 
 
 def best_trial(trials: list[Trial], target: float) -> Trial | None:
-    """The trial nearest to the target accuracy, of equal ones the strongest; None if all failed."""
+    """Return the trial nearest to the target accuracy, the strongest of equal ones; None if all failed."""
     done = [trial for trial in trials if trial.accuracy is not None]
     return min(done, key=lambda t: (round(abs((t.accuracy or 0.0) - target), 9), -t.share), default=None)

@@ -1,4 +1,4 @@
-"""Many training runs, each in a process of its own, one after the other, kept in a folder and resumed."""
+"""Many training runs in one folder, one after the other, each in its own process, resumable."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ from calor_hf.training.checkpoints import complete_checkpoints
 OWN_OPTIONS = ("--defense", "--seed", "--output-dir", "--resume", "--overwrite", "--push-to-hub")
 
 
-# A command that gets SIGTERM when its parent dies, even by kill -9: it saves, and no one resumes beside it.
+# A command that gets SIGTERM when its parent dies, even by kill -9: it saves, and does not run next to a resumed one.
 _FOLLOWER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -31,11 +31,11 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
-        numbers: Its ``metrics.json``, or nothing where it failed.
-        error: What it said when it failed.
+        numbers: Its ``metrics.json``, empty if it failed.
+        error: Its last message if it failed.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -43,29 +43,29 @@ class Outcome:
 
     @property
     def result(self) -> dict[str, float]:
-        """Metrics of the model it ended with."""
+        """Metrics of the final model."""
         measured: dict[str, dict[str, float]] = self.numbers["measured"]
         return measured[next(reversed(measured))]
 
     @property
     def validation_accuracy(self) -> float | None:
-        """In [0, 1]; None where it failed."""
+        """In [0, 1]; None if the run failed."""
         return None if self.error else self.result["validation_accuracy"]
 
 
 class Runs:
     """Runs of `calor-hf train` with common options, in sub-folders of ``folder / "runs"``.
 
-    A run that is finished is read, not repeated; one that was stopped goes on from its last checkpoint. A process of
-    its own gives each run its own peak memory, and lets one fail alone.
+    A finished run is read, not repeated; a stopped one goes on from its last checkpoint. Separate processes give each
+    run its own peak memory and keep the failure of one from ending the others.
 
     Args:
         folder: Where everything goes.
         common: Options of ``train`` that all runs share.
-        launcher: Words in front of ``program``, such as ``accelerate launch``; empty: this Python.
+        launcher: Command in front of ``program``, such as ``accelerate launch``; empty: this Python.
         resume: Go on with what is in ``folder``.
         overwrite: Delete what is in ``folder`` first.
-        program: Module that trains, with the words before its options.
+        program: Arguments that start the training program, in front of its options.
 
     Raises:
         ValueError: an option that these runs set themselves, or that ``train`` refuses.
@@ -79,7 +79,7 @@ class Runs:
         self.folder = folder
         self.common = list(common)
         self.command = [*(shlex.split(launcher) or [sys.executable]), *program]
-        given = {word.partition("=")[0].replace("_", "-") for word in common}
+        given = {one.partition("=")[0].replace("_", "-") for one in common}
         own = sorted(given & set(OWN_OPTIONS))
         if own:
             raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
@@ -97,12 +97,12 @@ class Runs:
         self._keep_options()
 
     def __call__(self, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> Outcome:
-        """Run ``train`` with ``options`` beside the common ones, or read what it gave before.
+        """Run ``train`` with ``options`` in addition to the common ones, or read its earlier result.
 
         Args:
-            name: Of the sub-folder.
-            options: Of this run.
-            keep_checkpoints: Leave those that the training kept; else they are deleted at its end.
+            name: Name of the sub-folder.
+            options: Options of this run alone.
+            keep_checkpoints: Whether checkpoints stay after the end.
 
         Raises:
             KeyboardInterrupt: Ctrl-C; the run has saved a checkpoint.
@@ -131,8 +131,7 @@ class Runs:
             folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
-        words = [*self.command, *self.common, *options, "--output-dir", str(folder), begun]
-        status = run_process(words, log)
+        status = run_process([*self.command, *self.common, *options, "--output-dir", str(folder), begun], log)
         if status == 130:
             raise KeyboardInterrupt
         found = self._finished(folder)
@@ -167,7 +166,7 @@ class Runs:
 
 
 def _numbers(file: Path) -> dict[str, Any]:
-    """A ``metrics.json`` that has what the commands on top of ``train`` read."""
+    """Read a ``metrics.json`` and check the entries that other commands use."""
     numbers: dict[str, Any] = read_json(file, {"measured": dict[str, dict[str, float | None]], "train_seconds": float})
     last = numbers["measured"][next(reversed(numbers["measured"]))] if numbers["measured"] else {}
     if problem := type_error(last, {"validation_accuracy": float, "train_confidence_correct": float}, "the result"):
@@ -175,8 +174,8 @@ def _numbers(file: Path) -> dict[str, Any]:
     return numbers
 
 
-def run_process(words: Sequence[str], log: Path) -> int:
-    """Run a command with its output appended to ``log``; its exit status.
+def run_process(argv: Sequence[str], log: Path) -> int:
+    """Run a command with its output appended to ``log``, and return its exit status.
 
     On Linux the command is asked to stop when this process dies.
 
@@ -184,11 +183,11 @@ def run_process(words: Sequence[str], log: Path) -> int:
         KeyboardInterrupt: Ctrl-C, after the command has been asked to stop, and has ended.
     """
     if sys.platform == "linux":
-        words = [sys.executable, "-c", _FOLLOWER, str(os.getpid()), *words]
+        argv = [sys.executable, "-c", _FOLLOWER, str(os.getpid()), *argv]
     with saving(log):
         file = log.open("a", encoding="utf-8")
     with file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, text=True)
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -160,7 +160,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         ValueError: an option is unknown, or its value is refused.
         SystemExit: a value of another type (status 2), or ``--help``.
     """
-    given = {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    given = {one.partition("=")[0].replace("_", "-") for one in argv if one.startswith("--")}
     evaluation = _value(argv, "--role", "release") == "evaluation"
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
@@ -200,11 +200,11 @@ def defense_settings(model: ModelArguments) -> dict[str, Any]:
     Raises:
         ValueError: a setting that the defense does not have, has twice, or refuses.
     """
-    words = [word for word in model.defense_settings if word != AUTO_RANK]
-    names = [word.partition("=")[0] for word in words]
+    settings = [one for one in model.defense_settings if one != AUTO_RANK]
+    names = [one.partition("=")[0] for one in settings]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the setting {doubled[0]} of {model.defense} is given twice; pass it once")
-    return settings_of(DEFENSES.get(model.defense).config_class, words, f"settings of {model.defense}")
+    return settings_of(DEFENSES.get(model.defense).config_class, settings, f"settings of {model.defense}")
 
 
 def _parser(defense: str) -> HfArgumentParser:
@@ -229,8 +229,8 @@ def _parser(defense: str) -> HfArgumentParser:
 
 def _value(argv: Sequence[str], flag: str, default: str) -> str:
     """Last value given for an option, before the options are parsed."""
-    for word, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
-        name, equals, value = word.partition("=")
+    for one, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
+        name, equals, value = one.partition("=")
         if name == flag:
             return value if equals else following
     return default

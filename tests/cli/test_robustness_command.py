@@ -210,7 +210,7 @@ def test_a_missing_library_is_named_before_work(
         (["--backdoor", "badnets", "--poison-share", "1.5"], "--poison-share must be in (0, 1], got 1.5"),
         (["--backdoor", "badnets", "--backdoor-seed", "-1"], "--backdoor-seed must be >= 0, got -1"),
         (["--backdoor", "badnets", "--push-to-hub"], "so it is not pushed"),
-        (["--backdoor", "badnets", "--poison-share", "0.001"], "of 80 training images is none; pass a larger share"),
+        (["--backdoor", "badnets", "--poison-share", "0.001"], "of 80 training images is less than one; pass more"),
     ],
 )
 def test_bad_backdoors_are_refused(

@@ -178,12 +178,10 @@ def _check_script(name: str, words: Sequence[str], module: bool) -> None:
         return
     file = ROOT / (name.replace(".", "/") + ".py" if module else name)
     _require(file.is_file(), f"no file {file.name} for {name}")
-    if not re.search(r"parse_args|calor_hf\.cli", file.read_text(encoding="utf-8")):
+    if not re.search(r"parse_args|parse\(sys\.argv|calor_hf\.cli", file.read_text(encoding="utf-8")):
         return  # it takes its words as they are
     with mock.patch.object(sys, "argv", [str(file), *words]):
         _, unknown = read_options(lambda: runpy.run_path(str(file), run_name="__main__"))
-    if unknown and "calor_hf.cli.compare" in file.read_text(encoding="utf-8"):
-        _, unknown = read_options(lambda: calor_hf(["train", *unknown]))
     _require(not unknown, f"{name} does not know {' '.join(unknown)}")
 
 
