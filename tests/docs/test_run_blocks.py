@@ -82,11 +82,11 @@ READER_HAS = {
     "docs/audit.md": [
         "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
     ],
-    "docs/choose_a_rank.md": ["rank8", "evaluation_model", "prior", "audit-16"],
+    "docs/choose_a_rank.md": ["rank8", "evaluation-model", "prior", "audit-16"],
     "docs/defend_a_finished_model.md": ["finished"],
     "docs/devices.md": ["demo"],
     "docs/publish.md": ["demo", "demo-audit"],
-    "docs/studies.md": ["evaluation_model", "prior"],
+    "docs/studies.md": ["evaluation-model", "prior"],
 }  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def make_outputs() -> None:
     run(f"train --defense none --model path/to/model {identities}", TRAIN, "finished")
     run(f"train {vit} {identities}", TRAIN, "vit")
     run(f"train {vit} {identities} --rank 8", TRAIN, "rank8")
-    run(f"train --role evaluation --model facebook/convnext-tiny-224 {identities}", TRAIN, "evaluation_model")
+    run(f"train --role evaluation --model facebook/convnext-tiny-224 {identities}", TRAIN, "evaluation-model")
     run("prior --dataset path/to/public --crop 108", LIMITS["calor-hf prior"], "prior")
     run("audit --target outputs/demo", AUDIT, "demo-audit")
     theirs = f"audit {identities} --evaluation-model outputs/evaluation-model --generator outputs/prior"
