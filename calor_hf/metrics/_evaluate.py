@@ -1,7 +1,8 @@
-"""Our metrics as those of Hugging Face ``evaluate``: the same functions, no script, no network.
+"""The metrics and a comparison as modules of Hugging Face ``evaluate``, without its download of scripts.
 
-A metric is offered by one line in its class: ``per_image = staticmethod(function)``, where the function takes
-predictions (n, …) and references (n,) first, then whatever ``compute`` is to pass on, and gives a number an image.
+They behave like modules from ``evaluate.load``: ``compute``, ``add_batch`` and ``evaluate.combine`` work on them.
+:func:`load_metric` offers every registered metric with a ``per_image`` function; ``calor-hf compare`` uses
+:class:`AccuracyDifference`.
 """
 
 import inspect
@@ -17,38 +18,47 @@ from calor_hf.metrics.base import METRICS, mean_over_images
 
 
 def load_metric(name: str, **options: Any) -> "ImageWise":
-    """A registered metric as an ``evaluate.Metric``, with ``compute(predictions=…, references=…)`` and ``add_batch``.
+    """Return a registered metric as an ``evaluate.Metric``.
 
     Args:
-        name: In ``METRICS``.
-        options: Of ``evaluate.Metric``, such as ``num_process`` and ``process_id``.
+        name: Name in ``METRICS``.
+        options: Options of ``evaluate.Metric``, such as ``num_process`` and ``process_id``.
 
     Raises:
         KeyError: no such metric.
-        ValueError: it is not a mean of one function over images.
+        ValueError: the metric is not the mean of one function over images.
     """
     return ImageWise(name, **options)
 
 
-class ImageWise(evaluate.Metric):
-    """Mean of a metric's ``per_image`` function, and its 95 % interval over people.
+class _InMemory:
+    """Keeps the inputs of a module in memory, unless several processes share them through files."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("keep_in_memory", options.get("num_process", 1) == 1)
+        super().__init__(**options)
+
+
+class ImageWise(_InMemory, evaluate.Metric):
+    """Mean of a metric's ``per_image`` function, and its 95 % interval over identities.
 
     ``compute`` takes ``predictions`` (n, d) logits or features, ``references`` (n,) labels, and the function's other
     arguments by name, as lists, arrays or tensors: ``k=5``, or ``private_features=…, private_labels=…``.
-    It gives ``name``, ``name_low`` and ``name_high``.
+    It returns ``name``, ``name_low`` and ``name_high``.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
         self.kind, self._name = METRICS.get(name), name
         if self.kind.per_image is None:
             known = ", ".join(each for each in METRICS.names() if METRICS.get(each).per_image is not None)
-            raise ValueError(f"'{name}' is not one number an image, so evaluate cannot have it; it can have {known}")
-        options.setdefault("keep_in_memory", options.get("num_process", 1) == 1)
+            raise ValueError(
+                f"'{name}' is not a mean over images, so evaluate cannot compute it; it can compute {known}"
+            )
         super().__init__(**options)
 
     @property
     def name(self) -> str:
-        """As registered."""
+        """Registered name."""
         return self._name
 
     def _info(self) -> evaluate.MetricInfo:
@@ -65,10 +75,36 @@ class ImageWise(evaluate.Metric):
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
         labels = _tensor(references)
         others = {key: value if np.isscalar(value) else _tensor(value) for key, value in options.items()}
-        assert self.kind.per_image is not None  # as checked when it was made
-        values = self.kind.per_image(_tensor(predictions), labels, **others)
-        mean = mean_over_images(self._name, "", "neither", values, labels)
-        return {self._name: mean.value, f"{self._name}_low": mean.low, f"{self._name}_high": mean.high}
+        assert self.kind.per_image is not None  # checked by __init__
+        return _with_interval(self._name, self.kind.per_image(_tensor(predictions), labels, **others), labels)
+
+
+class AccuracyDifference(_InMemory, evaluate.Comparison):
+    """Accuracy of a second classifier minus that of a first one on the same images, with its interval.
+
+    Paired by image and resampled by class, so that the difficulty of an image and of a class cancels. ``compute`` takes
+    ``predictions1``, ``predictions2`` and ``references``, each (n,) class numbers, and returns ``accuracy_difference``,
+    ``accuracy_difference_low`` and ``accuracy_difference_high`` in [-1, 1]; the interval is NaN for a single class.
+    """
+
+    def _info(self) -> evaluate.ComparisonInfo:
+        columns = ("predictions1", "predictions2", "references")
+        return evaluate.ComparisonInfo(
+            description=inspect.getdoc(type(self)) or "",
+            citation="",
+            inputs_description="(n,) class numbers each",
+            features=datasets.Features({name: datasets.Value("int64") for name in columns}),
+        )
+
+    def _compute(self, predictions1: Any, predictions2: Any, references: Any) -> dict[str, float]:
+        labels = _tensor(references)
+        first, second = ((_tensor(values) == labels).double() for values in (predictions1, predictions2))
+        return _with_interval("accuracy_difference", second - first, labels)
+
+
+def _with_interval(name: str, values: Tensor, labels: Tensor) -> dict[str, float]:
+    mean = mean_over_images(name, "", "neither", values, labels, slots=False)
+    return {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
 
 
 def _tensor(values: Any) -> Tensor:

@@ -5,13 +5,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import datasets
 import evaluate
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from calor_hf.metrics import METRICS, load_metric
+from calor_hf.metrics import METRICS, AccuracyDifference, load_metric
 from tests.metrics.small_evidence import of_rows, small_evidence
 
 EVIDENCE = small_evidence()
@@ -91,6 +92,47 @@ def test_batches_add_up(tmp_path: Path) -> None:
     assert metric.compute() == whole
 
 
+class LargestScore(evaluate.Metric):
+    """A metric of someone else, over the same inputs."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+        return evaluate.MetricInfo("", "", datasets.Features(features))
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"largest_score": float(np.max(predictions))}
+
+
+def test_metrics_of_others_combine_with_ours(tmp_path: Path) -> None:
+    ours, theirs = load_metric("attack_accuracy", cache_dir=str(tmp_path)), LargestScore(cache_dir=str(tmp_path))
+    both = evaluate.combine([ours, theirs])
+    given = inputs("attack_accuracy")
+    expected = ours.compute(**given) | {"largest_score": pytest.approx(float(given["predictions"].max()))}
+    assert both.compute(**given) == expected
+    for rows in torch.arange(12).split(5):
+        both.add_batch(**{key: value[rows] for key, value in given.items()})
+    assert both.compute() == expected
+
+
+def test_a_difference_of_accuracies_by_hand(tmp_path: Path) -> None:
+    comparison = AccuracyDifference(cache_dir=str(tmp_path))
+    assert comparison.module_type == "comparison"
+    # Class 0: the second is right in one more of two images; class 1: in one less of four. Of six images: 0.
+    labels, first, second = [0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 2, 0]
+    found = comparison.compute(predictions1=first, predictions2=second, references=labels)
+    assert found["accuracy_difference"] == pytest.approx(0)
+    # Two classes: half of the resamples hold one of them only.
+    assert (found["accuracy_difference_low"], found["accuracy_difference_high"]) == pytest.approx((-0.25, 0.5))
+    for rows in (slice(0, 3), slice(3, 6)):
+        comparison.add_batch(predictions1=first[rows], predictions2=second[rows], references=labels[rows])
+    assert comparison.compute() == found
+    same = comparison.compute(predictions1=first, predictions2=first, references=labels)
+    assert list(same.values()) == [0, 0, 0]
+    alone = comparison.compute(predictions1=[3, 4], predictions2=[3, 3], references=[3, 3])
+    assert alone["accuracy_difference"] == 0.5
+    assert math.isnan(alone["accuracy_difference_low"])
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     metric = load_metric("attack_accuracy", cache_dir=str(tmp_path))
     whole = metric.compute(**inputs("attack_accuracy"))
@@ -108,7 +150,7 @@ def test_a_file_may_hold_the_inputs_until_they_are_needed(tmp_path: Path) -> Non
 
 
 def test_what_evaluate_cannot_have_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"not one number an image.*it can have attack_accuracy, feature_distance"):
+    with pytest.raises(ValueError, match=r"not a mean over images.*it can compute attack_accuracy, feature_distance"):
         load_metric("agreement")
     with pytest.raises(KeyError, match="Did you mean 'attack_accuracy'"):
         load_metric("atack_accuracy")
