@@ -16,6 +16,9 @@ from calor_hf.targets.hf_target import HFTarget
 
 PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH = 500, 20
 
+PREDICTIONS = "test_predictions.json"
+"""File of a training run with the labels and predicted classes of its test images."""
+
 
 def settings_of(kind: type[MethodConfig], settings: Sequence[str], flag: str) -> dict[str, Any]:
     """Parse and check settings of a method, each as ``name=value``.

@@ -1,9 +1,11 @@
 """Several defenses on one base model and data, at the same accuracy or with fixed settings."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from calor_hf._version import __version__
@@ -141,8 +143,13 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         flush=True,
     )
     rows = []
+    undefended_runs: dict[int, Outcome] = {}
     for one in compared:
-        rows.append(compare_one(runs, one, options, target, reference))
+        row, outcomes = compare_one(runs, one, options, target, reference)
+        if one.spec == REFERENCE:
+            undefended_runs = outcomes
+        row["accuracy_difference"] = accuracy_difference(undefended_runs, outcomes)
+        rows.append(row)
         found: dict[str, Any] = {
             "version": __version__,
             "dataset": reference.numbers["dataset"],
@@ -163,8 +170,12 @@ def compare(options: CompareOptions) -> dict[str, Any]:
 
 def compare_one(
     runs: Runs, compared: Compared, options: CompareOptions, target: float, reference: Outcome
-) -> dict[str, Any]:
-    """Tune one defense on the first seeds unless its strength is given, then train it on the others: a row."""
+) -> tuple[dict[str, Any], dict[int, Outcome]]:
+    """Tune one defense on the first seeds unless its strength is given, then train it on the others.
+
+    Returns:
+        Its row of the comparison, and its successful runs by seed.
+    """
     name, method = compared.defense, DEFENSES.get(compared.defense)
     width, classes = reference.numbers["head"]["layers"][0]["in_features"], reference.numbers["classes"]
     strength = method.strength(width, classes)
@@ -197,15 +208,15 @@ def compare_one(
         best = best_trial(trials, target)
         if best is None:
             return row | {"failed": True, "trials": [asdict(trial) for trial in trials],
-                          "errors": [outcome.error for outcome in done.values()]}  # fmt: skip
+                          "errors": [outcome.error for outcome in done.values()]}, {}  # fmt: skip
         value, first = best.value, done[best.value]
     outcomes = {seed: first} | {other: run(value, other) for other in options.seeds[1:]}
     good = {number: outcome for number, outcome in outcomes.items() if not outcome.error}
     if not good:
-        return row | {"failed": True, "trials": [], "errors": [first.error]}
+        return row | {"failed": True, "trials": [], "errors": [first.error]}, {}
     accuracies = [outcome.result["validation_accuracy"] for outcome in good.values()]
     matched = abs(sum(accuracies) / len(accuracies) - target) <= options.tolerance / 100
-    return row | {
+    row |= {
         "failed": False,
         "setting": strength.setting if strength is not None else None,
         "value": value,
@@ -223,6 +234,34 @@ def compare_one(
         "train_seconds": [outcome.numbers["train_seconds"] for outcome in good.values()],
         "peak_memory_bytes": [outcome.numbers["peak_memory_bytes"] for outcome in good.values()],
     }
+    return row, good
+
+
+def accuracy_difference(first: Mapping[int, Outcome], second: Mapping[int, Outcome]) -> dict[str, float | None] | None:
+    """Compare the test accuracy of two defenses, image by image, over the seeds that both have.
+
+    Args:
+        first: Runs by seed.
+        second: Runs by seed, on the same data.
+
+    Returns:
+        As :class:`~calor_hf.metrics.AccuracyDifference`, ``second`` minus ``first``; None if no seed has predictions of
+        both.
+    """
+    from calor_hf.metrics import AccuracyDifference  # here, as `evaluate` takes seconds to import
+
+    pairs = [(first[seed].predictions, second[seed].predictions) for seed in second if seed in first]
+    pairs = [(one, two) for one, two in pairs if one and two and one["labels"] == two["labels"]]
+    if not pairs:
+        return None
+    with TemporaryDirectory() as folder:
+        comparison = AccuracyDifference(cache_dir=folder)
+        for one, two in pairs:
+            comparison.add_batch(
+                predictions1=one["predictions"], predictions2=two["predictions"], references=one["labels"]
+            )
+        found = comparison.compute()
+    return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
 def train_argv(defense: str, seed: int, settings: Sequence[str]) -> list[str]:
@@ -245,7 +284,7 @@ def table(found: dict[str, Any]) -> str:
     for row in found["defenses"]:
         if row["failed"]:
             tried = ", ".join(f"{trial['value']:g}" for trial in row["trials"])
-            rows.append([row["name"], f"failed at {tried}" if tried else "failed", *["-"] * 7])
+            rows.append([row["name"], f"failed at {tried}" if tried else "failed", *["-"] * 8])
             continue
         setting = f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-"
         layers = " → ".join(
@@ -261,6 +300,7 @@ def table(found: dict[str, Any]) -> str:
                 percent(row["validation_accuracy"]),
                 ("-" if row["name"] == REFERENCE else "yes") if row["matched"] else "**no**",
                 percent(row["test_accuracy"]),
+                points(row["accuracy_difference"] if row["name"] != REFERENCE else None),
                 f"{mean_and_range(row['train_confidence'])[0]:.3f}",
                 f"{'/'.join(map(str, sorted(set(row['head_rank']))))} ({layers})",
                 f"{seconds:.2f}",
@@ -268,18 +308,27 @@ def table(found: dict[str, Any]) -> str:
             ]
         )
     head = ["defense", "tuned strength", "validation accuracy (%)", "matched", "test accuracy (%)",
-            "training confidence", "head rank (widths)", "time", "memory"]  # fmt: skip
+            "difference to none (points)", "training confidence", "head rank (widths)", "time", "memory"]  # fmt: skip
     seeds = ", ".join(map(str, found["seeds"]))
     target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]
     tuned = "seed " + ", ".join(map(str, found["tuning_seeds"]))
     notes = (
         f"{found['dataset']}; {found['test_images']} test images; seeds {seeds}, mean [lowest, highest]. Matched: "
         f"mean validation accuracy (tuned on {tuned}) within {target:.2f} ± {tolerance:g} %; rows "
-        "that are not matched must not be compared by leakage. Training confidence: mean true-class score of correctly "
-        "classified training images. Time of training and peak memory of the process: relative to the undefended run. "
+        "that are not matched must not be compared by leakage. Difference: of test accuracy, on the same images, with "
+        "its 95 % interval over classes. Training confidence: mean true-class score of correctly classified "
+        "training images. Time of training and peak memory of the process: relative to the undefended run. "
         f"calor_hf {found['version']}."
     )
     return f"{markdown(head, rows)}\n\n{notes}"
+
+
+def points(difference: dict[str, float | None] | None) -> str:
+    """A difference of accuracies and its interval in percentage points."""
+    if difference is None:
+        return "-"
+    value, *ends = (None if number is None else 100 * number for number in difference.values())
+    return f"{value:+.2f}" + ("" if None in ends else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]")
 
 
 def draw_comparison(found: dict[str, Any], path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
 from calor_hf.core.validation import type_error
+from calor_hf.recipes.common import PREDICTIONS
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -36,10 +37,12 @@ class Outcome:
     Attributes:
         numbers: Its ``metrics.json``, empty if it failed.
         error: Its last message if it failed.
+        predictions: ``labels`` and ``predictions`` of the test images; empty if the run left none.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    predictions: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def result(self) -> dict[str, float]:
@@ -147,7 +150,10 @@ class Runs:
     @staticmethod
     def _finished(folder: Path) -> Outcome | None:
         if (folder / "metrics.json").is_file():
-            return Outcome(_numbers(folder / "metrics.json"))
+            file = folder / PREDICTIONS
+            shape = {"labels": list[int], "predictions": list[int]}
+            predictions = read_json(file, shape) if file.is_file() else {}
+            return Outcome(_numbers(folder / "metrics.json"), predictions=predictions)
         if (folder / "failure.json").is_file():
             said = read_json(folder / "failure.json", {"error": str})["error"]
             return Outcome(error=said or "it did not say why")

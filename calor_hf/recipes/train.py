@@ -21,7 +21,7 @@ from transformers import (
     set_seed,
 )
 
-from calor_hf.core.files import reading, saving
+from calor_hf.core.files import reading, saving, write_json
 from calor_hf.core.saved_config import check_config
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
@@ -31,7 +31,7 @@ from calor_hf.hub.push import check_token
 from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
-from calor_hf.recipes.common import hub_id, log_to_terminal
+from calor_hf.recipes.common import PREDICTIONS, hub_id, log_to_terminal
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
 from calor_hf.recipes.train_folder import UNDEFENDED_FOLDER, prepare_folder
 from calor_hf.recipes.train_report import EpochLine, Result, show_and_save, synthetic_name
@@ -39,6 +39,7 @@ from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
+from calor_hf.training.metrics import predicted_classes
 from calor_hf.training.rank import suggest_rank
 from calor_hf.training.trainer import DefenseTrainer
 
@@ -309,17 +310,23 @@ def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
 
 def measure_stages(trainer: CALoRTrainer, test: ImageDataset) -> dict[str, dict[str, float]]:
     """Metrics at the end of the first stage and of the result, whose weights the model keeps."""
-    after = measure(trainer, test)
     kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     load_weights(trainer.model, Path(trainer.args.output_dir) / FIRST_STAGE_FOLDER)
     before = measure(trainer, test)
     trainer.model.load_state_dict(kept)
-    return {"before adapting": before, "result": after}
+    return {"before adapting": before, "result": measure(trainer, test)}
 
 
 def measure(trainer: DefenseTrainer, test: ImageDataset) -> dict[str, float]:
-    """Test metrics, and the confidence of training images under ``train_confidence_correct``."""
-    metrics = trainer.predict(test, metric_key_prefix="test").metrics
+    """Test metrics, and the confidence of training images under ``train_confidence_correct``.
+
+    Writes ``test_predictions.json``, the test images' labels and predicted classes, by which runs are compared.
+    """
+    found = trainer.predict(test, metric_key_prefix="test")
+    if trainer.args.should_save:
+        record = {"labels": found.label_ids.tolist(), "predictions": predicted_classes(found).tolist()}
+        write_json(Path(trainer.args.output_dir) / PREDICTIONS, record)
+    metrics = found.metrics
     kept = {name: metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
     train_metrics = trainer.measure_training_images()
     return kept | {f"train_{name}": train_metrics[name] for name in ("accuracy", "confidence_correct")}

@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from calor_hf.core.files import check_unused, check_writable, delete, remove_parts
+from calor_hf.recipes.common import PREDICTIONS
 from calor_hf.recipes.train_arguments import RunArguments
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER
@@ -20,6 +21,7 @@ OWN_FILES = (
     "training_args.bin",
     "metrics.json",
     "curves.png",
+    PREDICTIONS,
     "evidence.json",
     "reconstructions.png",
 )

@@ -41,6 +41,15 @@ def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
     return np.exp(_what_counts(prediction)[0])
 
 
+def predicted_classes(prediction: Any) -> NDArray[np.int64]:
+    """(samples,) classes, from ``prediction`` as in :func:`classification_metrics`; without logits, -1 if wrong."""
+    found, labels = prediction.predictions, np.asarray(prediction.label_ids)
+    if isinstance(found, Mapping):
+        return np.where(_what_counts(prediction)[2], labels, -1)
+    classes: NDArray[np.int64] = np.asarray(found[0] if isinstance(found, tuple) else found).argmax(axis=1)
+    return classes
+
+
 def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Log probability of the true class and of the first choice, and whether the two are the same."""
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)

@@ -1,6 +1,7 @@
 """Comparing defenses, tuned and with fixed settings: the bookkeeping with a stand-in for training, and a real run."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -48,6 +49,12 @@ layers = [{"name": "head", "in_features": 64, "out_features": 10, "rank": rank}]
     "dataset": "made up", "test_images": 100, "classes": 10, "settings": {"rank": rank} if rank < 10 else {},
     "head": {"layers": layers, "head_rank": rank},
 }))
+right = [image < 100 * found["accuracy"] for image in range(100)]
+predictions = [image % 10 if ok else 10 for image, ok in enumerate(right)]
+if defense != "label_smoothing":
+    (folder / "test_predictions.json").write_text(json.dumps(
+        {"labels": [image % 10 for image in range(100)], "predictions": predictions}
+    ))
 """
 
 
@@ -82,6 +89,14 @@ def test_strengths_are_tuned_and_the_table_says_where_that_failed(
     assert mid["trials"][-1]["value"] == mid["value"]
     assert mid["seeds"] == [1, 2]
     assert mid["test_accuracy"] == pytest.approx([mid["validation_accuracy"][0] - 0.001 * seed for seed in (1, 2)])
+    # Of 100 images the reference has 99 right with either seed.
+    right = [math.ceil(100 * accuracy) for accuracy in mid["test_accuracy"]]
+    expected = (sum(right) - 2 * 99) / 200
+    difference = mid["accuracy_difference"]
+    assert difference["accuracy_difference"] == pytest.approx(expected)
+    assert difference["accuracy_difference_low"] <= expected <= difference["accuracy_difference_high"] <= 0
+    assert set(rows["none"]["accuracy_difference"].values()) == {0}
+    assert rows["label_smoothing"]["accuracy_difference"] is None  # its runs left no predictions
     # bido: every training fails; label smoothing: nothing changes its accuracy, so it is nowhere near.
     assert rows["bido"]["failed"]
     assert rows["bido"]["errors"][0] == "the loss is not finite"
@@ -89,9 +104,8 @@ def test_strengths_are_tuned_and_the_table_says_where_that_failed(
     assert rows["label_smoothing"]["value"] == min(t["value"] for t in rows["label_smoothing"]["trials"])  # strongest
 
     table = (out / "comparison.md").read_text()
-    assert (
-        "| none | - | 99.00 [99.00, 99.00] | - | 98.85 [98.80, 98.90] | 0.900 | 10 (64 → 10) | 1.00 | 1.00 |" in table
-    )
+    assert "| none | - | 99.00 [99.00, 99.00] | - | 98.85 [98.80, 98.90] | - | 0.900 | 10 (64 → 10) | 1.00 |" in table
+    assert f"| {100 * expected:+.2f} [" in table
     assert "| bido | failed at 0.5, " in table
     assert "**no**" in table
     assert "must not be compared" in table
@@ -175,9 +189,8 @@ def test_fixed_settings_are_trained_and_not_tuned(tmp_path: Path, launcher: list
     assert [row["head_rank"] for row in rows[:5]] == [[10, 10], [2, 2], [4, 4], [2, 2], [4, 4]]
     assert [row["train_confidence"] for row in rows[:5]] == [[0.9, 0.9]] * 5
     table = (out / "comparison.md").read_text()
-    assert (
-        "| loft:rank=2,activation=relu | - | 94.00 [94.00, 94.00] | **no** | 93.85 [93.80, 93.90] | 0.900 | 2 " in table
-    )
+    row = "| loft:rank=2,activation=relu | - | 94.00 [94.00, 94.00] | **no** | 93.85 [93.80, 93.90] | -5.00 ["
+    assert row in table
     with Image.open(out / "comparison.png") as figure:
         assert figure.width > 1000
     made = calls(out)
