@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from calor_hf import ATTACKS, HFTarget, __version__, load_generator, run_attack
-from calor_hf.attacks.specs import attack_of
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.run import RESULT, load_reconstruction
-from calor_hf.cli.audit import parse_classes
+from calor_hf.auditing.audit import parse_classes
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report_text import interval, percent
 from calor_hf.core.seeding import named_rng
@@ -38,14 +38,14 @@ def run(options: argparse.Namespace) -> None:
     prior = load_generator(options.prior, image_size=target.image_size[0])
     place = Path(options.output_dir) / Path(options.prior).name / Path(options.target).name
     for word in options.attacks:
-        name, kind, attack = attack_of(word, budget=options.budget)
+        named = parse_attack(word, budget=options.budget)
         begin = time.perf_counter()
         run_attack(
-            attack, target, prior, parse_classes(options.classes, 64), place / name, name=kind,
+            named.attack, target, prior, parse_classes(options.classes), place / named.name, name=named.kind,
             images_per_class=options.images_per_class, seed=options.seed, target_name=Path(options.target).name,
             resume=True,
         )  # fmt: skip
-        print(f"{place / name}: {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"{place / named.name}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def table(options: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def _cell(measure: Measure) -> str:
 
 
 def _scores(evaluation_model: Network, images: Tensor) -> Tensor:
-    logits = evaluation_model.look(images)[1]
+    logits = evaluation_model.outputs(images)[1]
     if logits is None:
         raise ValueError(
             f"{evaluation_model.name} gives no scores of people; pass a classifier of them as --evaluation-model"

@@ -19,8 +19,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,15 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces_audit import embed, load_images
-from calor_hf import HFTarget, LeakageReport, audit
+from calor_hf import AuditOptions, HFTarget, LeakageReport, audit, load_generator
 from calor_hf.auditing.networks import Network, load_network
-from calor_hf.cli.audit import parse_classes, private_images_of
 from calor_hf.core.files import write_whole
 from calor_hf.core.report_text import interval, percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
 from calor_hf.metrics.statistics import pooled_interval, share_interval
+from calor_hf.recipes.audit import private_images
 from calor_hf.recipes.runs import markdown, mean_and_range
 
 SIDE = 64
@@ -113,28 +113,25 @@ def vary(images: Tensor, numbers: Tensor) -> Tensor:
     return (moved * light).clamp(0, 1)
 
 
-@dataclass(frozen=True)
-class Remembering(Network):
-    """A slow network that keeps what it saw in a folder: all models are evaluated beside the same private images."""
+def kept(features: Callable[[Tensor], Tensor], folder: Path) -> Callable[[Tensor], Tensor]:
+    """Keep the features of each batch in a folder: all models are evaluated with the same private images."""
 
-    folder: Path = Path()
-
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`Network.look`."""
-        file = self.folder / f"{hashlib.sha256(images.numpy().tobytes()).hexdigest()}.safetensors"
+    def read(images: Tensor) -> Tensor:
+        file = folder / f"{hashlib.sha256(images.numpy().tobytes()).hexdigest()}.safetensors"
         if not file.is_file():
-            write_whole(file, save({"features": super().look(images)[0]}))
-        features = load_file(file)["features"]
-        return features, None if self.head is None else self.head(features)
+            write_whole(file, save({"features": features(images)}))
+        return load_file(file)["features"]
+
+    return read
 
 
 def nearest_mean(data: Path, dataset: Path, folder: Path) -> Network:
     """Network B as a classifier: the person whose mean training image is nearest."""
     folder.mkdir(parents=True, exist_ok=True)
     net = Embedding(data, "B")
-    evaluation_model = Remembering("MobileFaceNet B, nearest mean", net, net, folder=folder)
+    evaluation_model = Network("MobileFaceNet B, nearest mean", net, kept(net, folder))
     images, labels = load_images(dataset / "train.parquet")
-    seen = F.normalize(evaluation_model.look(images)[0])
+    seen = F.normalize(evaluation_model.outputs(images)[0])
     means = F.normalize(torch.stack([seen[labels == person].mean(0) for person in range(int(labels.max()) + 1)]))
     return replace(evaluation_model, head=lambda features: features @ means.T)
 
@@ -157,15 +154,16 @@ def attack(options: argparse.Namespace) -> None:
             model = options.comparison / "runs" / f"{row['name']}{strength}-seed{seed}"
             place = options.output_dir / f"{row['name']}-seed{seed}"
             target, begin = HFTarget.from_pretrained(model), time.perf_counter()
-            labels = parse_classes(options.classes, target.num_classes)
-            report = audit(
-                target, options.attacks, str(options.prior), evaluation_model,
-                private_images_of(splits, target, labels, options.dataset.name), output_dir=place,
-                second_evaluation_model=second, embedding=evaluation_model, classes=labels, budget=options.budget,
+            choices = AuditOptions(
+                attacks=options.attacks, output_dir=str(place), second_evaluation_model=second,
+                embedding=evaluation_model, classes=options.classes, budget=options.budget,
                 images_per_class=options.images_per_class, seed=options.seed, anonymize_labels=True,
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)],
                 resume=True,
             )  # fmt: skip
+            private = private_images(splits, target, choices.labels(target.num_classes), options.dataset.name)
+            prior = load_generator(str(options.prior), image_size=target.image_size[0])
+            report = audit(target, private, prior, evaluation_model, choices)
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}
             (place / "row.json").write_text(json.dumps(record), encoding="utf-8")
             print(

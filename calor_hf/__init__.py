@@ -12,7 +12,7 @@ from calor_hf._version import __version__
 
 if TYPE_CHECKING:
     from calor_hf.attacks import ATTACKS
-    from calor_hf.auditing import PrivateImages, audit, run_attack
+    from calor_hf.auditing import AuditOptions, PrivateImages, audit, run_attack
     from calor_hf.core.report import LeakageReport
     from calor_hf.data.synthetic_faces import load_synthetic_faces
     from calor_hf.defenses import DEFENSES
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ATTACKS": "calor_hf.attacks",
+    "AuditOptions": "calor_hf.auditing",
     "CALoRConfig": "calor_hf.modeling",
     "CALoRForImageClassification": "calor_hf.modeling",
     "CALoRTrainer": "calor_hf.training.calor_trainer",
@@ -65,6 +66,7 @@ __all__ = [
     "GENERATORS",
     "METRICS",
     "PRIORS",
+    "AuditOptions",
     "CALoRConfig",
     "CALoRForImageClassification",
     "CALoRTrainer",

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.gradient import GradientAttack
-from calor_hf.attacks.specs import attack_of
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
@@ -37,8 +37,9 @@ class AutoConfig(AttackConfig):
         """Refuse an ensemble of nothing, of itself, or of the same attack twice."""
         if not self.members or self.effort < 1:
             raise ValueError(f"expected members and effort >= 1, got {self.members} and {self.effort}")
-        names = [attack_of(word)[:2] for word in self.members]
-        if any(kind == "auto" for _, kind in names) or len(set(names)) < len(names):
+        members = [parse_attack(spec) for spec in self.members]
+        names = [member.name for member in members]
+        if any(member.kind == "auto" for member in members) or len(set(names)) < len(names):
             raise ValueError(f"expected each attack once, and not auto itself, got members {', '.join(self.members)}")
 
     def scaled(self, factor: float) -> "AutoConfig":
@@ -66,8 +67,8 @@ class Auto(Attack[AutoConfig]):
 
     def __init__(self, config: AutoConfig) -> None:
         super().__init__(config)
-        made = [attack_of(word, budget=config.effort / 100) for word in config.members]
-        self.members: dict[str, Attack[Any]] = {name: attack for name, _, attack in made}
+        made = [parse_attack(spec, budget=config.effort / 100) for spec in config.members]
+        self.members: dict[str, Attack[Any]] = {member.name: member.attack for member in made}
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -97,12 +97,7 @@ class Attack(ABC, Generic[C]):
         if preset != "original" and preset not in ("calor", *cls.presets):
             known = ", ".join(dict.fromkeys(["original", "calor", *cls.presets]))
             raise ValueError(f"unknown preset {preset!r}; pass one of {known}")
-        try:
-            factor = BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)
-        except ValueError:
-            factor = 0.0
-        if not 0 < factor < float("inf"):
-            raise ValueError(f"budget must be paper, demo or a factor > 0, got {budget!r}")
+        factor = budget_factor(budget)
         config = cls.config_class.from_dict(cls.presets.get(preset, {}) | settings)
         config = config.scaled(factor)
         # What the user set himself is not scaled.
@@ -258,6 +253,21 @@ class Attack(ABC, Generic[C]):
         if self.access == "white_box":
             return target
         return ScoreTarget(target) if self.access == "scores" else LabelTarget(target)
+
+
+def budget_factor(budget: str | float) -> float:
+    """Return a budget (``paper``, ``demo`` or a number) as a factor of the published effort.
+
+    Raises:
+        ValueError: the budget is unknown, or not positive and finite.
+    """
+    try:
+        factor = BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"budget must be paper, demo or a factor > 0, got {budget!r}")
+    return factor
 
 
 def check_labels(labels: Sequence[int], num_classes: int) -> list[int]:

@@ -1,41 +1,72 @@
-"""Attacks as a user writes them: ``gmi``, ``plg@calor`` (a preset), ``plg:objective=ce,steps=300`` (settings)."""
+"""Attack specs: ``gmi``, ``plg@calor`` (with a preset), ``plg:objective=ce,steps=300`` (with settings)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from calor_hf.attacks.base import ATTACKS, Attack
 
+DEFAULT_ATTACKS = ("auto",)
 
-def attack_of(
-    word: str, preset: str = "original", budget: str | float = "paper", settings: Sequence[str] = ()
-) -> tuple[str, str, Attack[Any]]:
-    """An attack from a word.
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """Attack made from a spec.
+
+    Attributes:
+        name: Name in tables, and of its folder; tells settings apart.
+        kind: Registered name.
+        attack: Ready to run.
+    """
+
+    name: str
+    kind: str
+    attack: Attack[Any]
+
+
+def parse_attacks(
+    specs: Sequence[str] = DEFAULT_ATTACKS,
+    preset: str = "original",
+    budget: str | float = "paper",
+    settings: Sequence[str] = (),
+) -> list[NamedAttack]:
+    """Make attacks from specs.
 
     Args:
-        word: As above.
-        preset: Where the word names none.
-        budget: ``paper``, ``demo``, or a factor.
-        settings: Words ``name=value``; those of the word itself come later and win.
-
-    Returns:
-        Its name as tables and folders have it, its registered name, and the attack.
+        specs: One for each attack.
+        preset: Preset of the specs that name none.
+        budget: ``paper``, ``demo``, or a factor of the published effort.
+        settings: ``name=value`` for all attacks; settings of a spec take precedence.
 
     Raises:
-        ValueError: unknown attack, preset, budget or setting.
+        ValueError: unknown attack, preset, budget or setting, no attack, or the same attack twice.
     """
-    head, _, own = word.partition(":")
+    attacks = [parse_attack(spec, preset, budget, settings) for spec in specs]
+    if not attacks:
+        raise ValueError("no attacks to run; pass at least one (calor-hf list)")
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected every attack once, got {', '.join(names)}; give one of them other settings")
+    return attacks
+
+
+def parse_attack(
+    spec: str, preset: str = "original", budget: str | float = "paper", settings: Sequence[str] = ()
+) -> NamedAttack:
+    """Make an attack from its spec; arguments and errors as :func:`parse_attacks`."""
+    head, _, own = spec.partition(":")
     kind_name, at, own_preset = head.partition("@")
     try:
         kind = ATTACKS.get(kind_name)
     except KeyError as error:
         raise ValueError(error.args[0]) from error
-    words = [*settings, *(part for part in own.split(",") if part)]
+    pairs = [pair for pair in own.split(",") if pair]
     try:
-        values = kind.config_class.parse(words)
+        values = kind.config_class.parse([*settings, *pairs])
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"attack {word}: {error}") from error
-    # A folder is named so: of a setting that is a path, the last part.
-    pairs = [part.partition("=") for part in own.split(",")] if own else []
-    words = [f"{key}-{value.rstrip('/').rpartition('/')[2]}" for key, _, value in pairs]
-    return "-".join([head.replace("@", "-"), *words]), kind_name, attack
+        raise ValueError(f"attack {spec}: {error}") from error
+    # The name is a folder's: of a setting that is a path, the last part.
+    parts = [(key, value.rstrip("/").rpartition("/")[2]) for key, _, value in (pair.partition("=") for pair in pairs)]
+    name = "-".join([head.replace("@", "-"), *(f"{key}-{value}" for key, value in parts)])
+    return NamedAttack(name, kind_name, attack)

@@ -1,23 +1,26 @@
-"""The audit: attacks, then judges, then a report."""
+"""Audits: run attacks, evaluate what they reconstruct, and report it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
-from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.base import CHUNK_SIZE, budget_factor, check_labels
+from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
 from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.networks import ROLES, Network, check_needs, load_network
-from calor_hf.auditing.plan import PlannedAttack, plan_attacks
+from calor_hf.auditing.networks import ROLES, Network, load_network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
 from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
+from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, DataInfo, LeakageReport, TargetInfo
 from calor_hf.generators import Generator, load_generator
 from calor_hf.metrics import METRICS
@@ -25,137 +28,259 @@ from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import target_of
 
 
-def audit(
-    target: "Target | nn.Module | str",
-    attacks: Sequence[str | PlannedAttack] | None = None,
-    generator: "Generator[Any] | str" = "renderer",
-    evaluation_model: "Network | Target | nn.Module | str | None" = None,
-    private_data: PrivateImages | None = None,
-    *,
-    output_dir: str | Path = "outputs/audit",
-    second_evaluation_model: "Network | Target | nn.Module | str | None" = None,
-    embedding: "Network | Target | nn.Module | str | None" = None,
-    extractor: "Network | Target | nn.Module | str | None" = None,
-    classes: Sequence[int] | None = None,
-    num_classes: int = 100,
-    images_per_class: int = 5,
-    seed: int = 0,
-    budget: str | float = "paper",
-    metrics: Sequence[str] | None = None,
-    public_images: Dataset[Tensor] | None = None,
-    target_name: str = "",
-    chunk_size: int = CHUNK_SIZE,
-    anonymize_labels: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
-) -> LeakageReport:
-    """Attack a model, judge what comes out, and report it; under ``accelerate launch`` shared by the processes.
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Options of :func:`audit`; the metadata of each field say what it means."""
 
-    No attack sees the evaluation models or the private images; they come in when the attacks are done.
+    second_evaluation_model: "Network | Target | nn.Module | str | None" = field(
+        default=None, metadata={"help": "another evaluation model; success is then also counted where both agree"}
+    )
+    embedding: "Network | Target | nn.Module | str | None" = field(
+        default=None,
+        metadata={
+            "help": "network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub id, or"
+            " package.module:function that returns an nn.Module of images in [0, 1] to features"
+        },
+    )
+    extractor: "Network | Target | nn.Module | str | None" = field(
+        default=None,
+        metadata={
+            "help": "network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as --embedding;"
+            " only the first gives what is called FID"
+        },
+    )
+    attacks: Sequence[str] = field(
+        default=DEFAULT_ATTACKS,
+        metadata={
+            "nargs": "+", "metavar": "ATTACK",
+            "help": "such as gmi, plg@calor (a preset) or plg:objective=ce,steps=300 (settings); see calor-hf list",
+        },
+    )  # fmt: skip
+    classes: Sequence[int] | str | None = field(
+        default=None,
+        metadata={"help": "classes to attack, such as 0-99 or 3,7,9; default: the first 100 (synthetic faces: 16)"},
+    )
+    images_per_class: int = field(default=5, metadata={"help": "reconstructions of each class"})
+    preset: str = field(
+        default="original", metadata={"help": "original, or calor: as the paper's tables were most likely made"}
+    )
+    budget: str | float | None = field(
+        default=None,
+        metadata={
+            "help": "paper, demo (a twentieth), or a factor of the published effort; default: paper (synthetic faces:"
+            " 0.25)"
+        },
+    )
+    settings: Sequence[str] = field(
+        default=(), metadata={"metavar": "NAME=VALUE", "help": "settings of the attacks (calor-hf list ATTACK)"}
+    )
+    metrics: Sequence[str] | None = field(
+        default=None,
+        metadata={
+            "nargs": "+", "metavar": "NAME",
+            "help": "metrics (calor-hf list metrics); default: all that the networks allow, except slow ones",
+        },
+    )  # fmt: skip
+    public_images: "Dataset[Tensor] | None" = field(
+        default=None,
+        metadata={"flags": (), "help": "public images, for attacks and metrics that learn about the target first"},
+    )
+    target_name: str = field(default="", metadata={"flags": (), "help": "name of the target in the report"})
+    anonymize_labels: bool = field(
+        default=False, metadata={"help": "numbers instead of class names, which may be names of people"}
+    )
+    chunk_size: int = field(default=CHUNK_SIZE, metadata={"help": "images attacked at a time"})
+    seed: int = field(default=0, metadata={"help": "seed of every draw"})
+    output_dir: str = field(
+        default="outputs/audit", metadata={"help": "folder of the report, the page, and a sub-folder for each attack"}
+    )
+    resume: bool = field(default=False, metadata={"help": "go on with what is missing"})
+    overwrite: bool = field(default=False, metadata={"help": "delete earlier results of these attacks first"})
 
-    Args:
-        target: Model under attack: a target, a classifier of transformers, or where one is saved.
-        attacks: As :func:`~calor_hf.auditing.plan.plan_attacks`; None: the default set, one adaptive attack in it.
-        generator: The prior, or where one is saved, or ``renderer``.
-        evaluation_model: The evaluation model: another network than the target, trained on the same people.
-        private_data: Images of these people.
-        output_dir: Folder for ``report.json``, and a sub-folder an attack.
-        second_evaluation_model: Another evaluation model of another kind; success is then counted where both agree,
-            too.
-        embedding: A network that tells any people apart, for verification.
-        extractor: A network for image quality.
-        classes: Classes to attack; None: the first ``num_classes``.
-        num_classes: How many, at most.
-        images_per_class: Reconstructions of each.
-        seed: Of every draw.
-        budget: ``paper``, ``demo``, or a factor of the published effort.
-        metrics: Names; None: all that the networks and images allow, but the slow ones.
-        public_images: For attacks and metrics that learn about the target first; None: samples of the prior.
-        target_name: As the report prints it.
-        chunk_size: Images attacked at a time.
-        anonymize_labels: Put numbers instead of class names, which are people's.
-        resume: Go on with what is missing.
-        overwrite: Delete earlier results of these attacks first.
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for contradictory options, unknown metrics and unknown attacks."""
+        if min(self.images_per_class, self.chunk_size) < 1 or self.seed < 0:
+            raise ValueError(
+                "expected images_per_class and chunk_size >= 1 and seed >= 0, got "
+                f"{self.images_per_class}, {self.chunk_size} and {self.seed}"
+            )
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with earlier attacks, overwrite deletes them; pass one of them")
+        for name in self.metrics or ():
+            try:
+                METRICS.get(name)
+            except KeyError as error:
+                raise ValueError(f"metrics: {error.args[0]}") from error
+        _ = self.named_attacks  # refused before any work
 
-    Returns:
-        The report, in every process; saved as ``report.json``.
+    @cached_property
+    def named_attacks(self) -> list[NamedAttack]:
+        """The attacks, ready to run."""
+        return parse_attacks(self.attacks, self.preset, self.budget or "paper", self.settings)
+
+    def labels(self, num_classes: int) -> list[int]:
+        """Return the classes to attack.
+
+        Raises:
+            ValueError: no such list, no class, one out of range, or one twice.
+        """
+        chosen: Sequence[int] = range(min(100, num_classes))
+        if isinstance(self.classes, str):
+            chosen = parse_classes(self.classes)
+        elif self.classes is not None:
+            chosen = self.classes
+        return check_labels(chosen, num_classes)
+
+
+def parse_classes(text: str) -> list[int]:
+    """Read a list of classes such as ``0-99``, ``3,7,9`` or ``0-4,9``.
 
     Raises:
-        ValueError: no evaluation model or no private data, parts that do not fit, a metric that lacks what it needs.
-        FileExistsError: results are there, and neither to be resumed nor overwritten.
-        FloatingPointError: the target's scores, or an evaluation model's, are not finite.
+        ValueError: the text is no such list.
     """
-    if evaluation_model is None or private_data is None:
-        raise ValueError(
-            "an audit needs an evaluation model and the private images it was trained on; pass evaluation_model= and "
-            "private_data=, or use run_attack for reconstructions alone"
-        )
-    plans = plan_attacks(attacks, budget=budget)
-    chosen_metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
-    if metrics is None:
-        chosen_metrics = {name: metric for name, metric in chosen_metrics.items() if not metric.slow}
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"expected classes as 0-99 or 3,7,9, got {text!r}")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return found
+
+
+def audit(
+    target: "Target | PreTrainedModel | str",
+    private_data: Any,
+    prior: "Generator[Any] | str",
+    evaluation_model: "Network | Target | nn.Module | str",
+    options: AuditOptions | None = None,
+) -> LeakageReport:
+    """Attack a model, evaluate the reconstructions, and report it; ``accelerate launch`` shares the classes.
+
+    No attack sees evaluation models or private images; they are used when all attacks are done.
+
+    Args:
+        target: The model under attack: a target, a classifier of transformers, or its folder or Hub id.
+        private_data: Images that it was trained on: a ``datasets.Dataset`` or ``DatasetDict`` with columns ``image``
+            and ``label``, or :class:`PrivateImages`.
+        prior: The generator of the attacks; its folder or Hub id, or ``renderer`` for synthetic faces.
+        evaluation_model: Classifier of the same classes that is another network than the target.
+        options: Attacks, classes, metrics and files.
+
+    Returns:
+        The report, in every process; it is saved as ``report.json`` in the output folder.
+
+    Raises:
+        ValueError: parts that do not fit together, or a metric that lacks what it needs.
+        FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
+        FloatingPointError: scores of the target or of an evaluation model are not finite.
+    """
+    options = options or AuditOptions()
+    if isinstance(target, str):
+        options = replace(options, target_name=options.target_name or target)
     state = process_state()
-    seen = target_of(target, state.device)
-    prior = load_generator(generator, image_size=seen.image_size[0]) if isinstance(generator, str) else generator
-    prior = prior.to(state.device)
-    labels = check_labels(
-        list(classes) if classes is not None else list(range(min(num_classes, seen.num_classes))), seen.num_classes
+    target = target_of(target, state.device)
+    side = target.image_size[0]
+    generator = load_generator(prior, image_size=side) if isinstance(prior, str) else prior
+    labels = options.labels(target.num_classes)
+    if not isinstance(private_data, PrivateImages):
+        private_data = PrivateImages.from_dataset(private_data, image_size=side, classes=labels)
+    private = private_data.of_classes(labels)
+    evaluator = Evaluator(
+        target,
+        generator,
+        private,
+        load_networks(target, evaluation_model, options),
+        options.metrics,
+        options.public_images,
+        options.seed,
     )
-    private = private_data.of(labels)
-    networks = {
-        role: load_network(source)
-        for role, source in zip(ROLES, (evaluation_model, second_evaluation_model, embedding, extractor), strict=True)
-        if source is not None
-    }
-    networks["target"] = Network.of_target(seen, target_name or type(seen.module).__name__)
-    if networks["evaluation_model"].module is seen.module:
-        raise ValueError("the target cannot judge itself: it believes every attack; pass another network")
-    if metrics is not None:
-        check_needs(chosen_metrics, networks, private)
-
-    folder, found = Path(output_dir), {}
+    found = reconstruct(target, generator, options)
+    text = [""]
     if state.is_main_process:
-        remove_parts(folder)
-    state.wait_for_everyone()
-    for plan in plans:
-        found[plan.name] = run_attack(
-            plan.attack, seen, prior, labels, folder / plan.name, name=plan.kind, target_name=target_name,
-            images_per_class=images_per_class, seed=seed, chunk_size=chunk_size, public_images=public_images,
-            resume=resume, overwrite=overwrite,
-        )  # fmt: skip
-
-    text: list[str | None] = [None]
-    if state.is_main_process:
-        evaluation_models = Evaluator(networks, private, prior, chosen_metrics, seen, public_images)
-        results = evaluation_models.results(plans, found, seed)
         report = LeakageReport(
-            target=describe(seen, target_name),
+            target=describe(target, options.target_name),
             data=DataInfo(
                 name=private.name,
                 identities=len(private_data.labels.unique()),
                 images=len(private_data.labels),
                 held_out_images=0 if private.held_labels is None else len(private.held_labels),
             ),
-            networks=evaluation_models.described(),
+            networks=evaluator.described(),
             labels=labels,
             label_names=[private.label_names[n] if private.label_names else str(n) for n in labels],
-            images_per_class=images_per_class,
-            seed=seed,
-            budget=_budget(budget),
-            attacks=results,
-            utility=evaluation_models.utility(),
-            other_threats=evaluation_models.other_threats(seed),
+            images_per_class=options.images_per_class,
+            seed=options.seed,
+            budget=budget_factor(options.budget or "paper"),
+            attacks=evaluator.results(found),
+            utility=evaluator.utility(),
+            other_threats=evaluator.other_threats(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
         report = replace(report, caveats=caveats(report))
-        report = report.anonymous() if anonymize_labels else report
-        report.save(folder / REPORT)
-        text[0] = report.to_json()
+        report = report.anonymous() if options.anonymize_labels else report
+        report.save(Path(options.output_dir) / REPORT)
+        text = [report.to_json()]
     if state.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
         broadcast_object_list(text)
-    return LeakageReport.from_json(text[0] or "")
+    return LeakageReport.from_json(text[0])
+
+
+def reconstruct(
+    target: Target, generator: Generator[Any], options: AuditOptions
+) -> list[tuple[NamedAttack, Reconstruction]]:
+    """Run all attacks of an audit, without evaluating them.
+
+    Args:
+        target: The model under attack, on this process's device.
+        generator: The prior.
+        options: Attacks, classes and files.
+
+    Raises:
+        ValueError: parts that do not fit together.
+        FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
+    """
+    labels, folder, state = options.labels(target.num_classes), Path(options.output_dir), process_state()
+    generator.to(state.device)
+    if state.is_main_process:
+        remove_parts(folder)
+    state.wait_for_everyone()
+    found = []
+    for attack in options.named_attacks:
+        rebuilt = run_attack(
+            attack.attack,
+            target,
+            generator,
+            labels,
+            folder / attack.name,
+            name=attack.kind,
+            target_name=options.target_name,
+            images_per_class=options.images_per_class,
+            seed=options.seed,
+            chunk_size=options.chunk_size,
+            public_images=options.public_images,
+            resume=options.resume,
+            overwrite=options.overwrite,
+        )
+        found.append((attack, rebuilt))
+    return found
+
+
+def load_networks(
+    target: Target, evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions
+) -> dict[str, Network]:
+    """Load the networks of an audit, by role.
+
+    Raises:
+        ValueError: the evaluation model is the target, or a network is not available.
+    """
+    sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
+    networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
+    if networks["evaluation_model"].module is target.module:
+        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
+    networks["target"] = Network.of_target(target, options.target_name or type(target.module).__name__)
+    return networks
 
 
 def describe(target: Target, name: str) -> TargetInfo:
@@ -172,9 +297,3 @@ def describe(target: Target, name: str) -> TargetInfo:
         parameters=sum(weight.numel() for weight in module.parameters()),
         weights=weights_digest(Path(name)) if name and Path(name).is_dir() else None,
     )
-
-
-def _budget(budget: str | float) -> float:
-    from calor_hf.attacks.base import BUDGETS
-
-    return BUDGETS[budget] if isinstance(budget, str) and budget in BUDGETS else float(budget)

@@ -1,4 +1,4 @@
-"""Networks that evaluation model: what each one sees in reconstructions and private images."""
+"""Networks that evaluate reconstructions: evaluation models, and extractors of features."""
 
 import importlib
 from collections.abc import Callable
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
-from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.metrics import Metric, View
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 from calor_hf.targets.hf_target import HFTarget
@@ -20,13 +18,13 @@ ROLES = ("evaluation_model", "second_evaluation_model", "embedding", "extractor"
 
 @dataclass(frozen=True)
 class Network:
-    """A network that looks at images in [0, 1] of any size.
+    """Network that reads images in [0, 1] of any size.
 
     Attributes:
-        name: As the report prints it; a name in ``extractors.SOURCES`` belongs to the network there.
+        name: Name in the report; a name in ``extractors.SOURCES`` is reserved for the network there.
         module: The network itself.
         features: (batch, 3, height, width) in [0, 1] → (batch, d).
-        head: (batch, d) features → (batch, classes) logits; None: it classifies no one.
+        head: (batch, d) features → (batch, classes) logits; None for a network that is no classifier.
     """
 
     name: str
@@ -35,21 +33,28 @@ class Network:
     head: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for another network under a name whose numbers are held against published ones."""
+        """Raise ``ValueError`` for another network under a name whose numbers are compared with published ones."""
         if self.name in SOURCES and not (isinstance(self.module, StandardExtractor) and self.module.name == self.name):
             raise ValueError(
                 f"the name '{self.name}' belongs to the network that published tables use; give yours another name, or "
-                f"pass the words {self.name} alone to have that one loaded"
+                f"pass the word {self.name} alone to have that one loaded"
             )
 
     @classmethod
     def of_target(cls, target: Target, name: str) -> "Network":
-        """A classifier of the private people."""
+        """Wrap a classifier of the private identities."""
         return cls(name, target.module, target.features, target.head)
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(n, d) features and (n, classes) logits of (n, 3, height, width) images in [0, 1] or bytes, on the CPU."""
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute features and logits in batches.
+
+        Args:
+            images: (n, 3, height, width) in [0, 1], or uint8.
+
+        Returns:
+            (n, d) features, and (n, classes) logits or None; float32 on the CPU.
+        """
         device = next((weight.device for weight in self.module.parameters()), torch.device("cpu"))
         dtype = next((weight.dtype for weight in self.module.parameters()), torch.float32)
         features, logits = [], []
@@ -62,40 +67,19 @@ class Network:
                     logits.append(self.head(seen).float().cpu())
         return torch.cat(features), torch.cat(logits) if logits else None
 
-    def view(self, images: Tensor, private: "SeenImages") -> View:
-        """Reconstructions beside the private images, which were looked at before."""
-        features, logits = self.look(images)
-        return View(
-            self.name,
-            features,
-            private.train[0],
-            logits,
-            private.train[1],
-            private.held[0] if private.held else None,
-            private.held[1] if private.held else None,
-        )
-
-
-@dataclass(frozen=True)
-class SeenImages:
-    """Private images as one network sees them: (features, logits) of the training and of the held-out ones."""
-
-    train: tuple[Tensor, Tensor | None]
-    held: tuple[Tensor, Tensor | None] | None
-
 
 def load_network(source: "str | Network | Target | nn.Module", name: str = "") -> Network:
-    """A network from what a user passes.
+    """Load or wrap a network.
 
     Args:
         source: Name in ``extractors.SOURCES``, such as ``inception_fid`` (a folder is ``./inception_fid``);
             folder or Hub id of an image classifier of transformers; ``module:function``, where the function takes
             nothing and returns an ``nn.Module`` that turns images in [0, 1] into features; or one of these in memory.
-        name: As the report prints it; default: what was passed.
+        name: Name in the report; defaults to ``source``.
 
     Raises:
-        ValueError: no such function, it returns something else, or a named network is not to be had.
-        OSError: no such model.
+        ValueError: the function does not exist or returns something else, or a named network is not available.
+        OSError: the model does not exist.
     """
     if isinstance(source, Network):
         return source
@@ -107,26 +91,14 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
         name = source.name
     if isinstance(source, nn.Module):
         return Network(name or type(source).__name__, source.eval(), source)
-    place, colon, function = source.partition(":")
+    module, colon, function = source.partition(":")
     if not colon:
         target = HFTarget.from_pretrained(source)
         return Network.of_target(target, name or f"{type(target.module).__name__} ({source})")
     try:
-        made = getattr(importlib.import_module(place), function)()
+        made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"expected a network as package.module:function, got {source!r} ({error})") from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"{source} returned {type(made).__name__}, not an nn.Module of images in [0, 1] to features")
     return Network(name or source, made.eval(), made)
-
-
-def check_needs(metrics: dict[str, Metric], networks: dict[str, Network], private: PrivateImages) -> None:
-    """Raise ``ValueError`` where a metric lacks a network, or held-out private images."""
-    lacking = {role for role in ROLES if role not in networks}
-    lacking |= {name for name in ("held_images", "held_labels") if getattr(private, name) is None}
-    for name, metric in metrics.items():
-        for need in metric.needs:
-            if need in lacking:
-                raise ValueError(
-                    f"metric '{name}' needs {need}, and the audit has none; pass one, or leave the metric out"
-                )

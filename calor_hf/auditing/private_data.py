@@ -1,25 +1,29 @@
-"""The private images that an audit holds reconstructions against; no attack sees them."""
+"""Private images that an audit compares reconstructions with; no attack sees them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from calor_hf.data.public_images import labeled_pixels
+
 
 @dataclass(frozen=True)
 class PrivateImages:
-    """Images of the people that the target was trained on.
+    """Images of the identities that the target was trained on.
 
     Attributes:
-        name: Of the data set.
-        images: (m, 3, height, width) bytes: those the target was trained on.
+        name: Name of the data set.
+        images: (m, 3, height, width) uint8, the training images of the target.
         labels: (m,) int64.
-        held_images: (h, 3, height, width) bytes: others of the same people, of the test split; None: there are none.
+        held_images: (h, 3, height, width) uint8, images of the same identities that the target was not trained on, or
+            None.
         held_labels: (h,) int64.
         label_names: Name of each class.
-        true_identity: (classes, k) numbers of the people, where they are known; drawn faces alone.
-        identity_names: k names of these numbers.
+        true_identity: (classes, k) parameters of each identity, known for synthetic faces only.
+        identity_names: k names of these parameters.
     """
 
     name: str
@@ -42,8 +46,37 @@ class PrivateImages:
                     f"{images.dtype} and {len(labels)} labels"
                 )
 
-    def of(self, classes: Sequence[int]) -> "PrivateImages":
-        """Training images of some classes; held-out ones of all, who serve as impostors.
+    @classmethod
+    def from_dataset(
+        cls, train: Any, test: Any = None, *, image_size: int, classes: Sequence[int] | None = None,
+        name: str = "private images", **known: Any,
+    ) -> "PrivateImages":  # fmt: skip
+        """Read the images of a ``datasets.Dataset``, or of several splits of one.
+
+        Args:
+            train: Training images of the target, with columns ``image`` and ``label``; or a mapping such as a
+                ``DatasetDict`` with a split ``train`` and perhaps ``test``.
+            test: Images that the target was not trained on, or None.
+            image_size: Side in pixels that the images are resized to.
+            classes: Classes whose training images are read; None means all.
+            name: Name of the data set.
+            known: Other attributes.
+
+        Raises:
+            ValueError: a column is missing.
+        """
+        if isinstance(train, Mapping):
+            train, test = train["train"], train.get("test", test)
+        for split in (train, test):
+            if split is not None and not {"image", "label"} <= set(split.column_names):
+                raise ValueError(f"expected columns image and label, got {', '.join(split.column_names)}; rename them")
+        images, labels = labeled_pixels(train, image_size, classes)
+        held_images, held_labels = (None, None) if test is None else labeled_pixels(test, image_size)
+        label_names = tuple(getattr(train.features["label"], "names", ()))
+        return cls(name, images, labels, held_images, held_labels, label_names, **known)
+
+    def of_classes(self, classes: Sequence[int]) -> "PrivateImages":
+        """Keep the training images of some classes, and all held-out images, which serve as impostors too.
 
         Raises:
             ValueError: a class without training images.
@@ -53,13 +86,4 @@ class PrivateImages:
         if missing:
             raise ValueError(f"no private images of the classes {missing[:5]}; pass the data the target learned from")
         rows = torch.isin(self.labels, wanted)
-        return PrivateImages(
-            self.name,
-            self.images[rows],
-            self.labels[rows],
-            self.held_images,
-            self.held_labels,
-            self.label_names,
-            self.true_identity,
-            self.identity_names,
-        )
+        return replace(self, images=self.images[rows], labels=self.labels[rows])

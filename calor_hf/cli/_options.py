@@ -13,11 +13,11 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     """Build the parser of a command from the fields of its options dataclass.
 
     A field ``foo_bar`` is the option ``--foo-bar``. Types: ``str``, ``int``, ``float``, ``Path``, ``bool`` (a switch,
-    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list`` or ``tuple`` for several values.
-    A field without a default is required. Metadata of a field:
+    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list``, ``tuple`` or ``Sequence`` for several
+    values. A field without a default is required. Metadata of a field:
 
     - ``help``: text; the default is appended unless the text mentions it.
-    - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``.
+    - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``; empty for none.
     - ``positional``: True for an argument without a flag.
     - ``exclusive``: name of a group of which one option at most may be given.
     - ``rest``: True for what no other option takes, in order.
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         metadata = field.metadata
-        if "rest" in metadata:
+        if "rest" in metadata or metadata.get("flags") == ():
             continue
         to = parser
         if exclusive := metadata.get("exclusive"):

@@ -1,46 +1,54 @@
-"""Plans: the expected time, passes, memory and disk of a run, extrapolated from short trials of its parts."""
+"""Plans: expected time, passes, memory and disk of a run, extrapolated from short runs of its parts."""
 
+import io
 import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf._version import __version__
-from calor_hf.attacks import Attack
-from calor_hf.attacks.base import AttackConfig
+from calor_hf.attacks import Attack, AttackConfig
+from calor_hf.auditing.audit import load_networks
+from calor_hf.auditing.evaluation import Evaluator
+from calor_hf.auditing.networks import Network
 from calor_hf.core.peak_memory import PeakMemory
-from calor_hf.generators import Generator
+from calor_hf.core.processes import process_state
+from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.data.loading import load_splits
+from calor_hf.generators import Generator, load_generator
+from calor_hf.priors import PRIORS
+from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, private_images, with_defaults
+from calor_hf.recipes.common import aligned, settings_of
+from calor_hf.recipes.prior import PriorOptions
+from calor_hf.recipes.prior import prior as train_prior
+from calor_hf.recipes.train import defended_trainer, load_parts
+from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
 from calor_hf.targets.base import Target
+from calor_hf.targets.hf_target import HFTarget
+from calor_hf.training.arguments import CALoRTrainingArguments
+from calor_hf.training.calor_trainer import CALoRTrainer
+from calor_hf.training.estimate import measure_step
+from calor_hf.training.trainer import DefenseTrainer
 
 PASSES = ("generator_passes", "target_passes", "target_gradients")
-LESSONS = 16  # public images that an attack learns from in a trial
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a run.
-
-    Attributes:
-        name: Stage, attack, or other work.
-        seconds: Wall time.
-        at_least: Wall time if the part ends as early as it may; None means that it does not end early.
-        passes: Images by network and direction, over all processes.
-        note: What the numbers leave out.
-    """
+    """Part of a run: seconds (``at_least``: if it ends as early as it may), and images by network and direction."""
 
     name: str
     seconds: float
     at_least: float | None = None
     passes: dict[str, int] = field(default_factory=dict)
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,13 +56,13 @@ class Plan:
     """Expected cost of a run.
 
     Attributes:
-        command: ``train``, ``audit`` or ``prior``.
+        command: Sub-command of ``calor-hf``.
         parts: In order.
         memory_bytes: Peak of one process, on its device.
         disk_bytes: Size of the files left behind.
         device: Device of the trials.
         processes: Processes that share the work.
-        assumptions: What the extrapolation assumes.
+        assumptions: What the extrapolation assumes and leaves out.
     """
 
     command: str
@@ -66,99 +74,184 @@ class Plan:
     assumptions: Sequence[str]
 
     @property
-    def seconds(self) -> float:
-        """Wall time of all parts."""
-        return sum(part.seconds for part in self.parts)
-
-    @property
-    def at_least(self) -> float:
-        """Wall time if every part ends as early as it may."""
-        return sum(part.seconds if part.at_least is None else part.at_least for part in self.parts)
-
-    @property
-    def passes(self) -> dict[str, int]:
-        """Images of all parts, by network and direction."""
+    def total(self) -> Part:
+        """Sum of all parts."""
         names = dict.fromkeys(name for part in self.parts for name in part.passes)
-        return {name: sum(part.passes.get(name, 0) for part in self.parts) for name in names}
+        passes = {name: sum(part.passes.get(name, 0) for part in self.parts) for name in names}
+        at_least = sum(part.seconds if part.at_least is None else part.at_least for part in self.parts)
+        return Part("in all", sum(part.seconds for part in self.parts), at_least, passes)
 
     def to_dict(self) -> dict[str, Any]:
         """Content of the JSON file."""
-        return {
-            "version": __version__,
-            **asdict(self),
-            "seconds": self.seconds,
-            "at_least_seconds": self.at_least,
-            "passes": self.passes,
-        }
+        sums = {"seconds": self.total.seconds, "at_least_seconds": self.total.at_least, "passes": self.total.passes}
+        return {"version": __version__, **asdict(self), **sums}
 
     def table(self) -> str:
         """Table for the terminal, with the assumptions below it."""
-        total = Part("in all", self.seconds, self.at_least if self.at_least < self.seconds else None, self.passes)
-        rows = [["", "time", *(name.replace("_", " ") for name in self.passes)]]
+        total, hours = self.total, self.total.seconds / 3600
+        rows = [["", "time", *(name.replace("_", " ") for name in total.passes)]]
         for part in [*self.parts, total]:
-            passes = (f"{part.passes.get(name, 0):,}" for name in self.passes)
+            passes = (f"{part.passes.get(name, 0):,}" for name in total.passes)
             rows.append([part.name, duration(part.seconds, part.at_least), *passes])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-        hours = self.seconds / 3600
-        notes = [f"{part.name}: {part.note}" for part in self.parts if part.note]
-        return "\n".join([
-            *lines,
-            "",
             f"hours: {hours:.3g} of wall time, {hours * self.processes:.3g} of devices ({self.device})",
             f"memory: {self.memory_bytes / 2**20:,.0f} MiB a process at its peak",
             f"disk: {self.disk_bytes / 2**20:,.0f} MiB left behind",
-            "",
-            "assumed:",
-            *(f"- {line}" for line in [*self.assumptions, *notes]),
-        ])  # fmt: skip
+        ]
+        return "\n".join([aligned(rows), "", *lines, "", "assumed:", *(f"- {line}" for line in self.assumptions)])
 
 
 def duration(seconds: float, at_least: float | None = None) -> str:
     """Seconds in a readable unit, or a range."""
-    if at_least is not None:
+    if at_least is not None and at_least < seconds:
         return f"{duration(at_least)} to {duration(seconds)}"
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def plan_training(
+    model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments, processes: int = 1
+) -> Plan:
+    """Plan a training, from a few steps of a copy of the model."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as args.output_dir:  # a trainer creates its folder
+        args.push_to_hub = False
+        base, data, common = load_parts(model_args, data_args, args)
+        if model_args.defense == "none":
+            trainer = DefenseTrainer(model=base, args=args, **common)
+        else:  # as if the base were not trained: searching for the rank takes long
+            trainer = defended_trainer(base, model_args, args, data, common, False)
+        parts = [Part("loading", time.perf_counter() - begin)]
+        cost = measure_step(trainer)
+        trainer.planned_values()
+    stages: Any = trainer.plan
+    adapts, per_epoch = isinstance(trainer, CALoRTrainer), stages.steps_per_epoch or stages.total_steps
+    samples = min(len(data["train"]), getattr(args, "confidence_samples", 2048))
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    shared = 1 if args.max_steps > 0 else processes  # a number of steps that was asked for does not shrink
+
+    def part(name: str, steps: float, evaluated: int, least: float = 1.0) -> Part:
+        own = math.ceil(steps / shared)
+        seconds, trained = own * cost.seconds + evaluated * cost.image_seconds / processes, own * batch * processes
+        return Part(name, seconds, seconds * least, {"model_forward": trained + evaluated, "model_backward": trained})
+
+    undefended = model_args.undefended_epochs
+    lengths = [("undefended", undefended * per_epoch)] * (undefended > 0)
+    lengths += [(stage.name, stage.stop - stage.start) for stage in stages.stages]
+    checkpoints = 0
+    for name, steps in lengths:
+        epochs, adapt = math.ceil(steps / per_epoch), adapts and name == stages.stages[-1].name
+        evaluated = epochs * len(data["validation"]) + adapt * (epochs + 1) * samples
+        parts.append(part(name, steps, evaluated, 1 / epochs if adapt else 1.0))
+        checkpoints += epochs
+    models = 1 + adapts + (undefended > 0)
+    parts.append(part("measuring", 0, models * (len(data["test"]) + samples) + len(data["validation"])))
+    kept = min(checkpoints, args.save_total_limit or checkpoints) * 3 + models  # with the two moments of AdamW
+    assumptions = [f"steps as long as those of a trial ({batch} images a device each), an evaluation each epoch"]
+    assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
+    disk, device = kept * cost.weight_bytes, args.device.type
+    return Plan("train", parts, cost.memory_bytes, disk, device, processes, assumptions)
+
+
+def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
+    """Plan the training of a prior, from runs of few steps."""
+    if options.import_file is not None:
+        raise ValueError("--import trains nothing, so there is nothing to plan")
+    kind, device = PRIORS.get(options.prior), process_state().device
+    config = kind.config_class.from_dict(settings_of(kind.config_class, list(options.settings), "--settings"))
+    with PeakMemory(device) as memory, tempfile.TemporaryDirectory() as folder:
+
+        def trial(steps: int) -> float:
+            begin, settings = time.perf_counter(), [*options.settings, f"steps={steps}"]
+            with redirect_stdout(io.StringIO()):
+                train_prior(replace(options, settings=settings, output_dir=Path(folder), resume=False, overwrite=True))
+            return time.perf_counter() - begin
+
+        options = replace(options, push_to_hub=None)
+        _, once, more = trial(1), trial(1), trial(6)
+        disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+    steps = max(more - once, 0.0) / 5 * (config.steps - 1) / processes
+    images = config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update
+    parts = [Part("loading and saving", once), Part("training", steps, passes={"real_images": images})]
+    assumptions = ["steps as long as the first ones; checkpoints on the way are not counted"]
+    return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)
+
+
+def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
+    """Plan an audit, from short runs of its attacks (of about ``seconds`` in all) and an evaluation of few classes."""
+    begin = time.perf_counter()
+    target = HFTarget.from_pretrained(str(options.model or options.target))
+    target.module.to(process_state().device)
+    options = with_defaults(options, target)
+    prior = load_generator(options.generator, image_size=target.image_size[0]).to(target.device)
+    labels, attacks = options.labels(target.num_classes), options.named_attacks
+    before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
+    assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
+    for named in attacks:
+        part, peak, learns = plan_attack(
+            named.attack, target, prior, labels, name=named.name, images_per_class=options.images_per_class,
+            seed=options.seed, chunk_size=options.chunk_size, processes=processes, public_images=options.public_images,
+            seconds=seconds / len(attacks),
+        )  # fmt: skip
+        after, memory = [*after, part], max(memory, peak)
+        assumptions += [f"{named.name}: what it learns before the first class is not counted"] * learns
+    tries = [options.images_per_class * max(1, len(named.attack.parts)) for named in attacks]
+    if not options.reconstructions_only:
+        model: Any = options.evaluation_model or options.evaluation_folder
+        if argv := evaluation_model_argv(options, target):  # the target stands in for a model that is not trained yet
+            model_args, data_args, _, args = parse(argv)
+            before.append(replace(plan_training(model_args, data_args, args).total, name="evaluation model"))
+            model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
+        part, peak = plan_evaluation(options, target, prior, load_networks(target, model, options), labels, tries)
+        after, memory = [*after, part], max(memory, peak)
+        assumptions += ["the first process evaluates"] * (processes > 1)
+    disk = 4 * (3 * prior.image_size**2 + prior.latent_dim) * sum(tries) * len(labels)  # float32
+    return Plan("audit", before + after, memory, disk, target.device.type, processes, assumptions)
+
+
+def plan_evaluation(
+    options: AuditRecipe, target: HFTarget, prior: Generator[Any], networks: dict[str, Network], labels: list[int],
+    tries: list[int],
+) -> tuple[Part, int]:  # fmt: skip
+    """Plan the evaluation of an audit, from samples of the prior instead of reconstructions; and its peak memory."""
+    splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+
+    def trial(classes: int) -> float:
+        test = splits.test.filter(lambda label: label in labels[:classes], input_columns="label")
+        private = private_images(replace(splits, test=test), target, labels[:classes], options.dataset)
+        begin = time.perf_counter()
+        evaluator = Evaluator(target, prior, private, networks, options.metrics, options.public_images, options.seed)
+        found = []
+        for named, count in zip(options.named_attacks, tries, strict=True):
+            shown = torch.tensor(labels[:classes]).repeat_interleave(count)
+            latents, images = evaluator.samples(shown)
+            found.append((named, Reconstruction(images, shown, latents, torch.ones(len(shown)), Cost())))
+        _ = evaluator.results(found), evaluator.utility(), evaluator.other_threats()
+        return time.perf_counter() - begin
+
+    few, more = min(2, len(labels)), min(6, len(labels))
+    with PeakMemory(target.device) as memory:
+        seconds = [trial(few), trial(more)]
+    per_class = max(0.0, seconds[1] - seconds[0]) / max(1, more - few)
+    images = len(splits.train) + len(splits.test) + 2 * sum(tries) * len(labels)
+    whole = seconds[1] + per_class * (len(labels) - more)
+    passes = {"evaluation_passes": images * len(networks)}
+    return Part("evaluating", whole, passes=passes), memory.before + memory.grown * len(labels) // more
+
+
 def plan_attack(
-    attack: Attack[Any],
-    target: Target,
-    generator: Generator[Any],
-    labels: Sequence[int],
-    *,
-    name: str,
-    images_per_class: int,
-    seed: int,
-    chunk_size: int,
-    processes: int = 1,
-    public_images: Dataset[Tensor] | None = None,
+    attack: Attack[Any], target: Target, generator: Generator[Any], labels: Sequence[int], *, name: str,
+    images_per_class: int, seed: int, chunk_size: int, processes: int = 1, public_images: Dataset[Any] | None = None,
     seconds: float = 15.0,
-) -> tuple[Part, int]:
-    """Expected cost of an attack, from short runs with two small budgets on few classes and on twice as many.
+) -> tuple[Part, int, bool]:  # fmt: skip
+    """Plan an attack, from short runs with two small budgets on few classes and on twice as many.
 
     Cost is taken to be linear in the budget (:meth:`~calor_hf.attacks.base.AttackConfig.scaled`) and in the classes.
-
-    Args:
-        attack: The attack to plan, with its full budget.
-        target: The model under attack, on the device of the run.
-        generator: The prior, on the same device.
-        labels: Classes of the run.
-        name: Name of the part.
-        images_per_class: Reconstructions of each class.
-        seed: Seed of the run.
-        chunk_size: Images at a time.
-        processes: Processes that share the classes.
-        public_images: Public images of the run.
-        seconds: Approximate length of the trials.
+    Arguments as for :func:`~calor_hf.auditing.run_attack`.
 
     Returns:
-        The part, and the peak memory of a process in bytes.
+        The part, the peak memory of a process in bytes, and whether the attack learns before its first class.
     """
     mine = math.ceil(len(labels) / processes)
     per_chunk = max(1, chunk_size // attack.rows(images_per_class))
@@ -167,7 +260,8 @@ def plan_attack(
     # From the smallest budget to the whole one; rounding makes some of them equal.
     scaled = [attack.config.scaled(2.0**power) for power in range(-6, 1)]
     budgets = list({_share(attack.config, config): config for config in scaled}.items())
-    lessons = _few_images(public_images, generator, target, seed)
+    lessons: Any = public_images if public_images is not None else _samples(generator, target, seed)
+    lessons = [lessons[index] for index in range(min(len(lessons), 16))]
     with PeakMemory(target.device) as memory, tempfile.TemporaryDirectory() as folder:
 
         def trial(config: AttackConfig, classes: int) -> np.ndarray:
@@ -180,26 +274,20 @@ def plan_attack(
             return np.array([time.perf_counter() - begin, *(getattr(cost, kind) for kind in PASSES)])
 
         trial(budgets[0][1], few)  # warms up, and keeps in the folder what the attack learns about the target
-        tried, costs = [], []
-        for budget in budgets:
-            tried.append(budget)
-            costs.append(trial(budget[1], few))
-            if len(costs) > 1 and costs[-1][0] > seconds / 8:
-                break
-        at_few = _extrapolated([share for share, _ in tried], costs)
+        costs: list[np.ndarray] = []
+        while len(costs) < len(budgets) and (len(costs) < 2 or costs[-1][0] < seconds / 8):
+            costs.append(trial(budgets[len(costs)][1], few))
+        tried = budgets[: len(costs)][-2:]
+        at_few = _extrapolated([share for share, _ in tried], costs[-2:])
         per_class = at_few / few
         if more > few:
-            at_more = _extrapolated([s for s, _ in tried[-2:]], [trial(config, more) for _, config in tried[-2:]])
+            at_more = _extrapolated([share for share, _ in tried], [trial(config, more) for _, config in tried])
             per_class = np.maximum(at_more - at_few, 0) / (more - few)
         learns = any(Path(folder).iterdir())
     total = per_class * len(labels) + np.maximum(at_few - few * per_class, 0) * min(processes, len(labels))
-    part = Part(
-        name,
-        float(at_few[0] + per_class[0] * (mine - few)),
-        passes=dict(zip(PASSES, np.rint(total[1:]).astype(int).tolist(), strict=True)),
-        note="what it learns before the first class is not counted" if learns else "",
-    )
-    return part, int(memory.before + memory.grown * min(per_chunk, mine) / min(per_chunk, more))
+    passes = dict(zip(PASSES, np.rint(total[1:]).astype(int).tolist(), strict=True))
+    part = Part(name, float(at_few[0] + per_class[0] * (mine - few)), passes=passes)
+    return part, int(memory.before + memory.grown * min(per_chunk, mine) / min(per_chunk, more)), learns
 
 
 def _share(whole: AttackConfig, part: AttackConfig) -> float:
@@ -209,7 +297,7 @@ def _share(whole: AttackConfig, part: AttackConfig) -> float:
 
 
 def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.ndarray:
-    """Cost of the whole budget on the line through the last two trials."""
+    """Cost of the whole budget on the line through two trials, or that of the last trial if it had the whole."""
     if len(costs) == 1 or shares[-1] == 1:
         return costs[-1]
     slope = (costs[-1] - costs[-2]) / (shares[-1] - shares[-2])
@@ -218,10 +306,6 @@ def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.nd
 
 
 @torch.no_grad()
-def _few_images(public_images: Any, generator: Generator[Any], target: Target, seed: int) -> Any:
-    """Public images that an attack learns from in a trial."""
-    if public_images is not None:
-        return [public_images[index] for index in range(min(len(public_images), LESSONS))]
-    latents = generator.sample_latents(LESSONS, np.random.default_rng(seed)).to(target.device, generator.dtype)
-    labels = torch.arange(LESSONS, device=target.device) % target.num_classes
-    return list(generator(latents, labels).clamp(0, 1).float().cpu())
+def _samples(generator: Generator[Any], target: Target, seed: int) -> Any:
+    latents = generator.sample_latents(16, np.random.default_rng(seed)).to(target.device, generator.dtype)
+    return generator(latents, torch.arange(16, device=target.device) % target.num_classes).clamp(0, 1).float().cpu()

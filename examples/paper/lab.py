@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from calor_hf.auditing import PrivateImages, audit, run_attack
+from calor_hf.auditing import AuditOptions, PrivateImages, audit
+from calor_hf.auditing.audit import reconstruct
 from calor_hf.auditing.networks import Network
-from calor_hf.auditing.plan import plan_attacks
-from calor_hf.cli.audit import private_images_of
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.generators import Generator, load_generator
+from calor_hf.recipes.audit import private_images
 from calor_hf.recipes.runs import Runs
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.hf_target import HFTarget
@@ -190,7 +190,7 @@ class Lab:
     def private_images(self, target: HFTarget, identities: int | None = None) -> PrivateImages:
         """Return training images of the first ``identities`` classes (None: of all), and test images of all."""
         labels = first_labels(target, identities)
-        return private_images_of(self.splits(target.image_size[0]), target, labels, self.options.dataset)
+        return private_images(self.splits(target.image_size[0]), target, labels, self.options.dataset)
 
     # Attacks and evaluation
 
@@ -209,7 +209,7 @@ class Lab:
         network = Network.of_target(self.target(source), source)
 
         def classify(images: Tensor) -> Tensor:
-            logits = network.look(images)[1]
+            logits = network.outputs(images)[1]
             assert logits is not None  # a classifier has a head
             return logits
 
@@ -228,11 +228,9 @@ class Lab:
             images_per_identity: Reconstructions per class.
         """
         target = self.target(source)
-        (plan,) = plan_attacks([spec])
-        return run_attack(
-            plan.attack, target, self.prior(target), first_labels(target, identities), self.folder / "audits" / name,
-            name=plan.kind, target_name=name, images_per_class=images_per_identity, seed=self.options.seed, resume=True,
-        )  # fmt: skip
+        options = self._audit_options(name, [spec], first_labels(target, identities), images_per_identity)
+        ((_, found),) = reconstruct(target, self.prior(target), options)
+        return found
 
     def trace(self, source: str, spec: str, identities: int, images_per_identity: int) -> tuple[str, Tensor, Trace]:
         """Run one white-box attack and record every step.
@@ -268,21 +266,22 @@ class Lab:
             config: Attacks and number of attacked classes.
         """
         target = self.target(source)
-        report = audit(
-            target,
-            config.attacks.split(),
-            self.prior(target),
-            self.evaluation_model,
-            self.private_images(target, config.identities),
-            output_dir=self.folder / "audits" / name,
-            classes=first_labels(target, config.identities),
-            images_per_class=config.images_per_identity,
+        labels = first_labels(target, config.identities)
+        options = self._audit_options(name, config.attacks.split(), labels, config.images_per_identity)
+        private = self.private_images(target, config.identities)
+        return leakage(audit(target, private, self.prior(target), self.evaluation_model, options))
+
+    def _audit_options(self, name: str, attacks: list[str], labels: list[int], images: int) -> AuditOptions:
+        return AuditOptions(
+            attacks=attacks,
+            classes=labels,
+            images_per_class=images,
             seed=self.options.seed,
             metrics=["attack_accuracy"],
             target_name=name,
+            output_dir=str(self.folder / "audits" / name),
             resume=True,
         )
-        return leakage(report)
 
 
 def first_labels(target: HFTarget, identities: int | None) -> list[int]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from calor_hf.attacks.specs import attack_of
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.report import HEADLINE, IDENTITIES, LeakageReport
 from calor_hf.metrics import mean_over_identities
 
@@ -84,7 +84,7 @@ def attack_names(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 def attack_labels(found: dict[str, Any]) -> dict[str, str]:
     """Return labels of the attacks for figures: without their settings, unless the settings distinguish them."""
-    specs = {attack_of(spec)[0]: spec for spec in found["settings"]["attacks"].split()}
+    specs = {parse_attack(spec).name: spec for spec in found["settings"]["attacks"].split()}
     short = {name: spec.partition(":")[0] for name, spec in specs.items()}
     return {name: one if list(short.values()).count(one) == 1 else specs[name] for name, one in short.items()}
 

@@ -42,9 +42,9 @@ class AttackedConfig(MethodConfig):
 
     def validate(self) -> None:
         """Refuse unknown attacks, and values out of range."""
-        from calor_hf.auditing.plan import plan_attacks
+        from calor_hf.attacks.specs import parse_attacks
 
-        plan_attacks(self.attacks.split())
+        parse_attacks(self.attacks.split())
         if self.identities < 1 or self.images_per_identity < 1 or not self.seeds:
             raise ValueError(
                 "expected identities >= 1, images_per_identity >= 1 and a seed, got "

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calor_hf.attacks import Attack
 from calor_hf.attacks.gradient import GradientAttack
-from calor_hf.attacks.specs import attack_of
+from calor_hf.attacks.specs import parse_attack
 
 
 @dataclass
@@ -36,7 +36,7 @@ def traced(spec: str) -> tuple[str, GradientAttack[Any], Trace]:
     Attack all classes in one chunk, since a trace covers one pass of the loop.
 
     Args:
-        spec: Attack spec, see :func:`~calor_hf.attacks.specs.attack_of`.
+        spec: Attack spec, see :func:`~calor_hf.attacks.specs.parse_attack`.
 
     Returns:
         Name of the attack, the attack, and its trace, filled while the attack runs.
@@ -44,14 +44,15 @@ def traced(spec: str) -> tuple[str, GradientAttack[Any], Trace]:
     Raises:
         ValueError: the attack uses no gradient, or several copies of an image per step.
     """
-    name, kind, plain = attack_of(spec)
+    named = parse_attack(spec)
+    plain = named.attack
     if not isinstance(plain, GradientAttack):
-        raise ValueError(f"'{kind}' uses no gradient of the target; pass a white-box attack")
+        raise ValueError(f"'{named.kind}' uses no gradient of the target; pass a white-box attack")
     if plain.config.samples > 1:
         raise ValueError(f"samples must be 1, so that a step has one gradient per image, got {spec}")
     trace = Trace()
     made = cast("type[Attack[Any]]", type(f"Traced{type(plain).__name__}", (_Traced, type(plain)), {"trace": trace}))
-    return name, cast("GradientAttack[Any]", made(plain.config)), trace
+    return named.name, cast("GradientAttack[Any]", made(plain.config)), trace
 
 
 class _Traced:

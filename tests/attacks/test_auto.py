@@ -7,7 +7,7 @@ import torch
 
 from calor_hf.attacks import Attack
 from calor_hf.attacks.auto import Auto, AutoConfig
-from calor_hf.attacks.specs import attack_of
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.reconstruction import Reconstruction
 from tests.attacks.tiny_world import tiny_generator, tiny_target
 
@@ -21,7 +21,7 @@ def run(attack: Attack[Any], **options: Any) -> Reconstruction:
 @pytest.mark.parametrize("chunk_size", [2, 1000])
 def test_images_are_those_of_the_members_side_by_side(chunk_size: int) -> None:
     found = run(Auto(AutoConfig(members=MEMBERS)), chunk_size=chunk_size)
-    alone = [run(attack_of(word)[2]) for word in MEMBERS]
+    alone = [run(parse_attack(word).attack) for word in MEMBERS]
     assert found.labels.tolist() == [0] * 6 + [1] * 6 + [3] * 6
     for name in ("images", "latents", "scores"):
         blocks = getattr(found, name).unflatten(0, (3, 3, 2))
@@ -35,7 +35,7 @@ def test_images_are_those_of_the_members_side_by_side(chunk_size: int) -> None:
 
 def test_other_samples_are_not_shared() -> None:
     words = ("plg:steps=2,initial_candidates=40", "bypass:steps=2,initial_candidates=41")
-    alone = sum(run(attack_of(word)[2]).cost.target_passes for word in words)
+    alone = sum(run(parse_attack(word).attack).cost.target_passes for word in words)
     assert run(Auto(AutoConfig(members=words))).cost.target_passes == alone
 
 

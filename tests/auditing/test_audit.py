@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import DatasetDict
 from torch import Tensor, nn
 
-from calor_hf import METRICS, LeakageReport, PrivateImages, audit
+from calor_hf import METRICS, AuditOptions, LeakageReport, PrivateImages, audit
 from calor_hf.attacks import GradientAttack
-from calor_hf.auditing import evaluation, plan_attacks
+from calor_hf.attacks.specs import parse_attacks
+from calor_hf.auditing import evaluation
+from calor_hf.auditing.audit import parse_classes
 from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.core.report import DataInfo
 from calor_hf.data.face_renderer import IDENTITY_NAMES
-from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
 from calor_hf.targets.base import Target
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
@@ -46,13 +49,16 @@ def evaluation_model() -> Network:
 
 
 def small_audit(folder: Path, **options: Any) -> LeakageReport:
-    known: dict[str, Any] = {
-        "target": tiny_target("calor", rank=2), "attacks": ATTACKS, "generator": tiny_generator("renderer"),
-        "evaluation_model": evaluation_model(), "private_data": private_images_of(), "output_dir": folder,
-        "classes": [0, 1, 3],
-        "images_per_class": 2, "target_name": "tiny",
+    parts: dict[str, Any] = {
+        "target": tiny_target("calor", rank=2), "private_data": private_images_of(),
+        "prior": tiny_generator("renderer"), "evaluation_model": evaluation_model(),
     }  # fmt: skip
-    return audit(**{**known, **options})
+    parts |= {name: options.pop(name) for name in list(options) if name in parts}
+    known: dict[str, Any] = {
+        "attacks": ATTACKS, "output_dir": str(folder), "classes": [0, 1, 3], "images_per_class": 2,
+        "target_name": "tiny",
+    }  # fmt: skip
+    return audit(**parts, options=AuditOptions(**{**known, **options}))
 
 
 def test_the_report_says_everything(tmp_path: Path) -> None:
@@ -155,7 +161,7 @@ def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path:
 
 def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    run, look = GradientAttack.attack, Network.look
+    run, outputs = GradientAttack.attack, Network.outputs
 
     def attacked(self: Any, *words: Any) -> Any:
         order.append("attack")
@@ -163,10 +169,10 @@ def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monk
 
     def looked(self: Any, images: Tensor) -> Any:
         order.append("look")
-        return look(self, images)
+        return outputs(self, images)
 
     monkeypatch.setattr(GradientAttack, "attack", attacked)
-    monkeypatch.setattr(Network, "look", looked)
+    monkeypatch.setattr(Network, "outputs", looked)
     small_audit(tmp_path, metrics=["attack_accuracy"])
     assert "attack" not in order[order.index("look") :]
     assert order.count("attack") == 2
@@ -236,8 +242,6 @@ def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"evaluation_model": None}, "needs an evaluation model and the private images"),
-        ({"private_data": None}, "needs an evaluation model and the private images"),
         ({"classes": [9]}, "classes 0 to 4"),
         ({"attacks": ["gmii"]}, "Did you mean 'gmi'"),
         ({"attacks": ["plg", "plg"]}, "every attack once"),
@@ -259,7 +263,7 @@ def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) 
 
 def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
     target = tiny_target()
-    with pytest.raises(ValueError, match="the target cannot judge itself"):
+    with pytest.raises(ValueError, match="the target cannot evaluate itself"):
         small_audit(tmp_path / "out", target=target, evaluation_model=target)
     assert not (tmp_path / "out").exists()
 
@@ -280,8 +284,8 @@ def test_private_pictures_are_bytes() -> None:
 def test_networks_look_at_bytes_and_floats_alike() -> None:
     pictures = private_images_of().images
     network = load_network(tiny_target(dtype=torch.float32), "evaluation_model")
-    features, logits = network.look(pictures)
-    again, scores = network.look(pictures.float() / 255)
+    features, logits = network.outputs(pictures)
+    again, scores = network.outputs(pictures.float() / 255)
     assert torch.equal(features, again)
     assert logits is not None
     assert scores is not None
@@ -291,7 +295,7 @@ def test_networks_look_at_bytes_and_floats_alike() -> None:
 
 
 def test_words_of_attacks() -> None:
-    calor, own = plan_attacks(["gmi@calor", "plg:steps=7"], budget=0.5, settings=["lr=0.5"])
+    calor, own = parse_attacks(["gmi@calor", "plg:steps=7"], budget=0.5, settings=["lr=0.5"])
     assert (calor.name, calor.kind, calor.attack.config.clip, calor.attack.config.steps) == (
         "gmi-calor",
         "gmi",
@@ -299,15 +303,42 @@ def test_words_of_attacks() -> None:
         750,
     )
     assert (own.name, own.attack.config.steps, own.attack.config.lr) == ("plg-steps-7", 7, 0.5)
-    (students,) = plan_attacks(["lomma:students=outputs/mine/,steps=3"])
+    (students,) = parse_attacks(["lomma:students=outputs/mine/,steps=3"])
     assert students.name == "lomma-students-mine-steps-3"  # a folder is named so
-    default = plan_attacks()
+    default = parse_attacks()
     assert [one.name for one in default] == ["auto"]
     assert default[0].attack.adaptive
-    assert [one.attack.adaptive for one in plan_attacks(["gmi", "ppa", "plg@adaptive", "bypass", "trapdoor"])] == [
+    assert [one.attack.adaptive for one in parse_attacks(["gmi", "ppa", "plg@adaptive", "bypass", "trapdoor"])] == [
         False, False, True, True, True,
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown preset 'mine'; pass one of original, calor, adaptive"):
-        plan_attacks(["plg@mine"])
+        parse_attacks(["plg@mine"])
     with pytest.raises(ValueError, match="no attacks to run"):
-        plan_attacks([])
+        parse_attacks([])
+
+
+def test_classes_as_typed() -> None:
+    assert AuditOptions(classes="0-2,5").labels(10) == [0, 1, 2, 5]
+    assert AuditOptions().labels(3) == [0, 1, 2]
+    assert AuditOptions().labels(530) == list(range(100))
+    for wrong in ("3-1", "a", "", "1-", "-3"):
+        with pytest.raises(ValueError, match="expected classes"):
+            parse_classes(wrong)
+
+
+def test_private_images_of_any_dataset(tmp_path: Path) -> None:
+    train, test = (load_synthetic_faces(3, 2, image_size=20, split=split) for split in ("train", "test"))
+    both = PrivateImages.from_dataset(DatasetDict(train=train, test=test), image_size=SIDE)
+    apart = PrivateImages.from_dataset(train, test, image_size=SIDE, classes=[0, 2], name="faces")
+    assert both.images.shape == (6, 3, SIDE, SIDE)
+    assert both.label_names == ("identity_000", "identity_001", "identity_002")
+    assert (apart.name, apart.labels.tolist()) == ("faces", [0, 0, 2, 2])
+    assert apart.held_images is not None
+    assert apart.held_images.shape == both.images.shape
+    assert torch.equal(apart.images, both.of_classes([0, 2]).images)
+    assert PrivateImages.from_dataset(train, image_size=SIDE).held_images is None
+    with pytest.raises(ValueError, match="expected columns image and label, got picture, label"):
+        PrivateImages.from_dataset(train.rename_column("image", "picture"), image_size=SIDE)
+    report = small_audit(tmp_path, attacks=ATTACKS[:1], private_data=train, classes=[0, 2], metrics=["attack_accuracy"])
+    assert report.label_names == ["identity_000", "identity_002"]
+    assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 4, 0)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
-from calor_hf.auditing.networks import Network, SeenImages, load_network
-from calor_hf.metrics import METRICS
+from calor_hf.auditing.networks import Network, load_network
+from calor_hf.metrics import METRICS, View
 from calor_hf.metrics.fid import INCEPTION
 from tests.auditing.test_audit import private_images_of, small_audit
 from tests.metrics.small_evidence import small_evidence
@@ -86,7 +86,7 @@ def test_what_a_network_is_fed(name: str, side: int, low: float, high: float) ->
     network = load_network(name)
     assert network.name == name
     assert network.head is None
-    features, logits = network.look((255 * images()).round().byte())
+    features, logits = network.outputs((255 * images()).round().byte())
     assert features.shape == (2, 3)
     assert logits is None
     inner: Any = network.module.network
@@ -97,9 +97,9 @@ def test_what_a_network_is_fed(name: str, side: int, low: float, high: float) ->
 
 
 def test_features_are_the_libraries_own() -> None:
-    found, _ = load_network("inception_fid").look(images())
+    found, _ = load_network("inception_fid").outputs(images())
     torch.testing.assert_close(found, (2 * images() - 1).mean(dim=(2, 3)))
-    unit, _ = load_network("inception_resnet_vggface2").look(images())
+    unit, _ = load_network("inception_resnet_vggface2").outputs(images())
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(2))
 
 
@@ -191,8 +191,8 @@ def test_a_class_of_that_name_is_refused() -> None:
 ])  # fmt: skip
 def test_only_its_numbers_are_called_fid(name: str, measure: str) -> None:
     evidence, network = small_evidence(), load_network(name)
-    known = SeenImages(network.look(evidence.private_images), None)
-    view = network.view(evidence.images, known)
+    features, private = (network.outputs(some)[0] for some in (evidence.images, evidence.private_images))
+    view = View(name, features, private)
     (found,) = METRICS.get("fid")().measure(small_evidence(extractor=view))
     assert found.name == measure
 

@@ -71,8 +71,17 @@ def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> No
     assert calor_hf(["train", *SMALL, "--num-train-epochs", "1", "--defense", "none", "--output-dir", str(drawn)]) == 0
     words = [str(drawn), "--attacks", "plg", "--classes", "0-1", "--budget", "0.005", "--output-dir"]
     plan = planned(tmp_path, "audit", [*words, str(tmp_path / "out")])
-    assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "evaluation_model", "plg", "evaluating"]
+    assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "evaluation model", "plg", "evaluating"]
     assert not (tmp_path / "out").exists()
+
+
+def test_prior(tmp_path: Path) -> None:
+    words = ["--settings", "steps=40", "width=4", "batch_size=8", "discriminator_steps=2", "--image-size", "16"]
+    plan = planned(tmp_path, "prior", [*words, "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    assert part(plan, "training")["passes"] == {"real_images": 40 * 2 * 8}
+    assert plan["disk_bytes"] > 0
+    assert plan["memory_bytes"] > 2**20
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,9 @@ def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> No
         (["train", "--defense", "calorr"], "Did you mean 'calor'?"),
         (["audit", "nowhere", "--attacks", "gmii"], "Did you mean 'gmi'?"),
         (["audit", "./nowhere"], "nowhere"),
-        (["audit", "x", "--images-per-class", "0"], "--images-per-class"),
+        (["prior", "--prior", "gmii"], "--prior must be one of"),
+        (["prior", "--import", "ffhq.pkl"], "nothing to plan"),
+        (["audit", "x", "--images-per-class", "0"], "images_per_class"),
     ],
 )
 def test_bad_options_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +118,7 @@ def test_a_plan_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_sums_and_units() -> None:
     parts = [Part("a", 60, 20, {"x": 2}), Part("b", 1.5), Part("c", 7200, None, {"x": 3, "y": 1})]
     plan = Plan("train", parts, 2**20, 0, "cpu", 4, ["nothing"])
-    assert (plan.seconds, plan.at_least, plan.passes) == (7261.5, 7221.5, {"x": 5, "y": 1})
+    assert (plan.total.seconds, plan.total.at_least, plan.total.passes) == (7261.5, 7221.5, {"x": 5, "y": 1})
     table = plan.table()
     assert "20.0 s to 60.0 s" in table
     assert "8.07 of devices" in table

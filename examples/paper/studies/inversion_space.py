@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.auditing.plan import plan_attacks
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.seeding import named_rng
 from calor_hf.defenses import DEFENSES
@@ -49,7 +49,7 @@ class InversionSpaceConfig(MethodConfig):
 
     def validate(self) -> None:
         """Refuse unknown names, and values out of range."""
-        plan_attacks([self.attack])
+        parse_attack(self.attack)
         unknown = [name for name in self.defenses if name not in DEFENSES.names()]
         if unknown or not self.defenses:
             raise ValueError(f"expected defenses of {', '.join(DEFENSES.names())}, got {self.defenses}")

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from calor_hf.auditing.plan import plan_attacks
-from calor_hf.cli import audit as audit_command
 from calor_hf.cli._options import parser_for, read_options
 from calor_hf.defenses import DEFENSES
 from calor_hf.priors import PRIORS
+from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.prior import PriorOptions
 from calor_hf.recipes.train_arguments import parse
@@ -45,10 +44,9 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
             first = model.undefended_epochs
             assert (total, [first + epoch for epoch in args.lr_drop_epochs]) == (100, [75, 90])
         elif command.name == "audit":
-            options = audit_command._parser().parse_args(command.options)
-            assert len(audit_command.parse_classes(options.classes, 100)) * options.images_per_class == 500
-            planned = plan_attacks(options.attacks, options.preset, options.budget or "paper", options.settings)
-            assert planned
+            recipe = read_options(AuditRecipe, parser_for(AuditRecipe, "audit", ""), command.options)
+            assert len(recipe.labels(1000)) * recipe.images_per_class == 500
+            assert recipe.named_attacks
         else:
             prior = read_options(PriorOptions, parser_for(PriorOptions, "prior", ""), command.options)
             kind = PRIORS.get(prior.prior)

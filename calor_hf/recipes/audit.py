@@ -1,0 +1,194 @@
+"""Audit a saved model: load it, its data, prior and evaluation model, attack it, and write the report and its page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from calor_hf.attacks.specs import NamedAttack
+from calor_hf.auditing import PrivateImages, audit
+from calor_hf.auditing.audit import AuditOptions, reconstruct
+from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.verdict import summary
+from calor_hf.core.processes import process_state
+from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
+from calor_hf.data.face_renderer import IDENTITY_NAMES
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.generators import load_generator
+from calor_hf.recipes.common import aligned, check_classes, is_embedded, load_public_images, log_to_terminal
+from calor_hf.recipes.report import write_pages
+from calor_hf.recipes.train import train
+from calor_hf.recipes.train_arguments import parse
+from calor_hf.targets.hf_target import HFTarget
+
+SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecipe(AuditOptions):
+    """Options of :func:`run_audit`: those of an audit, and where its parts come from."""
+
+    model: str | None = field(
+        default=None, metadata={"positional": True, "help": "model under attack, defended or not: folder or Hub id"}
+    )
+    target: str | None = field(default=None, metadata={"help": "the same"})
+    dataset: str | None = field(
+        default=None, metadata={"help": "images it was trained on, as for calor-hf train; default: synthetic faces"}
+    )
+    evaluation_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "image classifier of another architecture, trained on the same classes (calor-hf train --role"
+            " evaluation): folder or Hub id; default: for synthetic faces one is trained"
+        },
+    )
+    generator: str = field(
+        default="renderer",
+        metadata={
+            "help": "folder or Hub id of a trained prior, or renderer, the program that drew the synthetic faces"
+        },
+    )
+    public_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "public images, for attacks (lomma) and metrics (decoder_inversion) that need some: folder, parquet"
+            " file or Hub id; default: samples of the generator"
+        },
+    )
+    include_private_images: bool = field(
+        default=False, metadata={"help": "show private images next to the reconstructions on the page"}
+    )
+    reconstructions_only: bool = field(
+        default=False, metadata={"help": "only attack: no evaluation model, no private images, no report"}
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` as :class:`AuditOptions`, or if the model is not named exactly once."""
+        if (self.model is None) == (self.target is None):
+            raise ValueError("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
+        super().__post_init__()
+
+    @property
+    def evaluation_folder(self) -> str:
+        """Folder of the evaluation model that is trained on the way."""
+        return str(Path(self.output_dir) / "evaluation-model")
+
+
+def run_audit(options: AuditRecipe) -> LeakageReport | None:
+    """Attack a model and write the report, its page and its Markdown version.
+
+    Args:
+        options: What to attack and how.
+
+    Returns:
+        The report; None with ``reconstructions_only``.
+
+    Raises:
+        ValueError: parts that are missing or do not fit together.
+        FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
+        FloatingPointError: scores of the target or of an evaluation model are not finite.
+    """
+    state = process_state()
+    log_to_terminal(state.is_main_process)
+    target = HFTarget.from_pretrained(str(options.model or options.target))
+    target.module.to(state.device)
+    options = with_defaults(options, target)
+    folder, prior = Path(options.output_dir), load_generator(options.generator, image_size=target.image_size[0])
+    if options.reconstructions_only:
+        found = reconstruct(target, prior, options)
+        if state.is_main_process:
+            print_reconstructions(found, folder)
+        return None
+    with state.main_process_first():
+        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
+        private = private_images(splits, target, options.labels(target.num_classes), options.dataset)
+        evaluation_model = evaluation_model_of(options, target)
+    report = audit(target, private, prior, evaluation_model, options)
+    if state.is_main_process:
+        shown = private if options.include_private_images else None
+        page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
+        print(f"\n{summary(report)}\n\nreport: {page}\nnumbers: {folder / REPORT}")
+    return report
+
+
+def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
+    """Fill in what depends on the target: its name, public images of its size, and the defaults for synthetic faces.
+
+    Raises:
+        ValueError: the private images or the evaluation model are not known.
+    """
+    synthetic = options.dataset is None and not options.reconstructions_only and is_embedded(target)
+    if options.dataset is None and not synthetic and not options.reconstructions_only:
+        raise ValueError(
+            "the target's classes are not the synthetic faces, so its private images are unknown; pass --dataset and "
+            "--evaluation-model, or --reconstructions-only"
+        )
+    if options.evaluation_model is None and not synthetic and not options.reconstructions_only:
+        raise ValueError(
+            "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
+            f"--dataset {options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
+        )
+    public, few = options.public_dataset, min(SYNTHETIC_CLASSES, target.num_classes)
+    return replace(
+        options,
+        target_name=str(options.model or options.target),
+        public_images=None if public is None else load_public_images(public, target.image_size[0]),
+        budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
+        classes=range(few) if synthetic and options.classes is None else options.classes,
+    )
+
+
+def private_images(
+    splits: Splits, target: HFTarget, classes: Sequence[int], dataset: str | None = None
+) -> PrivateImages:
+    """Training images of the attacked classes and test images of all classes, at the target's size.
+
+    Args:
+        splits: The target's data.
+        target: The model under attack.
+        classes: Attacked classes.
+        dataset: Name of the data; None means the synthetic faces, whose true parameters are known.
+
+    Raises:
+        ValueError: the data have other classes than the target.
+    """
+    check_classes(splits, target)
+    known = {"true_identity": sample_identities(target.num_classes), "identity_names": tuple(IDENTITY_NAMES)}
+    return PrivateImages.from_dataset(
+        splits.train, splits.test, image_size=target.image_size[0], classes=classes, name=dataset or SYNTHETIC,
+        **(known if dataset is None else {}),
+    )  # fmt: skip
+
+
+def evaluation_model_of(options: AuditRecipe, target: HFTarget) -> Network:
+    """Load the evaluation model; for synthetic faces without one, train it first."""
+    argv = evaluation_model_argv(options, target)
+    if argv:
+        print(f"training an evaluation model, once; it is kept in {options.evaluation_folder}")
+        train(*parse(argv))
+        torch.manual_seed(0)
+    return load_network(options.evaluation_model or options.evaluation_folder)
+
+
+def evaluation_model_argv(options: AuditRecipe, target: HFTarget) -> list[str]:
+    """Return options of ``calor-hf train`` for the evaluation model; empty if there is a finished one."""
+    folder = Path(options.evaluation_folder)
+    if options.evaluation_model is not None or (folder / "metrics.json").is_file():
+        return []
+    words = ["--role", "evaluation", "--num-identities", str(target.num_classes), "--output-dir", str(folder)]
+    return [*words, "--resume" if folder.exists() else "--overwrite"]
+
+
+def print_reconstructions(found: Sequence[tuple[NamedAttack, Reconstruction]], folder: Path) -> None:
+    """Print a table of attacks that were not evaluated."""
+    rows = [["attack", "images", "target confidence", "target passes an image", "time, all processes"]]
+    for attack, one in found:
+        count, cost = len(one.labels), one.cost
+        confidence, passes = f"{float(one.scores.double().mean()):.3f}", f"{cost.target_passes / count:,.0f}"
+        rows.append([attack.name, str(count), confidence, passes, f"{cost.seconds:,.0f} s"])
+    print(aligned(rows))
+    print(f"\nreconstructions and image grids: {folder}")
+    print("target confidence is the attacked model's own view, which every attack drives up: no measure of leakage")

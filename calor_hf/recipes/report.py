@@ -1,0 +1,137 @@
+"""Show reports of audits: as a page and Markdown, compared by class, or over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from calor_hf.auditing import load_reconstruction
+from calor_hf.auditing.gallery import Gallery, gallery_of
+from calor_hf.auditing.html import to_html
+from calor_hf.auditing.markdown import to_markdown
+from calor_hf.auditing.networks import Network
+from calor_hf.auditing.private_data import PrivateImages
+from calor_hf.auditing.run import RESULT
+from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports
+from calor_hf.auditing.verdict import summary
+from calor_hf.core.files import write_whole
+from calor_hf.core.report import LeakageReport
+
+PRIVATE_IMAGE = 'alt="private image"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of :func:`show_report`."""
+
+    reports: Sequence[str] = field(
+        default=(),
+        metadata={
+            "positional": True, "nargs": "*", "metavar": "REPORT",
+            "help": "folder of an audit, or its report.json; several are merged",
+        },
+    )  # fmt: skip
+    diff: Sequence[str] = field(
+        default=(),
+        metadata={"nargs": 2, "metavar": "REPORT", "help": "compare two reports of the same people, class by class"},
+    )
+    seeds: Sequence[str] = field(
+        default=(),
+        metadata={
+            "nargs": "+", "metavar": "REPORT",
+            "help": "mean and range over audits that differ in their seed alone: the attack's, or the target's",
+        },
+    )  # fmt: skip
+    beside: Sequence[str] = field(
+        default=(),
+        metadata={
+            "nargs": "+", "metavar": "REPORT",
+            "help": "other models on the same data, for the plot of accuracy against leakage",
+        },
+    )  # fmt: skip
+    output_dir: str | None = field(
+        default=None, metadata={"help": "write page and Markdown there; default: next to the report"}
+    )
+
+
+def show_report(options: ReportOptions) -> None:
+    """Print a report and write its page, or print a comparison.
+
+    Raises:
+        ValueError: no report was named, or one is damaged, or reports do not fit together.
+        FileNotFoundError: a report does not exist.
+        FileExistsError: the page there shows private images, and the new one would not.
+    """
+    if options.diff:
+        print(compare_reports(*(LeakageReport.load(path) for path in options.diff)))
+        return
+    if options.seeds:
+        print(across_seeds([LeakageReport.load(path) for path in options.seeds]))
+        return
+    if not options.reports:
+        raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C")
+    report = merge_reports([LeakageReport.load(path) for path in options.reports])
+    first = Path(options.reports[0])
+    home = first if first.is_dir() else first.parent
+    others = tuple(LeakageReport.load(path) for path in options.beside)
+    folder = Path(options.output_dir) if options.output_dir else home
+    page, _ = write_pages(report, folder, images_from=home, others=others)
+    print(f"{summary(report)}\n\nreport: {page}")
+
+
+def write_pages(
+    report: LeakageReport,
+    folder: Path,
+    private: PrivateImages | None = None,
+    network: Network | None = None,
+    images_from: Path | None = None,
+    others: tuple[LeakageReport, ...] = (),
+    overwrite: bool = False,
+) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.md``, with the reconstructions in the audit's folder.
+
+    Args:
+        report: The report.
+        folder: Output folder.
+        private: Private images to show next to the reconstructions, or None.
+        network: Network in whose features the nearest private image is chosen; needed with ``private``.
+        images_from: Folder of the audit; defaults to ``folder``.
+        others: Reports of other models, for the plot.
+        overwrite: Replace a page that shows private images with one that does not.
+
+    Returns:
+        Paths of page and Markdown.
+
+    Raises:
+        FileExistsError: the page there shows private images, and the new one would not.
+    """
+    page, text = folder / "report.html", folder / "report.md"
+    if private is None and not overwrite and page.is_file() and PRIVATE_IMAGE in page.read_text(encoding="utf-8"):
+        raise FileExistsError(
+            f"{page} shows private images, and the new page would not; pass another --output-dir, or audit with "
+            "--resume --include-private-images"
+        )
+    gallery = load_gallery(report, images_from or folder, private, network)
+    write_whole(page, to_html(report, gallery, others).encode())
+    write_whole(text, to_markdown(report).encode())
+    return page, text
+
+
+def load_gallery(
+    report: LeakageReport, folder: Path, private: PrivateImages | None, network: Network | None
+) -> Gallery | None:
+    """Read the reconstructions in an audit's folder, with the nearest private image of each; arguments as above."""
+    files = {attack.name: folder / attack.name / RESULT for attack in report.attacks}
+    found = {name: load_reconstruction(file) for name, file in files.items() if file.is_file()}
+    if not found:
+        return None
+    if private is None or network is None:
+        return gallery_of(found)
+    known, _ = network.outputs(private.images)
+    nearest = {}
+    for name, one in found.items():
+        distances = torch.cdist(network.outputs(one.images)[0].double(), known.double())
+        others = one.labels[:, None] != private.labels[None, :]
+        nearest[name] = distances.masked_fill(others, torch.inf).argmin(dim=1)
+    return gallery_of(found, private.images, private.labels, nearest)
