@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types docs linkcheck bench clean
+.PHONY: help install demo test test-all lint types docs tables linkcheck bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ types: $(STAMP) ## Check types
 docs: $(STAMP) ## Build the documentation into build/docs; warnings are errors
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 	@echo 'open build/docs/index.html'
+
+tables: $(STAMP) ## Write README.md's tables of methods from the registries
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/method_tables.py
 
 linkcheck: $(STAMP) ## Check the documentation's links to other sites (needs the internet)
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -q -b linkcheck -c docs . build/linkcheck

@@ -73,6 +73,13 @@ def wrong_imports(part: str, source: str) -> list[str]:
     return [name for name in ours if ([*name.split("."), ""])[1] not in allowed]
 
 
+def private_imports(part: str, source: str) -> list[str]:
+    """Names with a leading underscore that are imported from another folder of the package."""
+    ours = [name.split(".")[1:] for name in imported_modules(source) if name.startswith("calor_hf.")]
+    others = [names for names in ours if names[0] not in (part, "_version")]
+    return [".".join(names) for names in others if any(name.startswith("_") for name in names[1:])]
+
+
 def packages_of_others(source: str) -> set[str]:
     """Top names that ``source`` imports and that neither Python nor we bring."""
     tops = {name.split(".")[0] for name in imported_modules(source)}
@@ -205,6 +212,20 @@ def test_imports_go_one_way() -> None:
         relative(file): names
         for file in PACKAGE.glob("*/**/*.py")
         if (names := wrong_imports(file.relative_to(PACKAGE).parts[0], file.read_text()))
+    }
+    assert wrong == {}
+
+
+def test_private_names_stay_in_their_folder() -> None:
+    lines = ("attacks._sac import Agents", "attacks.base import _best", "_version import __version__")
+    source = "\n".join(f"from calor_hf.{line}" for line in lines)
+    assert private_imports("cli", source) == ["attacks._sac.Agents", "attacks.base._best"]
+    assert private_imports("attacks", source) == []
+    files = [*PACKAGE.glob("*/**/*.py"), *python_files("examples", "benchmarks")]
+    wrong = {
+        relative(file): names
+        for file in files
+        if (names := private_imports(relative(file).removeprefix("calor_hf/").split("/")[0], file.read_text()))
     }
     assert wrong == {}
 

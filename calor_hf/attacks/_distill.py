@@ -23,7 +23,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from calor_hf.attacks._queries import Asked
+from calor_hf.attacks.queries import Queries
 from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.fit import fit
 from calor_hf.core.processes import process_state
@@ -147,10 +147,10 @@ def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path)
         labels = load(file.read_bytes())["labels"]
         target.queries += len(labels)  # asked by another process, or before the run was stopped
         return labels
-    asked, answers = Asked(target, None, seed), []
+    queries, answers = Queries(target, None, seed), []
     for start, batch in enumerate(DataLoader(images, batch_size=256)):
         rows: list[Key] = [("distillation", start, place) for place in range(len(batch))]
-        answers.append(asked.show(batch.to(target.device), rows, 0).cpu())
+        answers.append(queries.ask(batch.to(target.device), rows, 0).cpu())
     labels = torch.cat(answers)
     write_whole(file, save({"labels": labels}))
     return labels

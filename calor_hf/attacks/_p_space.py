@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks._queries import BLOCK
+from calor_hf.attacks.queries import BLOCK
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.generators.stylegan2 import StyleGAN2

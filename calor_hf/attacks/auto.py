@@ -49,7 +49,7 @@ class AutoConfig(AttackConfig):
 
 @ATTACKS.register("auto")
 class Auto(Attack[AutoConfig]):
-    """Every member on every person; each hands over its images by what the target says, and none is left out.
+    """Run every member attack on every class and keep all images: the worst case over several attacks.
 
     No member stops where another one had success: fooling the target is what adversarial images do, so only an
     evaluation model

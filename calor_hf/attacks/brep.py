@@ -1,7 +1,6 @@
 """BREP-MI: away from the border of a class, by the target's labels alone."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -9,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._queries import Asked, pool_of, rows_of
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
+from calor_hf.attacks.batch import Batch
+from calor_hf.attacks.queries import Queries, pool_of, rows_of
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget
@@ -98,7 +97,7 @@ class Spheres:
 
 @ATTACKS.register("brep")
 class BREP(Attack[BREPConfig]):
-    """Grow a sphere inside the class: points on it that the target labels otherwise push its center away.
+    """Move away from the class boundary, by the labels on a growing sphere (Kahla et al., CVPR 2022).
 
     A start is a sample of the prior that the target takes for the class; the images of a class are independent starts,
     the first ones in a pool that all classes of a run share. A class with fewer starts than images uses them again,
@@ -140,7 +139,7 @@ class BREP(Attack[BREPConfig]):
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> tuple[dict[int, Tensor], Cost]:
         """Starts (hits, latent_dim) of each class, none where the target never answers it."""
-        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        queries = Queries(target, generator, task.seed)
         # Images of a generator without classes are everybody's.
         groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
         found: dict[int, list[Tensor]] = {label: [] for label in labels}
@@ -150,7 +149,7 @@ class BREP(Attack[BREPConfig]):
                 latents = self._bounded(latents)
                 wanted = torch.full((len(latents),), group[0], device=latents.device)
                 for place, label in enumerate(
-                    asked(latents, wanted, rows, group[0] if len(groups) > 1 else 0).tolist()
+                    queries(latents, wanted, rows, group[0] if len(groups) > 1 else 0).tolist()
                 ):
                     if label in missing:
                         found[label].append(latents[place])
@@ -169,15 +168,14 @@ class BREP(Attack[BREPConfig]):
                 "images are samples as they were drawn",
                 len(never), len(labels), self.config.search, never[0],
             )  # fmt: skip
-        spent = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
-        return starts, spent
+        return starts, queries.cost
 
     @torch.no_grad()
     def attack(
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
         """Reconstructions of some classes at once."""
-        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        queries = Queries(target, generator, task.seed)
         each = task.images_per_class
         batch = Batch.of(labels, each, task.seed, task.like)
         starts, active = self._starts(generator, labels, task)
@@ -187,20 +185,18 @@ class BREP(Attack[BREPConfig]):
         while len(alive) > 0:
             directions = batch.normal("attacks/brep/directions", self.config.directions * starts.shape[1])[alive]
             directions = directions.view(len(alive), self.config.directions, -1)
-            self._move(spheres, alive, directions, batch.labels, [rows[i] for i in alive.tolist()], asked, tries)
+            self._move(spheres, alive, directions, batch.labels, [rows[i] for i in alive.tolist()], queries, tries)
             tries += 1
             alive = alive[self._unfinished(spheres, alive)]
             if task.callback is not None and tries % CALLBACK_EVERY == 0 and len(alive) > 0:
                 told = max(told, min(int(spheres.moves[alive].min()), self.config.iterations - 1))
                 task.callback(labels, told, self.config.iterations, float(active.double().mean()))
         latents = spheres.kept if self.config.keep == "growth" else spheres.centers
-        answers = asked(latents, batch.labels, rows, 2 * tries + LAST)
+        answers = queries(latents, batch.labels, rows, 2 * tries + LAST)
         scores = (answers == batch.labels).to(latents.dtype)
         if task.callback is not None:
             task.callback(labels, self.config.iterations, self.config.iterations, float(scores.mean()))
-        images = asked.images(latents, batch.labels)
-        cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
-        return Reconstruction(images, batch.labels.cpu(), latents.cpu(), scores.cpu(), cost)
+        return queries.reconstruction(latents, batch.labels, scores)
 
     def _starts(self, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Tensor, Tensor]:
         chosen, active = [], []
@@ -215,7 +211,7 @@ class BREP(Attack[BREPConfig]):
         return torch.cat(chosen), torch.tensor(active, device=task.like.device)
 
     def _move(
-        self, spheres: Spheres, alive: Tensor, directions: Tensor, labels: Tensor, rows: list[Any], asked: Asked,
+        self, spheres: Spheres, alive: Tensor, directions: Tensor, labels: Tensor, rows: list[Any], queries: Queries,
         tries: int,
     ) -> None:  # fmt: skip
         """One try of the rows ``alive``: ask on the sphere, move, and ask there."""
@@ -225,11 +221,11 @@ class BREP(Attack[BREPConfig]):
         points = (centers[:, None] + offsets).flatten(0, 1)
         everyone = labels.repeat_interleave(count)
         names = [(*row, place) for row in rows for place in range(count)]
-        answers = asked(points, everyone, names, 2 * tries) == everyone
+        answers = queries(points, everyone, names, 2 * tries) == everyone
         moved, larger, grew = self.step(centers, radii, offsets, 2.0 * answers.view(-1, count).to(centers.dtype) - 1)
         stays = torch.ones_like(grew)
         if config.accept:
-            stays = asked(moved, labels, rows, 2 * tries + MOVE) == labels
+            stays = queries(moved, labels, rows, 2 * tries + MOVE) == labels
         spheres.centers[alive] = torch.where(stays[:, None], moved, centers)
         spheres.radii[alive] = larger
         kept = (grew & stays)[:, None]

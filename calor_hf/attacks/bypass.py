@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._smoothing import over_views
-from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.smoothing import over_views
+from calor_hf.attacks.starts import scaled_pool
 from calor_hf.generators import Generator
 from calor_hf.heads.classifier_head import MeanOfHeads, heads_of
 from calor_hf.heads.low_rank_head import LowRankHead
@@ -63,7 +63,7 @@ class BypassConfig(GradientAttackConfig):
 
 @ATTACKS.register("bypass")
 class Bypass(GradientAttack[BypassConfig]):
-    """Ours: an attacker that a low-rank head cannot hide from, as he looks for a class in front of its Tanh.
+    """Adaptive attack on low-rank heads: match pre-Tanh activations instead of logits.
 
     ``code``: a class's scores are linear in the code, so its place in the cube [-1, 1]^r follows from the rows w of the
     last layer alone: the corner sign(w_c − mean w) (``mean``), or where its probability is highest (``margin``). The

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.generators import Generator
 
@@ -27,7 +27,7 @@ class GMIConfig(GradientAttackConfig):
 
 @ATTACKS.register("gmi")
 class GMI(GradientAttack[GMIConfig]):
-    """Momentum descent on the latents: identity loss, and the realism that the prior's discriminator sees.
+    """Momentum descent on latents: identity loss and the discriminator's realism (Zhang et al., CVPR 2020).
 
     The authors' loss is a mean over the batch, so that their step an image shrinks with the batch (60 or 100 images in
     their scripts). Ours is a sum, divided by a fixed ``reference_batch``: results do not depend on the batch. They keep

@@ -8,10 +8,10 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._smoothing import SMOOTHINGS, copier, smoothed
-from calor_hf.attacks._starts import chosen_starts, random_starts
 from calor_hf.attacks.base import Attack, AttackConfig, Task, working_dtype
+from calor_hf.attacks.batch import AttackedTarget, Batch
+from calor_hf.attacks.smoothing import SMOOTHINGS, copier, smoothed
+from calor_hf.attacks.starts import chosen_starts, random_starts
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._l1_ball import onto_l1_ball
-from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.attacks.starts import scaled_pool
 from calor_hf.data.random_views import RandomView
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
@@ -67,7 +67,7 @@ class IFConfig(GradientAttackConfig):
 
 @ATTACKS.register("if_gmi")
 class IFGMI(GradientAttack[IFConfig]):
-    """Adam on the latents; then, block by block, on the map that enters the block together with the latents.
+    """Optimize the latents, then feature maps inside the generator (Qiu et al., ECCV 2024).
 
     Stage k runs the generator from block k on. Its variables are rows (latents, map, what was painted before), the last
     of which is never moved. After each step latents and map are brought back into L1 balls around their starts. The

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.generators import Generator
 
@@ -35,7 +35,7 @@ class KEDConfig(GradientAttackConfig):
 
 @ATTACKS.register("ked")
 class KED(GradientAttack[KEDConfig]):
-    """One Gaussian a class, fitted by reparametrized samples; the images of a class are draws from it.
+    """Fit one Gaussian of latents per class; the images are draws from it (Chen et al., ICCV 2021).
 
     A discriminator with minibatch discrimination compares the samples of a class with one another only (the authors'
     compares all classes of a batch, so that a class's result depends on its neighbors).

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
-from calor_hf.attacks._queries import Asked, rows_of
-from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks.base import ATTACKS, Attack, Task
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.plg import PLG, PLGConfig
+from calor_hf.attacks.queries import Queries, rows_of
+from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget, Target
@@ -90,7 +90,7 @@ def _settings_of_plg(config: PLGConfig) -> PLGConfig:
 
 @ATTACKS.register("lokt")
 class LOKT(Attack[LOKTConfig]):
-    """Students learn the target's labels of generated images; PLG's attack on the sum of their losses does the rest.
+    """Train students on the target's labels, then run PLG's attack on them (Nguyen et al., NeurIPS 2023).
 
     The generator is meant to be ``conditional``, trained with the prior ``lokt`` for the very target; others do, but
     show the students less of the classes. The authors' students are DenseNets of 121, 161 and 169 layers, which
@@ -147,9 +147,9 @@ class LOKT(Attack[LOKTConfig]):
         """Reconstructions of some classes at once."""
         if self.students is None:
             raise ValueError("LOKT needs students: call prepare_for(...) first")
-        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        begin, queries = time.perf_counter(), Queries(target, generator, task.seed)
         self.students.module.to(task.like.device, task.like.dtype)
         found = self.inner.attack(self.students, generator, labels, task)
-        answers = asked.show(found.images, rows_of(labels, task.images_per_class), self.config.steps)
+        answers = queries.ask(found.images, rows_of(labels, task.images_per_class), self.config.steps)
         cost = Cost(found.cost.generator_passes, target.queries, 0, time.perf_counter() - begin)
         return replace(found, scores=(answers == found.labels).to(found.scores), cost=cost)

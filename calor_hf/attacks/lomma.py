@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.ked import KED, KEDConfig
@@ -72,7 +72,7 @@ class LOMMAConfig(GradientAttackConfig):
 
 @ATTACKS.register("lomma")
 class LOMMA(GradientAttack[LOMMAConfig]):
-    """GMI or KED with a loss that does not saturate, averaged over the target and its students.
+    """GMI or KED with a logit loss, averaged over the target and students of it (Nguyen et al., CVPR 2023).
 
     The regularizer pulls the target's features to their mean over public images; without it the logit has no bottom.
     The authors draw the features aimed at around that mean and then overwrite the draw with the mean; so do we.

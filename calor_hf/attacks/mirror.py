@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
-from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.attacks.starts import scaled_pool
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 
@@ -59,7 +59,7 @@ class MirrorConfig(GradientAttackConfig):
 
 @ATTACKS.register("mirror")
 class Mirror(GradientAttack[MirrorConfig]):
-    """Adam on styles, cut after every step to within a standard deviation of the mean style.
+    """Adam on StyleGAN styles, clipped to one standard deviation around their mean (An et al., NDSS 2022).
 
     The box lies in P space, LeakyReLU with slope 5 of a style, where styles are about normal; slope 0.2 leads back. It
     is measured on untruncated styles, while the starts are samples of the generator as it truncates them. On

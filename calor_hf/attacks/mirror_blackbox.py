@@ -1,6 +1,5 @@
 """Mirror without gradients: a genetic algorithm on the scores."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
-from calor_hf.attacks._queries import BLOCK, Asked, pool_of
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
+from calor_hf.attacks.queries import BLOCK, Queries, pool_of
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
@@ -62,7 +61,7 @@ class MirrorBlackboxConfig(AttackConfig):
 
 @ATTACKS.register("mirror_blackbox")
 class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
-    """Breed latents: parents by their scores, crossed number by number, mutated a little, kept in the prior's box.
+    """Genetic search over latents by the target's scores (An et al., NDSS 2022).
 
     The images of a class are the best of its last generation, so more of them cost nothing. The authors' code lets a
     child take a number from the first parent with probability f₁ / (f₁ + f₂), f being logarithms of scores: as those
@@ -94,7 +93,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         Raises:
             ValueError: more images of a class than the population has.
         """
-        config, begin, asked = self.config, time.perf_counter(), Asked(target, generator, task.seed)
+        config, queries = self.config, Queries(target, generator, task.seed)
         if task.images_per_class > config.population:
             raise ValueError(
                 f"the images of a class are taken from its population of {config.population}, got images_per_class "
@@ -109,19 +108,19 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             scores = []
             for latents, rows in pool:
                 wanted = torch.full((len(latents),), group[0], device=task.like.device)
-                answers = asked(latents.to(task.like), wanted, rows, group[0] if len(groups) > 1 else 0)
+                answers = queries(latents.to(task.like), wanted, rows, group[0] if len(groups) > 1 else 0)
                 scores.append(answers[:, group].cpu())
             for place, label in enumerate(group):
                 best = torch.cat([part[:, place] for part in scores]).topk(config.population)
                 found[label] = (everything[best.indices].to(task.like), best.values.to(task.like.device))
-        return found, Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
+        return found, queries.cost
 
     @torch.no_grad()
     def attack(
         self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
         """Reconstructions of some classes at once."""
-        config, begin, asked = self.config, time.perf_counter(), Asked(target, generator, task.seed)
+        config, queries = self.config, Queries(target, generator, task.seed)
         curved = has_p_space(generator, config.p_space)
         if "box" not in task.notes:
             task.notes["box"] = bounds(
@@ -141,7 +140,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             count = config.population - 1
             wanted = torch.tensor(going, device=task.like.device).repeat_interleave(count)
             rows = [(label, place) for label in going for place in range(count)]
-            answers = asked(torch.cat(children), wanted, rows, generation).gather(1, wanted[:, None]).view(-1, count)
+            answers = queries(torch.cat(children), wanted, rows, generation).gather(1, wanted[:, None]).view(-1, count)
             for label, young, new in zip(going, children, answers, strict=True):
                 latents, scores = population[label]
                 population[label] = with_elite(latents, scores, young, new)
@@ -156,9 +155,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             task.callback(labels, config.generations, config.generations, share)
         latents, scores = _best(population, task.images_per_class)
         kept = torch.tensor(list(labels), device=task.like.device).repeat_interleave(task.images_per_class)
-        images = asked.images(latents, kept)
-        cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
-        return Reconstruction(images, kept.cpu(), latents.cpu(), scores.cpu(), cost)
+        return queries.reconstruction(latents, kept, scores)
 
     def children(self, latents: Tensor, scores: Tensor, box: Box, curved: bool, rng: np.random.Generator) -> Tensor:
         """(population − 1, latent_dim) the next generation but for the elite.

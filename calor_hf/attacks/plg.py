@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
-from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.smoothing import over_views
 from calor_hf.targets.base import Target
 
 
@@ -24,7 +24,7 @@ class PLGConfig(GradientAttackConfig):
 
 @ATTACKS.register("plg")
 class PLG(GradientAttack[PLGConfig]):
-    """Adam on the latents of a generator that knows the class; the loss does not saturate as probabilities do.
+    """Adam on latents of a conditional generator, with a max-margin loss (Yuan et al., AAAI 2023).
 
     Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
     target.

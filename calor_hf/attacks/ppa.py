@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._starts import scaled_pool
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.starts import scaled_pool
 from calor_hf.data.random_views import RandomView
 from calor_hf.targets.base import Target
 
@@ -62,7 +62,7 @@ class PPAConfig(GradientAttackConfig):
 
 @ATTACKS.register("ppa")
 class PPA(GradientAttack[PPAConfig]):
-    """Adam on the latents from the samples that the target likes best, with candidates to choose from afterwards.
+    """Adam from selected starts, Poincaré loss, selection by random views (Struppek et al., ICML 2022).
 
     Made for StyleGAN's styles; runs on every generator. The sources crop to whole pixels and resize with antialiasing;
     here a crop is one bilinear resampling. Final crops that would leave the image end at its edge, where the sources

@@ -1,6 +1,5 @@
 """RLB-MI: an agent for each image learns which latents the target rewards, from scores alone."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -8,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._queries import Asked, rows_of
 from calor_hf.attacks._sac import Agents, SACPlan
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
-from calor_hf.core.reconstruction import Cost, Reconstruction
+from calor_hf.attacks.queries import Queries, rows_of
+from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import ScoreTarget
@@ -60,7 +59,7 @@ class RLBConfig(AttackConfig):
 
 @ATTACKS.register("rlb")
 class RLB(Attack[RLBConfig]):
-    """Soft actor-critic: the state is a random latent, the action another one, the reward what the target thinks of it.
+    """Reinforcement learning of latents that the target's scores reward (Han et al., CVPR 2023).
 
     An agent gives one image, the one with the highest score of all its actions; k images of a class cost k agents. The
     authors weigh the old latent in the next state with 0, so that next state and action are one latent. Therefore ours
@@ -93,7 +92,7 @@ class RLB(Attack[RLBConfig]):
         self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
         """Reconstructions of some classes at once."""
-        begin, asked = time.perf_counter(), Asked(target, generator, task.seed)
+        queries = Queries(target, generator, task.seed)
         rows = rows_of(labels, task.images_per_class)
         wanted = torch.tensor([label for label, _ in rows], device=task.like.device)
         starts = [named_rng(task.seed, "attacks/rlb/states", *row) for row in rows]
@@ -105,7 +104,7 @@ class RLB(Attack[RLBConfig]):
         for episode in range(self.config.episodes):
             states = torch.cat([generator.sample_latents(1, rng) for rng in starts]).to(task.like)
             actions = agents.act(states)
-            answers = asked(actions, wanted, rows, episode)
+            answers = queries(actions, wanted, rows, episode)
             scores = answers.gather(1, wanted[:, None]).squeeze(1)
             best = best.to(scores)
             latents = torch.where((scores > best)[:, None], actions, latents)
@@ -115,9 +114,7 @@ class RLB(Attack[RLBConfig]):
             if task.callback is not None and ((episode + 1) % CALLBACK_EVERY == 0 or last):
                 share = float((answers.argmax(dim=1) == wanted).double().mean())
                 task.callback(labels, episode + 1, self.config.episodes, share)
-        images = asked.images(latents, wanted)
-        cost = Cost(asked.generator_passes, target.queries, 0, time.perf_counter() - begin)
-        return Reconstruction(images, wanted.cpu(), latents.cpu(), best.cpu(), cost)
+        return queries.reconstruction(latents, wanted, best)
 
 
 def reward(scores: Tensor, labels: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
 from calor_hf.attacks._distill import Drawn
-from calor_hf.attacks._smoothing import over_views
 from calor_hf.attacks.base import ATTACKS
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.files import read_tensors, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import named_rng, torch_seed
@@ -72,7 +72,7 @@ class TrapdoorConfig(GradientAttackConfig):
 
 @ATTACKS.register("trapdoor")
 class Trapdoor(GradientAttack[TrapdoorConfig]):
-    """PLG's descent that is told not to look like a triggered image: the adaptive attack on Trap-MID.
+    """Adaptive attack on Trap-MID: PLG's descent, penalized for likeness to a triggered image.
 
     A class's trigger is a small change that turns any public image into the class. Its signature is the mean change it
     makes to the features; how far a reconstruction has it is the cosine of its features, from the public mean, with the

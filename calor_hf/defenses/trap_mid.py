@@ -53,7 +53,7 @@ class TrapMIDConfig(MethodConfig):
 
 @DEFENSES.register("trap_mid")
 class TrapMID(Defense[TrapMIDConfig]):
-    """An invisible trigger a class that misleads attacks, learned while training (Liu and Chen, NeurIPS 2024).
+    """An invisible per-class trigger that misleads attacks, learned while training (Liu and Chen, NeurIPS 2024).
 
     Each step: a discriminator (the same architecture, one output) learns to tell poisoned images from clean ones; the
     triggers move by the sign of the gradient that hides them from it and makes them work; the classifier learns clean

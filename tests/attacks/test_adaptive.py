@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from calor_hf.attacks import trapdoor
-from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.bypass import Bypass, BypassConfig, directions, margin_codes, mean_codes
 from calor_hf.attacks.trapdoor import Trapdoor, TrapdoorConfig, TriggerPlan, find_signatures, find_triggers
 from calor_hf.heads.classifier_head import MeanOfHeads

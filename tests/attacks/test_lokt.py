@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from calor_hf.attacks import ATTACKS, _smoothing
-from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks import ATTACKS, smoothing
 from calor_hf.attacks._distill import RESNETS, Drawn, StudentPlan, _fresh, students_of
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.lokt import LOKT, Students
 from calor_hf.auditing import load_reconstruction, run_attack
 from calor_hf.data.random_views import RandomView
@@ -122,7 +122,7 @@ def test_the_objective_is_the_sum_over_students_and_views(monkeypatch: pytest.Mo
     batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
     seen = AttackedTarget(Students([first, second]))
     mirrored = RandomView((1.0, 1.0), brightness=0, contrast=0, flip_probability=1, degrees=0)
-    monkeypatch.setattr(_smoothing, "VIEW", mirrored)
+    monkeypatch.setattr(smoothing, "VIEW", mirrored)
     got = attack.inner.identity(seen, images, batch)
     for row, label in enumerate((1, 4)):
         total = 0.0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks import ATTACKS, _smoothing
+from calor_hf.attacks import ATTACKS, smoothing
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.random_views import RandomView
 from tests.attacks.tiny_world import tiny_generator, tiny_target
@@ -69,7 +69,7 @@ def test_gmi_by_default_is_the_authors_update() -> None:
 def test_plg_follows_adam_on_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     target, generator = tiny_target(), tiny_generator("conditional")
     unchanged = RandomView((1.0, 1.0), brightness=0, contrast=0, flip_probability=0, degrees=0)
-    monkeypatch.setattr(_smoothing, "VIEW", unchanged)
+    monkeypatch.setattr(smoothing, "VIEW", unchanged)
     kind = ATTACKS.get("plg")
     found = kind(kind.configure(steps=STEPS)).run(target, generator, LABELS, images_per_class=EACH)
 
@@ -121,7 +121,7 @@ def test_ked_follows_adam_on_mean_and_variance() -> None:
 
 def test_lomma_objective_by_hand() -> None:
     """100 · (mean over target and student of −logit, plus the mean squared distance of features), no prior here."""
-    from calor_hf.attacks._batch import Batch
+    from calor_hf.attacks.batch import Batch
     from calor_hf.attacks.lomma import LOMMA, LOMMAConfig
 
     target, student = tiny_target(), tiny_target("calor", rank=2)

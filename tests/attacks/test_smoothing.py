@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
-from calor_hf.attacks._smoothing import copier, smoothed
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
+from calor_hf.attacks.smoothing import copier, smoothed
 from calor_hf.core.seeding import named_rng
 from calor_hf.targets.identity_losses import aimed_cross_entropy, poincare_distance
 from tests.attacks.tiny_world import tiny_attack, tiny_generator, tiny_target

@@ -1,5 +1,6 @@
 """A target, generators of every kind and attacks with a tiny budget: 16 pixels, five classes."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.tiny_models import tiny_base
 SIDE, CLASSES, STEPS = 16, 5, 20
 
 PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "renderer": ("renderer", {}),
+    **{name: (name, {}) for name in GENERATORS.names()},  # smaller, or trained otherwise:
     "dcgan": ("dcgan", {"width": 4}),
     "dcgan without discriminator": ("dcgan", {"width": 4, "discriminator": "none"}),
     "dcgan of ked": ("dcgan", {"width": 4, "discriminator": "ked", "num_classes": CLASSES}),
@@ -56,8 +57,7 @@ VARIANTS["mirror_blackbox in p space"] = ("mirror_blackbox", {"p_space": "on"})
 WHITE_BOX = [variant for variant, (name, _) in VARIANTS.items() if issubclass(ATTACKS.get(name), GradientAttack)]
 BLACK_BOX = [variant for variant, (name, _) in VARIANTS.items() if ATTACKS.get(name).access != "white_box"]
 
-# The setting that says how long an attack works: steps, but for these; and what else makes them small.
-LENGTH = {"auto": "effort", "brep": "iterations", "rlb": "episodes", "mirror_blackbox": "generations"}
+# Settings that make an attack small in more than the length that a budget scales.
 SMALL: dict[str, dict[str, Any]] = {
     "brep": {"iterations": 6, "directions": 4, "search": 300, "most_refusals": 4, "most_growths": 3},
     "rlb": {"episodes": 8, "batch_size": 4},
@@ -74,9 +74,22 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def length_of(kind: type[Attack[Any]]) -> str:
+    """The setting that says how long an attack works: the first whole number that a budget scales."""
+    settings: list[dict[str, Any]] = [kind(kind.configure(budget=b)).config.to_dict() for b in (1, 0.5)]
+    whole, half = settings
+    return next(name for name, value in whole.items() if isinstance(value, int) and half[name] != value)
+
+
+@cache
 def fits(variant: str, prior: str) -> bool:
-    """Whether the attack runs with the generator: one that is not taken apart has no maps."""
-    return VARIANTS[variant][0] != "if_gmi" or prior != "renderer"
+    """Whether the attack takes the generator, such as if_gmi one that can be taken apart."""
+    attack = tiny_attack(variant)
+    try:
+        attack.check(attack.view_of(tiny_target()), tiny_generator(prior))
+    except ValueError as error:
+        return "call prepare" in str(error)
+    return True
 
 
 def tiny_target(defense: str | None = None, dtype: torch.dtype = torch.float64, **settings: Any) -> HFTarget:
@@ -104,7 +117,8 @@ def tiny_attack(variant: str, **settings: Any) -> Attack[Any]:
     """An attack of few steps; ``variant`` is a key of :data:`VARIANTS`."""
     name, own = VARIANTS[variant]
     kind = ATTACKS.get(name)
-    return kind(kind.configure(**{**SMALL.get(name, {"steps": STEPS}), **own, **settings}))
+    small = SMALL.get(name, {length_of(kind): STEPS})
+    return kind(kind.configure(**{**small, **own, **settings}))
 
 
 def short(variant: str, steps: int) -> dict[str, int]:

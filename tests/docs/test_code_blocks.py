@@ -11,7 +11,7 @@ from tests.docs.blocks import FILES, Block, blocks, check, commands, python_bloc
 
 COMMANDS = [(file, words) for file in FILES for words in commands(file)]
 PYTHON = [block for file in FILES for block in python_blocks(file)]
-# CONTRIBUTING.md: tests/defenses/test_contributing_example.py makes files of its blocks, and runs them.
+# CONTRIBUTING.md: tests/test_contributing.py makes files of its blocks, and runs them.
 ELSEWHERE = {"CONTRIBUTING.md": "calor_hf.defenses.confidence_penalty"}
 
 

@@ -118,7 +118,7 @@ def edit(folder: Path, **changes: Any) -> None:
     [
         (
             {"generator": "stylegan9"},
-            r"is a generator 'stylegan9', known: conditional, dcgan, renderer, stylegan2; update",
+            r"is a generator 'stylegan9', known: conditional, dcgan, .*; update",
         ),
         ({"settings": {"image_size": 16, "width": 8}}, "damaged: its settings and weights do not fit"),
         ({"settings": {"image_size": 17}}, r"damaged: .*power of two"),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import AttackedTarget, Batch
+from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 

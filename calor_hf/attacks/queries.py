@@ -1,6 +1,7 @@
-"""How a black-box attack asks: images of latents shown to a view of the target, counted, in blocks that fit."""
+"""Queries of a black-box attack: images of latents through a view of the target, counted, in blocks that fit."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks.base import out_of_memory
+from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import Key, named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.head_modes import OwnNoise
@@ -19,10 +21,10 @@ logger = logging.getLogger(__name__)
 BLOCK = 256
 
 
-class Asked:
+class Queries:
     """A view of the target behind the prior.
 
-    The noise of a stochastic target is drawn by (seed, step, row): not by what else is asked.
+    The noise of a stochastic target is drawn by (seed, step, row); other queries do not change it.
 
     Attributes:
         view: The view, with its count of queries.
@@ -31,31 +33,44 @@ class Asked:
 
     def __init__(self, view: Any, generator: Generator[Any] | None, seed: int) -> None:
         self.view, self._generator, self._seed = view, generator, seed
-        self.generator_passes, self._block = 0, BLOCK
+        self.generator_passes, self._block, self._begin = 0, BLOCK, time.perf_counter()
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, labels: Tensor, rows: Sequence[Key], step: int) -> Tensor:
-        """The view's answers about images of ``latents``.
+        """Query the view with images of ``latents``.
 
         Args:
             latents: (n, latent_dim).
-            labels: (n,) classes, for a generator that draws them.
+            labels: (n,) classes, for a conditional generator.
             rows: (n) keys that tell the queries of a step apart, such as (class, restart).
             step: Of the attack.
+
+        Returns:
+            (n, classes) probabilities or (n,) labels, by the view.
         """
         return self._in_blocks(
             len(latents), lambda part: self._answers(self._make(latents[part], labels[part]), rows[part], step)
         )
 
     @torch.no_grad()
-    def show(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
-        """The view's answers about ``images``; arguments otherwise as of a call."""
+    def ask(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
+        """Query the view with ``images``; other arguments as above."""
         return self._in_blocks(len(images), lambda part: self._answers(images[part], rows[part], step))
 
     @torch.no_grad()
     def images(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """(n, 3, side, side) images in [0, 1], on the CPU, shown to no one."""
+        """Return (n, 3, side, side) images in [0, 1], on the CPU, without a query."""
         return self._in_blocks(len(latents), lambda part: self._make(latents[part], labels[part]).cpu())
+
+    @property
+    def cost(self) -> Cost:
+        """What was spent so far."""
+        return Cost(self.generator_passes, self.view.queries, 0, time.perf_counter() - self._begin)
+
+    def reconstruction(self, latents: Tensor, labels: Tensor, scores: Tensor) -> Reconstruction:
+        """Return the final images, of ``latents`` (n, latent_dim), with ``labels`` (n,), ``scores`` (n,) and cost."""
+        images = self.images(latents, labels)
+        return Reconstruction(images, labels.cpu(), latents.cpu(), scores.cpu(), self.cost)
 
     def _answers(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
         with OwnNoise(_Noise(self._seed, step, rows)) if self.view.stochastic else nullcontext():
@@ -70,7 +85,7 @@ class Asked:
         return images.clamp(0, 1)
 
     def _in_blocks(self, count: int, work: Callable[[slice], Tensor]) -> Tensor:
-        """Results of all blocks; where memory runs out, blocks are half as large from then on."""
+        """Join the results of all blocks; if memory runs out, blocks are half as large from then on."""
         results: list[Tensor] = []
         start = 0
         while start < count:
@@ -103,7 +118,7 @@ class _Noise:
 
 
 def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> Iterator[tuple[Tensor, list[Key]]]:
-    """Blocks of the ``count`` samples of the prior that every class chooses from, with the names of their queries."""
+    """Yield the prior's ``count`` samples that all classes choose from, in blocks, with the keys of their queries."""
     for block in range(-(-count // BLOCK)):
         rng = named_rng(seed, "attacks/queries/pool", block)
         latents = generator.sample_latents(BLOCK, rng).to(like)[: count - block * BLOCK]
@@ -111,5 +126,5 @@ def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> I
 
 
 def rows_of(classes: Sequence[int], group: int) -> list[Key]:
-    """(class, restart) of ``group`` rows of each class."""
+    """Return (class, restart) of ``group`` rows of each class."""
     return [(label, restart) for label in classes for restart in range(group)]

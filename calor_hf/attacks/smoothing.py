@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._batch import Batch
+from calor_hf.attacks.batch import Batch
 from calor_hf.data.random_views import RandomView
 
 VIEW = RandomView()
