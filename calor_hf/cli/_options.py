@@ -13,7 +13,7 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     """Build the parser of a command from the fields of its options dataclass.
 
     A field ``foo_bar`` is the option ``--foo-bar``. Types: ``str``, ``int``, ``float``, ``Path``, ``bool`` (a switch,
-    off by default) or ``Literal`` (choices), each perhaps with ``None``; ``list``, ``tuple`` or ``Sequence`` for several
+    off by default) or ``Literal`` (choices), each also with ``None``; ``list``, ``tuple`` or ``Sequence`` for several
     values. A field without a default is required. Metadata of a field:
 
     - ``help``: text; the default is appended unless the text mentions it.
