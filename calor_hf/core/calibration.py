@@ -1,4 +1,4 @@
-"""How far a classifier's scores are from how often it is right."""
+"""Calibration error: difference between a classifier's scores and its accuracy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ CALIBRATION_BINS = 15
 def calibration_error(
     top_scores: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS
 ) -> float:
-    """Expected calibration error: |accuracy − mean score| of each bin of scores, weighted by its samples.
+    """Expected calibration error: |accuracy − mean score| per bin of scores, weighted by its samples.
 
     Args:
         top_scores: (samples,) probability of the predicted class.

@@ -1,4 +1,4 @@
-"""What networks give is looked at before anything is computed from it."""
+"""Check of network outputs for NaN and infinity."""
 
 from torch import Tensor
 
@@ -7,8 +7,8 @@ def check_rows_finite(rows: Tensor, what: str) -> None:
     """Raise ``FloatingPointError`` if any row holds NaN or infinity.
 
     Args:
-        rows: (images, ...), one row an image.
-        what: Name of what the rows are, in the message.
+        rows: (images, ...), one row per image.
+        what: Name of the rows in the message.
     """
     bad = int((~rows.reshape(len(rows), -1).isfinite().all(dim=1)).sum()) if len(rows) else 0
     if bad:

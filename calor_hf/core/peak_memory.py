@@ -1,4 +1,4 @@
-"""How much memory some work takes at its peak."""
+"""Peak memory of the process or of a piece of work."""
 
 import sys
 import threading
@@ -8,7 +8,7 @@ import torch
 
 
 def peak_memory_bytes() -> int:
-    """Most memory the process has taken so far: on the CUDA device if there is one, otherwise of the machine."""
+    """Peak memory of the process so far: on the CUDA device if there is one, otherwise its resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
@@ -19,10 +19,10 @@ def peak_memory_bytes() -> int:
 
 
 class PeakMemory:
-    """The peak while the context is open: allocated on a CUDA device, otherwise taken by the process.
+    """Context manager that measures peak memory: allocated on a CUDA device, otherwise resident in the process.
 
     Attributes:
-        before: Bytes when it was opened.
+        before: Bytes at the start.
         peak: Bytes at the peak.
     """
 
@@ -36,7 +36,7 @@ class PeakMemory:
 
     @property
     def grown(self) -> int:
-        """Bytes of the peak beyond what was there before."""
+        """Bytes of the peak above the start."""
         return self.peak - self.before
 
     def __enter__(self) -> "PeakMemory":

@@ -10,12 +10,12 @@ Augmentation = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Mirror left and right with probability 1/2: all that the paper does at 64 pixels."""
+    """Mirror left and right with probability 1/2, the paper's augmentation at 64 pixels."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
 def crop_color_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Square crop of 85 to 100 % of the area, color jitter, flip: what the paper does at 224 pixels.
+    """Square crop of 85 to 100 % of the area, color jitter, flip: the paper's augmentation at 224 pixels.
 
     Brightness and contrast change by up to 20 %, saturation by up to 10 %, hue by up to a tenth of the circle, in
     random order. The crop keeps its size in pixels; the image processor resizes it.
@@ -29,11 +29,11 @@ _LOW_RESOLUTION = 112
 
 
 def augmentation_for(name: str, image_size: int) -> Augmentation | None:
-    """Augmentation by name; ``auto`` is the paper's for the image size.
+    """Return an augmentation by name; ``auto`` is the paper's for the image size.
 
     Args:
         name: ``auto``, ``none``, ``flip`` or ``crop_color_flip``.
-        image_size: Side in pixels that the model sees; up to 112 counts as the paper's low resolution.
+        image_size: Side of the model's input in pixels; up to 112 counts as the paper's low resolution.
 
     Raises:
         ValueError: unknown name.

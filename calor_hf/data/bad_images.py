@@ -1,4 +1,4 @@
-"""Images as people have them, as 8-bit RGB: turned upright, one frame, no transparency; and the broken ones found."""
+"""Conversion of images to upright 8-bit RGB, and detection of unreadable ones."""
 
 import io
 import logging
@@ -13,10 +13,10 @@ ON_BAD_IMAGE = ("raise", "skip")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB image, upright as its EXIF data say.
+    """Convert to 8-bit RGB, rotated by its EXIF orientation.
 
-    Transparent parts become white; gray scale of 16 bits keeps its upper eight (of 32 bits and of floating-point
-    numbers: [0, 1] or [0, 255] or [0, 65535], by the largest value); of an animation the first frame counts.
+    Transparent parts become white; 16-bit gray keeps its upper eight bits (32-bit and floating-point gray is taken as
+    [0, 1], [0, 255] or [0, 65535] by its largest value); of an animation, the first frame is used.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -28,15 +28,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise") -> Any:
-    """Decode every image once; refuse, or leave out, what cannot be read.
+    """Decode every image once; raise an error for unreadable ones, or leave them out.
 
     Args:
-        data: ``datasets.Dataset``; the outcome is cached beside it, as any ``map``.
-        image_column: Column with the images.
-        on_bad_image: ``"raise"`` or ``"skip"``, which logs what it leaves out.
+        data: ``datasets.Dataset``; the result is cached like any ``map``.
+        image_column: Column of the images.
+        on_bad_image: ``"raise"`` or ``"skip"``, which logs the images it leaves out.
 
     Raises:
-        ValueError: unreadable images under ``"raise"``, by file name; or an unknown ``on_bad_image``.
+        ValueError: unreadable images with ``"raise"`` (the message names files), or an unknown ``on_bad_image``.
     """
     from datasets import Image as ImageFeature
 

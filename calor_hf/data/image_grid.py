@@ -1,4 +1,4 @@
-"""Many images in one image."""
+"""Grid of images as one PNG."""
 
 import io
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def image_grid(images: Tensor, columns: int) -> bytes:
-    """A PNG of images side by side, row after row, with a white line between them.
+    """Draw images row by row into one PNG, with a white line between them.
 
     Args:
         images: (count, 3, height, width) in [0, 1].
-        columns: Images in a row.
+        columns: Images per row.
     """
     count, _, height, width = images.shape
     rows = -(-count // columns)

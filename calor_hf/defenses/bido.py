@@ -45,7 +45,7 @@ class BiDOConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Refuse negative weights and unknown choices."""
+        """Check that weights are not negative and choices are known."""
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))  # JSON gives a list
         for name, weight in (("lambda_out", self.lambda_out), ("lambda_in", self.lambda_in)):
@@ -66,9 +66,9 @@ class BiDOConfig(MethodConfig):
 class BiDO(Defense[BiDOConfig]):
     """Bilateral dependency: hidden layers forget the input and keep the label (Peng et al., KDD 2022).
 
-    The measured layers are inputs of convolutions and linear layers, flattened to one row an image (tokens and windows
-    side by side). The value of a dependence is at most batch - 1 and differs with the size of the batch: the strength
-    does too, and so do runs in one process and in several. In evaluation mode the loss is the cross-entropy alone.
+    The measured layers are inputs of convolutions and linear layers, flattened to one row per image (tokens and windows
+    concatenated). A dependence is at most batch - 1, so its strength depends on the batch size, and runs in one and in
+    several processes differ. In evaluation mode the loss is the cross-entropy only.
 
     Source:
         Peng, Liu, Zhang, Lan, Ye, Liu, Han, "Bilateral Dependency Optimization: Defending Against Model-inversion
@@ -85,11 +85,11 @@ class BiDO(Defense[BiDOConfig]):
     def feature_hooks(self, backbone: nn.Module) -> Sequence[str]:
         """The layers named in the settings, or three by MIBench's rule.
 
-        All convolutions and linear layers in order of definition, the classifier among them and the first dropped;
-        of L that are left and s = ⌊(L + 1) / 4⌋, those with index s − 1, 2s − 1 and 3s − 1.
+        Of all convolutions and linear layers in order of definition, the classifier included and the first one
+        excluded: of these L, with s = ⌊(L + 1) / 4⌋, those with index s − 1, 2s − 1 and 3s − 1.
 
         Raises:
-            ValueError: a named layer does not exist, or fewer than three are left.
+            ValueError: a named layer does not exist, or there are fewer than three.
         """
         modules = dict(backbone.named_modules())
         if self.config.layers is not None:
@@ -110,7 +110,7 @@ class BiDO(Defense[BiDOConfig]):
         return [found[k * stride - 1] for k in (1, 2, 3)]
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy``, and in training ``input`` and ``label``: the weighted dependences; in nats and none.
+        """``cross_entropy``, and in training ``input`` and ``label``: the weighted dependences; in nats and dimensionless.
 
         Raises:
             ValueError: soft labels.
@@ -144,20 +144,20 @@ class BiDO(Defense[BiDOConfig]):
     @staticmethod
     def _coco(a: Tensor, b: Tensor) -> Tensor:
         square = (a @ b).square().sum()
-        # The root has no gradient at 0, where one side says nothing (a batch of one class, a dead layer).
-        says_something = square > 1e-20
-        return torch.where(says_something, torch.where(says_something, square, 1.0).sqrt().sqrt(), 0.0) / len(a)
+        # The root has no gradient at 0, which a batch of one class or a constant layer gives.
+        varies = square > 1e-20
+        return torch.where(varies, torch.where(varies, square, 1.0).sqrt().sqrt(), 0.0) / len(a)
 
 
 def rows(x: Tensor) -> Tensor:
-    """(batch, values) float64 (float32 where the device has no more), one row a sample."""
+    """(batch, values) float64 (float32 on devices without it), one row per sample."""
     return x.flatten(1).to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 def squared_distances(x: Tensor) -> Tensor:
     """(batch, batch) squared distances between the samples of (batch, ...)."""
     x = rows(x)
-    x = x - x.mean(dim=0)  # leaves distances as they are, and the expansion below accurate
+    x = x - x.mean(dim=0)  # keeps the distances, and makes the expansion below accurate
     gram = x @ x.T
     squares = gram.diagonal()
     return (squares[:, None] + squares[None, :] - 2 * gram).abs()

@@ -27,7 +27,7 @@ class LabelSmoothingConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Refuse a factor that would drop the true label."""
+        """Check that the factor keeps the true label."""
         if not (math.isfinite(self.alpha) and self.alpha < 1):
             raise ValueError(f"alpha must be a finite number < 1, got {self.alpha}")
         if self.schedule not in SCHEDULES:
@@ -38,8 +38,8 @@ class LabelSmoothingConfig(MethodConfig):
 class LabelSmoothing(Defense[LabelSmoothingConfig]):
     """Cross-entropy against labels mixed with the uniform label by ``alpha`` < 0 (Struppek et al., ICLR 2024).
 
-    The loss has no lower bound: scores grow as long as training goes on, calibration suffers, and the loss says nothing
-    about accuracy. Keep gradient clipping on (``max_grad_norm``).
+    The loss has no lower bound: scores grow during all of training, calibration suffers, and the loss does not indicate
+    accuracy. Keep gradient clipping on (``max_grad_norm``).
 
     Source:
         Struppek, Hintersdorf, Kersting, "Be Careful What You Smooth For", ICLR 2024, arXiv:2310.06549.
@@ -68,7 +68,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, weight: Tensor | None = None
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) int64, −100 for samples that do not count; or (batch, classes) probabilities.
+        labels: (batch,) int64, −100 for ignored samples; or (batch, classes) probabilities.
         weight: (classes,) weights, or None.
     """
     logits = logits.float() if logits.dtype != torch.float64 else logits
@@ -89,7 +89,7 @@ def ramp(schedule: str, progress: Progress) -> float:
 
     With E epochs and the epoch e from 0: 0 for e < E/2, (e + 1 − E/2) / (E − E/2) for e < 3E/4, then 1. At E = 100
     that is the official code, whose 50 and 75 do not follow E; its ramp reaches only a half before it jumps to 1.
-    Where an epoch has no known length, or there is but one, steps take its place.
+    If the length of an epoch is unknown, or there is only one, steps are counted instead.
     """
     if schedule == "constant":
         return 1.0

@@ -18,9 +18,9 @@ class LoFtConfig(LowRankConfig):
 class LoFt(LowRankDefense[LoFtConfig]):
     """Low-rank head trained with cross-entropy alone, CALoR's later version (Yu et al., KDD 2026).
 
-    The text of the later version could be read in part only: its title, abstract and summaries speak of low-rank
-    filtering of the features and no more of confidence adaptation, so this is CALoR without its second stage (the rows
-    "LoR" of the first version's tables).
+    Only parts of the later version's text were available: its title, abstract and summaries mention low-rank filtering
+    of the features and no confidence adaptation, so this is CALoR without its second stage (the rows "LoR" of the first
+    version's tables).
 
     Source:
         Yu et al., "Rank Matters", KDD 2026, doi:10.1145/3770854.3780328; arXiv:2410.05814v4.

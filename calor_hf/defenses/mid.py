@@ -26,15 +26,15 @@ class MIDConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Refuse a negative weight."""
+        """Check that the weight is not negative."""
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta must be a finite number >= 0, got {self.beta}")
 
 
 class BottleneckHead(nn.Module):
-    """``Linear(m -> 2k)`` gives mean and spread of a k-dim normal code, ``Linear(k -> N)`` the scores; k = ⌊m/2⌋.
+    """``Linear(m -> 2k)`` gives mean and std of a k-dim normal code, ``Linear(k -> N)`` the scores; k = ⌊m/2⌋.
 
-    Noise comes from torch's default generator of the device, as in dropout: ``torch.manual_seed`` repeats it.
+    Noise comes from torch's default generator of the device, as in dropout, so ``torch.manual_seed`` reproduces it.
 
     Args:
         in_features: Width m of the features, >= 2.
@@ -83,7 +83,7 @@ class BottleneckHead(nn.Module):
 class MID(Defense[MIDConfig]):
     """Variational information bottleneck: noise in the features, as much as their use allows (Wang et al., AAAI 2021).
 
-    The authors' code was not to be had; this is what three re-implementations agree on. The KL term is a sum over the
+    The authors' code was not available; this is what three re-implementations agree on. The KL term is a sum over the
     code's dimensions, so ``beta`` is not comparable between models of different width.
 
     Source:
@@ -105,14 +105,14 @@ class MID(Defense[MIDConfig]):
 
     @classmethod
     def complete(cls, config: MIDConfig, in_features: int, num_labels: int) -> MIDConfig:
-        """Refuse a single feature, which cannot be halved."""
+        """Check that there are at least two features, which are halved."""
         if in_features < 2:
             raise ValueError(f"mid halves the features and needs at least 2 of them, got {in_features}")
         return config
 
     @classmethod
     def strength(cls, in_features: int, num_labels: int) -> Strength:
-        """``beta``, from hardly felt to more than is ever used; the KL term grows with the width."""
+        """``beta``, from negligible to more than is ever used; the KL term grows with the width."""
         return Strength("beta", 0.05 / in_features, 500 / in_features, log=True)
 
     def build_head(self, in_features: int, num_labels: int) -> BottleneckHead:
@@ -120,7 +120,7 @@ class MID(Defense[MIDConfig]):
         return BottleneckHead(in_features, num_labels, self.config.sample_at_eval)
 
     def run_head(self, head: nn.Module, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and ``mean`` and ``log_std`` of the code, (batch, k); of several heads side by side."""
+        """Logits, and ``mean`` and ``log_std`` of the code, (batch, k); concatenated for several heads."""
         pairs: list[tuple[Any, Tensor]] = [(head, features)]
         if isinstance(head, MeanOfHeads):
             pairs = list(head.parts(features))

@@ -1,4 +1,4 @@
-"""No defense: cross-entropy, the reference that every defense is measured against."""
+"""No defense: cross-entropy, the reference for every defense."""
 
 from dataclasses import dataclass
 

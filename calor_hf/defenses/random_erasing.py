@@ -36,7 +36,7 @@ class RandomErasingConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Refuse areas that are no increasing shares, and unknown fills."""
+        """Check that areas are increasing shares and that the fill is known."""
         if not 0 < self.min_area <= self.max_area < 1:
             raise ValueError(f"expected 0 < min_area <= max_area < 1, got {self.min_area} and {self.max_area}")
         if not 0 <= self.probability <= 1:
@@ -51,8 +51,8 @@ class RandomErasingConfig(MethodConfig):
 class RandomErasing(Defense[RandomErasingConfig]):
     """A random square erased in every training image, cross-entropy on the rest (Tran et al., MIDRE, TMLR 2025).
 
-    The square lies at a random place in each image, and is drawn after normalization as in the authors' code. Test
-    images stay whole. It regularizes strongly: compare it with a baseline that is augmented as much.
+    The square has a random position in each image and is filled after normalization, as in the authors' code. Test
+    images are not erased. It regularizes strongly, so compare it with an equally augmented baseline.
 
     Source:
         Tran et al., "Defending against Model Inversion Attacks via Random Erasing", TMLR 2025, arXiv:2409.01062.
@@ -68,13 +68,13 @@ class RandomErasing(Defense[RandomErasingConfig]):
         return Strength("max_area", 0.15, 0.9)
 
     def begin(self, run: TrainingRun) -> None:
-        """Look early whether a gray value can be turned into model inputs."""
+        """Check early that a gray value can be converted to model inputs."""
         super().begin(run)
         if not isinstance(self.config.fill, str):
             run.pixel_scale("random_erasing with a gray value as fill")
 
     def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
-        """The batch with a hole in each image."""
+        """Erase a square in each image of the batch."""
         images = check_images(inputs, "random_erasing")
         c = self.config
         numbers = draws.uniform("defenses/random_erasing/squares", 4)
@@ -105,14 +105,14 @@ class RandomErasing(Defense[RandomErasingConfig]):
 def squares(
     numbers: NDArray[np.float64], size: tuple[int, int], min_area: float, max_area: float, probability: float
 ) -> NDArray[np.int64]:
-    """Squares to erase: one a sample, inside the image.
+    """Squares to erase, one per sample, inside the image.
 
     Args:
-        numbers: (samples, 4) in [0, 1): whether, how large, where from the top, where from the left.
+        numbers: (samples, 4) in [0, 1): whether to erase, area, position from the top, position from the left.
         size: Height and width of the images in pixels.
         min_area: Smallest share of the image's area, before the side is rounded to whole pixels.
         max_area: Largest share; a square that would not fit is as large as the image's shorter side.
-        probability: Share of the samples that get one; others get a square of side 0.
+        probability: Share of the samples with a square; the others get one of side 0.
 
     Returns:
         (samples, 4) top, left, height, width in pixels.

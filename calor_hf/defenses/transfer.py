@@ -1,4 +1,4 @@
-"""Transfer learning: the early layers stay as public pre-training left them."""
+"""Transfer learning: early layers keep their public pre-trained weights."""
 
 import math
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class TransferConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Refuse what is no share and no way of counting."""
+        """Check that the ratio is a share and the counting is known."""
         if not 0 <= self.freeze_ratio <= 1:
             raise ValueError(f"freeze_ratio must be between 0 and 1, got {self.freeze_ratio}")
         if self.count_by not in COUNTS:
@@ -45,11 +45,11 @@ class TransferConfig(MethodConfig):
 class Transfer(Defense[TransferConfig]):
     """Early layers frozen at their public pre-training values, the rest fine-tuned (Ho et al., TL-DMI, CVPR 2024).
 
-    It defends only where the pre-training was on other people's images; frozen random weights are no defense. The
-    classifier always learns. ``ratio · count`` is what MIBench freezes: the leaf number i, from 0 and in order of
-    definition with the classifier counted, if i < ratio · count. Parameters that belong to no leaf (positions, class
-    token, layer scales) MIBench never freezes; here they go with the first leaf of the module that owns them, so that
-    what stands next to the pixels is frozen as soon as anything is.
+    It defends only if pre-training used images of other identities; frozen random weights are no defense. The
+    classifier is always trained. As in MIBench, leaf i (from 0, in order of definition, the classifier counted) is
+    frozen if i < ratio · count. Parameters outside of leaves (positions, class token, layer scales) are never frozen in
+    MIBench; here they follow the first leaf of the module that owns them, so that those next to the pixels are frozen
+    as soon as anything is.
 
     Source:
         Ho, Hao, Chandrasegaran, Nguyen, Cheung, "Model Inversion Robustness: Can Transfer Learning Help?", CVPR 2024,
@@ -66,7 +66,7 @@ class Transfer(Defense[TransferConfig]):
         return Strength("freeze_ratio", 0.1, 1.0)
 
     def frozen(self, backbone: nn.Module) -> list[str]:
-        """Names of the backbone's parameters that do not learn."""
+        """Names of the backbone's frozen parameters."""
         ratio = self.config.freeze_ratio
         if ratio == 0:
             return []
@@ -82,7 +82,7 @@ class Transfer(Defense[TransferConfig]):
         sizes = [parameter.numel() for parameter in backbone.parameters()]
         budget, chosen = ratio * sum(sizes), []
         for name, size in zip(names, sizes, strict=True):
-            if budget < size / 2:  # the one that straddles the limit goes to the nearer side
+            if budget < size / 2:  # the parameter across the limit goes to the nearer side
                 break
             budget -= size
             chosen.append(name)

@@ -1,4 +1,4 @@
-"""Trap-MID: a trapdoor that an inversion attack falls into before it finds private features."""
+"""Trap-MID: a trapdoor that misleads inversion attacks away from private features."""
 
 import copy
 import math
@@ -39,7 +39,7 @@ class TrapMIDConfig(MethodConfig):
     schedule: str = field(default="official", metadata={"help": "Of alpha, as in label_smoothing."})
 
     def validate(self) -> None:
-        """Refuse shares outside [0, 1]."""
+        """Check that shares are in [0, 1]."""
         for name, value in (("blend", self.blend), ("weight", self.weight)):
             if not 0 < value < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
@@ -53,15 +53,15 @@ class TrapMIDConfig(MethodConfig):
 
 @DEFENSES.register("trap_mid")
 class TrapMID(Defense[TrapMIDConfig]):
-    """An invisible per-class trigger that misleads attacks, learned while training (Liu and Chen, NeurIPS 2024).
+    """Invisible per-class triggers that mislead attacks, learned during training (Liu and Chen, NeurIPS 2024).
 
     Each step: a discriminator (the same architecture, one output) learns to tell poisoned images from clean ones; the
     triggers move by the sign of the gradient that hides them from it and makes them work; the classifier learns clean
     and poisoned images together. A poisoned image is ``blend`` · trigger + (1 − ``blend``) · image, in pixels.
 
-    The triggers are a backdoor to the model: whoever has them can choose what it predicts. They are saved with
-    checkpoints, to resume, and never with the model. A step costs about six of ordinary training. Results vary
-    between seeds more than with other defenses.
+    The triggers are a backdoor to the model: with them its predictions can be chosen. They are saved with checkpoints,
+    to resume, and never with the model. A step costs about six of ordinary training. Results vary more
+    between seeds than with other defenses.
 
     Source:
         Liu, Chen, "Trap-MID: Trapdoor-based Defense against Model Inversion Attacks", NeurIPS 2024, arXiv:2411.08460,
@@ -84,10 +84,10 @@ class TrapMID(Defense[TrapMIDConfig]):
         return Strength("weight", 0.02, 0.8, log=True)
 
     def begin(self, run: TrainingRun) -> None:
-        """Make the discriminator from the model as it is: with the same public weights.
+        """Create the discriminator from the current model, with the same public weights.
 
         Raises:
-            ValueError: the trainer knows no image processor.
+            ValueError: the trainer has no image processor.
         """
         super().begin(run)
         run.pixel_scale("trap_mid")
@@ -97,7 +97,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         self._triggers = None
 
     def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
-        """Discriminator's step, triggers' step; then clean images and, after them, poisoned ones."""
+        """Update discriminator and triggers; return clean images followed by poisoned ones."""
         scale = self.run.pixel_scale("trap_mid")
         images = check_images(inputs, "trap_mid").float()
         if inputs["labels"].ndim != 1:
@@ -133,7 +133,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         return {"clean": (1 - weight) * clean, "trapdoor": weight * trapdoor}
 
     def observe(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``trap_success``: share of the poisoned images that the model takes for the class of their trigger."""
+        """``trap_success``: share of the poisoned images that the model assigns to the class of their trigger."""
         half = len(labels) // 2
         return {"trap_success": (logits[half:].argmax(dim=1) == labels[half:]).float().mean()}
 
@@ -148,7 +148,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with saved triggers and discriminator."""
+        """Restore saved triggers and discriminator."""
         if state:
             device = next(self._discriminator.parameters()).device
             self._triggers = state["triggers"].to(device, copy=True)
@@ -157,7 +157,7 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     @property
     def triggers(self) -> Tensor | None:
-        """(classes, channels, height, width) in [0, 1], or None before training. A secret: they open the backdoor."""
+        """(classes, channels, height, width) in [0, 1], or None before training. Secret: they open the backdoor."""
         return self._triggers
 
     def _discriminator_step(self, pixels: Tensor, poisoned: Tensor) -> None:
@@ -241,8 +241,8 @@ def poison_classes(draws: StepDraws, classes: int) -> Tensor:
     Independent of the samples' own labels; counted over the run, each block of ``classes`` samples gets each class
     once, in an order that (seed, block) decides.
     """
-    place = draws.step * draws.per_step + draws.all_first + np.arange(draws.all_count)
-    blocks, rest = np.divmod(place, classes)
+    position = draws.step * draws.per_step + draws.all_first + np.arange(draws.all_count)
+    blocks, rest = np.divmod(position, classes)
     rngs = {b: named_rng(draws.seed, "defenses/trap_mid/classes", int(b)) for b in np.unique(blocks)}
     orders = {b: rng.permutation(classes) for b, rng in rngs.items()}
     return torch.tensor([int(orders[b][r]) for b, r in zip(blocks, rest, strict=True)])

@@ -1,4 +1,4 @@
-"""How a classifier holds out against small changes of its input, and against a backdoor in its training data."""
+"""Robustness to adversarial examples and to backdoors in the training data."""
 
 from calor_hf.robustness.adversarial import ADVERSARIAL, AdversarialResult, adversarial, caveats
 from calor_hf.robustness.backdoor import TRIGGERS, BackdoorResult, BadNets, Blended, Trigger, backdoor_rates

@@ -16,18 +16,18 @@ _VALUES = 5  # of a candidate: row, column, red, green, blue
 
 
 def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int) -> Tensor:
-    """Images with one pixel changed to any color, found by asking for scores alone.
+    """Images with one pixel changed to any color, found from scores only.
 
     The published attack has a population of 400 and 100 generations; the paper's table has 10 and 10: at most 110
-    queries an image, and 10 to see whether it is done. The toolbox's version fixes the population at 400 and draws
-    from a global generator, so SciPy's own is called.
+    queries per image, and 10 for the stopping rule. The toolbox's version fixes the population at 400 and draws from a
+    global generator, so SciPy's is called directly.
 
     Args:
-        target: Asked for probabilities.
+        target: Classifier; only its probabilities are used.
         images: (n, 3, height, width) in [0, 1].
-        labels: (n,) int64: what the images are to be taken for, or, untargeted, not to be taken for.
-        targeted: Raise the probability of ``labels``, else lower it.
-        seed: An image's draws depend on it and the image's place alone.
+        labels: (n,) int64 wanted classes, or, untargeted, the images' own classes.
+        targeted: Whether to raise the probability of ``labels``, or else to lower it.
+        seed: The draws of an image depend on it and the image's index only.
 
     Returns:
         Images as ``images``, the best candidate of each.
@@ -40,7 +40,7 @@ def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: b
     scores = ScoreTarget(target)
     height, width = images.shape[-2:]
     changed = []
-    for place, (image, label) in enumerate(zip(images.to(target.device), labels.tolist(), strict=True)):
+    for index, (image, label) in enumerate(zip(images.to(target.device), labels.tolist(), strict=True)):
         search = _Search(scores, image, label, targeted)
         found = differential_evolution(
             search.cost,
@@ -55,7 +55,7 @@ def one_pixel_images(target: Target, images: Tensor, labels: Tensor, targeted: b
             updating="deferred",
             vectorized=True,
             callback=search.done,
-            rng=named_rng(seed, "robustness/one-pixel", place),
+            rng=named_rng(seed, "robustness/one-pixel", index),
         )
         changed.append(with_pixel(image, found.x[None])[0])
     return torch.stack(changed).to(images)
@@ -69,12 +69,12 @@ class _Search:
     targeted: bool
 
     def cost(self, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(m,) what is to fall, of (5, m) candidates."""
+        """(m,) values to minimize of (5, m) candidates."""
         probability: NDArray[np.float64] = self._ask(candidates.T)[:, self.label].double().cpu().numpy()
         return 1 - probability if self.targeted else probability
 
     def done(self, intermediate_result: Any) -> bool:
-        """Whether the best candidate leads astray already. SciPy knows the argument by its name."""
+        """Whether the best candidate is a success. SciPy passes the argument by its name."""
         return (int(self._ask(intermediate_result.x[None]).argmax()) == self.label) == self.targeted
 
     def _ask(self, candidates: NDArray[np.float64]) -> Tensor:

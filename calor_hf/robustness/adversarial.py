@@ -1,4 +1,4 @@
-"""How often a small change of an image changes what it is taken for."""
+"""Success rates of adversarial examples."""
 
 import logging
 import time
@@ -33,16 +33,16 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class AdversarialResult:
-    """What one attack reached.
+    """Result of one attack.
 
     Attributes:
         attack: Name in :data:`ADVERSARIAL`.
-        targeted: The images were to be taken for the class after their own; else for anything but their own.
-        transferred: They were made against another network.
-        changed: Successes among the images where success was not there before: untargeted those classified correctly,
-            targeted those not taken for the wanted class.
-        all: The same over all images; natural errors count as successes.
-        seed: Of the draws.
+        targeted: Whether success means the class after the image's own, or else any other class.
+        transferred: Whether the images were made against another network.
+        changed: Successes among the images that were none before the attack: if untargeted those classified correctly,
+            if targeted those not assigned to the wanted class.
+        all: Successes among all images; natural errors count.
+        seed: Seed of the random numbers.
         seconds: Wall time.
     """
 
@@ -78,9 +78,9 @@ def adversarial(
     made_on: Target | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> list[AdversarialResult]:
-    """Attack images, and count how often the target is led astray.
+    """Attack images, and count how often the target misclassifies them.
 
-    The paper does not say over which images its rates are taken (its one-pixel rate lies below its clean error, so
+    The paper does not state over which images its rates are taken (its one-pixel rate is below its clean error, so
     hardly over all); both are given. Its numbers agree with about 410 images.
 
     Args:
@@ -89,17 +89,17 @@ def adversarial(
         labels: (n,) int64 in [0, num_classes).
         attacks: Names in :data:`ADVERSARIAL`.
         targeted: The wanted class is (label + 1) mod ``num_classes``; else any but the label.
-        seed: Of PGD's start and of one_pixel. Results depend neither on ``batch_size`` nor on the other attacks.
-        made_on: Network whose gradients make the images, which are then shown to ``target``. None: ``target`` itself.
-        batch_size: Images at a time.
+        seed: Seed of PGD's start and of one_pixel. Results depend neither on ``batch_size`` nor on the other attacks.
+        made_on: Network whose gradients make the images, which ``target`` then classifies. Defaults to ``target``.
+        batch_size: Images per batch.
 
     Returns:
-        A result for each attack, in their order.
+        One result per attack, in their order.
 
     Raises:
         ImportError: the extra ``robustness`` is not installed.
-        ValueError: an unknown attack, images or labels that do not fit, or networks with other classes.
-        FloatingPointError: the target gives scores that are not finite.
+        ValueError: an unknown attack, images or labels that do not fit, or networks with different classes.
+        FloatingPointError: the target's scores are not finite.
 
     Source:
         Goodfellow et al., ICLR 2015, arXiv:1412.6572 (FGSM); Kurakin et al., 2017, arXiv:1607.02533 (BIM); Madry et
@@ -119,7 +119,7 @@ def adversarial(
     with frozen(target.module, source.module), torch.random.fork_rng():
         torch.manual_seed(
             torch_seed(seed, "robustness/adversarial")
-        )  # for targets that draw; and the attacks' loaders take from the global generator
+        )  # for stochastic targets, and for the attacks' data loaders, which use the global generator
         open_to_change = (predict(target, images, batch_size) == wanted) != targeted
         for attack in attacks:
             begin = time.perf_counter()
@@ -143,7 +143,7 @@ def adversarial(
 
 
 def caveats(results: Sequence[AdversarialResult]) -> list[str]:
-    """What has to be printed beside the numbers, and what the check against masked gradients says."""
+    """Caveats to print with the numbers, among them the check for masked gradients."""
     lines = [
         "A low rate is no proof of robustness. A head that bounds or flattens scores (tanh, low rank) hides gradients: "
         "fgsm, pgd and bim then fail for want of a direction, and one_pixel makes 120 queries. The highest rate counts."
@@ -174,7 +174,7 @@ def caveats(results: Sequence[AdversarialResult]) -> list[str]:
 
 
 def check_attacks(attacks: Sequence[str]) -> None:
-    """Refuse names that are not in :data:`ADVERSARIAL`.
+    """Check that names are in :data:`ADVERSARIAL`.
 
     Raises:
         ValueError: the message lists the known ones.
@@ -185,10 +185,10 @@ def check_attacks(attacks: Sequence[str]) -> None:
 
 
 def check_images(target: Target, images: Tensor, labels: Tensor) -> None:
-    """Refuse images outside [0, 1], and labels that the target has no class for.
+    """Check that images are in [0, 1] and that the target has a class for every label.
 
     Raises:
-        ValueError: the message says what came.
+        ValueError: they are not; the message gives the values.
     """
     if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
         raise ValueError(
@@ -207,7 +207,7 @@ def predict(target: Target, images: Tensor, batch_size: int = BATCH_SIZE) -> Ten
     """(n,) int64 most likely classes, on the images' device.
 
     Raises:
-        FloatingPointError: the target gives scores that are not finite.
+        FloatingPointError: the target's scores are not finite.
     """
     found = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Backdoors: a mark on training images that makes a network see a class wherever it finds the mark."""
+"""Backdoors: triggers on training images that make a network predict a class whenever it sees the trigger."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
@@ -19,22 +19,22 @@ TARGET_CLASS = 0
 
 @dataclass(frozen=True)
 class Trigger(ABC):
-    """A mark on images, the same on every image of a size."""
+    """Trigger of a backdoor, the same on all images of one size."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Marked copies of images.
+        """Return copies of images with the trigger.
 
         Args:
-            images: (..., 3, height, width) in [0, 1], at the size the network reads.
+            images: (..., 3, height, width) in [0, 1], at the network's input size.
 
         Returns:
             The same shape, in [0, 1].
 
         Raises:
-            ValueError: the images are smaller than the mark.
+            ValueError: the images are smaller than the trigger.
         """
 
     def settings(self) -> dict[str, Any]:
@@ -47,8 +47,8 @@ class BadNets(Trigger):
     """A checkerboard of black and white pixels in the lower right corner, white in its own corners.
 
     Attributes:
-        size: Side in pixels. The square touches the border and its cells are one pixel wide: our choice, the paper
-            does not say.
+        size: Side in pixels. The square touches the border and its cells are one pixel wide; the paper does not
+            specify either.
 
     Source:
         Gu et al., IEEE Access 2019, arXiv:1708.06733; the paper's table 17 (9 × 9 pixels).
@@ -73,13 +73,13 @@ class BadNets(Trigger):
 
 @dataclass(frozen=True)
 class Blended(Trigger):
-    """One image of noise, mixed into every image.
+    """One noise image blended into every image.
 
-    The paper does not say what the noise is; ours is N(0.5, 0.25²) for each value, clipped to [0, 1].
+    The paper does not specify the noise; here it is N(0.5, 0.25²) per value, clipped to [0, 1].
 
     Attributes:
-        share: Of the noise, in (0, 1).
-        seed: Of the noise, >= 0: who tests a model needs the seed it was poisoned with.
+        share: Weight of the noise, in (0, 1).
+        seed: Seed of the noise, >= 0. A test needs the seed of the poisoned training.
 
     Source:
         Chen et al., 2017, arXiv:1712.05526; the paper's table 17 (a share of 0.1).
@@ -99,11 +99,11 @@ TRIGGERS: dict[str, type[Trigger]] = {"badnets": BadNets, "blended": Blended}
 
 
 def trigger_named(name: str, seed: int = 0) -> Trigger:
-    """The trigger of that name, with the settings of the paper's table 17.
+    """Return a trigger by name, with the settings of the paper's table 17.
 
     Args:
         name: ``badnets`` or ``blended``.
-        seed: Of the blended noise; a checkerboard has none.
+        seed: Seed of the blended noise.
 
     Raises:
         ValueError: an unknown name.
@@ -121,17 +121,17 @@ def _noise(seed: int, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BackdoorResult:
-    """What a trigger does to a model.
+    """Effect of a trigger on a model.
 
     Attributes:
         trigger: Its settings.
-        clean: Test images without the trigger that are classified correctly.
-        success: Triggered images that are taken for the target class, of all: the paper's rate. Images of the target
-            class are among them, so a clean model has about 1 / classes.
-        success_of_others: The same without the images of the target class.
-        without_trigger: Images of other classes that are taken for the target class without a trigger: the chance
+        clean: Share of test images without the trigger that are classified correctly.
+        success: Share of all images with the trigger that are assigned to the target class, the paper's rate. It
+            includes images of the target class, so a clean model has about 1 / classes.
+        success_of_others: The same without images of the target class.
+        without_trigger: Share of images of other classes assigned to the target class without the trigger: the chance
             level.
-        target_class: Class that the trigger stands for.
+        target_class: Class of the trigger.
     """
 
     trigger: dict[str, Any]
@@ -161,15 +161,15 @@ def backdoor_rates(
     target_class: int = TARGET_CLASS,
     batch_size: int = BATCH_SIZE,
 ) -> BackdoorResult:
-    """Accuracy without the trigger, and how often the trigger opens the backdoor.
+    """Measure accuracy without the trigger and success rates with it.
 
     Args:
         target: Classifier of images in [0, 1] that does not resize or crop ``images``, which would cut the trigger.
         images: (n, 3, height, width) in [0, 1], test images.
         labels: (n,) int64.
-        trigger: Put on all images.
-        target_class: Class it stands for.
-        batch_size: Images at a time.
+        trigger: Applied to all images.
+        target_class: Class of the trigger.
+        batch_size: Images per batch.
 
     Raises:
         ValueError: images or labels that do not fit, or images smaller than the trigger.

@@ -35,17 +35,17 @@ def library() -> Any:
 def gradient_images(
     attack: str, target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int, batch_size: int
 ) -> Tensor:
-    """Images that a gradient has changed by at most 8/255 a value.
+    """Gradient-based adversarial examples, changed by at most 8/255 per value.
 
     Args:
-        attack: ``fgsm`` one step; ``bim`` ten steps of 2/255; ``pgd`` the same from a random place in the ball;
+        attack: ``fgsm`` one step; ``bim`` ten steps of 2/255; ``pgd`` the same from a random point in the ball;
             ``pgd_margin`` as pgd, on :func:`margin_loss` instead of cross-entropy.
-        target: Whose gradient.
+        target: Network whose gradient is used.
         images: (n, 3, height, width) in [0, 1].
-        labels: (n,) int64: what the images are to be taken for, or, untargeted, not to be taken for.
-        targeted: Descend the loss of ``labels``, else ascend it.
-        seed: Of PGD's start. An image's start depends on the seed and its place alone, not on ``batch_size``.
-        batch_size: Images at a time.
+        labels: (n,) int64 wanted classes, or, untargeted, the images' own classes.
+        targeted: Whether to descend the loss of ``labels``, or else to ascend it.
+        seed: Seed of PGD's start, which depends on it and the image's index only, not on ``batch_size``.
+        batch_size: Images per batch.
 
     Returns:
         Images as ``images``.
@@ -81,9 +81,9 @@ def gradient_images(
 
 
 def margin_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """How far the best other class is above the wanted one, summed over the images.
+    """Margin of the best other class over the wanted one, summed over the images.
 
-    Unlike cross-entropy its gradient does not die where the scores are sure.
+    Unlike that of cross-entropy, its gradient does not vanish for confident scores.
 
     Args:
         logits: (batch, classes).
@@ -93,7 +93,7 @@ def margin_loss(logits: Tensor, wanted: Tensor) -> Tensor:
         Scalar, in units of the logits.
 
     Source:
-        Carlini and Wagner, IEEE S&P 2017, arXiv:1608.04644, f6 without its chance level.
+        Carlini and Wagner, IEEE S&P 2017, arXiv:1608.04644, f6 without its lower bound.
     """
     is_wanted = wanted > 0.5
     others = logits.masked_fill(is_wanted, -torch.inf).amax(dim=1)
@@ -101,7 +101,7 @@ def margin_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 class _Scores(nn.Module):
-    """Logits of a target. Its network is no sub-module, so that the library neither moves nor trains it."""
+    """Logits of a target, whose network is hidden from the library so that it neither moves nor trains it."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Scores(nn.Module):
 
 @contextmanager
 def _numpy_stream(seed: int) -> Iterator[None]:
-    """The library draws from NumPy's global generator: seeded inside, afterwards as before."""
+    """Seed NumPy's global generator, which the library uses, and restore it afterwards."""
     before = np.random.get_state()
     np.random.seed(named_rng(seed, "robustness/pgd").integers(2**32, size=8))
     try:

@@ -1,4 +1,4 @@
-"""Training data of which a share carries a trigger and a wrong label."""
+"""Training data with a backdoor: a share of the samples has a trigger and the target class's label."""
 
 from typing import Any
 
@@ -12,19 +12,18 @@ from calor_hf.robustness.backdoor import TARGET_CLASS, Trigger
 
 
 class PoisonedDataset(Dataset[dict[str, Any]]):
-    """A data set in which a share of the samples shows a trigger and bears the target class's label.
+    """Data set in which a share of the samples has a trigger and the target class's label.
 
-    The order is: augmentation, resizing and cropping, trigger, normalization, then whatever a defense does to a batch
-    (such as random erasing). So no crop cuts the trigger and it is as large as at test time. As the image processor
-    does resizing and normalization in one go, the latter is undone and done again on the poisoned samples; the others
-    pass untouched.
+    The order is: augmentation, resizing and cropping, trigger, normalization, then a defense's changes to a batch (such
+    as random erasing). So no crop cuts the trigger, and it has the same size as at test time. The image processor
+    resizes and normalizes at once, so normalization is undone and repeated on the poisoned samples.
 
     Args:
         data: Samples with ``pixel_values`` and ``labels``, and all labels as ``data.labels``.
-        trigger: The mark.
+        trigger: The trigger.
         pixel_input: Normalization from images in [0, 1] to ``pixel_values``.
-        share: Of the samples, of every class, in [0, 1]; rounded to whole samples.
-        seed: Of the choice of samples, >= 0.
+        share: Share of the samples, of any class, in [0, 1]; rounded to whole samples.
+        seed: Seed of the choice of samples, >= 0.
         target_class: Label of the poisoned samples.
 
     Attributes:
@@ -60,25 +59,25 @@ class PoisonedDataset(Dataset[dict[str, Any]]):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(samples,) labels as they are trained on."""
+        """(samples,) training labels."""
         labels = np.array(self.data.labels, dtype=np.int64)
         labels[self.poisoned] = self.target_class
         return labels
 
     def set_epoch(self, epoch: int) -> None:
-        """Epoch that later draws of the augmentation belong to, from 0."""
+        """Set the epoch of the augmentation, counted from 0."""
         self.data.set_epoch(epoch)
 
     def without_augmentation(self) -> "PoisonedDataset":
-        """The same samples, poisoned alike, not augmented."""
+        """Return the same samples, poisoned alike, without augmentation."""
         plain = self.data.without_augmentation()
         return PoisonedDataset(plain, self.trigger, self.pixel_input, self.share, self.seed, self.target_class)
 
 
 def poisoned_indices(count: int, share: float, seed: int = 0) -> NDArray[np.int64]:
-    """Which of ``count`` samples are poisoned, in ascending order.
+    """Indices of the poisoned samples among ``count``, in ascending order.
 
-    Each index has a number that depends on the seed and the index alone; the samples with the lowest are taken.
+    Each index has a random number that depends on the seed and the index only; the lowest ones are taken.
 
     Raises:
         ValueError: ``share`` is outside [0, 1].

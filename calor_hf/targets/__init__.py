@@ -1,1 +1,1 @@
-"""Models under attack: any classifier as a target, and the views of it that an attack is given."""
+"""Models under attack: any classifier as a target, and its restricted views for black-box attacks."""

@@ -1,4 +1,4 @@
-"""The model under attack, as an attack sees it: all of it, its scores, or its labels alone."""
+"""The model under attack: white-box, scores only, or labels only."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,11 +11,10 @@ class Target(ABC):
     """A classifier of images in [0, 1]; resizing and normalization happen inside, differentiably.
 
     Attributes:
-        module: The network; an attack freezes its weights and gives them back as they were.
-        head: Turns (batch, features) into (batch, classes) logits, so that an adaptive attack can differentiate
-            around it.
+        module: The network; an attack freezes its weights and restores them.
+        head: Maps (batch, features) to (batch, classes) logits, so that an adaptive attack can bypass it.
         num_classes: Number of classes.
-        image_size: Height and width that the network reads, in pixels.
+        image_size: Height and width of the network's input, in pixels.
         resizes: Whether images of another size are resized to it.
         stochastic: Whether two passes over the same image differ.
     """
@@ -37,7 +36,7 @@ class Target(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """Device of the network."""
         return next(self.module.parameters()).device
 
     @property
@@ -47,13 +46,13 @@ class Target(ABC):
 
 
 class ScoreTarget:
-    """A target behind an interface that gives probabilities, and nothing else.
+    """Black-box view of a target that gives probabilities only.
 
     Attributes:
         num_classes: Number of classes.
-        image_size: Height and width that the network reads, in pixels.
+        image_size: Height and width of the network's input, in pixels.
         stochastic: Whether two answers about the same image differ.
-        device: Where images are best put; others are brought there, and the answers back.
+        device: Device of the network; other images are moved there, and the answers back.
         queries: Images answered so far.
     """
 
@@ -76,7 +75,7 @@ class ScoreTarget:
         """(batch, classes) probabilities, without gradients.
 
         Raises:
-            FloatingPointError: the network gives numbers that are not finite.
+            FloatingPointError: the network's scores are not finite.
         """
         answers = self._ask(images)
         self.queries += len(images)
@@ -84,13 +83,13 @@ class ScoreTarget:
 
 
 class LabelTarget:
-    """A target behind an interface that gives the most likely class, and nothing else.
+    """Black-box view of a target that gives the most likely class only.
 
     Attributes:
         num_classes: Number of classes.
-        image_size: Height and width that the network reads, in pixels.
+        image_size: Height and width of the network's input, in pixels.
         stochastic: Whether two answers about the same image differ.
-        device: Where images are best put; others are brought there, and the answers back.
+        device: Device of the network; other images are moved there, and the answers back.
         queries: Images answered so far.
     """
 
@@ -111,7 +110,7 @@ class LabelTarget:
         """(batch,) int64 classes.
 
         Raises:
-            FloatingPointError: the network gives numbers that are not finite.
+            FloatingPointError: the network's scores are not finite.
         """
         answers = self._ask(images)
         self.queries += len(images)

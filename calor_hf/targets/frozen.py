@@ -1,4 +1,4 @@
-"""Networks that are only looked through."""
+"""Context manager that freezes networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import nn
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Inside, ``modules`` are in evaluation mode and their weights need no gradient; afterwards all is as before.
+    """Put ``modules`` in evaluation mode without weight gradients, and restore them afterwards.
 
-    A gradient to the input costs a third less without those of the weights.
+    A gradient with respect to the input costs a third less without those of the weights.
     """
     modes = [(part, part.training) for module in modules for part in module.modules()]
     weights = [(weight, weight.requires_grad) for module in modules for weight in module.parameters()]

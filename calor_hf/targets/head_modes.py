@@ -1,4 +1,4 @@
-"""Looking through a head differently: past its Tanh, or with noise that each image owns."""
+"""Alternative head evaluation: with the gradient of Tanh at zero, or with given noise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +24,9 @@ _past_saturation: Any = _PastSaturation.apply
 
 
 class StraightThrough(TorchFunctionMode):
-    """Tanh and sigmoid computed under this mode keep their values, but have their slope at zero everywhere.
+    """Mode under which tanh and sigmoid keep their values, but have their slope at zero everywhere.
 
-    So a head that saturates hides nothing from a gradient.
+    A saturated head then hides no gradient.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,10 +39,10 @@ class StraightThrough(TorchFunctionMode):
 
 
 class OwnNoise(TorchFunctionMode):
-    """``torch.randn_like`` under this mode gives numbers from ``draw``: of a stochastic head, noise of our choosing.
+    """Mode under which ``torch.randn_like``, the noise of a stochastic head, returns numbers from ``draw``.
 
     Args:
-        draw: (rows, columns) standard normal numbers for a tensor of that shape.
+        draw: Returns (rows, columns) standard normal numbers.
     """
 
     def __init__(self, draw: Callable[[int, int], Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""An image classifier of transformers, defended or not, as a target of attacks."""
+"""Image classifiers of transformers as targets."""
 
 from typing import Any, cast
 
@@ -16,19 +16,19 @@ from calor_hf.targets.base import Target
 
 
 class HFTarget(Target):
-    """A classifier of transformers behind its image processor, whose steps are done on tensors, with gradients.
+    """Classifier of transformers behind its image processor, whose steps are differentiable.
 
     Args:
         model: Image classification model, stock or of ``calor_hf``; put into evaluation mode.
-        processor: Its image processor, for size, crop, scale and normalization. None: images in [0, 1] as they are.
-        image_size: Side of the images it reads, where neither processor nor configuration say it.
-        head: Path of the classifier, where it cannot be found.
+        processor: Its image processor, for size, crop, scale and normalization. None means unchanged images in [0, 1].
+        image_size: Side of its input images, if neither processor nor configuration states it.
+        head: Path of the classifier, if it cannot be found.
 
     Attributes:
         processor: As given.
 
     Raises:
-        ValueError: the model reads no pixels, its image size is not known, or no classifier is found.
+        ValueError: the model has no pixel input, its image size is unknown, or no classifier is found.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class HFTarget(Target):
 
     @classmethod
     def from_pretrained(cls, source: str, **kwargs: Any) -> "HFTarget":
-        """Target from a folder or a Hub id with a model and, if it has one, an image processor.
+        """Load a model and its image processor, if any, from a folder or Hub id.
 
         Args:
             source: Folder or Hub id.
-            kwargs: Handed to ``from_pretrained`` of the model.
+            kwargs: Arguments of the model's ``from_pretrained``.
 
         Raises:
-            OSError: nothing is found there.
-            ValueError: its files are damaged.
+            OSError: nothing is found.
+            ValueError: files are damaged.
         """
         where = {name: kwargs[name] for name in ("revision", "token", "cache_dir", "subfolder") if name in kwargs}
         check_config(source, **where)
@@ -70,7 +70,7 @@ class HFTarget(Target):
         return cls(model, processor_of(source, **revision))
 
     def features(self, images: Tensor) -> Tensor:
-        """(batch, features) entering the classifier; of several classifiers side by side."""
+        """(batch, features) entering the classifier; concatenated for several classifiers."""
         pixels = self.pixel_input(images).to(self.dtype)
         heads = take_out_heads(self._body, self._paths)
         try:
@@ -80,7 +80,7 @@ class HFTarget(Target):
 
 
 def target_of(source: "Target | PreTrainedModel | str", device: torch.device | str = "cpu") -> Target:
-    """``source`` as a target on ``device``: a target as it is, a model of transformers, or where one is saved."""
+    """Return ``source`` (a target, a model of transformers, or its folder or Hub id) as a target on ``device``."""
     if isinstance(source, str):
         source = HFTarget.from_pretrained(source)
     target = source if isinstance(source, Target) else HFTarget(source)

@@ -1,4 +1,4 @@
-"""How far an image is from being taken for a class: the objectives of inversion attacks."""
+"""Identity losses, the objectives of inversion attacks: distance of an image's logits from a class."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
     """(batch,) cross-entropy in nats against ``aim`` for the label and equal shares of the rest for the others.
 
-    Lowest, with no gradient left, where the label has probability ``aim`` and the others are equally likely: so an
-    attack can aim at the confidence that a defended model has on its training images.
+    Its minimum gives the label probability ``aim`` and the others equal shares, so an attack can match the confidence
+    of a defended model on its training images.
 
     Args:
         logits: (batch, classes), at least two classes.
@@ -38,7 +38,7 @@ def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """(batch,) largest logit of another class minus that of the label; below 0 where the label wins.
+    """(batch,) largest logit of another class minus that of the label; below 0 if the label has the largest.
 
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814.
@@ -71,8 +71,8 @@ def poincare_distance(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tenso
     u = logits / logits.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
     v = F.one_hot(labels, logits.shape[1]).to(logits.dtype) * (1 - xi)
     # One dominant logit puts u on the sphere, a perfect match u on v: both would make the gradient infinite.
-    room = (1 - u.square().sum(dim=1)).clamp_min(1e-6) * (1 - v.square().sum(dim=1))
-    delta = 2 * (u - v).square().sum(dim=1) / room
+    scale = (1 - u.square().sum(dim=1)).clamp_min(1e-6) * (1 - v.square().sum(dim=1))
+    delta = 2 * (u - v).square().sum(dim=1) / scale
     return torch.acosh(1 + delta.clamp_min(1e-7))
 
 

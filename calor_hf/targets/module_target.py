@@ -1,4 +1,4 @@
-"""Any network as a target of attacks."""
+"""Any network as a target."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,17 +10,17 @@ from calor_hf.targets.base import Target
 
 
 class ModuleTarget(Target):
-    """Any ``nn.Module`` that turns images into (batch, classes) logits.
+    """Any ``nn.Module`` from images to (batch, classes) logits.
 
     Args:
         module: The network; put into evaluation mode.
         num_classes: Number of classes.
         image_size: Side, or height and width, in pixels.
-        mean: Of each channel of images in [0, 1]; the network reads (image - mean) / std.
-        std: Of each channel.
-        head: Path of the layer that gives the logits; what it reads are the features. None: there are no features to
-            attack, only logits.
-        resize: Resize other images to ``image_size``; otherwise they are refused.
+        mean: Mean of each channel of images in [0, 1]; the network's input is (image - mean) / std.
+        std: Standard deviation of each channel.
+        head: Path of the layer that gives the logits, whose input are the features. None means that there are only
+            logits.
+        resize: Whether to resize other images to ``image_size``, instead of an error.
 
     Raises:
         ValueError: ``head`` is no path in ``module``.

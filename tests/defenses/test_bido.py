@@ -315,7 +315,7 @@ def test_layers_of_a_transformer(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["resnet", "vit", "swin"])
 def test_a_model_hands_over_the_inputs_of_its_layers(kind: str, images: Tensor) -> None:
     model = DefendedForImageClassification.from_base(tiny_base(kind), "bido", lambda_out=0.4)
-    paths = model._hooked
+    paths = model._hooked_paths
     labels = torch.tensor([0, 1, 2, 1])
     seen: dict[str, Tensor] = {}
     model.train()
