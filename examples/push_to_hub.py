@@ -3,7 +3,7 @@
 The model that ``make demo`` trained and audited; first what would be published, then for real::
 
     python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit
-    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit now
+    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit --now
 
 What happens, in order (`calor_hf/hub/` has each step): the numbers of training and audit are read, and refused if they
 belong to other weights; the card is written from them, around what you wrote into the one before; the files on the list
@@ -17,13 +17,13 @@ from pathlib import Path
 from calor_hf.recipes.release import PushOptions, push
 
 if __name__ == "__main__":
-    model, repo_id, report, *now = sys.argv[1:]
+    model, repo_id, audit, *now = sys.argv[1:]
     options = PushOptions(
         model=Path(model),
         repo_id=repo_id,
-        report=report,
+        report=audit,
         license="apache-2.0",
         anonymize_labels=True,  # numbers instead of class names, which may be people's
-        dry_run=not now,
+        dry_run=now != ["--now"],
     )
     push(options)
