@@ -25,8 +25,8 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 install: $(STAMP) ## Make the environment and install the package into it
 
 demo: $(STAMP) ## Train a defended model on synthetic faces and audit it (4 minutes on 2 cores, after installing)
-	$(BIN)/python examples/train_calor.py --output_dir outputs/demo --overwrite
-	$(BIN)/python examples/audit_model.py --target outputs/demo --output-dir outputs/demo-audit --overwrite \
+	$(BIN)/calor-hf train --output-dir outputs/demo --overwrite
+	$(BIN)/calor-hf audit outputs/demo --output-dir outputs/demo-audit --overwrite \
 		--classes 0-7 --images-per-class 3 --include-private-images
 
 test: $(STAMP) ## Run the tests, without the slow ones (7 minutes on 2 cores)

@@ -80,6 +80,15 @@ def private_imports(part: str, source: str) -> list[str]:
     return [".".join(names) for names in others if any(name.startswith("_") for name in names[1:])]
 
 
+def commands_imported(source: str) -> list[str]:
+    """Imports of the command line that code outside the package may not have: it uses recipes.
+
+    ``calor_hf.cli.main`` is the program itself, for code that runs a command as a user does.
+    """
+    names = [name for name in imported_modules(source) if name.split(".")[:2] == ["calor_hf", "cli"]]
+    return [name for name in names if name != "calor_hf.cli.main.main"]
+
+
 def packages_of_others(source: str) -> set[str]:
     """Top names that ``source`` imports and that neither Python nor we bring."""
     tops = {name.split(".")[0] for name in imported_modules(source)}
@@ -186,6 +195,12 @@ def test_text_checker_sees(text: str, found: bool) -> None:
     assert bool(MACHINE_TEXT.search(text)) == found
 
 
+def test_command_checker_sees() -> None:
+    source = "from calor_hf.cli.main import main\nfrom calor_hf.cli.audit import main\nimport calor_hf.cli.train"
+    assert commands_imported(source) == ["calor_hf.cli.audit.main", "calor_hf.cli.train"]
+    assert commands_imported("from calor_hf.recipes.train import train\nfrom calor_hf import cli") == ["calor_hf.cli"]
+
+
 def test_package_checker_sees() -> None:
     source = "import sys, os.path\nfrom calor_hf.core import x\nfrom . import y\ndef f():\n    import PIL.Image"
     assert packages_of_others(source) == {"PIL"}
@@ -242,6 +257,11 @@ def test_package_stands_without_examples_and_benchmarks() -> None:
         relative(f): names for f in python_files("calor_hf") if (names := packages_of_others(f.read_text()) & outside)
     }
     assert wrong == {}
+
+
+def test_examples_and_benchmarks_use_recipes() -> None:
+    files = python_files("examples", "benchmarks")
+    assert {relative(file): found for file in files if (found := commands_imported(file.read_text()))} == {}
 
 
 def test_nothing_is_unpickled() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.auditing.small_report import small_report
 from tests.hub.released_model import audit_of, saved_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,6 +24,12 @@ def test_push_shows_what_would_be_published(
     audit_of(model, tmp_path / "audit")
     run(monkeypatch, "push_to_hub.py", str(model), "me/model", str(tmp_path / "audit"))
     assert "Nothing was published" in capsys.readouterr().out
+
+
+def test_audit_prints_the_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("calor_hf.recipes.audit.run_audit", lambda options: small_report(seed=options.seed))
+    run(monkeypatch, "audit_model.py", "outputs/demo", "outputs/audit-example")
+    assert "attack_accuracy_top1: " in capsys.readouterr().out
 
 
 def test_train_refuses_what_the_command_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
