@@ -29,7 +29,7 @@ def test_push_shows_what_would_be_published(
 def test_audit_prints_the_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("calor_hf.recipes.audit.run_audit", lambda options: small_report(seed=options.seed))
     run(monkeypatch, "audit_model.py", "outputs/demo", "outputs/audit-example")
-    assert "attack_accuracy_top1: " in capsys.readouterr().out
+    assert "adaptive attack_accuracy@1: 0.833" in capsys.readouterr().out
 
 
 def test_train_refuses_what_the_command_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
