@@ -110,7 +110,7 @@ class BiDO(Defense[BiDOConfig]):
         return [found[k * stride - 1] for k in (1, 2, 3)]
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy``, and in training ``input`` and ``label``: the weighted dependences; in nats and dimensionless.
+        """``cross_entropy``, and in training ``input`` and ``label``: the weighted dependences; in nats, dimensionless.
 
         Raises:
             ValueError: soft labels.
