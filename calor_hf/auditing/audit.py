@@ -9,23 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
 
 from calor_hf.attacks.base import CHUNK_SIZE, budget_factor, check_labels
 from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
 from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.networks import ROLES, Network, load_network
+from calor_hf.auditing.networks import Network, load_networks
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
 from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, DataInfo, LeakageReport, TargetInfo
-from calor_hf.generators import Generator, load_generator
+from calor_hf.generators import Generator
 from calor_hf.metrics import METRICS
 from calor_hf.targets.base import Target
-from calor_hf.targets.hf_target import target_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +146,9 @@ def parse_classes(text: str) -> list[int]:
 
 
 def audit(
-    target: "Target | PreTrainedModel | str",
-    private_data: Any,
-    prior: "Generator[Any] | str",
+    target: Target,
+    private: PrivateImages,
+    prior: Generator[Any],
     evaluation_model: "Network | Target | nn.Module | str",
     options: AuditOptions | None = None,
 ) -> LeakageReport:
@@ -159,11 +157,11 @@ def audit(
     No attack sees evaluation models or private images; they are used when all attacks are done.
 
     Args:
-        target: The model under attack: a target, a classifier of transformers, or its folder or Hub id.
-        private_data: Images that it was trained on: a ``datasets.Dataset`` or ``DatasetDict`` with columns ``image``
-            and ``label``, or :class:`PrivateImages`.
-        prior: The generator of the attacks; its folder or Hub id, or ``renderer`` for synthetic faces.
-        evaluation_model: Classifier of the same classes that is another network than the target.
+        target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo")``.
+        private: Images that it was trained on, such as ``PrivateImages.from_dataset(train, test, image_size=224)``.
+        prior: The generator of the attacks, such as ``load_generator("outputs/prior")``.
+        evaluation_model: Classifier of the same classes that is another network than the target; or its folder or Hub
+            id.
         options: Attacks, classes, metrics and files.
 
     Returns:
@@ -175,46 +173,38 @@ def audit(
         FloatingPointError: scores of the target or of an evaluation model are not finite.
     """
     options = options or AuditOptions()
-    if isinstance(target, str):
-        options = replace(options, target_name=options.target_name or target)
-    state = process_state()
-    target = target_of(target, state.device)
-    side = target.image_size[0]
-    generator = load_generator(prior, image_size=side) if isinstance(prior, str) else prior
     labels = options.labels(target.num_classes)
-    if not isinstance(private_data, PrivateImages):
-        private_data = PrivateImages.from_dataset(private_data, image_size=side, classes=labels)
-    private = private_data.of_classes(labels)
-    evaluator = Evaluator(
+    attacked = private.of_classes(labels)
+    networks = load_networks(
         target,
-        generator,
-        private,
-        load_networks(target, evaluation_model, options),
-        options.metrics,
-        options.public_images,
-        options.seed,
+        options.target_name,
+        evaluation_model,
+        options.second_evaluation_model,
+        options.embedding,
+        options.extractor,
     )
-    found = reconstruct(target, generator, options)
-    text = [""]
+    evaluator = Evaluator(target, prior, attacked, networks, options.metrics, options.public_images, options.seed)
+    found = reconstruct(target, prior, labels, options)
+    state, text = process_state(), [""]
     if state.is_main_process:
         report = LeakageReport(
-            target=describe(target, options.target_name),
-            data=DataInfo(
-                name=private.name,
-                identities=len(private_data.labels.unique()),
-                images=len(private_data.labels),
-                held_out_images=0 if private.held_labels is None else len(private.held_labels),
-            ),
+            budget=budget_factor(options.budget or "paper"),
+            attacks=evaluator.results(found),
             networks=evaluator.described(),
+            utility=evaluator.utility(),
+            other_threats=evaluator.other_threats(),
             labels=labels,
             label_names=[private.label_names[n] if private.label_names else str(n) for n in labels],
             images_per_class=options.images_per_class,
             seed=options.seed,
-            budget=budget_factor(options.budget or "paper"),
-            attacks=evaluator.results(found),
-            utility=evaluator.utility(),
-            other_threats=evaluator.other_threats(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            data=DataInfo(
+                name=private.name,
+                identities=len(private.labels.unique()),
+                images=len(private.labels),
+                held_out_images=0 if private.held_labels is None else len(private.held_labels),
+            ),
+            target=describe(target, options.target_name),
         )
         report = replace(report, caveats=caveats(report))
         report = report.anonymous() if options.anonymize_labels else report
@@ -228,21 +218,23 @@ def audit(
 
 
 def reconstruct(
-    target: Target, generator: Generator[Any], options: AuditOptions
+    target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions
 ) -> list[tuple[NamedAttack, Reconstruction]]:
     """Run all attacks of an audit, without evaluating them.
 
     Args:
-        target: The model under attack, on this process's device.
-        generator: The prior.
-        options: Attacks, classes and files.
+        target: The model under attack.
+        prior: The generator.
+        labels: Attacked classes.
+        options: Attacks and files.
 
     Raises:
         ValueError: parts that do not fit together.
         FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
     """
-    labels, folder, state = options.labels(target.num_classes), Path(options.output_dir), process_state()
-    generator.to(state.device)
+    folder, state = Path(options.output_dir), process_state()
+    target.module.to(state.device)
+    prior.to(state.device)
     if state.is_main_process:
         remove_parts(folder)
     state.wait_for_everyone()
@@ -251,7 +243,7 @@ def reconstruct(
         rebuilt = run_attack(
             attack.attack,
             target,
-            generator,
+            prior,
             labels,
             folder / attack.name,
             name=attack.kind,
@@ -265,22 +257,6 @@ def reconstruct(
         )
         found.append((attack, rebuilt))
     return found
-
-
-def load_networks(
-    target: Target, evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions
-) -> dict[str, Network]:
-    """Load the networks of an audit, by role.
-
-    Raises:
-        ValueError: the evaluation model is the target, or a network is not available.
-    """
-    sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
-    networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
-    if networks["evaluation_model"].module is target.module:
-        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
-    networks["target"] = Network.of_target(target, options.target_name or type(target.module).__name__)
-    return networks
 
 
 def describe(target: Target, name: str) -> TargetInfo:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
 from calor_hf.targets.base import Target
-from calor_hf.targets.frozen import frozen
 from calor_hf.targets.hf_target import HFTarget
 
 BATCH = 128
@@ -34,6 +33,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for another network under a name whose numbers are compared with published ones."""
+        self.module.eval()
         if self.name in SOURCES and not (isinstance(self.module, StandardExtractor) and self.module.name == self.name):
             raise ValueError(
                 f"the name '{self.name}' belongs to the network that published tables use; give yours another name, or "
@@ -58,14 +58,34 @@ class Network:
         device = next((weight.device for weight in self.module.parameters()), torch.device("cpu"))
         dtype = next((weight.dtype for weight in self.module.parameters()), torch.float32)
         features, logits = [], []
-        with frozen(self.module):
-            for batch in images.split(BATCH):
-                x = batch.to(device)
-                seen = self.features((x.float() / 255 if x.dtype == torch.uint8 else x).to(dtype))
-                features.append(seen.flatten(1).float().cpu())
-                if self.head is not None:
-                    logits.append(self.head(seen).float().cpu())
+        for batch in images.split(BATCH):
+            x = batch.to(device)
+            seen = self.features((x.float() / 255 if x.dtype == torch.uint8 else x).to(dtype))
+            features.append(seen.flatten(1).float().cpu())
+            if self.head is not None:
+                logits.append(self.head(seen).float().cpu())
         return torch.cat(features), torch.cat(logits) if logits else None
+
+
+def load_networks(
+    target: Target,
+    target_name: str,
+    evaluation_model: "Network | Target | nn.Module | str",
+    second_evaluation_model: "Network | Target | nn.Module | str | None" = None,
+    embedding: "Network | Target | nn.Module | str | None" = None,
+    extractor: "Network | Target | nn.Module | str | None" = None,
+) -> dict[str, Network]:
+    """Load the networks of an audit, by role: :data:`ROLES` and ``target``.
+
+    Raises:
+        ValueError: the evaluation model is the target, or a network is not available.
+    """
+    sources = (evaluation_model, second_evaluation_model, embedding, extractor)
+    networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
+    if networks["evaluation_model"].module is target.module:
+        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
+    networks["target"] = Network.of_target(target, target_name or type(target.module).__name__)
+    return networks
 
 
 def load_network(source: "str | Network | Target | nn.Module", name: str = "") -> Network:
@@ -90,7 +110,7 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     if isinstance(source, StandardExtractor):
         name = source.name
     if isinstance(source, nn.Module):
-        return Network(name or type(source).__name__, source.eval(), source)
+        return Network(name or type(source).__name__, source, source)
     module, colon, function = source.partition(":")
     if not colon:
         target = HFTarget.from_pretrained(source)
@@ -101,4 +121,4 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
         raise ValueError(f"expected a network as package.module:function, got {source!r} ({error})") from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"{source} returned {type(made).__name__}, not an nn.Module of images in [0, 1] to features")
-    return Network(name or source, made.eval(), made)
+    return Network(name or source, made, made)

@@ -15,12 +15,11 @@ is needed."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns as :func:`~calor_hf.cli._command.run_command`."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = parser_for(AuditRecipe, "audit", DESCRIPTION)
-    return run_command(
-        "audit",
-        lambda: run_audit(read_options(AuditRecipe, parser, words)),
-        "Finished chunks are kept; go on with the same command and --resume.",
-    )
+
+    def run() -> None:
+        run_audit(read_options(AuditRecipe, parser_for(AuditRecipe, "audit", DESCRIPTION), words))
+
+    return run_command("audit", run, "Finished chunks are kept; go on with the same command and --resume.")
 
 
 if __name__ == "__main__":

@@ -94,17 +94,17 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     state = process_state()
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(str(options.model or options.target))
-    target.module.to(state.device)
     options = with_defaults(options, target)
+    labels = options.labels(target.num_classes)
     folder, prior = Path(options.output_dir), load_generator(options.generator, image_size=target.image_size[0])
     if options.reconstructions_only:
-        found = reconstruct(target, prior, options)
+        found = reconstruct(target, prior, labels, options)
         if state.is_main_process:
             print_reconstructions(found, folder)
         return None
     with state.main_process_first():
         splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-        private = private_images(splits, target, options.labels(target.num_classes), options.dataset)
+        private = private_images(splits, target, labels, options.dataset)
         evaluation_model = evaluation_model_of(options, target)
     report = audit(target, private, prior, evaluation_model, options)
     if state.is_main_process:

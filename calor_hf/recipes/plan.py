@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack, AttackConfig
-from calor_hf.auditing.audit import load_networks
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.networks import Network
+from calor_hf.auditing.networks import Network, load_networks
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Cost, Reconstruction
@@ -203,7 +202,10 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
             model_args, data_args, _, args = parse(argv)
             before.append(replace(plan_training(model_args, data_args, args).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
-        part, peak = plan_evaluation(options, target, prior, load_networks(target, model, options), labels, tries)
+        networks = load_networks(
+            target, "", model, options.second_evaluation_model, options.embedding, options.extractor
+        )
+        part, peak = plan_evaluation(options, target, prior, networks, labels, tries)
         after, memory = [*after, part], max(memory, peak)
         assumptions += ["the first process evaluates"] * (processes > 1)
     disk = 4 * (3 * prior.image_size**2 + prior.latent_dim) * sum(tries) * len(labels)  # float32

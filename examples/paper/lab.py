@@ -229,7 +229,7 @@ class Lab:
         """
         target = self.target(source)
         options = self._audit_options(name, [spec], first_labels(target, identities), images_per_identity)
-        ((_, found),) = reconstruct(target, self.prior(target), options)
+        ((_, found),) = reconstruct(target, self.prior(target), first_labels(target, identities), options)
         return found
 
     def trace(self, source: str, spec: str, identities: int, images_per_identity: int) -> tuple[str, Tensor, Trace]:

@@ -50,7 +50,7 @@ def evaluation_model() -> Network:
 
 def small_audit(folder: Path, **options: Any) -> LeakageReport:
     parts: dict[str, Any] = {
-        "target": tiny_target("calor", rank=2), "private_data": private_images_of(),
+        "target": tiny_target("calor", rank=2), "private": private_images_of(),
         "prior": tiny_generator("renderer"), "evaluation_model": evaluation_model(),
     }  # fmt: skip
     parts |= {name: options.pop(name) for name in list(options) if name in parts}
@@ -137,7 +137,7 @@ def broken(network: Network, share: float) -> Network:
 def test_a_judge_that_returns_nan_ends_the_audit(share: float, held: bool, tmp_path: Path) -> None:
     private = private_images_of() if held else private_images_of(held_images=None, held_labels=None)
     with pytest.raises(FloatingPointError, match="the network 'rows' gives NaN or infinite scores for private"):
-        small_audit(tmp_path, evaluation_model=broken(evaluation_model(), share), private_data=private)
+        small_audit(tmp_path, evaluation_model=broken(evaluation_model(), share), private=private)
     assert not (tmp_path / "report.json").exists()
 
 
@@ -155,7 +155,7 @@ def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path:
         next(target.module.parameters()).data[0] = torch.nan
     message = "'tiny' gives NaN or infinite scores for private" if private_alone else "the target returns NaN or inf"
     with pytest.raises(FloatingPointError, match=message):
-        small_audit(tmp_path, target=target, private_data=private_images_of(held_images=None, held_labels=None))
+        small_audit(tmp_path, target=target, private=private_images_of(held_images=None, held_labels=None))
     assert not (tmp_path / "report.json").exists()
 
 
@@ -248,7 +248,7 @@ def test_samples_of_the_prior_stand_in_for_public_pictures(tmp_path: Path, monke
         ({"attacks": ["plg:stepps=2"]}, "did you mean steps"),
         ({"metrics": ["fid"]}, "metric 'fid' needs extractor, and the audit has none"),
         (
-            {"metrics": ["decoder_inversion"], "private_data": private_images_of(held_images=None, held_labels=None)},
+            {"metrics": ["decoder_inversion"], "private": private_images_of(held_images=None, held_labels=None)},
             "metric 'decoder_inversion' needs held_images",
         ),
         ({"evaluation_model": "nowhere:judge"}, "expected a network as package.module:function"),
@@ -271,7 +271,7 @@ def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
     few = private_images_of(images=private_images_of().images[:8], labels=private_images_of().labels[:8])
     with pytest.raises(ValueError, match=r"no private images of the classes \[3\]"):
-        small_audit(tmp_path / "out", private_data=few)
+        small_audit(tmp_path / "out", private=few)
 
 
 def test_private_pictures_are_bytes() -> None:
@@ -336,9 +336,10 @@ def test_private_images_of_any_dataset(tmp_path: Path) -> None:
     assert apart.held_images is not None
     assert apart.held_images.shape == both.images.shape
     assert torch.equal(apart.images, both.of_classes([0, 2]).images)
-    assert PrivateImages.from_dataset(train, image_size=SIDE).held_images is None
+    faces = PrivateImages.from_dataset(train, image_size=SIDE)
+    assert faces.held_images is None
     with pytest.raises(ValueError, match="expected columns image and label, got picture, label"):
         PrivateImages.from_dataset(train.rename_column("image", "picture"), image_size=SIDE)
-    report = small_audit(tmp_path, attacks=ATTACKS[:1], private_data=train, classes=[0, 2], metrics=["attack_accuracy"])
+    report = small_audit(tmp_path, attacks=ATTACKS[:1], private=faces, classes=[0, 2], metrics=["attack_accuracy"])
     assert report.label_names == ["identity_000", "identity_002"]
-    assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 4, 0)
+    assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 6, 0)

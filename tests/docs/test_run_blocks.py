@@ -50,6 +50,7 @@ LIMITS = {
     "calor-hf list": [],
     "calor-hf plan --processes 8": AUDIT,
     "calor-hf plan audit": AUDIT,
+    "calor-hf plan prior": ["--settings", "steps=2", "discriminator_steps=1", "batch_size=4", "width=8"],
     "calor-hf plan train": TRAIN,
     "calor-hf prior": ["--settings", "steps=2", "discriminator_steps=1", "batch_size=4", "width=8"],
     "calor-hf push": [],
@@ -78,7 +79,7 @@ RUN_FILES = [
 ]
 # What the text of a guide says, or another guide, that the reader has already; the rest a guide has to write itself.
 READER_HAS = {
-    "README.md": ["demo", "demo-audit", "audit-undefended", "audit-calor"],
+    "README.md": ["demo", "demo-audit", "audit-undefended", "audit-calor", "prior", "evaluation-model"],
     "docs/audit.md": [
         "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
     ],
