@@ -161,7 +161,7 @@ def attack(options: argparse.Namespace) -> None:
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)],
                 resume=True,
             )  # fmt: skip
-            private = private_images(splits, target, choices.labels(target.num_classes), options.dataset.name)
+            private = private_images(options.dataset.name, target, choices.labels(target.num_classes), splits)
             prior = load_generator(str(options.prior), image_size=target.image_size[0])
             report = audit(target, private, prior, evaluation_model, choices)
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -103,8 +104,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             print_reconstructions(found, folder)
         return None
     with state.main_process_first():
-        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-        private = private_images(splits, target, labels, options.dataset)
+        private = private_images(options.dataset, target, labels)
         evaluation_model = evaluation_model_of(options, target)
     report = audit(target, private, prior, evaluation_model, options)
     if state.is_main_process:
@@ -142,25 +142,28 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
 
 
 def private_images(
-    splits: Splits, target: HFTarget, classes: Sequence[int], dataset: str | None = None
+    dataset: str | None, target: HFTarget, classes: Sequence[int], splits: Splits | None = None
 ) -> PrivateImages:
     """Training images of the attacked classes and test images of all classes, at the target's size.
 
     Args:
-        splits: The target's data.
+        dataset: The target's data, as for ``calor-hf train``; None means the synthetic faces, whose true parameters
+            are known.
         target: The model under attack.
         classes: Attacked classes.
-        dataset: Name of the data; None means the synthetic faces, whose true parameters are known.
+        splits: The same data, if they are loaded already.
 
     Raises:
         ValueError: the data have other classes than the target.
     """
+    side, known = target.image_size[0], dict[str, Any]()
+    splits = splits or load_splits(dataset, num_identities=target.num_classes, image_size=side)
     check_classes(splits, target)
-    known = {"true_identity": sample_identities(target.num_classes), "identity_names": tuple(IDENTITY_NAMES)}
+    if dataset is None:
+        known = {"true_identity": sample_identities(target.num_classes), "identity_names": tuple(IDENTITY_NAMES)}
     return PrivateImages.from_dataset(
-        splits.train, splits.test, image_size=target.image_size[0], classes=classes, name=dataset or SYNTHETIC,
-        **(known if dataset is None else {}),
-    )  # fmt: skip
+        splits.train, splits.test, image_size=side, classes=classes, name=dataset or SYNTHETIC, **known
+    )
 
 
 def evaluation_model_of(options: AuditRecipe, target: HFTarget) -> Network:

@@ -221,7 +221,7 @@ def plan_evaluation(
 
     def trial(classes: int) -> float:
         test = splits.test.filter(lambda label: label in labels[:classes], input_columns="label")
-        private = private_images(replace(splits, test=test), target, labels[:classes], options.dataset)
+        private = private_images(options.dataset, target, labels[:classes], replace(splits, test=test))
         begin = time.perf_counter()
         evaluator = Evaluator(target, prior, private, networks, options.metrics, options.public_images, options.seed)
         found = []

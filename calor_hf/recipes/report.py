@@ -113,8 +113,9 @@ def write_pages(
             "--resume --include-private-images"
         )
     gallery = load_gallery(report, images_from or folder, private, network)
-    write_whole(page, to_html(report, gallery, others).encode())
-    write_whole(text, to_markdown(report).encode())
+    html, markdown = to_html(report, gallery, others), to_markdown(report)
+    write_whole(page, html.encode())
+    write_whole(text, markdown.encode())
     return page, text
 
 

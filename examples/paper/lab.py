@@ -190,7 +190,7 @@ class Lab:
     def private_images(self, target: HFTarget, identities: int | None = None) -> PrivateImages:
         """Return training images of the first ``identities`` classes (None: of all), and test images of all."""
         labels = first_labels(target, identities)
-        return private_images(self.splits(target.image_size[0]), target, labels, self.options.dataset)
+        return private_images(self.options.dataset, target, labels, self.splits(target.image_size[0]))
 
     # Attacks and evaluation
 
