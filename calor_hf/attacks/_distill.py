@@ -61,7 +61,7 @@ class StudentPlan:
         epochs: Over all images.
         lr: Learning rate, halved every 20 epochs; of hard labels, falling to 0 as a cosine.
         batch_size: Images a step.
-        seed: Of weights and order.
+        seed: Seed of weights and order.
         hard: Cross-entropy to the target's labels, each asked for once; otherwise divergence from its scores.
     """
 
@@ -79,7 +79,7 @@ class Drawn(Dataset[Tensor]):
         target: For device and number of classes.
         generator: The prior.
         count: Number of images.
-        seed: Of the latents.
+        seed: Seed of the latents.
         in_turn: The wanted classes take turns; otherwise they are drawn.
     """
 
@@ -113,11 +113,11 @@ def students_of(
         target: The teacher; for hard labels its :class:`LabelTarget` will do.
         names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each.
         images: Public images in [0, 1].
-        plan: Of the training.
+        plan: Settings of the training.
         folder: One sub-folder a student.
 
     Raises:
-        ValueError: a name that is none of these.
+        ValueError: an unknown student name.
     """
     state = process_state()
     labels = None

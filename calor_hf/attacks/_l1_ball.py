@@ -12,7 +12,7 @@ def onto_l1_ball(points: Tensor, radius: float) -> Tensor:
 
     Args:
         points: (rows, n).
-        radius: Of the ball around zero, > 0.
+        radius: Radius of the ball around zero, > 0.
 
     Returns:
         (rows, n); points inside as they were.

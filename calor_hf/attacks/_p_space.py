@@ -60,7 +60,7 @@ def bounds(
     Args:
         generator: The prior.
         count: Samples, at least 2.
-        seed: Of the draws.
+        seed: Seed of the draws.
         like: Device and precision of the result.
         p_space: Measure in P space; otherwise in the latent space itself, and ``to_p`` does nothing.
         width: Standard deviations to either side.
@@ -84,7 +84,7 @@ def bounds(
 
 
 def styles_of(generator: Generator[Any]) -> Callable[[int, np.random.Generator], Tensor]:
-    """What samples ``generator``'s styles, untruncated where they can be had; (count, latent_dim) float64."""
+    """Return a sampler of ``generator``'s styles, untruncated if it is a StyleGAN; (count, latent_dim) float64."""
     if not isinstance(generator, StyleGAN2):
         return generator.sample_latents
     network = generator

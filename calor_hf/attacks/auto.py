@@ -1,4 +1,4 @@
-"""Auto: several attacks, none of them tuned, so that a defense is held against the worst of them."""
+"""Auto: an ensemble of untuned attacks, whose worst case counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,8 @@ class AutoConfig(AttackConfig):
     )
     effort: int = field(default=100, metadata={"help": "Per cent of the members' published effort."})
     fast: bool = field(
-        default=False, metadata={"help": "Spare a person the later members once the target agrees; the report says so."}
+        default=False,
+        metadata={"help": "Skip later members for a class that the target accepts; the report says so."},
     )
 
     def validate(self) -> None:
@@ -51,12 +52,11 @@ class AutoConfig(AttackConfig):
 class Auto(Attack[AutoConfig]):
     """Run every member attack on every class and keep all images: the worst case over several attacks.
 
-    No member stops where another one had success: fooling the target is what adversarial images do, so only an
-    evaluation model
-    can tell, and no attack meets one. A person counts as given away if an evaluation model recognizes one image of any
-    member; that is to be held against as many tries that know nothing of the person.
+    No member stops because another one succeeded: adversarial images fool the target too, and only an evaluation model,
+    which no attack sees, can tell. A class counts as leaked if an evaluation model recognizes one image of any member;
+    compare with as many reconstructions of other classes.
 
-    Members that start from the same samples of the prior have the target look at them once.
+    Members that start from the same samples of the prior share one pass of the target over them.
 
     Source:
         In the spirit of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -95,13 +95,13 @@ class Auto(Attack[AutoConfig]):
     def prepare(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:
-        """What each member has to learn, in a folder of its own."""
+        """Prepare each member, in a folder of its own."""
         for name, member in self.members.items():
             member.prepare_for(target, generator, public_images, folder / name, seed)
             self.preparation = self.preparation + member.preparation
 
     def explore(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
-        """What each member explores, by its name."""
+        """Results of each member, by its name."""
         found, cost = {}, Cost()
         for name, member in self.members.items():
             found[name], spent = member.explore(member.view_of(target), generator, labels, task)
@@ -135,7 +135,7 @@ class Auto(Attack[AutoConfig]):
 
 
 def shared_pool(member: Attack[Any]) -> str:
-    """What tells apart the samples that members start from; nothing: it looks at none."""
+    """Key of the samples that a member starts from; empty if it chooses from none."""
     if not isinstance(member, GradientAttack) or member.config.initial_candidates == 0:
         return ""
     views = type(member).start_views

@@ -1,4 +1,4 @@
-"""What every attack promises: reconstructions of classes, from what it is allowed to see of the target."""
+"""Base class of the attacks: reconstructions of classes, from the view of the target that ``access`` names."""
 
 import dataclasses
 import logging
@@ -25,7 +25,7 @@ BUDGETS = {"paper": 1.0, "demo": 0.05}
 CHUNK_SIZE = 256
 
 AttackCallback = Callable[[Sequence[int], int, int, float], None]
-"""Told of (classes, steps done, steps in all, share of images that the target takes for their class) now and then."""
+"""Progress callback, called periodically with (classes, step, total_steps, success_rate by the target)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,16 +42,16 @@ C = TypeVar("C", bound=AttackConfig)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What one call of :meth:`Attack.run` asks for.
+    """Request of one call of :meth:`Attack.run`.
 
     Attributes:
         images_per_class: Reconstructions of each class.
-        seed: Of every draw.
-        callback: Told how it goes, or None.
+        seed: Seed of every draw.
+        callback: Progress callback, or None.
         classes: All classes of the run, of which a call gets some.
-        notes: What is worked out once for the whole run and found again by the next calls; by name.
+        notes: Results computed once per run and reused by later calls, by name.
         like: Device and precision of the latents.
-        explored: What :meth:`Attack.explore` found.
+        explored: Result of :meth:`Attack.explore`.
     """
 
     images_per_class: int
@@ -68,10 +68,10 @@ class Attack(ABC, Generic[C]):
 
     Attributes:
         config: The settings, frozen.
-        access: What it sees of the target: ``white_box``, ``scores`` or ``labels``; it is handed that view alone.
-        preparation: What :meth:`prepare_for` asked of a view, which no :meth:`run` counts; ``run_attack`` adds it once.
-        presets: Settings by name, beside ``original`` (none): ``calor`` is what the paper's tables were most likely
-            made with, where that differs.
+        access: View of the target that it is given: ``white_box``, ``scores`` or ``labels``.
+        preparation: Cost of :meth:`prepare_for`, which no :meth:`run` counts; ``run_attack`` adds it once.
+        presets: Settings by name, in addition to ``original`` (the defaults): ``calor`` holds those that the paper's
+            tables were most likely made with, if they differ.
     """
 
     config_class: ClassVar[type[AttackConfig]]
@@ -100,54 +100,53 @@ class Attack(ABC, Generic[C]):
         factor = budget_factor(budget)
         config = cls.config_class.from_dict(cls.presets.get(preset, {}) | settings)
         config = config.scaled(factor)
-        # What the user set himself is not scaled.
+        # The user's own settings are not scaled.
         return dataclasses.replace(config, **settings)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the attacks that it is made of; each class's images are then in as many equal blocks. Else none."""
+        """Names of the member attacks of an ensemble; the images of a class are then in as many equal blocks."""
         return ()
 
     @property
     def adaptive(self) -> bool:
-        """Whether it knows more of a defense than the model's weights say."""
+        """Whether it uses knowledge of a defense, such as its target confidence."""
         return False
 
     def check(self, target: Any, generator: Generator[Any]) -> None:
-        """Raise ``ValueError`` where this attack cannot be run on this target with this generator."""
+        """Raise ``ValueError`` if this attack cannot be run on this target with this generator."""
 
     def prepare(
         self, target: Any, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:
-        """What has to be learned about the target once, before any class is attacked; kept in ``folder``.
+        """Learn about the target once, before any class is attacked, and keep the result in ``folder``.
 
         Call :meth:`prepare_for` instead: it makes the view.
 
         Args:
             target: The view of the target that :attr:`access` names.
             generator: The prior.
-            public_images: (3, height, width) each in [0, 1]; None: the generator's samples take their place.
-            folder: Where what is learned is kept, and found again.
-            seed: Of every draw.
+            public_images: (3, height, width) each in [0, 1]; None means samples of the generator.
+            folder: Folder of the result, which is reused if it is there.
+            seed: Seed of every draw.
         """
 
     def explore(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
-        """What all classes of a run share, once before the first of them; it reaches :meth:`attack` in the task.
+        """Compute what all classes of a run share, before the first; :meth:`attack` gets it in the task.
 
-        What it finds for a class must not depend on the others. Arguments as :meth:`attack`; returns what was found,
-        and its cost.
+        The result for a class must not depend on the others. Arguments as :meth:`attack`; returns result and cost.
         """
         return None, Cost()
 
     @abstractmethod
     def attack(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
-        """Reconstructions of some classes at once; what a class gets does not depend on those beside it.
+        """Reconstruct some classes at once; the result of a class must not depend on the others.
 
         Args:
             target: The view of the target that :attr:`access` names.
             generator: The prior, frozen.
             labels: Classes.
-            task: What is asked for.
+            task: The request.
         """
 
     def rows(self, images_per_class: int) -> int:
@@ -158,9 +157,9 @@ class Attack(ABC, Generic[C]):
     def prepare_for(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:
-        """Have :meth:`prepare` learn about the target, from the view that :attr:`access` names.
+        """Run :meth:`prepare` with the view of the target that :attr:`access` names.
 
-        What it asks of a view is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
+        The cost is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
         """
         view, begin = self.view_of(target), time.perf_counter()
         self.preparation = Cost()
@@ -186,17 +185,17 @@ class Attack(ABC, Generic[C]):
     ) -> Reconstruction:
         """Attack classes, as many at a time as fit; the result depends on the seed, not on how they are grouped.
 
-        Where memory runs out, half as many classes are tried, and so on.
+        If memory runs out, it goes on with half as many classes at a time.
 
         Args:
             target: The model under attack; left as it was.
             generator: The prior, on the same device; left as it was.
             labels: Classes to attack, each once.
             images_per_class: Reconstructions of each.
-            seed: Of every draw.
+            seed: Seed of every draw.
             chunk_size: Images at a time, in whole classes; at least one class.
-            on_chunk: Handed the reconstructions of every chunk when it is finished.
-            callback: Told how it goes.
+            on_chunk: Called with the reconstructions of each finished chunk.
+            callback: Progress callback.
 
         Raises:
             ValueError: classes that the target does not have, or a generator that does not fit it.
@@ -239,7 +238,7 @@ class Attack(ABC, Generic[C]):
                         on_chunk(part)
                     continue
                 # Out of the except block, so that the failed chunk's tensors are let go of.
-                # What it has noted is worked out again, and counted, by the next.
+                # Its notes are computed again, and counted, by the next chunk.
                 task.notes.clear()
                 task.notes.update(notes)
                 logger.warning("out of memory with %d classes at a time; going on with %d", len(now), per_chunk)
@@ -249,7 +248,7 @@ class Attack(ABC, Generic[C]):
 
     @final
     def view_of(self, target: Target) -> Any:
-        """What this attack is shown of the target, by :attr:`access`."""
+        """Return the view of the target that :attr:`access` names."""
         if self.access == "white_box":
             return target
         return ScoreTarget(target) if self.access == "scores" else LabelTarget(target)

@@ -1,4 +1,4 @@
-"""The images that a white-box attack works on at once, and the target as it looks at them."""
+"""Batch of images that an attack works on, and the target as a white-box attack sees it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,10 +19,10 @@ class Batch:
     Attributes:
         labels: (rows,) int64, on the device.
         group: Rows of each class.
-        seed: Of the run.
+        seed: Seed of the run.
         like: Device and precision of the numbers.
         phase: Part of the attack, first in the key of each draw.
-        notes: What is worked out once for the whole run, such as bounds; by name.
+        notes: Results computed once per run, such as bounds, by name.
     """
 
     labels: Tensor
@@ -72,7 +72,7 @@ class AttackedTarget(Target):
 
     Attributes:
         passes: Images looked at so far.
-        gradients: Of these, with a gradient.
+        gradients: Number of these with a gradient.
         logits: The latest ones, detached.
         batch: Rows that are being looked at.
         own_head: The target's head as it is, for what its layers hold.

@@ -1,4 +1,4 @@
-"""An attacker who knows the head: aim at a class's place in front of the Tanh, not at its score behind it."""
+"""Adaptive attack on low-rank heads: match pre-Tanh activations of a class instead of its logits."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,7 +32,7 @@ class BypassConfig(GradientAttackConfig):
     gradient: str = field(
         default="straight_through", metadata={"help": "plain, or straight_through: past a Tanh in the head."}
     )
-    score_weight: float = field(default=0.1, metadata={"help": "Weight of the identity loss beside the distance."})
+    score_weight: float = field(default=0.1, metadata={"help": "Weight of the identity loss, added to the distance."})
     initial_candidates: int = field(
         default=500, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
     )
@@ -72,20 +72,20 @@ class Bypass(GradientAttack[BypassConfig]):
     ``features``: the direction in which the class's score grows most against the mean score, with the head taken to be
     linear; it serves every head.
 
-    On a model of 30 drawn people at 16 pixels (rank 8, confidence adapted) both codes have cosines of 0.98 and more
-    with the mean code of the private images. Fifty steps from random starts through the renderer, one view, 60 images:
-    an evaluation model recognized 35 to 37 % with ``code`` and ``features`` by cosine alone, 32 % with the Poincaré
-    loss past the
-    Tanh and 22 % with plain PLG's loss; with the values before the Tanh six times as large, 35 to 37, 35 and 12 %. So
-    what counts is to go around the Tanh; how is within the error of some 6 points. ``squared`` is weak (38 % where the
-    cosine has 91, from chosen starts): most private images do not reach the corner. A tenth of the Poincaré loss beside
-    the cosine changes nothing; it is there for heads whose scores are not linear in code or features.
+    On a model of 30 drawn faces at 16 pixels (rank 8, confidence adapted) both codes have cosines of 0.98 and more with
+    the mean code of the private images. Fifty steps from random starts through the renderer, one view, 60 images: an
+    evaluation model recognized 35 to 37 % with ``code`` and ``features`` by cosine alone, 32 % with the Poincaré loss
+    past the Tanh and 22 % with plain PLG's loss; with the values before the Tanh six times as large, 35 to 37, 35 and
+    12 %. So going around the Tanh is what counts; how is within the error of some 6 points. ``squared`` is weak (38 %
+    when the cosine has 91, from chosen starts): most private images do not reach the corner. A tenth of the Poincaré
+    loss in addition to the cosine changes nothing; it is there for heads whose scores are not linear in code or
+    features.
     """
 
     config_class = BypassConfig
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
-        """Refuse codes where there are none."""
+        """Refuse ``space=code`` for a head without codes."""
         if self.config.space == "code" and not _has_codes(target.head):
             raise ValueError(
                 "space=code needs a model with a low-rank head and tanh, such as calor's; pass space=features or auto"

@@ -42,11 +42,6 @@ class GMI(GradientAttack[GMIConfig]):
     config_class = GMIConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"nesterov": False, "clip": None}}
 
-    @property
-    def identity_weight(self) -> float:
-        """Weight of the identity loss."""
-        return self.config.identity_weight
-
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
         """Momentum descent; the authors' hand-written update is this one."""
         config = self.config

@@ -1,4 +1,4 @@
-"""The white-box loop: sample → initial selection → optimize → final selection. An attack says the rest."""
+"""The white-box loop: sample → initial selection → optimize → final selection; attacks fill its hooks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,19 +20,20 @@ from calor_hf.targets.identity_losses import IDENTITY_LOSSES, aimed_cross_entrop
 CALLBACK_EVERY = 25
 
 Projection = Callable[[Tensor], None]
-"""Brings variables back into the search space, in place."""
+"""Projects variables onto the search space, in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientAttackConfig(AttackConfig):
-    """Settings that every white-box attack has."""
+    """Settings of every white-box attack."""
 
     steps: int = field(metadata={"help": "Optimization steps."})
     lr: float = field(metadata={"help": "Learning rate."})
     objective: str = field(default="ce", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
+    identity_weight: float = field(default=1.0, metadata={"help": "Weight of the identity loss, > 0."})
     gradient: str = field(default="plain", metadata={"help": "plain, or straight_through: past a Tanh in the head."})
     initial_candidates: int = field(
-        default=0, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
+        default=0, metadata={"help": "Samples of the prior to choose each class's starts from; 0 means random starts."}
     )
     restarts: int = field(default=1, metadata={"help": "Starts for each image kept; the target's score chooses."})
     keep: str = field(default="last", metadata={"help": "last, or best: each image's lowest identity loss on the way."})
@@ -66,10 +67,10 @@ class GradientAttackConfig(AttackConfig):
                 "expected steps >= 1, lr > 0, restarts >= 1 and initial_candidates >= 0, got "
                 f"{self.steps}, {self.lr}, {self.restarts} and {self.initial_candidates}"
             )
-        if self.samples < 1 or self.smoothing_sigma <= 0 or self.temperature <= 0:
+        if self.samples < 1 or min(self.smoothing_sigma, self.temperature, self.identity_weight) <= 0:
             raise ValueError(
-                "expected samples >= 1, smoothing_sigma > 0 and temperature > 0, got "
-                f"{self.samples}, {self.smoothing_sigma} and {self.temperature}"
+                "expected samples >= 1, smoothing_sigma > 0, temperature > 0 and identity_weight > 0, got "
+                f"{self.samples}, {self.smoothing_sigma}, {self.temperature} and {self.identity_weight}"
             )
         if not 0 < self.aim <= 1 or (self.aim < 1 and self.objective != "ce"):
             raise ValueError(
@@ -85,7 +86,7 @@ C = TypeVar("C", bound=GradientAttackConfig)
 
 
 class GradientAttack(Attack[C]):
-    """A white-box attack: what it optimizes, its objective and its optimizer; the loop is here.
+    """White-box attack: subclasses give variables, objective and optimizer; the loop is here.
 
     The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
     grouping. Losses are summed over images, which leaves each image its own step size. An attack may have several
@@ -95,11 +96,11 @@ class GradientAttack(Attack[C]):
     # Hooks, in the order of the loop
 
     def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
-        """What is optimized, (classes · k, ...), from the rows' starting latents (rows, latent_dim)."""
+        """Return the variables to optimize, (classes · k, ...), from the starting latents (rows, latent_dim)."""
         return latents
 
     def start_views(self, images: Tensor) -> Sequence[Tensor]:
-        """What the target is shown of the candidates that starts are chosen from; its probabilities are averaged."""
+        """Return views of the candidates for starts; the target's probabilities are averaged over them."""
         return [images]
 
     def stages(self, generator: Generator[Any]) -> Sequence[int]:
@@ -111,7 +112,7 @@ class GradientAttack(Attack[C]):
         return variables
 
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Optimizer of a stage's variables; its steps must not couple elements. Default: Adam."""
+        """Return the optimizer of a stage's variables, by default Adam; its steps must not couple elements."""
         return torch.optim.Adam([variables], lr=self.config.lr)
 
     def rate(self, step: int, steps: int) -> float:
@@ -119,7 +120,7 @@ class GradientAttack(Attack[C]):
         return 1.0
 
     def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
-        """What brings variables back into the search space after a step, from those that a stage starts with."""
+        """Return the projection onto the search space after each step, given the variables at the start of a stage."""
         return None
 
     def latents(self, variables: Tensor, batch: Batch) -> Tensor:
@@ -139,18 +140,9 @@ class GradientAttack(Attack[C]):
         """Named terms, each (rows,), that keep images natural."""
         return {}
 
-    @property
-    def identity_weight(self) -> float:
-        """Weight of :meth:`identity` in the objective."""
-        return 1.0
-
-    def finish(self, variables: Tensor, batch: Batch) -> Tensor:
-        """(rows, latent_dim) of the final images, of which selection keeps the best; ``batch`` has the final rows."""
-        return variables
-
     def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Latents that are handed over, and the final images; by default of :meth:`finish`."""
-        latents = self.finish(variables, batch)
+        """Return the final latents and images, of which selection keeps the best; ``batch`` has the final rows."""
+        latents = self.latents(variables, batch)
         return latents, generator(latents, batch.labels)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
@@ -163,7 +155,7 @@ class GradientAttack(Attack[C]):
 
     @property
     def adaptive(self) -> bool:
-        """Past a Tanh, at a lowered confidence, or through noise: what no one does to an undefended model."""
+        """Whether gradients go past a Tanh, the aim is below 1, or several noisy copies are averaged."""
         config = self.config
         return config.gradient == "straight_through" or config.aim < 1 or config.samples > 1
 
@@ -245,7 +237,7 @@ class GradientAttack(Attack[C]):
         for step in range(steps):
             images = self.synthesize(generator, variables, batch, stage)
             identity = self._identity(seen, images, batch)
-            terms = {"identity": self.identity_weight * identity, **self.prior(generator, images, batch)}
+            terms = {"identity": self.config.identity_weight * identity, **self.prior(generator, images, batch)}
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -50,11 +50,6 @@ class KED(GradientAttack[KEDConfig]):
     config_class = KEDConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"start_mean": "random"}}
 
-    @property
-    def identity_weight(self) -> float:
-        """Weight of the identity loss."""
-        return self.config.identity_weight
-
     def group(self, images_per_class: int) -> int:
         """Samples of a class a step."""
         return self.config.draws
@@ -75,7 +70,3 @@ class KED(GradientAttack[KEDConfig]):
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """``prior``: minus the realism, where the generator knows one."""
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}
-
-    def finish(self, variables: Tensor, batch: Batch) -> Tensor:
-        """Draws from the fitted Gaussians."""
-        return self.latents(variables, batch)

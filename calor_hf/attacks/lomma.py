@@ -62,7 +62,7 @@ class LOMMAConfig(GradientAttackConfig):
         if self.steps == 0:
             common["steps"] = kind().steps
         # The authors clip what KED draws, in optimization and afterwards; their GMI is bounded as the original.
-        return kind(**common, clip=1.0, identity_weight=self.identity_weight)
+        return kind(**common, clip=1.0)
 
     def scaled(self, factor: float) -> "LOMMAConfig":
         """``factor`` times the steps and the students' epochs, at least one of each."""
@@ -122,11 +122,6 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         if self._students is None or self._mean is None:
             raise ValueError("LOMMA needs students and public features: call prepare(...) first")
 
-    @property
-    def identity_weight(self) -> float:
-        """Weight of identity loss and regularizer."""
-        return self.config.identity_weight
-
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Mean loss over target and students, plus the weighted distance of the target's features."""
         if self._students is None or self._mean is None or self._std is None:
@@ -173,8 +168,3 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         """The base's search space."""
         projection: Projection | None = self.base.projection(generator, variables, batch, stage)
         return projection
-
-    def finish(self, variables: Tensor, batch: Batch) -> Tensor:
-        """The base's final latents."""
-        latents: Tensor = self.base.finish(variables, batch)
-        return latents

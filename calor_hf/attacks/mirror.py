@@ -90,11 +90,6 @@ class Mirror(GradientAttack[MirrorConfig]):
         "quick": {"steps": 100, "initial_candidates": 1000, "bound_samples": 5000, "shared_views": False},
     }
 
-    @property
-    def identity_weight(self) -> float:
-        """Weight of the identity loss."""
-        return self.config.identity_weight
-
     def rate(self, step: int, steps: int) -> float:
         """Up in a line, flat, and down along half a cosine: StyleGAN's projector."""
         done, config = step / steps, self.config

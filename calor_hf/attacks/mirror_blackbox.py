@@ -165,7 +165,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
             scores: (population,) in [0, 1].
             box: Where they stay.
             curved: Whether they are mutated in P space.
-            rng: Of this class and generation.
+            rng: Stream of this class and generation.
         """
         count, width = len(latents) - 1, latents.shape[1]
 

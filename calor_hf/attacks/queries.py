@@ -43,7 +43,7 @@ class Queries:
             latents: (n, latent_dim).
             labels: (n,) classes, for a conditional generator.
             rows: (n) keys that tell the queries of a step apart, such as (class, restart).
-            step: Of the attack.
+            step: Step of the attack.
 
         Returns:
             (n, classes) probabilities or (n,) labels, by the view.
@@ -64,7 +64,7 @@ class Queries:
 
     @property
     def cost(self) -> Cost:
-        """What was spent so far."""
+        """Cost so far."""
         return Cost(self.generator_passes, self.view.queries, 0, time.perf_counter() - self._begin)
 
     def reconstruction(self, latents: Tensor, labels: Tensor, scores: Tensor) -> Reconstruction:

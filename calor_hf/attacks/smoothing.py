@@ -65,7 +65,7 @@ def over_views(loss: Callable[[Tensor], Tensor], images: Tensor, batch: Batch, v
 
 
 def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Tensor]:
-    """What :func:`smoothed` copies images with.
+    """Return the function that :func:`smoothed` copies images with.
 
     Args:
         smoothing: ``none`` (as they are), ``noise`` or ``views``.

@@ -37,7 +37,7 @@ def chosen_starts(
         batch: Rows to find starts for.
         count: Samples in the pool.
         classes: All classes of the run.
-        views: What the target is shown of images; its probabilities are averaged.
+        views: Views of the images that the target is shown; its probabilities are averaged.
 
     Returns:
         (rows, latent_dim) latents, and the number of images made.

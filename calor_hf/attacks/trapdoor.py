@@ -1,4 +1,4 @@
-"""An attacker who expects a trapdoor: find each class's trigger first, then stay away from what it does to features."""
+"""Adaptive attack on trapdoors: estimate each class's trigger, then avoid its change of the features."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -76,7 +76,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
 
     A class's trigger is a small change that turns any public image into the class. Its signature is the mean change it
     makes to the features; how far a reconstruction has it is the cosine of its features, from the public mean, with the
-    signature. Only a positive cosine counts: opposing a trigger is no more like the person.
+    signature. Only a positive cosine counts: opposing a trigger does not make an image more like the class.
 
     Of a model without trapdoors the signatures are adversarial directions, which point to the class as well; there the
     attack is weaker than PLG, and says nothing against the model.
@@ -139,12 +139,12 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
 
 
 def find_signatures(target: Target, images: Tensor, plan: TriggerPlan, file: Path) -> dict[str, Tensor]:
-    """What each class's trigger does to the features, learned or found in ``file``.
+    """Learn how each class's trigger changes the features, or read it from ``file``.
 
     Args:
         target: The model under attack, frozen.
         images: (n, 3, height, width) public images in [0, 1].
-        plan: Of the search; signatures of another one are learned anew.
+        plan: Settings of the search; signatures of another plan are learned anew.
         file: Written after every few classes.
 
     Returns:

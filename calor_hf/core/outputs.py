@@ -1,4 +1,4 @@
-"""What is handed from one part to the next."""
+"""Values that one part passes to the next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Forward:
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
         inputs: (batch, channels, height, width), or what else the model reads; as given to it.
         feature_hooks: Inputs of the layers that the defense asked for, each (batch, ...); in training only.
-        extras: What else the defense's head gave, by name.
+        extras: Other outputs of the defense's head, by name.
         training: Whether the model is in training mode.
         log_odds: (batch,) of any other class against the true one, where classes are scored in chunks; else None.
     """

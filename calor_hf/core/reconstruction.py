@@ -1,4 +1,4 @@
-"""What an attack hands over: rebuilt images, and what they cost."""
+"""Result of an attack: rebuilt images and their cost."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attack spent; images are counted, not batches.
+    """Cost of an attack; images are counted, not batches.
 
     Attributes:
         generator_passes: Images made by the generator.
         target_passes: Images the target looked at; of an attack that sees a view, the view's queries.
-        target_gradients: Of these, with a gradient back to the pixels.
+        target_gradients: Number of these with a gradient back to the pixels.
         seconds: Wall time, summed over processes.
     """
 
@@ -40,7 +40,7 @@ class Reconstruction:
         latents: (n, ...) what the generator made them from.
         scores: (n,) probability of the label by the target itself: the attacker's own view, not a success rate. An
             attack that sees labels alone knows only whether the target's is the wanted one: 1 or 0.
-        cost: What was spent.
+        cost: Cost of the attack.
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""Registries: a name a user types, and the class behind it."""
+"""Registries of classes by the name that a user types."""
 
 import difflib
 import importlib
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         """Class registered under ``name``.
 
         Raises:
-            KeyError: no one registered it; the message suggests the nearest name and lists all of them.
+            KeyError: the name is unknown; the message suggests the nearest one and lists all.
         """
         self._load()
         if name not in self._classes:

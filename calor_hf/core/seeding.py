@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Key = tuple[int | str, ...]
-"""What tells the draws of one name apart, such as (epoch, index): whole numbers from 0 to 2⁶⁴ − 1, and words."""
+"""Key of a draw within its name, such as (epoch, index): whole numbers from 0 to 2⁶⁴ − 1, and strings."""
 
 
 def named_rng(seed: int, name: str, *key: int | str) -> np.random.Generator:
@@ -20,7 +20,7 @@ def named_rng(seed: int, name: str, *key: int | str) -> np.random.Generator:
     streams (NumPy's ``SeedSequence`` over a Philox counter generator).
 
     Args:
-        seed: Of the run, in [0, 2⁶⁴).
+        seed: Seed of the run, in [0, 2⁶⁴).
         name: Purpose of the draws as ``part/purpose``, such as ``attacks/starts``; each use has its own.
         key: Tells the draws of one name apart, such as (epoch, index).
     """
@@ -48,7 +48,7 @@ class StepDraws:
     numbers.
 
     Attributes:
-        seed: Of the run, >= 0.
+        seed: Seed of the run, >= 0.
         step: Optimizer steps done.
         first: Position of this batch's first sample among the step's samples.
         count: Samples of this batch.
@@ -73,7 +73,7 @@ class StepDraws:
         """Draws of one batch.
 
         Args:
-            seed: Of the run.
+            seed: Seed of the run.
             step: Optimizer steps done.
             count: Samples of the batch, at most ``batch_size``.
             batch_size: Samples of a full batch in one process.
@@ -104,7 +104,7 @@ class RowDraws:
     The n-th draw of a row depends on (seed, name, the row's key, n) alone, not on the other rows.
 
     Args:
-        seed: Of the run, >= 0.
+        seed: Seed of the run, >= 0.
         name: Purpose of the numbers, as in :func:`named_rng`.
         keys: Key of each row.
         columns: Numbers of a draw.

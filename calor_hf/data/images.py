@@ -17,7 +17,7 @@ from calor_hf.data.bad_images import to_rgb
 class ImageDataset(Dataset[dict[str, Any]]):
     """Images and labels of a ``datasets.Dataset`` as model inputs (``pixel_values``, mostly) and ``labels``.
 
-    What augmentation draws for an image depends on (seed, epoch, index) alone: not on the batch, on the worker that
+    The augmentation of an image depends on (seed, epoch, index) alone: not on the batch, on the worker that
     loads it, or on whether the run was interrupted. The trainer calls :meth:`set_epoch`.
 
     Args:

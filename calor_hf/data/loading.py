@@ -54,19 +54,19 @@ def load_splits(
     Args:
         source: Folder (one sub-folder a class, with or without ``train/`` and ``test/`` above; or parquet files named
             after the splits), a parquet file, a Hub id, or None for synthetic faces.
-        image_column: Column with the images; None: the one that holds images.
-        label_column: Column with the labels; None: the one with class labels, or ``label``.
-        revision: Of a Hub data set.
+        image_column: Column with the images; None means the one that holds images.
+        label_column: Column with the labels; None means the one with class labels, or ``label``.
+        revision: Revision of a Hub data set.
         held_out: Share of each class's training images that a missing validation or test split takes, in (0, 1);
             at least one image.
-        seed: Of the cut, and of the synthetic faces.
-        on_bad_image: What to do with files that cannot be decoded: ``"raise"``, or ``"skip"`` them with a warning.
+        seed: Seed of the cut, and of the synthetic faces.
+        on_bad_image: ``"raise"`` for files that cannot be decoded, or ``"skip"`` them with a warning.
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
         stream: Synthetic faces only: ``private``, or ``public`` for disjoint people.
 
     Raises:
-        FileNotFoundError: ``source`` looks like a path and is none.
+        FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: no image or label column, unreadable images, a class without images, a label that the training
             images lack, or too few images to cut.
     """
@@ -103,10 +103,10 @@ def load_images(source: str, image_column: str | None = None) -> "Dataset":
 
     Args:
         source: As for :func:`load_splits`.
-        image_column: Column with the images; None: the one that holds images.
+        image_column: Column with the images; None means the one that holds images.
 
     Raises:
-        FileNotFoundError: ``source`` looks like a path and is none.
+        FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: no image column, or unreadable images.
     """
     parts = dict(_load(source, None))

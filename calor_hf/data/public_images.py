@@ -20,7 +20,7 @@ class PublicImages(Dataset[Tensor]):
     Args:
         images: Data with an image column.
         image_size: Side of the result in pixels.
-        crop: Side of the middle square that is kept, in pixels of the original; None: as much as there is.
+        crop: Side of the middle square that is kept, in pixels of the original; None means the largest.
         image_column: Column with the images.
         keep_bytes: Ready images are kept in memory up to this size.
 
@@ -68,7 +68,7 @@ def labeled_pixels(images: Any, size: int, classes: Sequence[int] | None = None)
     Args:
         images: A ``datasets.Dataset`` with columns ``image`` and ``label``.
         size: Side in pixels.
-        classes: Which; None: all.
+        classes: Classes to read; None means all.
 
     Returns:
         (m, 3, size, size) bytes and (m,) int64 labels.

@@ -1,4 +1,4 @@
-"""The embedded default data: drawn people, no one's face, no download."""
+"""The embedded default data: synthetic faces of no real person, without a download."""
 
 import io
 from typing import TYPE_CHECKING
@@ -18,14 +18,14 @@ SPLITS = ("train", "validation", "test")
 
 
 def sample_identities(num_identities: int, seed: int = 0, stream: str = "private") -> Tensor:
-    """Identity numbers of people: what an attacker would have to find, and the truth to measure leakage against.
+    """Identity numbers: the truth that leakage is measured against.
 
-    Person i depends on (seed, stream, i) alone, so more people keep the first ones; the streams are disjoint.
+    Identity i depends on (seed, stream, i) alone, so more identities keep the first ones; the streams are disjoint.
 
     Args:
-        num_identities: Number of people, >= 1.
-        seed: Of the population, >= 0.
-        stream: ``private`` for people to protect, ``public`` for an attacker's prior.
+        num_identities: Number of identities, >= 1.
+        seed: Seed of the population, >= 0.
+        stream: ``private`` for identities to protect, ``public`` for an attacker's prior.
 
     Returns:
         (num_identities, 24) float32, uniform in [-1, 1], named by ``IDENTITY_NAMES``.
@@ -33,21 +33,21 @@ def sample_identities(num_identities: int, seed: int = 0, stream: str = "private
     _check_choice("stream", stream, STREAMS)
     _check_count("num_identities", num_identities, 1)
     rows = [
-        named_rng(seed, "data/synthetic_faces/identity", stream, person).uniform(-1, 1, len(IDENTITY_NAMES))
-        for person in range(num_identities)
+        named_rng(seed, "data/synthetic_faces/identity", stream, identity).uniform(-1, 1, len(IDENTITY_NAMES))
+        for identity in range(num_identities)
     ]
     return torch.from_numpy(np.stack(rows)).float()
 
 
 def sample_nuisances(
-    person: int, num_images: int, seed: int = 0, split: str = "train", stream: str = "private"
+    identity: int, num_images: int, seed: int = 0, split: str = "train", stream: str = "private"
 ) -> Tensor:
-    """Nuisance numbers of a person's images; image j depends on (seed, stream, split, person, j) alone.
+    """Nuisance numbers of an identity's images; image j depends on (seed, stream, split, identity, j) alone.
 
     Args:
-        person: Index of the person in the stream.
+        identity: Index of the identity in the stream.
         num_images: Number of images, >= 1.
-        seed: Of the population, >= 0.
+        seed: Seed of the population, >= 0.
         split: ``train``, ``validation`` or ``test``.
         stream: ``private`` or ``public``.
 
@@ -57,7 +57,7 @@ def sample_nuisances(
     _check_choice("stream", stream, STREAMS)
     _check_choice("split", split, SPLITS)
     _check_count("num_images", num_images, 1)
-    rng = named_rng(seed, "data/synthetic_faces/nuisance", stream, split, person)
+    rng = named_rng(seed, "data/synthetic_faces/nuisance", stream, split, identity)
     return torch.from_numpy(rng.uniform(-1, 1, (num_images, len(NUISANCE_NAMES)))).float()
 
 
@@ -69,18 +69,18 @@ def load_synthetic_faces(
     split: str = "train",
     stream: str = "private",
 ) -> "Dataset":
-    """Images of drawn people; the splits show the same people in other poses, lights and moods.
+    """Images of synthetic faces; the splits show the same identities in other poses, lights and expressions.
 
     Args:
-        num_identities: Number of people, the classes.
+        num_identities: Number of identities, the classes.
         images_per_identity: Images of each.
         image_size: Side in pixels, >= 16.
-        seed: Of the population, >= 0; see :func:`sample_identities` for the people's numbers.
+        seed: Seed of the population, >= 0; see :func:`sample_identities` for their numbers.
         split: ``train``, ``validation`` or ``test``.
-        stream: ``private`` or ``public``: disjoint people.
+        stream: ``private`` or ``public``: disjoint identities.
 
     Returns:
-        ``datasets.Dataset`` with ``image`` (PNG in memory) and ``label`` (``identity_000`` …), person after person.
+        ``datasets.Dataset`` with ``image`` (PNG in memory) and ``label`` (``identity_000`` …), sorted by label.
 
     Raises:
         ValueError: an argument outside its range.
@@ -92,10 +92,10 @@ def load_synthetic_faces(
 
     from datasets import ClassLabel, Dataset, Features, Image
 
-    names = [f"identity_{person:03d}" for person in range(num_identities)]
+    names = [f"identity_{index:03d}" for index in range(num_identities)]
     identity = identities.repeat_interleave(images_per_identity, dim=0)
     nuisance = torch.cat(
-        [sample_nuisances(person, images_per_identity, seed, split, stream) for person in range(num_identities)]
+        [sample_nuisances(index, images_per_identity, seed, split, stream) for index in range(num_identities)]
     )
     pictures: list[dict[str, bytes | None]] = []
     with torch.no_grad():

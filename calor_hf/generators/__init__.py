@@ -1,4 +1,4 @@
-"""What an attacker paints with: generators of images, and the realism they demand; one file each."""
+"""Generators of images, which attacks search; one file each."""
 
 from calor_hf.generators._stylegan2_import import import_stylegan2
 from calor_hf.generators.base import GENERATORS, Generator, load_generator

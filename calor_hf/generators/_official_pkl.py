@@ -33,7 +33,7 @@ MAX_DIMENSIONS = 8
 
 
 class Record:
-    """What the file wanted to call, and with what; nothing is called."""
+    """A call that the file asks for, with its arguments; it is not made."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]

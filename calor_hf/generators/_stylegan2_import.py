@@ -58,7 +58,7 @@ def import_stylegan2(file: str | Path) -> StyleGAN2:
 
 
 def _misfit(weights: dict[str, Tensor], config: StyleGAN2Config) -> str | None:
-    """What does not fit the network of ``config``; None: everything fits."""
+    """Return what does not fit the network of ``config``, or None if everything fits."""
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in StyleGAN2(config).state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}

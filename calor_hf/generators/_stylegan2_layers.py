@@ -24,7 +24,7 @@ def activate(x: Tensor, bias: Tensor, gain: float = 1.0, clamp: float = 0.0) -> 
     Args:
         x: (batch, channels, ...).
         bias: (channels,).
-        gain: Factor beside √2.
+        gain: Factor in addition to √2.
         clamp: Bound of the result's size before ``gain``; 0: none.
     """
     y = F.leaky_relu(x + bias.view(-1, *[1] * (x.ndim - 2)), 0.2) * (math.sqrt(2) * gain)
@@ -124,7 +124,7 @@ class StyledConv(nn.Module):
         inputs: Channels that enter.
         outputs: Channels that leave.
         w_dim: Width of the style's source.
-        side: Of the map that leaves, in pixels.
+        side: Side of the output map in pixels.
         up: Whether the side is doubled.
         clamp: As of :func:`activate`.
     """
@@ -146,7 +146,7 @@ class StyledConv(nn.Module):
         Args:
             x: (batch, inputs, side, side), or half the side where it is doubled.
             w: (batch, w_dim).
-            noise: (batch, 1, side, side); None: the constant one.
+            noise: (batch, 1, side, side); None means the constant one.
         """
         style = self.affine(w)
         variance = style.square() @ self.weight.square().sum(dim=(2, 3)).T
@@ -162,7 +162,7 @@ class StyledConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """What a map adds to the image: a 1 × 1 convolution with styled inputs, without bringing back the variance."""
+    """Contribution of a map to the image: 1 × 1 convolution with styled inputs, without demodulation."""
 
     def __init__(self, inputs: int, w_dim: int, clamp: float = 0.0) -> None:
         super().__init__()

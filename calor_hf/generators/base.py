@@ -1,4 +1,4 @@
-"""What every generator promises: latents in, images out, saved and shared like a model."""
+"""Base class of the generators: images from latents, saved and shared like a model."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -23,16 +23,16 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
-    """Images from latents; :meth:`save_pretrained`, :meth:`from_pretrained` and ``push_to_hub`` as a model has them.
+    """Images from latents, with :meth:`save_pretrained`, :meth:`from_pretrained` and ``push_to_hub``.
 
     Attributes:
         config: The settings, frozen.
-        name: Under which it is registered.
+        name: Its registered name.
         latent_dim: Width of the latents.
         image_size: Side of the images in pixels.
-        num_classes: Classes that it was told apart; None: it knows of no classes.
-        has_realism: Whether :meth:`realism` can be asked.
-        num_blocks: Blocks that :meth:`run_blocks` runs one after another; 0: it cannot be taken apart.
+        num_classes: Number of classes of a conditional generator; None for an unconditional one.
+        has_realism: Whether :meth:`realism` is available.
+        num_blocks: Number of blocks that :meth:`run_blocks` can run one by one; 0 if it cannot.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -60,7 +60,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         Args:
             images: (batch, 3, image_size, image_size) in [0, 1].
             labels: (batch,), where it has classes.
-            group: That many neighbors are evaluated together, where the verdict depends on company.
+            group: Number of neighbors that are evaluated together, for minibatch discrimination.
 
         Returns:
             (batch,) in the unit of the training loss.
@@ -68,7 +68,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         Raises:
             ValueError: there is no such network (``has_realism`` is False).
         """
-        raise ValueError(f"the generator '{self.name}' has no network that judges realism")
+        raise ValueError(f"the generator '{self.name}' has no discriminator to evaluate realism")
 
     def run_blocks(
         self,
@@ -88,8 +88,8 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
             latents: (batch, latent_dim); only the blocks that are run read them.
             hidden: Map entering block ``start``, (batch, *hidden_shape(start)); None, and only then, for block 0.
             start: First block run, in [0, num_blocks).
-            stop: Block before which it stops, in (start, num_blocks]; None: num_blocks.
-            image: What the earlier blocks painted, as they returned it; None: dropped. Read by generators whose
+            stop: Block before which it stops, in (start, num_blocks]; None means num_blocks.
+            image: Output of the earlier blocks, as they returned it; None drops it. Read by generators whose
                 blocks each add to the image; the others paint in the last block alone and ignore it.
             labels: (batch,), where it has classes.
 
@@ -112,7 +112,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         raise self._no_blocks()
 
     def identity(self, latents: Tensor) -> Tensor | None:
-        """(n, k) numbers of the person drawn, where the generator knows; None: it does not."""
+        """Return (n, k) true identity numbers of the images, or None if the generator does not know them."""
         return None
 
     def sample_latents(self, count: int, rng: np.random.Generator) -> Tensor:

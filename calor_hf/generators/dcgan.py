@@ -20,7 +20,7 @@ class DCGANConfig(MethodConfig):
     image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
     latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
     width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
-    discriminator: str = field(default="gmi", metadata={"help": "Discriminator beside it: gmi, ked or none."})
+    discriminator: str = field(default="gmi", metadata={"help": "Discriminator saved with it: gmi, ked or none."})
     num_classes: int = field(default=0, metadata={"help": "Classes that a ked discriminator tells apart."})
 
     def validate(self) -> None:
@@ -155,7 +155,7 @@ class KEDDiscriminator(nn.Module):
 
         Args:
             images: (batch, 3, side, side) in [0, 1].
-            group: That many neighbors are compared with one another by the minibatch discrimination; None: all.
+            group: Number of neighbors that minibatch discrimination compares; None means all.
         """
         features: Tensor = self.layers(images).flatten(1)
         matrices = (features @ self.kernels).view(-1, group or len(images), self.KERNELS, self.KERNEL_DIM)

@@ -28,7 +28,7 @@ class StyleGAN2Config(MethodConfig):
     truncation: float = field(
         default=0.5, metadata={"help": "Share that sampled styles keep of their distance to the mean style, 0 to 1."}
     )
-    discriminator: bool = field(default=True, metadata={"help": "Whether its discriminator is beside it."})
+    discriminator: bool = field(default=True, metadata={"help": "Whether its discriminator is saved with it."})
     clamp: float = field(
         default=0.0, metadata={"help": "Bound of activations: 256 in networks made for half precision; 0: none."}
     )
@@ -194,10 +194,10 @@ class Synthesis(nn.Module):
 
         Args:
             latents: Styles, (batch, w_dim) or (batch, num_styles, w_dim).
-            noise: (batch, 1, side, side) each of :attr:`sides`; None: the constant maps.
-            blocks: To run; None: all.
+            noise: (batch, 1, side, side) each of :attr:`sides`; None means the constant maps.
+            blocks: Blocks to run; None means all.
             hidden: Map entering the first of them.
-            image: Painted by the blocks before; None: nothing.
+            image: Output of the earlier blocks, or None.
         """
         styles = latents[:, None].expand(-1, self.num_styles, -1) if latents.ndim == 2 else latents
         if styles.shape[1] != self.num_styles:
@@ -233,8 +233,8 @@ class Block(nn.Module):
         Args:
             styles: (batch, convolutions + 1, w_dim).
             noise: A map each convolution, or None for its constant one.
-            hidden: (batch, inputs, side / 2, side / 2); None: the learned map.
-            image: (batch, 3, side / 2, side / 2); None: nothing painted yet.
+            hidden: (batch, inputs, side / 2, side / 2); None means the learned map.
+            image: (batch, 3, side / 2, side / 2); or None.
         """
         const = hidden is None
         x = self.const.expand(len(styles), -1, -1, -1) if const else self.conv0(hidden, styles[:, 0], noise[0])
@@ -260,7 +260,7 @@ class StyleGAN2Discriminator(nn.Module):
 
         Args:
             images: (batch, 3, side, side) in [-1, 1].
-            group: That many neighbors are compared; None: as in training, four or what divides the batch.
+            group: Number of neighbors that are compared; None means at most four, as in training.
         """
         x = images
         for side in self.sides:

@@ -20,7 +20,7 @@ from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
-from calor_hf.priors.base import Prior, TrainDraws
+from calor_hf.priors.base import PriorTraining, TrainDraws
 from calor_hf.priors.folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_prior(
-    prior: Prior[Any],
+    training: PriorTraining[Any],
     images: Dataset[Tensor],
     output_dir: str | Path,
     *,
@@ -46,16 +46,16 @@ def train_prior(
     Under ``accelerate launch`` the batch is shared by the processes; batch norm sees each process's share alone.
 
     Args:
-        prior: What to train, and how.
+        training: Kind and settings of the training.
         images: Public images, (3, side, side) each, in [0, 1].
         output_dir: Folder of the generator, the samples, and the checkpoint that ``resume`` reads.
         target: The model under attack, for the priors that ask it; its weights stay as they are.
-        seed: Of weights and draws; a run that was stopped and resumed gives the same result.
+        seed: Seed of weights and draws; a run that was stopped and resumed gives the same result.
         save_steps: Updates of the generator between checkpoints, each with a grid of samples.
         num_workers: Processes that load images.
         resume: Go on from the checkpoint in ``output_dir``, if there is one.
         overwrite: Delete an earlier prior in ``output_dir`` first.
-        device: Where to train; None: what `accelerate` chooses.
+        device: Device to train on; None means the one that `accelerate` chooses.
 
     Returns:
         The generator in evaluation mode, of a prior that keeps a running mean of its weights that one; in every
@@ -72,16 +72,16 @@ def train_prior(
 
     accelerator = Accelerator(cpu=process_state(device).device.type == "cpu")
     folder = Path(output_dir)
-    side = _check(prior, images, target, accelerator.num_processes)
+    side = _check(training, images, target, accelerator.num_processes)
     if accelerator.is_main_process and not overwrite:
         refuse_used(folder, resume)
 
     torch.manual_seed(torch_seed(seed, "priors/weights"))
-    generator = prior.build(side, target).to(accelerator.device)
+    generator = training.build(side, target).to(accelerator.device)
     if target is not None:
         target.module.to(accelerator.device)
-    data = prior.data(images, target)
-    count = prior.config.batch_size * prior.batches_per_update
+    data = training.data(images, target)
+    count = training.config.batch_size * training.batches_per_update
     if len(data) < count:  # type: ignore[arg-type]
         raise ValueError(
             f"expected at least {count} training images for a batch, got {len(data)}; lower batch_size, or pass more"  # type: ignore[arg-type]
@@ -92,14 +92,14 @@ def train_prior(
         check_writable(folder)
         remove_parts(folder)
     accelerator.wait_for_everyone()
-    state = _State(prior, generator, seed, folder)
+    state = _State(training, generator, seed, folder)
     if resume:
         state.load()
     batches = _EndlessBatches(
         len(data),  # type: ignore[arg-type]
         count,
         seed,
-        state.step * prior.config.discriminator_steps,
+        state.step * training.config.discriminator_steps,
         accelerator.process_index,
         accelerator.num_processes,
     )
@@ -107,15 +107,19 @@ def train_prior(
         DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
     )
     bar = ProgressBar(
-        total=prior.config.steps, initial=state.step, desc="prior", unit="step", disable=not accelerator.is_main_process
+        total=training.config.steps,
+        initial=state.step,
+        desc="prior",
+        unit="step",
+        disable=not accelerator.is_main_process,
     )
     modules = [target.module] if target is not None else []
     begin = time.perf_counter()
     with frozen(*modules), StopRequest("saving after this step", active=accelerator.num_processes == 1) as stop, bar:
-        while state.step < prior.config.steps:
-            losses = _update(prior, generator, target, state, loader, accelerator, seed)
+        while state.step < training.config.steps:
+            losses = _update(training, generator, target, state, loader, accelerator, seed)
             bar.update()
-            due = state.step % save_steps == 0 or state.step == prior.config.steps or stop.requested
+            due = state.step % save_steps == 0 or state.step == training.config.steps or stop.requested
             if due or state.step % 20 == 0:
                 state.note(losses, bar)
             if due:
@@ -130,33 +134,39 @@ def train_prior(
 
 
 def _update(
-    prior: Prior[Any], generator: Any, target: Target | None, state: "_State", loader: Any, accelerator: Any, seed: int
+    training: PriorTraining[Any],
+    generator: Any,
+    target: Target | None,
+    state: "_State",
+    loader: Any,
+    accelerator: Any,
+    seed: int,
 ) -> dict[str, Tensor]:
     generator.train()
     draws = TrainDraws(
         seed,
         state.step,
-        prior.config.batch_size // accelerator.num_processes,
+        training.config.batch_size // accelerator.num_processes,
         next(generator.parameters()).detach(),
         accelerator.process_index,
         accelerator.num_processes,
     )
     discriminator = list(generator.discriminator.parameters())
     losses: dict[str, Tensor] = {}
-    for _ in range(prior.config.discriminator_steps):
+    for _ in range(training.config.discriminator_steps):
         images, labels = next(loader)
         real = images.to(draws.like), labels.to(draws.like.device)
-        terms = prior.discriminator_loss(generator, target, real, draws)
+        terms = training.discriminator_loss(generator, target, real, draws)
         _descend(terms, state.discriminator_optimizer, discriminator, accelerator)
         losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
     for weight in discriminator:
         weight.requires_grad_(False)
-    terms = prior.generator_loss(generator, target, real, draws)
+    terms = training.generator_loss(generator, target, real, draws)
     _descend(terms, state.optimizer, state.weights, accelerator)
     for weight in discriminator:
         weight.requires_grad_(True)
     state.step += 1
-    state.follow(prior.mean_decay(state.step))
+    state.follow(training.mean_decay(state.step))
     return losses | {name: value.detach() for name, value in terms.items()}
 
 
@@ -178,14 +188,14 @@ def _mean_over_processes(values: list[Tensor], accelerator: Any) -> None:
 
 
 class _State:
-    """Networks, optimizers and history; what a checkpoint holds."""
+    """Networks, optimizers and history: the content of a checkpoint."""
 
-    def __init__(self, prior: Prior[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
-        config = prior.config
+    def __init__(self, training: PriorTraining[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
+        config = training.config
         discriminator = {id(weight) for weight in generator.discriminator.parameters()}  # type: ignore[union-attr]
         self.generator, self.folder, self.seed = generator, folder, seed
         self.published = generator
-        if prior.mean_decay(1) is not None:
+        if training.mean_decay(1) is not None:
             self.published = copy.deepcopy(generator)
             self.published.discriminator = generator.discriminator  # the one discriminator there is
         self.weights = [weight for weight in generator.parameters() if id(weight) not in discriminator]
@@ -197,13 +207,13 @@ class _State:
         # Training may be prolonged, but not turned into another one.
         kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
         self.settings = {
-            "prior": type(prior).__name__,
+            "prior": type(training).__name__,
             "seed": seed,
             "image_size": generator.image_size,
             "generator": generator.config.to_dict(),
             **kept,
         }
-        self.steps, self._queries = config.steps, prior.queries
+        self.steps, self._queries = config.steps, training.queries
 
     @torch.no_grad()
     def follow(self, decay: float | None) -> None:
@@ -217,7 +227,7 @@ class _State:
             mine.copy_(theirs)
 
     def buffers(self) -> list[Tensor]:
-        """What norms and means have gathered, each process from its share alone."""
+        """Running statistics, which each process gathers from its share alone."""
         networks = {id(network): network for network in (self.generator, self.published)}.values()
         return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
@@ -321,11 +331,11 @@ class _EndlessBatches(Sampler[list[int]]):
             batch = (epoch + 1) * per_epoch
 
 
-def _check(prior: Prior[Any], images: Any, target: Target | None, processes: int) -> int:
-    if prior.needs_target and target is None:
-        raise ValueError(f"the prior {type(prior).__name__} asks the model under attack for labels; pass target=")
-    if prior.config.batch_size % processes:
-        raise ValueError(f"batch_size {prior.config.batch_size} cannot be shared by {processes} processes evenly")
+def _check(training: PriorTraining[Any], images: Any, target: Target | None, processes: int) -> int:
+    if training.needs_target and target is None:
+        raise ValueError(f"the prior {type(training).__name__} asks the model under attack for labels; pass target=")
+    if training.config.batch_size % processes:
+        raise ValueError(f"batch_size {training.config.batch_size} cannot be shared by {processes} processes evenly")
     if len(images) == 0:
         raise ValueError("no public images to train on")
     shape = tuple(images[0].shape)

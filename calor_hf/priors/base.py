@@ -1,4 +1,4 @@
-"""What every prior promises: a generator, and two losses of named terms."""
+"""Base class of prior training: how a generator is built, and its two losses of named terms."""
 
 import math
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from calor_hf.targets.base import Target
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(MethodConfig):
-    """Settings that every prior has; the defaults of a prior are its source's."""
+    """Settings of every prior training; the defaults are its source's."""
 
     steps: int = field(default=30_000, metadata={"help": "Updates of the generator."})
     discriminator_steps: int = field(default=5, metadata={"help": "Updates of the discriminator for each."})
@@ -45,7 +45,7 @@ class TrainDraws:
     """Random numbers of one update, the same however many processes share its batch.
 
     Attributes:
-        seed: Of the run.
+        seed: Seed of the run.
         step: Updates of the generator done.
         count: Samples of this process.
         like: Device and precision of the numbers.
@@ -82,8 +82,8 @@ class TrainDraws:
         return torch.from_numpy(numbers[first : first + self.count]).to(self.like)
 
 
-class Prior(ABC, Generic[C]):
-    """A way of training a generator on public images.
+class PriorTraining(ABC, Generic[C]):
+    """Training of a generator on public images, so that it can be an attack's prior.
 
     Attributes:
         config: The settings, frozen.
@@ -111,12 +111,12 @@ class Prior(ABC, Generic[C]):
             step: Number of the update, from 1 on.
 
         Returns:
-            In [0, 1); None, always: the weights themselves are what is saved.
+            In [0, 1); None (always) means that the weights themselves are saved.
         """
         return None
 
     def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
-        """What is trained on: images with pseudo-labels; by default every image with label 0."""
+        """Return the training data, images with pseudo-labels; by default label 0 for every image."""
         return Unlabeled(images)
 
     @abstractmethod
@@ -156,4 +156,4 @@ class Unlabeled(Dataset[tuple[Tensor, int]]):
         return self.images[index], 0
 
 
-PRIORS: Registry[Prior[Any]] = Registry("prior", "calor_hf.priors")
+PRIORS: Registry[PriorTraining[Any]] = Registry("prior", "calor_hf.priors")

@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class GMIPriorConfig(PriorConfig):
-    """Settings of :class:`GMIPrior`."""
+    """Settings of :class:`GMIPriorTraining`."""
 
     latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
     penalty: float = field(default=10.0, metadata={"help": "Weight of the gradient penalty."})
 
 
 @PRIORS.register("gmi")
-class GMIPrior(Prior[GMIPriorConfig]):
+class GMIPriorTraining(PriorTraining[GMIPriorConfig]):
     """Faces of no one in particular: the target is not asked, so one prior serves every target.
 
     The authors train 280 epochs; 30 000 generator updates are the length that the toolbox took that CALoR's tables

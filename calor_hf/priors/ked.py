@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class KEDPriorConfig(PriorConfig):
-    """Settings of :class:`KEDPrior`."""
+    """Settings of :class:`KEDPriorTraining`."""
 
     steps: int = field(default=10_000, metadata={"help": "Updates of the generator."})
     latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
@@ -22,7 +22,7 @@ class KEDPriorConfig(PriorConfig):
 
 
 @PRIORS.register("ked")
-class KEDPrior(Prior[KEDPriorConfig]):
+class KEDPriorTraining(PriorTraining[KEDPriorConfig]):
     """Faces as the target knows them: it labels the public images, the discriminator learns the labels.
 
     The authors train 120 epochs; 10 000 generator updates are MIBench's length.

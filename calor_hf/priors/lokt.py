@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import LabelTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class LOKTPriorConfig(PriorConfig):
-    """Settings of :class:`LOKTPrior`."""
+    """Settings of :class:`LOKTPriorTraining`."""
 
     steps: int = field(default=21_000, metadata={"help": "Updates of the generator."})
     batch_size: int = field(default=256, metadata={"help": "Real images of an update, over all processes."})
@@ -32,7 +32,7 @@ class LOKTPriorConfig(PriorConfig):
 
 
 @PRIORS.register("lokt")
-class LOKTPrior(Prior[LOKTPriorConfig]):
+class LOKTPriorTraining(PriorTraining[LOKTPriorConfig]):
     """Faces by class: the discriminator learns the target's labels of the fakes, and the generator from it.
 
     The target is asked for labels alone, through a view that gives nothing else; the images have none. Length and

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from calor_hf.data.random_views import RandomView
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 from calor_hf.targets.identity_losses import max_margin
@@ -18,7 +18,7 @@ from calor_hf.targets.identity_losses import max_margin
 
 @dataclass(frozen=True, kw_only=True)
 class PLGPriorConfig(PriorConfig):
-    """Settings of :class:`PLGPrior`."""
+    """Settings of :class:`PLGPriorTraining`."""
 
     beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
     beta2: float = field(default=0.9, metadata={"help": "Second moment's decay."})
@@ -34,7 +34,7 @@ class PLGPriorConfig(PriorConfig):
 
 
 @PRIORS.register("plg")
-class PLGPrior(Prior[PLGPriorConfig]):
+class PLGPriorTraining(PriorTraining[PLGPriorConfig]):
     """Faces by class: every class gets the public images that the target takes for it most surely.
 
     An image may serve several classes, and images that the target is unsure of are taken all the same.

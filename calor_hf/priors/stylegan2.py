@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from calor_hf.priors.base import PRIORS, Prior, PriorConfig, TrainDraws
+from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGAN2PriorConfig(PriorConfig):
-    """Settings of :class:`StyleGAN2Prior`."""
+    """Settings of :class:`StyleGAN2PriorTraining`."""
 
     steps: int = field(default=781_250, metadata={"help": "Updates of the generator."})
     discriminator_steps: int = field(default=1, metadata={"help": "Updates of the discriminator for each."})
@@ -36,7 +36,7 @@ class StyleGAN2PriorConfig(PriorConfig):
     ema_ramp: float = field(default=0.05, metadata={"help": "Half-life at most, as a share of the images so far."})
 
     def validate(self) -> None:
-        """Refuse shares that are none, and a penalty that would be a reward."""
+        """Refuse shares out of range, and a negative penalty."""
         super().validate()
         for name in ("interval", "ema_images", "ema_ramp"):
             if not getattr(self, name) > 0:
@@ -46,7 +46,7 @@ class StyleGAN2PriorConfig(PriorConfig):
 
 
 @PRIORS.register("stylegan2")
-class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
+class StyleGAN2PriorTraining(PriorTraining[StyleGAN2PriorConfig]):
     """Logistic loss, a gradient penalty on real images now and then, and the mean of the weights as the generator.
 
     Defaults are those of the 1024-pixel network (25 million images), but for the penalty's weight and the ramp of the
@@ -104,7 +104,7 @@ class StyleGAN2Prior(Prior[StyleGAN2PriorConfig]):
     def generator_loss(
         self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
     ) -> dict[str, Tensor]:
-        """``adversarial``: the fakes taken for real; the mean style is followed beside it."""
+        """``adversarial``: the fakes taken for real; also updates the mean style."""
         styles, fake = self._paint(generator, draws)
         generator.mapping.follow(styles)
         return {"adversarial": F.softplus(-generator.discriminator(fake)).mean()}

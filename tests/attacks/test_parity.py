@@ -130,7 +130,7 @@ def test_lomma_objective_by_hand() -> None:
     attack._students, attack._mean, attack._std = [student], mean, torch.zeros(16, dtype=torch.float64)
     images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
-    got = attack.identity_weight * attack.identity(target, images, batch)
+    got = attack.config.identity_weight * attack.identity(target, images, batch)
     for row, label in enumerate((1, 4)):
         logit = (target(images)[row, label] + student(images)[row, label]) / 2
         distance = ((target.features(images)[row] - 0.25) ** 2).sum() / 16

@@ -55,7 +55,7 @@ def test_what_is_saved_comes_back(prior: str, tmp_path: Path) -> None:
         images = torch.rand(4, 3, SIDE, SIDE)
         assert read.realism(images, torch.tensor([0, 0, 1, 1]), 2).shape == (4,)
     else:
-        with pytest.raises(ValueError, match="no network that judges realism"):
+        with pytest.raises(ValueError, match="no discriminator to evaluate realism"):
             read.realism(torch.rand(1, 3, SIDE, SIDE))
 
 

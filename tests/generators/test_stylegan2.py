@@ -294,7 +294,7 @@ def test_impossible_settings_are_told(settings: dict[str, Any], message: str) ->
 def test_no_discriminator_no_realism() -> None:
     generator = small(discriminator=False)
     assert not generator.has_realism
-    with pytest.raises(ValueError, match="no network that judges realism"):
+    with pytest.raises(ValueError, match="no discriminator to evaluate realism"):
         generator.realism(torch.zeros(1, 3, 16, 16, dtype=torch.float64))
 
 

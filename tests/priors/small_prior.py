@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from calor_hf.generators import Generator
-from calor_hf.priors import PRIORS, Prior, train_prior
+from calor_hf.priors import PRIORS, PriorTraining, train_prior
 from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
@@ -68,7 +68,7 @@ def tiny_target(classes: int = CLASSES) -> HFTarget:
     return HFTarget(tiny_base("resnet", classes), image_size=SIDE)
 
 
-def tiny_prior(name: str, **settings: Any) -> Prior[Any]:
+def tiny_prior(name: str, **settings: Any) -> PriorTraining[Any]:
     """A prior of four steps."""
     kind = PRIORS.get(name)
     return kind(kind.config_class.from_dict({**SMALL, **OWN.get(name, {}), **settings}))
@@ -89,7 +89,7 @@ def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-def precise(name: str, **settings: Any) -> Prior[Any]:
+def precise(name: str, **settings: Any) -> PriorTraining[Any]:
     """A tiny prior in float64 whose generator's batch norm stands still, so that a batch can be split."""
 
     class Precise(PRIORS.get(name)):  # type: ignore[misc]

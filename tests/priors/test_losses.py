@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from calor_hf.priors import PRIORS, Prior
+from calor_hf.priors import PRIORS, PriorTraining
 from calor_hf.priors.base import TrainDraws
 from tests.priors.small_prior import BATCH, CLASSES, SIDE, Pictures, precise, tiny_prior, tiny_target
 
@@ -21,7 +21,7 @@ class World:
     def __init__(self, name: str) -> None:
         self.target = tiny_target()
         self.target.module.double()
-        self.prior: Prior[Any] = tiny_prior(name)
+        self.prior: PriorTraining[Any] = tiny_prior(name)
         torch.manual_seed(1)
         generator: Any = self.prior.build(SIDE, self.target).double().train()
         self.generator = generator

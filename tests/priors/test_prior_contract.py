@@ -12,7 +12,7 @@ from torch import Tensor
 from calor_hf import __version__
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import load_generator
-from calor_hf.priors import PRIORS, Prior, PriorConfig
+from calor_hf.priors import PRIORS, PriorConfig, PriorTraining
 from tests.priors.small_prior import (
     CLASSES,
     SIDE,
@@ -64,7 +64,7 @@ def test_own_settings_are_checked() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_trains_both_networks_and_writes_all_files(name: str, tmp_path: Path) -> None:
-    prior: Prior[Any] = tiny_prior(name)
+    prior: PriorTraining[Any] = tiny_prior(name)
     torch.manual_seed(9)
     before: Any = prior.build(SIDE, tiny_target())
     trained: Any = train(name, tmp_path, seed=9, save_steps=2)

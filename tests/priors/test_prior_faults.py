@@ -98,7 +98,7 @@ def test_shares_of_processes_are_parts_of_one_batch() -> None:
         ({"settings": {"lr": 0.1}}, "'lr': 0.0002.*'lr': 0.1.*resume with the same"),
         ({"seed": 1}, "'seed': 0.*'seed': 1"),
         ({"images": Shaped(3, 32, 32)}, "'image_size': 16.*'image_size': 32"),
-        ({"name": "ked"}, "GMIPrior.*KEDPrior"),
+        ({"name": "ked"}, "GMIPriorTraining.*KEDPriorTraining"),
     ],
 )
 def test_resuming_as_something_else_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_overwriting_deletes_an_earlier_prior_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "mine"
     assert (tmp_path / "holiday" / "beach.png").read_text() == "mine too"
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["000004.png"]
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["settings"]["prior"] == "KEDPrior"
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["settings"]["prior"] == "KEDPriorTraining"
 
 
 def test_overwriting_leaves_pictures_that_no_prior_made(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from calor_hf.generators import load_generator
 from calor_hf.priors.base import TrainDraws
-from calor_hf.priors.stylegan2 import StyleGAN2Prior, StyleGAN2PriorConfig
+from calor_hf.priors.stylegan2 import StyleGAN2PriorConfig, StyleGAN2PriorTraining
 from tests.priors.small_prior import BATCH, SIDE, Pictures, assert_same_weights, tiny_prior, train
 from tests.priors.test_losses import SEED, STEP, World, values
 
@@ -112,7 +112,7 @@ def test_neither_mixed_nor_mirrored() -> None:
     terms = values(prior.discriminator_loss(world.generator, None, real, world.draws()))
     plain = sum(softplus(-value) for value in evaluated(world, 2 * world.images - 1)) / BATCH
     assert terms["real"] == pytest.approx(plain, rel=1e-6)
-    assert isinstance(prior, StyleGAN2Prior)
+    assert isinstance(prior, StyleGAN2PriorTraining)
     styles, fake = prior._paint(world.generator, world.draws())
     draws = world.draws()
     assert torch.equal(styles, world.generator.mapping(draws.normal(6)))
@@ -131,7 +131,7 @@ def test_decay_of_the_mean() -> None:
     assert tiny_prior("gmi").mean_decay(5) is None
 
 
-class Noted(StyleGAN2Prior):
+class Noted(StyleGAN2PriorTraining):
     """Keeps the weights of each step, and a mean that keeps a half, then three quarters, …"""
 
     def __init__(self, config: StyleGAN2PriorConfig) -> None:
