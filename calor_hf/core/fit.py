@@ -42,7 +42,7 @@ def fit(
         optimizer: Holds the parameters.
         batches: Batches of an epoch, counted from 0.
         epochs: Epoch at which training ends.
-        name: Of the network, for error messages.
+        name: Name of the network in error messages.
         schedule: Learning rate schedule, stepped after each epoch.
         callback: Called after each epoch with its number and the loss of its last batch.
         first_epoch: Epoch at which training begins.

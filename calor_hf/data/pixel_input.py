@@ -13,8 +13,8 @@ class PixelScale:
     """Differentiable normalization from images in [0, 1] to model inputs, and back.
 
     Attributes:
-        mean: Of each channel, subtracted.
-        std: Of each channel, divided by.
+        mean: Mean of each channel, subtracted.
+        std: Standard deviation of each channel, divided by.
         scale: Factor before mean and std: the model reads images in [0, scale].
         offset: Added after scaling, before mean and std.
         reverse_channels: The model reads blue first.

@@ -17,7 +17,7 @@ class TrainingRun:
     Attributes:
         model: The defended model, without wrappers of distributed training; (inputs) to an output with logits.
         scale: Conversion between images in [0, 1] and model inputs; None if the trainer has no image processor.
-        seed: Of the run.
+        seed: Seed of the run.
         make_optimizer: Gives an optimizer like the model's for other parameters, with the model's settings.
         learning_rate: Gives the learning rate of the step that comes.
         sum_over_processes: Adds up a tensor over all processes.

@@ -142,7 +142,7 @@ class Metric(ABC):
         about_target: Whether the number depends on the target only, not on reconstructions: an audit gives it once.
         slow: Whether it trains a network, so that an audit runs it only on request.
         per_image: Function ``(predictions, references, **options) -> (n,)`` whose mean :func:`load_metric` offers as an
-            ``evaluate`` module; None if there is none.
+            ``evaluate`` module, or None.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("evaluation_model",)
@@ -213,7 +213,7 @@ def private_images_of(label: int, private_labels: Tensor) -> Tensor:
     """(m,) bool mask of the private images of a class.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the class has no private image.
     """
     mask = private_labels == label
     if not mask.any():

@@ -259,6 +259,6 @@ class DecoderInversion(Metric):
         check_images_of(shown, held_images=held)
         known = torch.isin(shown, evidence.labels)
         if not known.any():
-            none = Measure("decoder_inversion_chance", math.nan, "mean squared error", "neither", 0, 0)
-            return [none.failed("no held-out image of the attacked people")]
+            empty = Measure("decoder_inversion_chance", math.nan, "mean squared error", "neither", 0, 0)
+            return [empty.failed("no held-out image of the attacked people")]
         return decoder_inversion(ask, public, held[known], shown[known], self.codes, self.epochs, self.seed)

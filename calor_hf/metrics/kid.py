@@ -42,7 +42,7 @@ def kernel_distances(
         private_features: (m, d) of private images.
         subsets: Number of subsets.
         subset_size: Images on each side of a subset, drawn without repetition; at most n and m are.
-        seed: Of the draw.
+        seed: Seed of the subsets.
 
     Returns:
         (subsets,) float64; NaN with fewer than two images on a side.
@@ -81,7 +81,7 @@ class KID(Metric):
     Args:
         subsets: As :func:`kernel_distances`, with the others.
         subset_size: At most 1000, as published, and no more than there are images on either side.
-        seed: Of the draw.
+        seed: Seed of the subsets.
 
     Source:
         Bińkowski et al., ICLR 2018, arXiv:1801.01401.

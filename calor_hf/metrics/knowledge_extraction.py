@@ -157,18 +157,18 @@ class KnowledgeExtraction(Metric):
         found = []
         for name, (shown_images, shown) in sets.items():
             known = torch.isin(shown, identities)
-            none = Measure(name, math.nan, "share", "leakage", len(labels), len(identities))
+            empty = Measure(name, math.nan, "share", "leakage", len(labels), len(identities))
             if not students:
-                found.append(none.failed("one person alone, whom every student would name"))
+                found.append(empty.failed("a single person, which every student would name"))
             elif not known.any():
-                found.append(none.failed("no image of the attacked people to be evaluated on"))
+                found.append(empty.failed("no image of the attacked people to be evaluated on"))
             else:
                 fitted, classes = (
                     resized_like(shown_images[known], images),
                     torch.searchsorted(identities, shown[known]),
                 )
                 right = torch.stack([recognized(student, fitted, classes) for student in students])
-                found.append(self._measure(none, right, shown[known]))
+                found.append(self._measure(empty, right, shown[known]))
         return found
 
     def _student(self, images: Tensor, labels: Tensor, run: int) -> nn.Module:
@@ -176,11 +176,11 @@ class KnowledgeExtraction(Metric):
             images, labels, self.build, self.epochs, self.batch_size, self.learning_rate, self.seed + run, self.device
         )
 
-    def _measure(self, none: Measure, right: Tensor, shown: Tensor) -> Measure:
+    def _measure(self, empty: Measure, right: Tensor, shown: Tensor) -> Measure:
         note = (
-            f"by {self.runs} students trained on {none.images} reconstructions alone, on {len(shown)} private images; "
-            f"chance is 1/{none.identities} = {1 / none.identities:.3g}"
+            f"by {self.runs} students trained on {empty.images} reconstructions alone, on {len(shown)} private images; "
+            f"chance is 1/{empty.identities} = {1 / empty.identities:.3g}"
         )
-        mean = mean_over_images(none.name, none.unit, none.direction, right.mean(dim=0), shown, note)
+        mean = mean_over_images(empty.name, empty.unit, empty.direction, right.mean(dim=0), shown, note)
         std = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
-        return dataclasses.replace(mean, images=none.images, std=std)
+        return dataclasses.replace(mean, images=empty.images, std=std)

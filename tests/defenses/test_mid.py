@@ -44,7 +44,7 @@ def test_kl_matches_hand_computed_value() -> None:
     # μ = 2, σ = 1: −½ (1 + 0 − 4 − 1) = 2;  μ = 0, σ = e: −½ (1 + 2 − 0 − e²) = 2.194528; they add up in one row.
     one = kl_to_standard_normal(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     assert one.item() == pytest.approx(4.194528, abs=1e-5)
-    # A standard normal row beside it halves the mean.
+    # A second, standard normal row halves the mean.
     two = kl_to_standard_normal(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
     assert two.item() == pytest.approx(2.097264, abs=1e-5)
 

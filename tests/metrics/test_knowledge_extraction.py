@@ -77,8 +77,8 @@ def test_people_who_were_not_attacked_are_not_asked_about() -> None:
     held = measured(strangers)["knowledge_extraction_held"]
     assert (held.value, held.identities) == (1.0, 4)
     assert "on 4 private images" in held.note
-    nobody = {"held_images": colored(rows, 5), "held_labels": torch.full((5,), 7)}
-    held = measured(nobody)["knowledge_extraction_held"]
+    others = {"held_images": colored(rows, 5), "held_labels": torch.full((5,), 7)}
+    held = measured(others)["knowledge_extraction_held"]
     assert math.isnan(held.value)
     assert held.note == "no image of the attacked people to be evaluated on"
 
@@ -109,7 +109,7 @@ def test_one_person_alone_is_no_question() -> None:
     alone = {"labels": torch.full((16,), 3)}
     for measure in measured(alone).values():
         assert math.isnan(measure.value)
-        assert measure.note == "one person alone, whom every student would name"
+        assert measure.note == "a single person, which every student would name"
 
 
 def test_the_same_seed_gives_the_same_student_and_batches_are_even() -> None:

@@ -77,9 +77,9 @@ def test_people_in_one_set_alone_are_left_out() -> None:
     labels, held_labels = torch.tensor([0, 1]), torch.tensor([0, 2])
     logits = torch.zeros(2, 3)
     assert measured(logits, labels, logits, held_labels)["membership_auc"].images == 1
-    nobody = measured(logits[:1], torch.tensor([1]), logits, held_labels)["membership_auc"]
-    assert math.isnan(nobody.value)
-    assert "no person" in nobody.note
+    alone = measured(logits[:1], torch.tensor([1]), logits, held_labels)["membership_auc"]
+    assert math.isnan(alone.value)
+    assert "no person" in alone.note
 
 
 def test_too_few_others_cannot_tell_the_rate() -> None:
