@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from transformers.utils.logging import disable_progress_bar
 
-from calor_hf.cli._command import run_command
+from calor_hf.cli._command import Command
 from calor_hf.cli._options import parser_for, read_options
 from calor_hf.core.files import write_json
 from calor_hf.recipes.audit import AuditRecipe
@@ -43,16 +42,10 @@ class PlanOptions:
             raise FileExistsError(f"{self.json} is there already; pass another --json")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns as :func:`~calor_hf.cli._command.run_command`."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = parser_for(PlanOptions, "plan", DESCRIPTION)
-    return run_command("plan", lambda: _run(read_options(PlanOptions, parser, words)), "Nothing was written.")
-
-
-def _run(options: PlanOptions) -> None:
+def run(options: PlanOptions) -> None:
+    """Plan the command, print the plan, and write it if asked to."""
+    started, begin = time.process_time(), time.perf_counter()
     disable_progress_bar()
-    begin, started = time.perf_counter(), time.time() - psutil.Process().create_time()
     if options.command == "train":
         model_args, data_args, _, args = parse(options.options)
         plan = plan_training(model_args, data_args, args, options.processes)
@@ -62,16 +55,13 @@ def _run(options: PlanOptions) -> None:
     else:
         prior = read_options(PriorOptions, parser_for(PriorOptions, "prior", ""), options.options)
         plan = plan_prior(prior, options.processes)
-    shared = [f"{options.processes} processes with devices like this one; their communication costs nothing"]
-    plan = replace(
-        plan,
-        parts=[Part("starting", started if started < 30 else 0.0), *plan.parts],
-        assumptions=[*plan.assumptions, *shared * (options.processes > 1)],
-    )
+    plan = replace(plan, parts=[Part("starting", started), *plan.parts])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:
         write_json(options.json, plan.to_dict(), indent=2)
 
+
+main = Command("plan", DESCRIPTION, PlanOptions, run).main
 
 if __name__ == "__main__":
     sys.exit(main())

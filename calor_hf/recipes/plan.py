@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from calor_hf._version import __version__
-from calor_hf.attacks import Attack, AttackConfig
-from calor_hf.auditing.evaluation import Evaluator
+from calor_hf.attacks import AttackConfig
+from calor_hf.attacks.specs import NamedAttack
+from calor_hf.auditing.audit import AuditOptions
 from calor_hf.auditing.networks import Network, load_networks
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.processes import process_state
-from calor_hf.core.reconstruction import Cost, Reconstruction
-from calor_hf.data.loading import load_splits
 from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, private_images, with_defaults
@@ -37,6 +35,7 @@ from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.estimate import measure_step
 from calor_hf.training.trainer import DefenseTrainer
 
+SHARED = "processes with devices like this one, whose communication costs nothing"
 PASSES = ("generator_passes", "target_passes", "target_gradients")
 
 
@@ -149,6 +148,7 @@ def plan_training(
     kept = min(checkpoints, args.save_total_limit or checkpoints) * 3 + models  # with the two moments of AdamW
     assumptions = [f"steps as long as those of a trial ({batch} images a device each), an evaluation each epoch"]
     assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
+    assumptions += [SHARED] * (processes > 1)
     disk, device = kept * cost.weight_bytes, args.device.type
     return Plan("train", parts, cost.memory_bytes, disk, device, processes, assumptions)
 
@@ -178,7 +178,7 @@ def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
 
 
 def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
-    """Plan an audit, from short runs of its attacks (of about ``seconds`` in all) and an evaluation of few classes."""
+    """Plan an audit, from short runs of its attacks (of about ``seconds`` in all) and of its networks."""
     begin = time.perf_counter()
     target = HFTarget.from_pretrained(str(options.model or options.target))
     target.module.to(process_state().device)
@@ -188,90 +188,61 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
     for named in attacks:
-        part, peak, learns = plan_attack(
-            named.attack, target, prior, labels, name=named.name, images_per_class=options.images_per_class,
-            seed=options.seed, chunk_size=options.chunk_size, processes=processes, public_images=options.public_images,
-            seconds=seconds / len(attacks),
-        )  # fmt: skip
+        part, peak, learns = plan_attack(named, target, prior, labels, options, processes, seconds / len(attacks))
         after, memory = [*after, part], max(memory, peak)
         assumptions += [f"{named.name}: what it learns before the first class is not counted"] * learns
-    tries = [options.images_per_class * max(1, len(named.attack.parts)) for named in attacks]
+    rebuilt = sum(options.images_per_class * max(1, len(named.attack.parts)) for named in attacks) * len(labels)
     if not options.reconstructions_only:
         model: Any = options.evaluation_model or options.evaluation_folder
         if argv := evaluation_model_argv(options, target):  # the target stands in for a model that is not trained yet
             model_args, data_args, _, args = parse(argv)
             before.append(replace(plan_training(model_args, data_args, args).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
-        networks = load_networks(
-            target, "", model, options.second_evaluation_model, options.embedding, options.extractor
-        )
-        part, peak = plan_evaluation(options, target, prior, networks, labels, tries)
-        after, memory = [*after, part], max(memory, peak)
-        assumptions += ["the first process evaluates"] * (processes > 1)
-    disk = 4 * (3 * prior.image_size**2 + prior.latent_dim) * sum(tries) * len(labels)  # float32
+        names = (options.second_evaluation_model, options.embedding, options.extractor)
+        networks = load_networks(target, "", model, *names)
+        private = private_images(options.dataset, target, labels)
+        held = 0 if private.held_labels is None else len(private.held_labels)
+        images = len(private.labels) + held + 2 * rebuilt  # chance levels are of as many samples of the prior
+        begin, some = time.perf_counter(), private.images[:64]
+        for network in networks.values():
+            network.outputs(some)
+        rate = (time.perf_counter() - begin) / len(some)
+        after.append(Part("evaluating", rate * images, passes={"evaluation_passes": images * len(networks)}))
+        assumptions.append("the first process evaluates; metrics that train something are not counted")
+    assumptions += [SHARED] * (processes > 1)
+    disk = 4 * (3 * prior.image_size**2 + prior.latent_dim) * rebuilt  # float32
     return Plan("audit", before + after, memory, disk, target.device.type, processes, assumptions)
 
 
-def plan_evaluation(
-    options: AuditRecipe, target: HFTarget, prior: Generator[Any], networks: dict[str, Network], labels: list[int],
-    tries: list[int],
-) -> tuple[Part, int]:  # fmt: skip
-    """Plan the evaluation of an audit, from samples of the prior instead of reconstructions; and its peak memory."""
-    splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-
-    def trial(classes: int) -> float:
-        test = splits.test.filter(lambda label: label in labels[:classes], input_columns="label")
-        private = private_images(options.dataset, target, labels[:classes], replace(splits, test=test))
-        begin = time.perf_counter()
-        evaluator = Evaluator(target, prior, private, networks, options.metrics, options.public_images, options.seed)
-        found = []
-        for named, count in zip(options.named_attacks, tries, strict=True):
-            shown = torch.tensor(labels[:classes]).repeat_interleave(count)
-            latents, images = evaluator.samples(shown)
-            found.append((named, Reconstruction(images, shown, latents, torch.ones(len(shown)), Cost())))
-        _ = evaluator.results(found), evaluator.utility(), evaluator.other_threats()
-        return time.perf_counter() - begin
-
-    few, more = min(2, len(labels)), min(6, len(labels))
-    with PeakMemory(target.device) as memory:
-        seconds = [trial(few), trial(more)]
-    per_class = max(0.0, seconds[1] - seconds[0]) / max(1, more - few)
-    images = len(splits.train) + len(splits.test) + 2 * sum(tries) * len(labels)
-    whole = seconds[1] + per_class * (len(labels) - more)
-    passes = {"evaluation_passes": images * len(networks)}
-    return Part("evaluating", whole, passes=passes), memory.before + memory.grown * len(labels) // more
-
-
 def plan_attack(
-    attack: Attack[Any], target: Target, generator: Generator[Any], labels: Sequence[int], *, name: str,
-    images_per_class: int, seed: int, chunk_size: int, processes: int = 1, public_images: Dataset[Any] | None = None,
-    seconds: float = 15.0,
+    named: NamedAttack, target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions,
+    processes: int = 1, seconds: float = 15.0,
 ) -> tuple[Part, int, bool]:  # fmt: skip
     """Plan an attack, from short runs with two small budgets on few classes and on twice as many.
 
     Cost is taken to be linear in the budget (:meth:`~calor_hf.attacks.base.AttackConfig.scaled`) and in the classes.
-    Arguments as for :func:`~calor_hf.auditing.run_attack`.
 
     Returns:
         The part, the peak memory of a process in bytes, and whether the attack learns before its first class.
     """
+    attack, images, seed = named.attack, options.images_per_class, options.seed
     mine = math.ceil(len(labels) / processes)
-    per_chunk = max(1, chunk_size // attack.rows(images_per_class))
+    per_chunk = max(1, options.chunk_size // attack.rows(images))
     few = min(mine, 1 if target.device.type == "cpu" else per_chunk)  # an accelerator needs a whole chunk to be busy
     more = min(mine, 2 * few)
     # From the smallest budget to the whole one; rounding makes some of them equal.
     scaled = [attack.config.scaled(2.0**power) for power in range(-6, 1)]
     budgets = list({_share(attack.config, config): config for config in scaled}.items())
-    lessons: Any = public_images if public_images is not None else _samples(generator, target, seed)
+    lessons: Any = options.public_images if options.public_images is not None else _samples(prior, target, seed)
     lessons = [lessons[index] for index in range(min(len(lessons), 16))]
     with PeakMemory(target.device) as memory, tempfile.TemporaryDirectory() as folder:
 
         def trial(config: AttackConfig, classes: int) -> np.ndarray:
             short = type(attack)(config)
-            short.prepare_for(target, generator, lessons, Path(folder), seed)
+            short.prepare_for(target, prior, lessons, Path(folder), seed)
             begin = time.perf_counter()
             cost = short.run(
-                target, generator, labels[:classes], images_per_class=images_per_class, seed=seed, chunk_size=chunk_size
+                target, prior, labels[:classes], images_per_class=images, seed=seed, chunk_size=options.chunk_size
             ).cost
             return np.array([time.perf_counter() - begin, *(getattr(cost, kind) for kind in PASSES)])
 
@@ -288,7 +259,7 @@ def plan_attack(
         learns = any(Path(folder).iterdir())
     total = per_class * len(labels) + np.maximum(at_few - few * per_class, 0) * min(processes, len(labels))
     passes = dict(zip(PASSES, np.rint(total[1:]).astype(int).tolist(), strict=True))
-    part = Part(name, float(at_few[0] + per_class[0] * (mine - few)), passes=passes)
+    part = Part(named.name, float(at_few[0] + per_class[0] * (mine - few)), passes=passes)
     return part, int(memory.before + memory.grown * min(per_chunk, mine) / min(per_chunk, more)), learns
 
 

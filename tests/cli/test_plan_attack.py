@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from calor_hf import AuditOptions
+from calor_hf.attacks.specs import NamedAttack
 from calor_hf.recipes.plan import PASSES, Part, _extrapolated, plan_attack
 from tests.attacks.tiny_world import VARIANTS, Pictures, ready, tiny_generator, tiny_target
 
@@ -32,10 +34,9 @@ def planned(
             "gmi:steps=4",
         )
     attack = ready(variant, target, generator, folder, **settings)
-    part, memory, learns = plan_attack(
-        attack, target, generator, range(classes), name=variant, images_per_class=2, seed=0, chunk_size=4,
-        processes=processes, public_images=Pictures(), seconds=seconds,
-    )  # fmt: skip
+    options = AuditOptions(images_per_class=2, chunk_size=4, public_images=Pictures())
+    named = NamedAttack(variant, variant, attack)
+    part, memory, learns = plan_attack(named, target, generator, range(classes), options, processes, seconds)
     assert part.seconds > 0
     assert memory > 0
     assert learns == variant.startswith(("trapdoor", "lokt"))
