@@ -47,7 +47,7 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
 
 
 def cost_of(text: str, name: str) -> Cost:
-    """The cost that was noted as JSON in the file ``name``."""
+    """Read a cost from the JSON text of the file ``name``."""
     noted = parse_json(text, name, dict[str, float])
     unknown = sorted(noted.keys() - asdict(Cost()).keys())
     if unknown:
@@ -56,10 +56,10 @@ def cost_of(text: str, name: str) -> Cost:
 
 
 class ChunkStore:
-    """Finished chunks of one attack in a folder, each a file; found again after a crash.
+    """Store of the finished chunks of an attack, one file each, read again after a crash.
 
     Args:
-        folder: Of the chunks.
+        folder: Folder of the chunks.
         result: File of a finished run, which counts as a chunk.
     """
 

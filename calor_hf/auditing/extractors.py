@@ -1,4 +1,4 @@
-"""Networks that published tables look through, by name, from the libraries that keep them.
+"""Feature extractors of published tables, by name, from the libraries that distribute them.
 
 None of these libraries comes with ours: each imports torchvision. They are imported when a network is asked for, and
 they fetch its weights themselves, once.
@@ -25,13 +25,13 @@ class Source:
     """Where a network is kept and what it reads.
 
     Attributes:
-        module: Of the library.
+        module: Module of the library.
         kind: Class in it.
         install: Words after ``pip install``.
         weights: Address that the library fetches them from.
         hub: Whether it keeps them in torch's ``hub/checkpoints``; else in ``checkpoints``.
-        options: Of the class.
-        size: Side in pixels that images are resized to; None: the network does that itself.
+        options: Arguments of the class.
+        size: Side in pixels that images are resized to; None means that the network does that itself.
         scale: The network is given scale · x + offset of images x in [0, 1].
         offset: Added after scaling.
     """
@@ -125,7 +125,7 @@ def _built(name: str, source: Source) -> nn.Module:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{library} has no weights for '{name}' ({first_line}); where there is a network, download "
+            f"{library} has no weights for '{name}' ({first_line}); on a machine with a network connection, download "
             f"{source.weights}, and put the file as it is into {source.folder}; {other}"
         ) from error
     return network.eval()

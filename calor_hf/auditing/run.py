@@ -1,4 +1,4 @@
-"""One attack against one target: shared by processes, kept chunk by chunk, taken up where it stopped."""
+"""Run one attack on one target: shared by processes, saved chunk by chunk, resumed after a stop."""
 
 import json
 import logging
@@ -32,17 +32,17 @@ PREPARATION = "preparation.json"
 
 @dataclass(frozen=True)
 class AttackRecord:
-    """What was run: enough to run it again.
+    """Record of a run, sufficient to repeat it.
 
     Attributes:
         attack: Name of the attack.
         settings: Its settings.
         generator: Name and settings of the prior.
-        target: What the target was called.
+        target: Name of the target.
         labels: Classes attacked.
         images_per_class: Reconstructions of each.
-        seed: Of every draw.
-        version: Of this library.
+        seed: Seed of every draw.
+        version: Version of this library.
     """
 
     attack: str
@@ -71,30 +71,30 @@ def run_attack(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Reconstruction:
-    """Run an attack and keep what it rebuilds in ``output_dir``.
+    """Run an attack and save its reconstructions in ``output_dir``.
 
-    Under ``accelerate launch`` every process attacks a share of the classes. Each finished chunk is a file, so that
-    whatever stops the run costs the chunks in work and no more; ``resume`` goes on with the classes that are missing.
+    Under ``accelerate launch`` every process attacks a share of the classes. Each finished chunk is a file, so a stop
+    costs only the chunks in work; ``resume`` goes on with the missing classes.
 
     Args:
-        attack: What to run.
+        attack: The attack.
         target: The model under attack, on this process's device.
         generator: The prior, on the same device.
         labels: Classes to attack.
-        output_dir: Folder for ``reconstructions.safetensors``, ``grid.png`` (a row a class) and ``attack.json``
+        output_dir: Folder for ``reconstructions.safetensors``, ``grid.png`` (one row per class) and ``attack.json``
             (settings, cost, the target's confidence).
         name: Name of the attack, for the record.
         target_name: Name of the target, for the record.
         images_per_class: Reconstructions of each class.
-        seed: Of every draw; the result does not depend on processes and chunks.
+        seed: Seed of every draw; the result does not depend on processes and chunks.
         chunk_size: Images at a time.
-        public_images: For attacks that learn about the target first; None: samples of the generator.
+        public_images: For attacks that learn about the target first; defaults to samples of the generator.
         resume: Go on with the run in ``output_dir``, if there is one.
         overwrite: Delete an earlier run in ``output_dir`` first.
 
     Returns:
-        Reconstructions of all classes, in every process. What the attack asked of a view while it was prepared is in
-        their cost, once; it lies apart, in ``preparation.json``, and not in that of ``reconstructions.safetensors``.
+        Reconstructions of all classes, in every process. Their cost includes that of the preparation, once; the files
+        have it in ``preparation.json``, not in ``reconstructions.safetensors``.
 
     Raises:
         ValueError: classes out of range, parts that do not fit, or a run of other settings to resume.
@@ -207,7 +207,7 @@ def _finish(
 
 
 class _Progress:
-    """A bar in classes, with the share of images that the target, and no one else, takes for their class."""
+    """Progress bar in classes, with the share of images that the target assigns to their class."""
 
     def __init__(self, name: str, classes: int, shown: bool) -> None:
         self._bar = ProgressBar(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)

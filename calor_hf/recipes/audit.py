@@ -82,7 +82,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     """Attack a model and write the report, its page and its Markdown version.
 
     Args:
-        options: What to attack and how.
+        options: Options of the audit.
 
     Returns:
         The report; None with ``reconstructions_only``.

@@ -60,7 +60,7 @@ class Plan:
         disk_bytes: Size of the files left behind.
         device: Device of the trials.
         processes: Processes that share the work.
-        assumptions: What the extrapolation assumes and leaves out.
+        assumptions: Assumptions of the extrapolation, and omissions.
     """
 
     command: str
