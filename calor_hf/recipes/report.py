@@ -43,7 +43,7 @@ class ReportOptions:
             "help": "mean and range over audits that differ in their seed alone: the attack's, or the target's",
         },
     )  # fmt: skip
-    beside: Sequence[str] = field(
+    others: Sequence[str] = field(
         default=(),
         metadata={
             "nargs": "+", "metavar": "REPORT",
@@ -74,7 +74,7 @@ def show_report(options: ReportOptions) -> None:
     report = merge_reports([LeakageReport.load(path) for path in options.reports])
     first = Path(options.reports[0])
     home = first if first.is_dir() else first.parent
-    others = tuple(LeakageReport.load(path) for path in options.beside)
+    others = tuple(LeakageReport.load(path) for path in options.others)
     folder = Path(options.output_dir) if options.output_dir else home
     page, _ = write_pages(report, folder, images_from=home, others=others)
     print(f"{summary(report)}\n\nreport: {page}")

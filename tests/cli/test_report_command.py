@@ -78,7 +78,7 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
     small_report().save(tmp_path / "a" / "report.json")
     small_report(target=dataclasses.replace(small_report().target, defense="someone else's")).save(tmp_path / "b.json")
-    assert calor_hf(["report", str(tmp_path / "a"), "--beside", str(tmp_path / "b.json")]) == 0
+    assert calor_hf(["report", str(tmp_path / "a"), "--others", str(tmp_path / "b.json")]) == 0
     alone = (tmp_path / "a" / "report.html").read_text()
     assert "weak (someone else's)" in alone.replace("&#x27;", "'")
     assert calor_hf(["report", str(tmp_path / "a")]) == 0
