@@ -49,7 +49,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         }
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         text = str(metadata.get("help", ""))
-        if default not in (dataclasses.MISSING, None, False, [], ()) and "default" not in text.lower():
+        told = default in (dataclasses.MISSING, None, "", [], ()) or isinstance(default, bool)
+        if not told and "default" not in text.lower():
             shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
             text = f"{text.rstrip('.')} (default: {shown})"
         settings["help"] = text.replace("%", "%%")

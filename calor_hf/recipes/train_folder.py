@@ -1,4 +1,4 @@
-"""The output folder of `calor-hf train`: whether it may be used, and what of it may be deleted."""
+"""The output folder of a training run: whether it may be used, and which of its files may be deleted."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,10 +28,10 @@ OWN_FILES = (
 
 
 def prepare_folder(folder: Path, run_args: RunArguments, args: CALoRTrainingArguments) -> None:
-    """Refuse a folder with files in it, unless they are to be resumed or overwritten.
+    """Check that a folder can be used: it is empty, or its run is to be resumed or overwritten.
 
     Raises:
-        FileExistsError: it is not empty, and neither was asked for.
+        FileExistsError: it is not empty, and neither ``resume`` nor ``overwrite`` is set.
     """
     if not args.should_save:
         return
@@ -49,7 +49,7 @@ def _check_resumable(folder: Path) -> None:
     found = [path.name for path in folder.iterdir()] if folder.exists() else []
     if complete_checkpoints(folder):
         return
-    # Stopped before the first checkpoint was whole: there is nothing to lose, but a model that lies there is not ours.
+    # Stopped before the first complete checkpoint: there is nothing to lose, but other files are not of this run.
     others = [name for name in found if not any(fnmatch(name, pattern) for pattern in BEGUN_FILES)]
     if others:
         raise FileExistsError(

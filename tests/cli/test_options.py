@@ -21,6 +21,8 @@ class Options:
     image_size: int | None = None
     budget: str | float = "paper"
     seeds: list[int] = field(default_factory=lambda: [42, 43], metadata={"nargs": "+", "help": "of trainings"})
+    seed: int = field(default=0, metadata={"help": "of draws"})
+    launcher: str = ""
     settings: tuple[str, ...] = ()
     branch: str | None = field(default=None, metadata={"flags": ("--revision", "--branch")})
     private: bool = field(default=False, metadata={"exclusive": "who"})
@@ -68,6 +70,8 @@ def test_help_shows_dashed_names_and_defaults() -> None:
     assert "100 % of it" in shown
     assert "kind of file (default: onnx)" in shown
     assert "of trainings (default: 42 43)" in shown
+    assert "of draws (default: 0)" in shown
+    assert "(default: )" not in shown
 
 
 class OddError(RuntimeError):
