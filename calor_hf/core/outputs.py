@@ -11,15 +11,15 @@ class Forward:
     """One forward pass, as a defense's loss sees it.
 
     Attributes:
-        logits: (batch, classes), float32; (batch, 0) where classes are scored in chunks.
+        logits: (batch, classes), float32; (batch, 0) if classes are scored in chunks.
         labels: (batch,) int64 in [0, classes), or (batch, classes) probabilities.
         features: (batch, features) entering the head.
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
-        inputs: (batch, channels, height, width), or what else the model reads; as given to it.
-        feature_hooks: Inputs of the layers that the defense asked for, each (batch, ...); in training only.
-        extras: Other outputs of the defense's head, by name.
+        inputs: (batch, channels, height, width), or the model's other kind of input.
+        hooked: Inputs of the modules that ``Defense.feature_hooks`` names, each (batch, values); in training only.
+        extras: Further outputs of the defense's head, by name.
         training: Whether the model is in training mode.
-        log_odds: (batch,) of any other class against the true one, where classes are scored in chunks; else None.
+        log_odds: (batch,) log-odds of all other classes against the true one, if classes are scored in chunks.
     """
 
     logits: Tensor
@@ -27,7 +27,7 @@ class Forward:
     features: Tensor | None = None
     class_weights: Tensor | None = None
     inputs: Tensor | None = None
-    feature_hooks: tuple[Tensor, ...] = ()
+    hooked: tuple[Tensor, ...] = ()
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     training: bool = False
     log_odds: Tensor | None = None
@@ -35,7 +35,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: the stage, and how far it has come.
+    """Current stage of training, and how much of it is done.
 
     Attributes:
         stage: Name of the stage.
@@ -53,7 +53,7 @@ class Progress:
 
     @classmethod
     def at_end(cls, stage: str) -> "Progress":
-        """End of ``stage``: what a model outside training assumes."""
+        """End of ``stage``, which a model outside training assumes."""
         return cls(stage=stage, step=1, total_steps=1, epoch=1.0, total_epochs=1.0)
 
 
@@ -63,7 +63,7 @@ class Stage:
 
     Attributes:
         name: Shown in logs, and given to the loss as ``Progress.stage``.
-        epochs: Length in epochs, with fraction; used where the length of an epoch is known and ``steps`` is None.
+        epochs: Length in epochs, with fraction; used if the length of an epoch is known and ``steps`` is None.
         steps: Length in optimizer steps, or None to follow ``epochs``.
         learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
         only_last_layer: Only the last linear layer learns; needs ``learning_rate``.

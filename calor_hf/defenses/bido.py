@@ -116,7 +116,7 @@ class BiDO(Defense[BiDOConfig]):
             ValueError: soft labels.
         """
         terms = {"cross_entropy": cross_entropy(out)}
-        if not out.feature_hooks or out.inputs is None:
+        if not out.hooked or out.inputs is None:
             return terms
         c = self.config
         if out.labels.ndim != 1:
@@ -124,7 +124,7 @@ class BiDO(Defense[BiDOConfig]):
         label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1]) * (out.labels >= 0).unsqueeze(1)
         weight_in = c.lambda_in if c.lambda_in is not None else c.lambda_out / 10
         measure = self._coco if c.measure == "coco" else self._hsic
-        hidden = [self._prepared(gaussian_kernel(tap, c.sigma)) for tap in out.feature_hooks]
+        hidden = [self._prepared(gaussian_kernel(features, c.sigma)) for features in out.hooked]
         x = self._prepared(gaussian_kernel(out.inputs, c.sigma))
         y = self._prepared(label_kernel(c.label_kernel, rows(label), c.sigma))
         on_input = torch.stack([measure(x, h) for h in hidden]).sum()

@@ -35,7 +35,10 @@ class CALoRDefenseConfig(LowRankConfig):
 class CALoR(LowRankDefense[CALoRDefenseConfig]):
     """Low-rank head trained with cross-entropy, then with confidence adaptation (Yu et al., 2024).
 
-    With ``low_rank=False`` the model keeps its classifier, and the second stage is all there is to it.
+    With ``low_rank=False`` the model keeps its classifier, and confidence adaptation is the only defense.
+
+    Source:
+        Yu et al., "CALoR: Towards Comprehensive Model Inversion Defense", 2024, arXiv:2410.05814.
     """
 
     config_class = CALoRDefenseConfig

@@ -21,6 +21,7 @@ class TrainingRun:
         make_optimizer: Gives an optimizer like the model's for other parameters, with the model's settings.
         learning_rate: Gives the learning rate of the step that comes.
         sum_over_processes: Adds up a tensor over all processes.
+        log: Logs a scalar of the current training batch under a name.
         processes: Number of processes.
     """
 
@@ -30,6 +31,7 @@ class TrainingRun:
     make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     learning_rate: Callable[[], float]
     sum_over_processes: Callable[[Tensor], Tensor]
+    log: Callable[[str, Tensor], None]
     processes: int = 1
 
     def pixel_scale(self, defense: str) -> PixelScale:

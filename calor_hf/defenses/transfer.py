@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.outputs import Forward, Progress
+from calor_hf.core.seeding import StepDraws
 from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.defenses.training_run import TrainingRun
 
 COUNTS = ("leaf", "param_leaf", "params", "children")
 
@@ -65,6 +68,22 @@ class Transfer(Defense[TransferConfig]):
         """The share that is frozen."""
         return Strength("freeze_ratio", 0.1, 1.0)
 
+    def begin(self, run: TrainingRun) -> None:
+        """Freeze the early layers."""
+        super().begin(run)
+        backbone = run.model.backbone
+        self._fixed = self.fixed_batch_norms(backbone)
+        names = set(self.frozen(backbone))
+        for name, weight in backbone.named_parameters():
+            if name in names:
+                weight.requires_grad_(False)
+
+    def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
+        """Keep frozen batch norms in evaluation mode, if their statistics are to stay; the batch is unchanged."""
+        for module in self._fixed:
+            module.eval()
+        return inputs
+
     def frozen(self, backbone: nn.Module) -> list[str]:
         """Names of the backbone's frozen parameters."""
         ratio = self.config.freeze_ratio
@@ -88,7 +107,7 @@ class Transfer(Defense[TransferConfig]):
             chosen.append(name)
         return chosen
 
-    def still(self, backbone: nn.Module) -> list[nn.Module]:
+    def fixed_batch_norms(self, backbone: nn.Module) -> list[nn.Module]:
         """Frozen batch norms, if their statistics are to stay."""
         if not self.config.freeze_bn_stats:
             return []

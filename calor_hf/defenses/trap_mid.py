@@ -123,19 +123,20 @@ class TrapMID(Defense[TrapMIDConfig]):
         return {**inputs, "pixel_values": both, "labels": torch.cat([inputs["labels"], own])}
 
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``clean`` and ``trapdoor``: weighted cross-entropies in nats; ``cross_entropy`` outside training."""
+        """``clean`` and ``trapdoor``: weighted cross-entropies in nats; ``cross_entropy`` outside training.
+
+        In a training run ``trap_success`` is logged too.
+        """
         if not out.training:
             return {"cross_entropy": self._cross_entropy(out.logits, out.labels, out.class_weights, 0.0)}
         half = len(out.labels) // 2
+        if self._triggers is not None:  # the share of poisoned images that get the class of their trigger
+            correct = out.logits[half:].detach().argmax(dim=1) == out.labels[half:]
+            self.run.log("trap_success", correct.float().mean())
         weight, alpha = self.config.weight, self._alpha(progress)
         clean = self._cross_entropy(out.logits[:half], out.labels[:half], out.class_weights, alpha)
         trapdoor = self._cross_entropy(out.logits[half:], out.labels[half:], None, alpha)
         return {"clean": (1 - weight) * clean, "trapdoor": weight * trapdoor}
-
-    def observe(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """``trap_success``: share of the poisoned images that the model assigns to the class of their trigger."""
-        half = len(labels) // 2
-        return {"trap_success": (logits[half:].argmax(dim=1) == labels[half:]).float().mean()}
 
     def state_dict(self) -> dict[str, Any]:
         """Triggers, discriminator and its optimizer."""

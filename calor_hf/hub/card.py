@@ -21,9 +21,9 @@ CARD, CURVES, RECONSTRUCTIONS, EVIDENCE = "README.md", "curves.png", "reconstruc
 _OURS = "calor_hf"
 _HEADLINES = (("Rebuilt images recognized", HEADLINE), ("People recognized at least once", IDENTITIES))
 _ROWS_OF_TRAINING = (
-    ("Test accuracy", "accuracy", "share"),
-    ("Test negative log-likelihood, nats", "nll", ""),
-    ("Test calibration error", "ece", ""),
+    ("{split} accuracy", "accuracy", "share"),
+    ("{split} negative log-likelihood, nats", "nll", ""),
+    ("{split} calibration error", "ece", ""),
     ("Training accuracy", "train_accuracy", "share"),
     ("Training confidence, correct images", "train_confidence_correct", ""),
 )
@@ -133,7 +133,10 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
         columns=["this model"] if training is None else list(training.measured),
         strongest=None if report is None else report.strongest,
         headlines=_HEADLINES,
-        rows_of_training=_ROWS_OF_TRAINING,
+        rows_of_training=[
+            (title.format(split=training.split.capitalize() if training else ""), name, unit)
+            for title, name, unit in _ROWS_OF_TRAINING
+        ],
         version=__version__,
         number=number,
         percent=percent,
@@ -171,9 +174,10 @@ def _results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
         "dataset_name": dataset or ("synthetic faces of calor_hf" if drawn else "private images"),
         "metric_args": {_OURS: __version__},
     }
-    found = []
+    found: list[tuple[str, str, str, float]] = []
     if training is not None:
-        found.append(("test", "accuracy", "Test accuracy", training.result.accuracy))
+        name = f"{training.split.capitalize()} accuracy"
+        found.append((training.split, "accuracy", name, training.result.accuracy))
     attack = None if report is None else report.strongest
     if report is not None and attack is not None:
         which = f"strongest of {len(report.attacks)} attacks ({attack.name}); lower is better"

@@ -8,7 +8,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -75,7 +75,7 @@ class TrainingRecord:
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
     version: str
     seed: Count
-    test_images: Count
+    images: Count
     measured: dict[str, Measured]
     target_confidence: float | None
     parameters: Count
@@ -84,6 +84,7 @@ class TrainingRecord:
     base_model: str | None
     dataset_id: str | None
     dataset: str
+    split: Literal["test", "validation"]
 
     @property
     def synthetic(self) -> bool:

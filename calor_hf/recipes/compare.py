@@ -155,7 +155,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             "dataset": reference.numbers["dataset"],
             "options": list(options.train_options),
             "seeds": list(options.seeds),
-            "test_images": reference.numbers["test_images"],
+            "test_images": reference.numbers["images"],
             "target_validation_accuracy": target,
             "tolerance": options.tolerance / 100,
             "tuning_seeds": list(options.seeds[: options.tuning_seeds]),

@@ -22,7 +22,7 @@ from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
 from calor_hf.robustness.gradient import library
 from calor_hf.targets.hf_target import HFTarget
-from calor_hf.training.samples import some_samples
+from calor_hf.training.metrics import some_samples
 
 RESULT = "robustness.json"
 

@@ -36,10 +36,9 @@ from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunA
 from calor_hf.recipes.train_folder import UNDEFENDED_FOLDER, prepare_folder
 from calor_hf.recipes.train_report import EpochLine, Result, show_and_save, synthetic_name
 from calor_hf.training.arguments import CALoRTrainingArguments
-from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer
+from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
-from calor_hf.training.metrics import predicted_classes
 from calor_hf.training.rank import suggest_rank
 from calor_hf.training.trainer import DefenseTrainer
 
@@ -89,17 +88,13 @@ def train(
         trainer = DefenseTrainer(model=base, args=args, **common)
     else:
         if model_args.undefended_epochs > 0:
-            measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common, data["test"])
+            measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common)
             set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
         trained = model_args.model is not None or model_args.undefended_epochs > 0
         trainer = defended_trainer(base, model_args, args, data, common, trained)
 
-    train_seconds = run_trainer(trainer, run_args)
-    if isinstance(trainer, CALoRTrainer):
-        measured |= measure_stages(trainer, data["test"])
-    else:
-        name = "undefended" if model_args.defense == "none" else model_args.defense
-        measured[name] = measure(trainer, data["test"])
+    run_trainer(trainer, run_args)
+    measured |= measured_by(trainer)
     with_validation = next(reversed(measured.values()))
     with_validation["validation_accuracy"] = validation_accuracy(trainer, data["validation"])
     result = Result(
@@ -112,13 +107,13 @@ def train(
         seed=args.seed,
         dataset=data_args.dataset or synthetic_name(data_args),
         defense=model_args.defense,
-        train_seconds=train_seconds,
+        train_seconds=trainer.train_seconds,
         backdoor=backdoor_record(data["train"]),
         base_model=hub_id(model_args.model),
         dataset_id=hub_id(data_args.dataset),
     )
     args.push_to_hub = False
-    trainer.save_model(args.output_dir)
+    trainer.save_model(args.output_dir, _internal_call=True)  # its record is written last
     trainer.save_state()
     if args.should_save:
         show_and_save(result, Path(args.output_dir))
@@ -155,6 +150,7 @@ def load_parts(
         "data_collator": default_collate,
         "train_dataset": data["train"],
         "eval_dataset": data["validation"],
+        "test_dataset": data["test"],
         "processing_class": processor,
         "class_weights": weights,
     }
@@ -270,7 +266,6 @@ def fine_tune_undefended(
     run_args: RunArguments,
     args: CALoRTrainingArguments,
     common: dict[str, Any],
-    test: ImageDataset,
 ) -> dict[str, float]:
     """Fine-tune ``base`` in place, in its own folder, before the head is swapped: the paper's setting C.
 
@@ -285,51 +280,40 @@ def fine_tune_undefended(
     trainer = DefenseTrainer(model=base, args=own, **common)
     if run_args.resume and is_complete(folder):
         load_weights(base, folder)
+        trainer.measured = trainer.measure(common["test_dataset"], "test")
     else:
         run_trainer(trainer, run_args)
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)
         trainer.save_state()  # last: all is there
-    return measure(trainer, test)
+    return measured_by(trainer)["undefended"]
 
 
-def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> float:
-    """Log the expected duration, and train; return the seconds it took."""
+def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
+    """Log the expected duration, and train."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EpochLine(trainer))
     if trainer.is_world_process_zero():
         minutes = estimate_seconds(trainer) / 60
         stages = ", ".join(f"{stage.name} {stage.epochs:g} epochs" for stage in trainer.stages())
         logger.info("about %.1f minutes of training at most (%s)", minutes, stages)
-    begin = time.perf_counter()
     begun = run_args.resume and bool(complete_checkpoints(trainer.args.output_dir))
     if run_args.resume and not begun and trainer.is_world_process_zero():
         logger.info("no complete checkpoint in %s: from the beginning", trainer.args.output_dir)
     trainer.train(resume_from_checkpoint=True if begun else None)
-    return time.perf_counter() - begin
 
 
-def measure_stages(trainer: CALoRTrainer, test: ImageDataset) -> dict[str, dict[str, float]]:
-    """Metrics at the end of the first stage and of the result, whose weights the model keeps."""
-    kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    load_weights(trainer.model, Path(trainer.args.output_dir) / FIRST_STAGE_FOLDER)
-    before = measure(trainer, test)
-    trainer.model.load_state_dict(kept)
-    return {"before adapting": before, "result": measure(trainer, test)}
-
-
-def measure(trainer: DefenseTrainer, test: ImageDataset) -> dict[str, float]:
-    """Test metrics, and the confidence of training images under ``train_confidence_correct``.
+def measured_by(trainer: DefenseTrainer) -> dict[str, dict[str, float]]:
+    """Test metrics of the models that a trainer measured, by name.
 
     Writes ``test_predictions.json``, the test images' labels and predicted classes, by which runs are compared.
     """
-    found = trainer.predict(test, metric_key_prefix="test")
+    found = trainer.measured
+    if found is None:
+        raise ValueError("the result cannot be measured without its scores; leave --prediction-loss-only out")
     if trainer.args.should_save:
-        record = {"labels": found.label_ids.tolist(), "predictions": predicted_classes(found).tolist()}
+        record = {"labels": found.labels, "predictions": found.predictions}
         write_json(Path(trainer.args.output_dir) / PREDICTIONS, record)
-    metrics = found.metrics
-    kept = {name: metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
-    train_metrics = trainer.measure_training_images()
-    return kept | {f"train_{name}": train_metrics[name] for name in ("accuracy", "confidence_correct")}
+    return found.metrics
 
 
 def validation_accuracy(trainer: DefenseTrainer, validation: ImageDataset) -> float:

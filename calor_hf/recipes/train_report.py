@@ -1,6 +1,5 @@
 """What a training run shows: a line an epoch, a table, curves, and a file of numbers."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from calor_hf._version import __version__
-from calor_hf.core.files import weights_digest, write_figure, write_json
-from calor_hf.core.peak_memory import peak_memory_bytes
+from calor_hf.core.files import write_figure
 from calor_hf.defenses.calor import target_confidence
-from calor_hf.heads.rank_audit import rank_audit
 from calor_hf.modeling import CALoRConfig, DefendedForImageClassification
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.train_arguments import DataArguments
-from calor_hf.training.plan import Plan
+from calor_hf.training.record import training_record, write_record
+from calor_hf.training.stages import StagePlan
 from calor_hf.training.trainer import DefenseTrainer
 
 _CLOSE = 0.05
@@ -45,7 +42,7 @@ class Result:
     model: PreTrainedModel
     measured: dict[str, dict[str, float]]
     history: list[dict[str, Any]]
-    plan: Plan | None
+    plan: StagePlan | None
     seconds: float
     test_images: int
     seed: int
@@ -99,9 +96,8 @@ class EpochLine(TrainerCallback):
 
 def show_and_save(result: Result, folder: Path) -> None:
     """Print the table; write ``metrics.json`` and ``curves.png`` into ``folder``."""
-    numbers = summary(result) | {"weights": weights_digest(folder)}
     draw_curves(result, folder / "curves.png")
-    write_json(folder / "metrics.json", numbers, indent=2)  # last: all is there
+    write_record(folder, summary(result))  # last: all is there
     print()
     print(table(result))
     print()
@@ -133,27 +129,20 @@ def about_confidence(reached: float, target: float) -> str:
 
 def summary(result: Result) -> dict[str, Any]:
     """Numbers of the run, as they are written to ``metrics.json``."""
-    config = result.model.config
-    return {
-        "version": __version__,
-        "defense": result.defense,
-        "settings": dict(config.defense_settings) if isinstance(config, DefendedConfig) else {},
-        "head": dataclasses.asdict(rank_audit(result.model)),
-        "train_seconds": result.train_seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "dataset": result.dataset,
-        "dataset_id": result.dataset_id,
-        "base_model": result.base_model,
-        "backdoor": result.backdoor,
-        "seed": result.seed,
-        "test_images": result.test_images,
-        "measured": result.measured,
-        "target_confidence": result.target,
-        "classes": config.num_labels,
-        "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
-        "wall_seconds": result.seconds,
-        "steps": {stage.name: stage.stop - stage.start for stage in result.plan.stages} if result.plan else {},
-    }
+    return training_record(
+        result.model,
+        result.plan,
+        result.measured,
+        split="test",
+        images=result.test_images,
+        seed=result.seed,
+        train_seconds=result.train_seconds,
+        dataset=result.dataset,
+        dataset_id=result.dataset_id,
+        base_model=result.base_model,
+        backdoor=result.backdoor,
+        wall_seconds=result.seconds,
+    )
 
 
 def table(result: Result) -> str:

@@ -9,8 +9,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from calor_hf.core.files import read_json
 from calor_hf.defenses.calor import reachable_confidence, target_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
-from calor_hf.training.checkpoints import TRAINER_STATE, last_checkpoint, load_weights
+from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
+from calor_hf.training.record import Measured
 from calor_hf.training.selection import Selection, select_adapted
 from calor_hf.training.trainer import DefenseTrainer
 
@@ -40,7 +41,7 @@ class CALoRTrainer(DefenseTrainer):
         kwargs: As for :class:`~calor_hf.training.trainer.DefenseTrainer`.
 
     Raises:
-        TypeError: the model is no CALoR model.
+        TypeError: the model is not a CALoR model.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -62,11 +63,11 @@ class CALoRTrainer(DefenseTrainer):
         return float(self.bare_model.defense.config.ca_b)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train both stages, or go on where a run was interrupted; then load the chosen checkpoint.
+        """Train both stages, or continue an interrupted run; then load the chosen checkpoint and measure it.
 
         Raises:
             AccuracyLostError: no adapted checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
-            ValueError: there is no validation split, or nothing to resume from.
+            ValueError: there is no validation split, or no checkpoint to resume from.
             TrainingInterrupted: Ctrl-C.
         """
         if self.eval_dataset is None or isinstance(self.eval_dataset, dict):
@@ -74,15 +75,7 @@ class CALoRTrainer(DefenseTrainer):
                 "CALoRTrainer needs one eval_dataset, a validation split (not the test split): it decides how far "
                 "confidence adaptation may go; e.g. train_dataset.train_test_split(0.1)"
             )
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if not (resume_from_checkpoint and self._was_finished(resume_from_checkpoint)):
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
-        else:
-            logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
-            result = None
-        self._load_result(self.selection())
-        return result
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""
@@ -92,7 +85,7 @@ class CALoRTrainer(DefenseTrainer):
         return metrics
 
     def selection(self) -> Selection:
-        """What the rule says of the run so far."""
+        """Apply the rule to the run so far."""
         if self.plan is None:
             raise ValueError("train first: the rule reads the training log")
         start = self.plan.stages[-1].start
@@ -143,7 +136,13 @@ class CALoRTrainer(DefenseTrainer):
                 100 * metrics["unreached"],
             )
 
-    def _load_result(self, selection: Selection) -> None:
+    def load_result(self) -> None:
+        """Load the checkpoint that the rule chose.
+
+        Raises:
+            AccuracyLostError: no checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
+        """
+        selection = self.selection()
         if selection.best is not None:
             load_weights(self.model, self._checkpoint(selection.best.step))
             if abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
@@ -171,7 +170,17 @@ class CALoRTrainer(DefenseTrainer):
         logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)
         load_weights(self.model, self._first_stage_folder)
 
-    def _was_finished(self, checkpoint: str) -> bool:
+    def measure(self, dataset: Any, split: str) -> Measured:
+        """Metrics of the first stage's model and of the result, whose weights the model keeps."""
+        result, *classes = self._measure(dataset)
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        load_weights(self.model, self._first_stage_folder)
+        before, *_ = self._measure(dataset)
+        self.model.load_state_dict(kept)
+        return Measured(split, {"before adapting": before, "result": result}, *classes)
+
+    def was_finished(self, checkpoint: str) -> bool:
+        """Whether the adapt stage had ended by rule at ``checkpoint``."""
         self.planned_values()
         state = read_json(Path(checkpoint) / TRAINER_STATE, {"log_history": list, "global_step": int})
         self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]

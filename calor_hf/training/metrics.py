@@ -1,11 +1,13 @@
-"""Utility metrics of a classifier: accuracy, likelihood, calibration, confidence."""
+"""Utility metrics of a classifier (accuracy, likelihood, calibration, confidence), and samples to measure them on."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Subset
 
 from calor_hf.core.calibration import calibration_error
 from calor_hf.core.finite import check_rows_finite
@@ -16,7 +18,7 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
 
     Args:
         prediction: ``predictions`` (samples, classes) logits, the first of a tuple counts, or what
-            :func:`~calor_hf.heads.chunked_scores.odds` gives; ``label_ids`` (samples,).
+            :func:`~calor_hf.heads.chunked_scores.margins` gives; ``label_ids`` (samples,).
 
     Returns:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the
@@ -34,6 +36,22 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
         "confidence": float(np.exp(true_log_p).mean()),
         "confidence_correct": float(np.exp(true_log_p[correct]).mean()) if correct.any() else float("nan"),
     }
+
+
+def some_samples(dataset: Any, count: int) -> Any:
+    """At most ``count`` samples of ``dataset``, evenly spread and without augmentation if the data can do without.
+
+    Args:
+        dataset: Map-style data; one with ``without_augmentation()`` is asked for plain images. A stream gives its
+            first samples.
+        count: Number of samples, > 0.
+    """
+    if hasattr(dataset, "without_augmentation"):
+        dataset = dataset.without_augmentation()
+    if not hasattr(dataset, "__len__"):
+        return list(itertools.islice(iter(dataset), count))
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+    return dataset.select(indices) if hasattr(dataset, "select") else Subset(dataset, indices)
 
 
 def true_class_confidence(prediction: Any) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from calor_hf.heads.find_head import check_heads, find_heads
 from calor_hf.heads.low_rank_head import LowRankHead
 from calor_hf.heads.svd_init import svd_init
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
-from calor_hf.training.samples import some_samples
+from calor_hf.training.metrics import some_samples
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ class RankSuggestion:
     """A rank and why.
 
     Attributes:
-        rank: The smallest one tried that keeps the accuracy; of the best low-rank head, where none keeps the full
-            head's.
+        rank: The smallest one tried that keeps the full head's accuracy, or else that of the best low-rank head.
         curve: (rank, validation accuracy in [0, 1]) of every rank tried, growing.
         full_accuracy: Validation accuracy of an ordinary linear head on the same features.
         budget: Accuracy that the rank may cost, in [0, 1].
@@ -65,13 +64,13 @@ def suggest_rank(
 
     Args:
         model: Model with useful features: pre-trained, or fine-tuned on the data. Random weights say nothing.
-        train_dataset: Samples with ``labels``; plain images are used where it has ``without_augmentation()``.
+        train_dataset: Samples with ``labels``; plain images are used if it has ``without_augmentation()``.
         eval_dataset: Validation samples.
-        num_labels: Number of classes; None: one more than the largest training label.
+        num_labels: Number of classes. None means one more than the largest training label.
         max_accuracy_drop: Points of validation accuracy that the rank may cost, or one standard error, if more.
-        ranks: Ranks to try, growing; None: 2, 3, 4, 6, 8, 12, 16, … up to min(features, classes).
+        ranks: Ranks to try, growing. None means 2, 3, 4, 6, 8, 12, 16, … up to min(features, classes).
         activation: Of the low-rank head, ``tanh`` or ``identity``.
-        head: Path of the model's classifier, where it cannot be found.
+        head: Path of the model's classifier, if it cannot be found.
         max_samples: Training images used, evenly spread.
         batch_size: Images a forward pass.
         steps: Optimizer steps of each fit.
@@ -83,8 +82,8 @@ def suggest_rank(
     train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
     eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)
     classes = num_labels if num_labels is not None else int(train_y.max()) + 1
-    center, spread = train_x.mean(0), train_x.std(0).clamp_min(1e-6)
-    train_x, eval_x = (train_x - center) / spread, (eval_x - center) / spread
+    center, std = train_x.mean(0), train_x.std(0).clamp_min(1e-6)
+    train_x, eval_x = (train_x - center) / std, (eval_x - center) / std
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "training/rank"))

@@ -8,12 +8,12 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 from transformers import get_scheduler
 
 from calor_hf.heads.classifier_head import heads_of
-from calor_hf.training.plan import Plan
+from calor_hf.training.stages import StagePlan
 
 IS_LAST_LAYER = "is_last_layer"  # key of the optimizer's groups that hold the last linear layer
 
 
-def schedule_of(plan: Plan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:
+def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:
     """The user's schedule over the stages without a rate of their own, a constant rate in the others.
 
     ``args.lr_drop_epochs``, where there are any, are the schedule.

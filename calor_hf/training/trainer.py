@@ -1,6 +1,8 @@
 """A Trainer whose stages, logs and checkpoints are those of a defense."""
 
 import inspect
+import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,51 +13,63 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
+from calor_hf.core.files import read_json, saving, weights_digest
 from calor_hf.core.outputs import Forward, Progress, Stage
+from calor_hf.core.seeding import StepDraws
+from calor_hf.data.pixel_input import PixelScale
 from calor_hf.defenses.base import Defense, mean_over_counted
 from calor_hf.defenses.none import NoDefense, NoDefenseConfig
+from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.heads.chunked_scores import margins
 from calor_hf.heads.features import scores_of
-from calor_hf.training.before_training import check_labels, score_in_chunks, unused_parameters
-from calor_hf.training.checkpoints import last_checkpoint
-from calor_hf.training.defense_run import draws_of_batch, frozen_parameters, training_run
-from calor_hf.training.finite import bad_weight, not_finite
-from calor_hf.training.interrupt import InterruptCallback, TrainingInterrupted
-from calor_hf.training.metrics import classification_metrics
-from calor_hf.training.plan import Plan, make_plan
-from calor_hf.training.samples import some_samples
-from calor_hf.training.saving import SavingTrainer
+from calor_hf.hub.push import PushFailedError
+from calor_hf.training.callbacks import InterruptCallback, StageCallback, TrainingInterrupted
+from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights
+from calor_hf.training.checks import bad_weight, check_labels, not_finite, unused_parameters
+from calor_hf.training.metrics import classification_metrics, predicted_classes, some_samples
+from calor_hf.training.publishing import card_details, publish, write_card
+from calor_hf.training.record import RECORD, Measured, training_record, write_record
 from calor_hf.training.schedule import schedule_of, separate_head
-from calor_hf.training.stage_callback import StageCallback
+from calor_hf.training.stages import StagePlan, plan_stages
+
+logger = logging.getLogger(__name__)
 
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
+MANY_CLASSES = 10_000
+"""From this number of classes on, the scores of a batch take more memory than most models' features."""
 
 
-class DefenseTrainer(SavingTrainer):
+class DefenseTrainer(Trainer):
     """``Trainer`` for defended models and, as the reference, for ordinary ones.
 
     - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function
       of ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimizer state
       and may have its own constant learning rate.
     - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
-      training batches) and ``accuracy`` are logged beside ``loss``.
-    - What the defense asks for is done: batches are changed, weights frozen while training, its own state saved with
-      checkpoints (in ``defense_state.pt``) and resumed.
+      training batches) and ``accuracy`` are logged with ``loss``.
+    - The defense may change batches and freeze weights; its own state is saved with checkpoints (in
+      ``defense_state.pt``) and resumed.
     - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defense put in.
-    - What is pushed is finished, and holds model, image processor and card alone.
+    - The result of :meth:`train` is measured, on ``test_dataset`` or the validation split, and :meth:`save_model`
+      writes the record of the run, ``metrics.json``, next to the weights; the model card quotes it.
+    - A push happens once training has ended, and holds the model, its image processor and its card alone.
+    - Old checkpoints are deleted in the order of steps. Checkpoints are read with ``from_pretrained`` and strictly.
+      (The Trainer of transformers 5.23 reads the file raw and drops renamed weights: most of ViT, Swin, BEiT and
+      DINOv2.)
     - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
-    - A loss that is not finite stops the run with :class:`NonFiniteLossError`, before anything more is saved; so does
-      a weight that is not, where something would be evaluated, saved or handed over.
-    - Weights that no loss reaches are frozen while training (DistributedDataParallel with gradient checkpointing waits
-      for their gradients in vain).
+    - A loss that is not finite stops the run with :class:`~calor_hf.training.checks.NonFiniteLossError`, before
+      anything more is saved; so does a weight that is not, before an evaluation, a checkpoint or the end.
+    - Weights that the loss does not depend on are frozen while training (DistributedDataParallel with gradient
+      checkpointing would wait for their gradients forever).
     - All processes evaluate the model that is saved: the first one's, whose batch norms have seen other images.
 
     Args:
         args: As for ``Trainer``.
         class_weights: (classes,) weight of each class in the loss, or None.
+        test_dataset: Images that the result is measured on. None means ``eval_dataset``.
         kwargs: As for ``Trainer``. ``compute_metrics`` defaults to :func:`classification_metrics`.
     """
 
@@ -63,23 +77,34 @@ class DefenseTrainer(SavingTrainer):
     lr_scheduler: Any
     compute_metrics: Any
 
-    def __init__(self, *args: Any, class_weights: Tensor | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, class_weights: Tensor | None = None, test_dataset: Any = None, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("compute_metrics", classification_metrics)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.plan: Plan | None = None
+        self.test_dataset = test_dataset
+        self.measured: Measured | None = None
+        self._measured_versions: list[int] = []
+        self.train_seconds = 0.0
+        self.plan: StagePlan | None = None
         self._interrupt = InterruptCallback()
         self._running: dict[str, list[Tensor]] = defaultdict(list)
         self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)
         self._parts_of_step = 0
         self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
-        self._still: list[nn.Module] = []
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
         if self._own_loss:
             self.bare_model.class_weights = self._class_weights
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
         self.add_callback(self._interrupt)
         self.add_callback(StageCallback(self))
+
+    @property
+    def bare_model(self) -> Any:
+        """The model, or the one inside a ``PeftModel``, on which attributes have to be set."""
+        inside = getattr(self.model, "get_base_model", None)
+        return self.model if inside is None else inside()
 
     # Stages
 
@@ -95,7 +120,7 @@ class DefenseTrainer(SavingTrainer):
             sized = len(dataloader) > 0
         except TypeError:
             sized = False
-        self.plan = make_plan(self.stages(), int(values[1]) if sized else None)
+        self.plan = plan_stages(self.stages(), int(values[1]) if sized else None)
         total = self.plan.total_steps
         if sized:
             values[0] = -(-total // values[1])
@@ -125,7 +150,7 @@ class DefenseTrainer(SavingTrainer):
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train every stage, or go on in the stage where a run was interrupted.
+        """Train every stage, or continue in the stage in which a run was interrupted; then measure the result.
 
         Args:
             resume_from_checkpoint: Path of a checkpoint, or True for the last complete one in ``output_dir``.
@@ -133,21 +158,41 @@ class DefenseTrainer(SavingTrainer):
             kwargs: As for ``Trainer.train``.
 
         Raises:
-            TrainingInterrupted: Ctrl-C; the message says where the checkpoint lies.
+            TrainingInterrupted: Ctrl-C; the message names the checkpoint.
             NonFiniteLossError: the loss or a weight became NaN or infinite.
             ValueError: there is no checkpoint to resume from, or a label outside the model's classes.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        result = None
+        if resume_from_checkpoint and self.was_finished(resume_from_checkpoint):
+            logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
+        else:
+            result = self._train_stages(resume_from_checkpoint, *args, **kwargs)
+        self.load_result()
+        self.measure_result()
+        return result
+
+    def was_finished(self, checkpoint: str) -> bool:
+        """Whether the run that ``checkpoint`` belongs to had ended before its last planned step."""
+        return False
+
+    def load_result(self) -> None:
+        """Load the checkpoint that is the result, if it is not the last one."""
+
+    def _train_stages(self, resume_from_checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
         self._first_bad_step = torch.full((), -1, device=self.args.device)
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels(dataset, self.model.config.num_labels)
+        begin = time.perf_counter()
         self._interrupt.install(self.args.world_size)
         try:
             with self.at_work():
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._interrupt.remove()
+        self.train_seconds = time.perf_counter() - begin
+        self._delete_old_checkpoints()  # a process that was killed at that may have left some
         if self._interrupt.requested:
             path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise TrainingInterrupted(
@@ -158,21 +203,49 @@ class DefenseTrainer(SavingTrainer):
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Freeze what does not learn and let the defense begin; free the weights again afterwards."""
-        frozen = [*(frozen_parameters(self.bare_model) if self._own_loss else []), *self._unused_parameters()]
-        for weight in frozen:
-            weight.requires_grad_(False)
-        if self._own_loss:
-            self._still = self.model.defense.still(self.bare_model.backbone)
-            self.model.defense.begin(training_run(self))
-            self.bare_model.in_training_run = True
+        """Begin the defense and freeze the weights that do not learn; free them again afterwards."""
+        learning = [weight for weight in self.bare_model.parameters() if weight.requires_grad]
         try:
+            if self._own_loss:
+                self.model.defense.begin(self._training_run())
+                self.bare_model.in_training_run = True
+            for weight in self._unused_parameters():
+                weight.requires_grad_(False)
             yield
         finally:
-            for weight in frozen:
+            for weight in learning:
                 weight.requires_grad_(True)
             if self._own_loss:
                 self.bare_model.in_training_run = False
+
+    def _training_run(self) -> TrainingRun:
+        def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            return cast(torch.optim.Optimizer, cls(parameters, weight_decay=self.args.weight_decay, **options))
+
+        return TrainingRun(
+            model=self.bare_model,
+            scale=PixelScale.of(self.processing_class),
+            seed=self.args.seed,
+            make_optimizer=make_optimizer,
+            learning_rate=lambda: self.optimizer.param_groups[0]["lr"],
+            sum_over_processes=lambda value: self.accelerator.reduce(value, reduction="sum"),
+            log=lambda name, value: self._running[name].append(value.detach().float()),
+            processes=self.args.world_size,
+        )
+
+    def draws_of_batch(self, count: int, part: int) -> StepDraws:
+        """Random numbers of the ``count`` samples of a batch, the one with number ``part`` in its optimizer step."""
+        return StepDraws.of_batch(
+            seed=self.args.seed,
+            step=self.state.global_step,
+            count=count,
+            batch_size=self.args.per_device_train_batch_size,
+            part=part,
+            parts=self.args.gradient_accumulation_steps,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
 
     def progress(self, of_last_step: bool = False) -> Progress:
         """Stage of the next step, or of the last one, which an evaluation is about; and how far it has come."""
@@ -197,7 +270,7 @@ class DefenseTrainer(SavingTrainer):
         if self._own_loss:
             progress = self.bare_model.progress = self.progress(of_last_step=not model.training)
             if model.training and labels is not None:
-                draws = draws_of_batch(self, len(labels), self._parts_of_step)
+                draws = self.draws_of_batch(len(labels), self._parts_of_step)
                 inputs = self.model.defense.on_batch(inputs, draws, progress)
                 labels = inputs["labels"]
         if self._own_loss or labels is None:
@@ -214,10 +287,13 @@ class DefenseTrainer(SavingTrainer):
             seen = outputs.margins if self._own_loss else None
             if seen is None:
                 logits = scores_of(outputs).detach()
-                terms = {**terms, **(self.model.defense.observe(logits, labels) if self._own_loss else {})}
                 seen = margins(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
             self._note(loss, terms, seen, labels[:count])
         return (loss, outputs) if return_outputs else loss
+
+    def begin_step(self) -> None:
+        """Start an optimizer step: the next batch is its first."""
+        self._parts_of_step = 0
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.training_step``; counts the batches that an optimizer step accumulates."""
@@ -226,7 +302,7 @@ class DefenseTrainer(SavingTrainer):
         return result
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.create_optimizer``, with groups of the head's own, where it learns at another rate."""
+        """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         own_rate = getattr(self.args, "head_learning_rate", None) if self._own_loss else None
@@ -256,24 +332,6 @@ class DefenseTrainer(SavingTrainer):
             broadcast([buffer for module in self._batch_norms for buffer in module.buffers()])
         return super().evaluation_loop(*args, **kwargs)
 
-    def measure_training_images(
-        self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
-    ) -> dict[str, float]:
-        """``metrics`` over training images in evaluation mode, without augmentation where the data can do without.
-
-        At most ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly spread.
-        """
-        samples = getattr(self.args, "confidence_samples", 2048)
-        usual, self.compute_metrics = self.compute_metrics, metrics
-        try:
-            # Not get_eval_dataloader: with persistent workers that returns the validation split's.
-            loader = self.get_test_dataloader(some_samples(self.train_dataset, samples))
-            output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
-        finally:
-            self.compute_metrics = usual
-        own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
-        return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
-
     def check_finite(self, weights: bool) -> None:
         """Raise :class:`NonFiniteLossError` if a loss so far was not finite, or, with ``weights``, a weight is not."""
         step, bad = int(self._first_bad_step), None
@@ -296,9 +354,9 @@ class DefenseTrainer(SavingTrainer):
             return unused_parameters(self.model, inputs)
 
     def _keep_still(self) -> None:
-        fixed = self.plan is not None and self.plan.at(self.state.global_step).fixed_batch_norm
-        for module in self._batch_norms if fixed else self._still:
-            module.eval()
+        if self.plan is not None and self.plan.at(self.state.global_step).fixed_batch_norm:
+            for module in self._batch_norms:
+                module.eval()
 
     @torch.no_grad()
     def _note(self, loss: Tensor, terms: dict[str, Tensor], seen: dict[str, Tensor], labels: Tensor) -> None:
@@ -311,11 +369,127 @@ class DefenseTrainer(SavingTrainer):
             self._running["confidence"].append(mean_over_counted((-seen["log_odds"]).sigmoid(), labels))
             self._running["accuracy"].append(mean_over_counted((seen["best_rival"] < 0).float(), labels))
 
+    # The result
+
+    def measure_result(self) -> None:
+        """Measure the result on the test split if there is one, else on the validation split, if that is possible."""
+        measurable = isinstance(self.model, PreTrainedModel) and self.preprocess_logits_for_metrics is None
+        data = self.test_dataset if self.test_dataset is not None else self.eval_dataset
+        if measurable and data is not None and not isinstance(data, dict) and not self.args.prediction_loss_only:
+            self.measured = self.measure(data, "validation" if self.test_dataset is None else "test")
+            self._measured_versions = self._versions()
+
+    def measure(self, dataset: Any, split: str) -> Measured:
+        """Metrics of the result on ``dataset``, and its accuracy and confidence on training images."""
+        name = self.model.config.defense if self._own_loss else "undefended"
+        metrics, *classes = self._measure(dataset)
+        return Measured(split, {name: metrics}, *classes)
+
+    def _measure(self, dataset: Any) -> tuple[dict[str, float], list[int], list[int]]:
+        """Metrics of the model as it is; label and predicted class of each image."""
+        usual, self.compute_metrics = self.compute_metrics, classification_metrics
+        try:
+            found = self.predict(dataset, metric_key_prefix="test")
+        finally:
+            self.compute_metrics = usual
+        kept = {name: found.metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
+        training = self.measure_training_images()
+        kept |= {f"train_{name}": training[name] for name in ("accuracy", "confidence_correct")}
+        return kept, found.label_ids.tolist(), predicted_classes(found).tolist()
+
+    def measure_training_images(
+        self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
+    ) -> dict[str, float]:
+        """``metrics`` over training images in evaluation mode, without augmentation if the data can do without.
+
+        At most ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly spread.
+        """
+        samples = getattr(self.args, "confidence_samples", 2048)
+        usual, self.compute_metrics = self.compute_metrics, metrics
+        try:
+            # Not get_eval_dataloader: with persistent workers that returns the validation split's.
+            loader = self.get_test_dataloader(some_samples(self.train_dataset, samples))
+            output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
+        finally:
+            self.compute_metrics = usual
+        own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
+        return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer.save_model``; after :meth:`train` with the record of the run, ``metrics.json``.
+
+        Raises:
+            NotSavedError: the disk is full or cannot be written to.
+        """
+        folder = Path(output_dir or self.args.output_dir)
+        with saving(folder):
+            super().save_model(output_dir, _internal_call=True)
+            if not _internal_call:
+                self._save_record(folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def _save_record(self, folder: Path) -> None:
+        if self.measured is None or self._versions() != self._measured_versions or not self.args.should_save:
+            return
+        file, weights = folder / RECORD, weights_digest(folder)
+        if file.is_file() and read_json(file, {"weights?": str | None}).get("weights") == weights:
+            return  # perhaps with entries that only its writer knew
+        found = self.measured
+        record = training_record(
+            self.model,
+            self.plan,
+            found.metrics,
+            split=found.split,
+            images=len(found.labels),
+            seed=self.args.seed,
+            train_seconds=self.train_seconds,
+        )
+        write_record(folder, record)
+
+    def _versions(self) -> list[int]:
+        # torch counts changes in place: weights that were changed after the measurement are not what it is about.
+        return [weight._version for weight in self.model.parameters()]
+
     # Checkpoints
 
-    def begin_step(self) -> None:
-        """An optimizer step begins: the next batch is its first."""
-        self._parts_of_step = 0
+    def save_state(self) -> None:
+        """As ``Trainer.save_state``.
+
+        Raises:
+            NotSavedError: the disk is full or cannot be written to.
+        """
+        with saving(self.args.output_dir):
+            super().save_state()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones are deleted below
+        try:
+            with saving(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+                super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        self._delete_old_checkpoints()
+
+    def _delete_old_checkpoints(self) -> None:
+        if self.args.should_save:
+            delete_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_global_step)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._reads_plain_checkpoints(model):
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._reads_plain_checkpoints(None):
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _reads_plain_checkpoints(self, model: Any) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return model is None and not sharded and isinstance(self.bare_model, PreTrainedModel)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -328,3 +502,85 @@ class DefenseTrainer(SavingTrainer):
         path = Path(checkpoint or "") / DEFENSE_STATE
         if self._own_loss and checkpoint and path.is_file():
             self.model.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+    # Publishing
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the model, its image processor and its card in one commit; all processes have to call it.
+
+        Args:
+            commit_message: Of the commit.
+            blocking: Accepted as in transformers; the push has ended when this returns.
+            token: Of the Hub. None means ``hub_token``, or that of the login.
+            revision: Branch. None means ``hub_revision``, or main.
+            private: Whether a new repository is private. None means ``hub_private_repo``.
+            kwargs: As for :meth:`create_model_card`.
+
+        Returns:
+            The commit; None in other processes than the first, and during training (with a warning).
+
+        Raises:
+            PermissionError: the Hub refuses.
+            PushFailedError: the Hub cannot be reached; its content is untouched, and the same call again continues.
+        """
+        if self.is_in_train and not getattr(self.args, "push_unfinished", False):
+            logger.warning("not pushed: training is not over, so the model is not defended yet")
+            return None
+        folder = Path(self.args.output_dir)
+        self.save_model(_internal_call=True)
+        self._save_record(folder)
+        if not self.is_world_process_zero():
+            return None
+        options = {"token": token, "revision": revision, "private": private}
+        return self._publish(folder, commit_message or "End of training", options, kwargs)
+
+    def create_model_card(self, **kwargs: Any) -> None:
+        """Write ``README.md`` into the output folder, or bring it up to date.
+
+        Args:
+            kwargs: ``license``, ``tags``, ``model_name``, ``finetuned_from`` and ``dataset``, as ``Trainer`` has them.
+        """
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            write_card(folder, self.model, card_details(folder.absolute().name, **kwargs))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        unfinished = getattr(self.args, "push_unfinished", False) and self.args.hub_strategy != HubStrategy.END
+        if not unfinished or not self.is_world_process_zero():
+            return
+        message = f"Training in progress, step {self.state.global_step}"
+        try:
+            self._publish(Path(checkpoint_folder), message, {}, {"tags": ["unfinished-training"]})
+        except PushFailedError as error:
+            logger.warning("%s", error)
+
+    def _publish(self, folder: Path, message: str, options: dict[str, Any], details: dict[str, Any]) -> Any:
+        own = getattr(self, "hub_model_id", None) or self.args.hub_model_id
+        repo = own or Path(self.args.output_dir).absolute().name
+        about = card_details(repo, repo, **details)
+        return publish(folder, self.model, about, self.args, repo=repo, message=message, **options)
+
+
+def score_in_chunks(model: Any, classes: int | None) -> None:
+    """Let ``model`` score that many classes at a time if labels are given. None means all at once.
+
+    Raises:
+        ValueError: the model is not defended, or needs all scores.
+    """
+    if hasattr(model, "score_in_chunks"):
+        model.score_in_chunks(classes)
+        if classes is None and model.config.num_labels >= MANY_CLASSES and model.defense.log_odds_suffice:
+            logger.info("%d classes: class_chunk=4096 (--class-chunk 4096) saves memory", model.config.num_labels)
+    elif classes is not None:
+        raise ValueError(
+            "class_chunk needs a defended model; DefendedForImageClassification.from_base(model, 'none') is one with "
+            "no defense"
+        )

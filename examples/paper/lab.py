@@ -310,7 +310,7 @@ def _train(runs: Runs, name: str, options: Sequence[str], keep_checkpoints: bool
         "validation_accuracy": result["validation_accuracy"],
         "train_confidence": result["train_confidence_correct"],
         "head": numbers["head"],
-        "test_images": numbers["test_images"],
+        "test_images": numbers["images"],
         "dataset": numbers["dataset"],
         "train_seconds": numbers["train_seconds"],
     }

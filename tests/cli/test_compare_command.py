@@ -46,7 +46,7 @@ found = {"accuracy": accuracy - 0.001 * seed, "validation_accuracy": accuracy, "
 layers = [{"name": "head", "in_features": 64, "out_features": 10, "rank": rank}]
 (folder / "metrics.json").write_text(json.dumps({
     "measured": {"first": found, "result": found}, "train_seconds": 2.0 + seed, "peak_memory_bytes": 2**30,
-    "dataset": "made up", "test_images": 100, "classes": 10, "settings": {"rank": rank} if rank < 10 else {},
+    "dataset": "made up", "images": 100, "classes": 10, "settings": {"rank": rank} if rank < 10 else {},
     "head": {"layers": layers, "head_rank": rank},
 }))
 right = [image < 100 * found["accuracy"] for image in range(100)]

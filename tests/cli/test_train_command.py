@@ -41,7 +41,7 @@ def test_default_run_saves_all_that_it_says(tmp_path: Path, capsys: pytest.Captu
     assert numbers["settings"]["rank"] == numbers["head"]["head_rank"] == 1
     assert numbers["peak_memory_bytes"] > 2**20
     assert 0 <= numbers["measured"]["result"]["validation_accuracy"] <= 1
-    assert numbers["test_images"] == 40
+    assert (numbers["images"], numbers["split"]) == (40, "test")
     assert list(numbers["measured"]) == ["before adapting", "result"]
     with Image.open(folder / "curves.png") as curves:
         assert curves.width > 500

@@ -71,14 +71,12 @@ def literal_dependence(k: Tensor, l: Tensor, measure: str, double: bool) -> Tens
     return total
 
 
-def literal_terms(
-    config: BiDOConfig, x: Tensor, feature_hooks: tuple[Tensor, ...], labels: Tensor, classes: int
-) -> Any:
+def literal_terms(config: BiDOConfig, x: Tensor, hooked: tuple[Tensor, ...], labels: Tensor, classes: int) -> Any:
     double = config.centring == "double"
     k_x = literal_gaussian(x, config.sigma)
     k_y = literal_label_kernel(config.label_kernel, labels.tolist(), classes, config.sigma)
     on_input = on_label = torch.zeros((), dtype=torch.float64)
-    for tap in feature_hooks:
+    for tap in hooked:
         k_h = literal_gaussian(tap, config.sigma)
         on_input = on_input + literal_dependence(k_x, k_h, config.measure, double)
         on_label = on_label + literal_dependence(k_h, k_y, config.measure, double)
@@ -90,12 +88,12 @@ def random_batch(batch: int = 7, classes: int = 4, scale: float = 1.0, dtype: to
     """Features of the scale of an image classifier's, each class around a center of its own."""
     labels = torch.arange(batch) % classes
     centers = [torch.randn(classes, width, dtype=dtype) for width in (30, 12, 5)]
-    feature_hooks = tuple(scale * (c[labels] + torch.randn(batch, c.shape[1], dtype=dtype)) for c in centers)
+    hooked = tuple(scale * (c[labels] + torch.randn(batch, c.shape[1], dtype=dtype)) for c in centers)
     return Forward(
         torch.randn(batch, classes, dtype=dtype),
         labels,
         inputs=torch.randn(batch, 3, 4, 4, dtype=dtype),
-        feature_hooks=tuple(tap.requires_grad_() for tap in feature_hooks),
+        hooked=tuple(tap.requires_grad_() for tap in hooked),
         training=True,
     )
 
@@ -107,7 +105,7 @@ def test_dependences_match_hand_computed_values() -> None:
         torch.zeros(2, 2, dtype=torch.float64),
         torch.tensor([0, 1]),
         inputs=torch.tensor([[0.0], [1.0]], dtype=torch.float64),
-        feature_hooks=(torch.tensor([[3.0], [2.0]], dtype=torch.float64),),
+        hooked=(torch.tensor([[3.0], [2.0]], dtype=torch.float64),),
     )
     r = 0.3934693402873666 / (0.3934693402873666 + 2e-5)
     assert r == pytest.approx(0.99994917, abs=1e-8)
@@ -177,7 +175,7 @@ def test_value_is_the_formula(measure: str, centring: str, label_kernel: str) ->
         out = random_batch(scale=scale)
         terms = BiDO(config).loss(out, END)
         assert out.inputs is not None
-        on_input, on_label = literal_terms(config, out.inputs, out.feature_hooks, out.labels, 4)
+        on_input, on_label = literal_terms(config, out.inputs, out.hooked, out.labels, 4)
         assert terms["input"].item() == pytest.approx(on_input.item(), rel=1e-6)
         assert terms["label"].item() == pytest.approx(on_label.item(), rel=1e-6)
 
@@ -190,12 +188,12 @@ def test_gradient_is_the_formulas(measure: str, centring: str, label_kernel: str
     config = BiDOConfig(lambda_out=0.7, lambda_in=0.3, measure=measure, centring=centring, label_kernel=label_kernel)
     for dtype, scale in ((torch.float64, 1.0), (torch.float64, 5.0), (torch.float32, 1.0)):
         out = random_batch(scale=scale, dtype=dtype)
-        out = dataclasses.replace(out, feature_hooks=tuple(tap.detach().requires_grad_() for tap in out.feature_hooks))
+        out = dataclasses.replace(out, hooked=tuple(tap.detach().requires_grad_() for tap in out.hooked))
         terms = BiDO(config).loss(out, END)
         assert out.inputs is not None
-        on_input, on_label = literal_terms(config, out.inputs, out.feature_hooks, out.labels, 4)
-        found = torch.autograd.grad(terms["input"] + terms["label"], out.feature_hooks)
-        expected = torch.autograd.grad(on_input + on_label, out.feature_hooks)
+        on_input, on_label = literal_terms(config, out.inputs, out.hooked, out.labels, 4)
+        found = torch.autograd.grad(terms["input"] + terms["label"], out.hooked)
+        expected = torch.autograd.grad(on_input + on_label, out.hooked)
         for ours, theirs in zip(found, expected, strict=True):
             assert theirs.norm() > 0
             assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
@@ -206,10 +204,10 @@ def test_gradient_is_the_slope_of_the_value() -> None:
     out = random_batch(batch=4, classes=2)
 
     def value(tap: Tensor) -> Tensor:
-        terms = defense.loss(dataclasses.replace(out, feature_hooks=(tap,)), END)
+        terms = defense.loss(dataclasses.replace(out, hooked=(tap,)), END)
         return terms["input"] + terms["label"]
 
-    tap = out.feature_hooks[2].detach().requires_grad_()
+    tap = out.hooked[2].detach().requires_grad_()
     (gradient,) = torch.autograd.grad(value(tap), tap)
     for i, j in ((0, 0), (1, 3), (3, 4)):
         step = torch.zeros_like(tap)
@@ -229,13 +227,13 @@ def test_weight_on_the_input_is_a_tenth_unless_given() -> None:
 def test_dependence_is_at_most_one_less_than_the_batch() -> None:
     out = random_batch(batch=8, scale=20.0)
     assert out.inputs is not None
-    same = dataclasses.replace(out, feature_hooks=(100 * out.inputs.flatten(1).requires_grad_(),))
+    same = dataclasses.replace(out, hooked=(100 * out.inputs.flatten(1).requires_grad_(),))
     value = BiDO(BiDOConfig(lambda_in=1.0, sigma=0.1)).loss(same, END)["input"].item()
     assert 6.9 < value <= 7
 
 
 def test_evaluation_is_cross_entropy_alone() -> None:
-    out = dataclasses.replace(random_batch(), feature_hooks=(), training=False)
+    out = dataclasses.replace(random_batch(), hooked=(), training=False)
     assert list(BiDO(BiDOConfig()).loss(out, END)) == ["cross_entropy"]
 
 
@@ -245,14 +243,14 @@ def test_a_batch_of_one_class_has_no_dependence_on_the_label_and_a_finite_gradie
     out = dataclasses.replace(out, labels=torch.zeros(4, dtype=torch.int64))
     terms = BiDO(BiDOConfig(measure=measure)).loss(out, END)
     assert terms["label"].item() == pytest.approx(0, abs=1e-9)
-    for gradient in torch.autograd.grad(terms["input"] + terms["label"], out.feature_hooks):
+    for gradient in torch.autograd.grad(terms["input"] + terms["label"], out.hooked):
         assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("measure", ["hsic", "coco"])
 def test_a_layer_that_says_nothing_has_a_finite_gradient(measure: str) -> None:
     dead = torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)
-    out = dataclasses.replace(random_batch(batch=4), feature_hooks=(dead,))
+    out = dataclasses.replace(random_batch(batch=4), hooked=(dead,))
     terms = BiDO(BiDOConfig(measure=measure)).loss(out, END)
     assert terms["input"].item() == pytest.approx(0, abs=1e-9)
     (gradient,) = torch.autograd.grad(terms["input"] + terms["label"], dead)

@@ -56,11 +56,9 @@ def forward_pass(
     features = scale * torch.randn(batch, FEATURES)
     logits, extras = defense.run_head(head_of(defense), features)
     logits.retain_grad()
-    feature_hooks = (features.clone().requires_grad_(), (features / scale).exp().requires_grad_())
+    hooked = (features.clone().requires_grad_(), (features / scale).exp().requires_grad_())
     images = torch.randn(batch, 3, 4, 4)
-    return logits, Forward(
-        logits, torch.arange(batch), features, class_weights, images, feature_hooks, extras, training
-    )
+    return logits, Forward(logits, torch.arange(batch), features, class_weights, images, hooked, extras, training)
 
 
 NAMED_STAGES = [(name, stage) for name in NAMES for stage in stages_of(name)]

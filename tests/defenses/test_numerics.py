@@ -129,4 +129,4 @@ def test_hidden_layers_at_the_end_of_half_precision(name: str, stage: str) -> No
     terms = make(name).loss(out, Progress.at_end(stage))
     torch.stack(list(terms.values())).sum().backward()
     assert all(value.isfinite() for value in terms.values())
-    assert all(x.grad is None or x.grad.isfinite().all() for x in (logits, *out.feature_hooks))
+    assert all(x.grad is None or x.grad.isfinite().all() for x in (logits, *out.hooked))

@@ -32,6 +32,7 @@ def started(scale: PixelScale | None = HALF, **settings: Any) -> RandomErasing:
         make_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         learning_rate=lambda: 0.1,
         sum_over_processes=lambda value: value,
+        log=lambda name, value: None,
     )
     defense.begin(run)
     return defense

@@ -158,7 +158,8 @@ def test_positions_and_class_token_are_frozen_as_soon_as_anything_is(by: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_classifier_always_learns(kind: str, by: str) -> None:
     model = DefendedForImageClassification.from_base(tiny_base(kind), "transfer", freeze_ratio=1.0, count_by=by)
-    names = model.defense.frozen(model.backbone)
+    defense: Any = model.defense
+    names = defense.frozen(model.backbone)
     assert names == [name for name, _ in model.backbone.named_parameters()]
     inside = {id(parameter) for parameter in model.backbone.parameters()}
     assert inside.isdisjoint(id(parameter) for parameter in model.classification_head.parameters())
@@ -221,16 +222,17 @@ def test_half_of_the_blocks_are_not_the_whole_model(class_name: str) -> None:
 def test_frozen_batch_norms_stand_still_only_if_asked_to() -> None:
     backbone = backbone_of("resnet")
     drifting = Transfer(TransferConfig(freeze_ratio=0.5))
-    assert drifting.still(backbone) == []
+    assert drifting.fixed_batch_norms(backbone) == []
     fixed = Transfer(TransferConfig(freeze_ratio=0.5, freeze_bn_stats=True))
-    assert fixed.still(backbone) == [
+    assert fixed.fixed_batch_norms(backbone) == [
         backbone.resnet.embedder.embedder.normalization,
         backbone.resnet.encoder.stages[0].layers[0].layer[0].normalization,
         backbone.resnet.encoder.stages[0].layers[0].layer[1].normalization,
     ]
     net = Net()
-    assert fixed.still(net) == [net.stem[1]]
-    assert Transfer(TransferConfig(freeze_ratio=0.1, freeze_bn_stats=True)).still(net) == []  # its weights learn
+    assert fixed.fixed_batch_norms(net) == [net.stem[1]]
+    learning = Transfer(TransferConfig(freeze_ratio=0.1, freeze_bn_stats=True))
+    assert learning.fixed_batch_norms(net) == []
 
 
 def test_loss_is_cross_entropy() -> None:

@@ -34,6 +34,7 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 SCALE = PixelScale(mean=MEAN, std=STD)
+LOGGED: dict[str, Tensor] = {}
 
 
 def started(kind: str = "resnet", scale: PixelScale | None = SCALE, **settings: Any) -> Any:
@@ -47,6 +48,7 @@ def started(kind: str = "resnet", scale: PixelScale | None = SCALE, **settings: 
         make_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=77.0, momentum=0.9),
         learning_rate=lambda: RATE,
         sum_over_processes=lambda value: value,
+        log=LOGGED.__setitem__,
     )
     model.in_training_run = True
     model.train()
@@ -315,8 +317,14 @@ def test_outside_training_the_loss_is_cross_entropy() -> None:
 def test_success_of_the_trap_is_counted_on_the_poisoned_half() -> None:
     logits = torch.eye(4)[[0, 0, 0, 0, 1, 2, 3, 0]]
     labels = torch.tensor([1, 1, 1, 1, 1, 2, 0, 3])
-    observed = TrapMID(TrapMIDConfig()).observe(logits, labels)
-    assert {name: value.item() for name, value in observed.items()} == {"trap_success": 0.5}
+    model = started()
+    images = torch.randn(4, 3, 32, 32)
+    model.defense.on_batch({"pixel_values": images, "labels": labels[:4]}, StepDraws.of_batch(11, 0, 4, 4), START)
+    LOGGED.clear()
+    model.defense.loss(Forward(logits, labels), START)
+    assert LOGGED == {}
+    model.defense.loss(Forward(logits, labels, training=True), START)
+    assert {name: value.item() for name, value in LOGGED.items()} == {"trap_success": 0.5}
 
 
 # The classes of the triggers

@@ -52,7 +52,7 @@ def saved_model(folder: Path, names: tuple[str, ...] = ("LABEL_0", "LABEL_1", "L
 def record(folder: Path, **changes: Any) -> None:
     """Write ``metrics.json``."""
     content = {
-        "version": "0.1.0", "defense": "calor", "settings": SETTINGS, "seed": 42, "test_images": 640,
+        "version": "0.1.0", "defense": "calor", "settings": SETTINGS, "seed": 42, "images": 640, "split": "test",
         "train_seconds": 61.5, "peak_memory_bytes": 1, "dataset": "my/folders/faces", "dataset_id": None,
         "base_model": "someone/base", "backdoor": None, "measured": MEASURED, "target_confidence": 0.8824969,
         "classes": 4, "parameters": 1234, "wall_seconds": 70.0, "steps": {"fit": 100, "adapt": 50},

@@ -12,10 +12,10 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer
+from calor_hf.training.callbacks import TrainingInterrupted
 from calor_hf.training.calor_trainer import AccuracyLostError
 from calor_hf.training.checkpoints import last_checkpoint
-from calor_hf.training.finite import NonFiniteLossError
-from calor_hf.training.interrupt import TrainingInterrupted
+from calor_hf.training.checks import NonFiniteLossError
 from calor_hf.training.trainer import DefenseTrainer
 from tests.training.small_task import CLASSES, STEPS, Patterns, arguments, assert_same_weights, config, trainer
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageClassification
 
 from calor_hf import DEFENSES, DefenseTrainer
 from calor_hf.modeling import defend
-from calor_hf.training.before_training import score_in_chunks
+from calor_hf.training.trainer import score_in_chunks
 from tests.training.small_task import CLASSES, Patterns, arguments, config, defense_trainer
 
 ABLE = [name for name in DEFENSES.names() if DEFENSES.get(name).log_odds_suffice]

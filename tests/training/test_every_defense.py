@@ -19,7 +19,6 @@ from calor_hf import (
     DefenseTrainer,
 )
 from calor_hf.modeling import defend
-from calor_hf.training.defense_run import draws_of_batch
 from tests.processes.server import Server
 from tests.tiny_models import tiny_base
 from tests.training.small_task import (
@@ -81,7 +80,8 @@ def test_saved_model_reloads_with_equal_scores_and_runs_in_a_pipeline(name: str,
 def test_what_should_learn_learns_and_nothing_else(name: str, kind: str, tmp_path: Path) -> None:
     trainer = defense_trainer(tmp_path, name, kind, save_strategy="no" if name != "calor" else "epoch")
     before = {key: value.clone() for key, value in trainer.model.named_parameters()}
-    frozen = {f"backbone.{key}" for key in trainer.model.defense.frozen(trainer.model.backbone)}
+    defense = trainer.model.defense
+    frozen = {f"backbone.{key}" for key in defense.frozen(trainer.model.backbone)} if name == "transfer" else set()
     trainer.train()
     assert all(weight.requires_grad for weight in trainer.model.parameters())
     moved = {key for key, value in trainer.model.named_parameters() if not torch.equal(value, before[key])}
@@ -127,7 +127,7 @@ def test_draws_of_a_batch_follow_step_accumulation_and_process() -> None:
         seed=3, per_device_train_batch_size=4, gradient_accumulation_steps=2, process_index=1, world_size=3
     )
     trainer: Any = SimpleNamespace(args=args, state=SimpleNamespace(global_step=7))
-    draws = draws_of_batch(trainer, count=2, part=1)
+    draws = DefenseTrainer.draws_of_batch(trainer, count=2, part=1)
     assert (draws.seed, draws.step, draws.count) == (3, 7, 2)
     assert (draws.first, draws.all_first, draws.all_count, draws.per_step) == (16, 12, 12, 24)
 

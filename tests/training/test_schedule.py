@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from calor_hf.core.outputs import Stage
-from calor_hf.training.plan import make_plan
 from calor_hf.training.schedule import schedule_of
+from calor_hf.training.stages import plan_stages
 
 
 def rates(stages: list[Stage], steps: int, drops: list[float], resume_at: int | None = None) -> list[float]:
@@ -15,7 +15,7 @@ def rates(stages: list[Stage], steps: int, drops: list[float], resume_at: int | 
 
     def fresh() -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-        return optimizer, schedule_of(make_plan(stages, steps_per_epoch=2), optimizer, args)
+        return optimizer, schedule_of(plan_stages(stages, steps_per_epoch=2), optimizer, args)
 
     optimizer, schedule = fresh()
     seen = []
@@ -43,7 +43,7 @@ def test_the_rate_falls_to_a_tenth_at_each_epoch(resume_at: int | None) -> None:
 
 
 def test_epochs_of_data_without_length_are_refused() -> None:
-    plan = make_plan([Stage("fit", epochs=1, steps=4)], steps_per_epoch=None)
+    plan = plan_stages([Stage("fit", epochs=1, steps=4)], steps_per_epoch=None)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     with pytest.raises(ValueError, match="data of unknown length"):
         schedule_of(plan, optimizer, SimpleNamespace(lr_drop_epochs=[1], learning_rate=0.1))

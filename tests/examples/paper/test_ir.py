@@ -15,6 +15,7 @@ from calor_hf import CALoRForImageClassification, HFTarget
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.defenses import DEFENSES
+from calor_hf.defenses.transfer import Transfer, TransferConfig
 from calor_hf.heads.find_head import find_heads
 from calor_hf.modeling import defend
 from examples.paper.configuration_ir import IRConfig
@@ -260,7 +261,7 @@ def test_every_defense_stands_on_it(defense: str, tmp_path: Path) -> None:
 
 def test_the_layers_that_defenses_count() -> None:
     # 28 leaves with the head (3, 6, 6, 7, 5, 1), the first 14 frozen: the stem, a unit, most of another.
-    frozen = set(DEFENSES.get("transfer")(DEFENSES.get("transfer").config_class()).frozen(tiny()))
+    frozen = set(Transfer(TransferConfig()).frozen(tiny()))
     names = [name for name, _ in tiny().named_parameters()]
     assert frozen == {name for name in names if name.startswith(("network.stem", "network.units.0"))} | {
         name for name in names if name.startswith(("network.units.1.residual.0", "network.units.1.residual.1"))

@@ -1,27 +1,24 @@
-"""What is looked at before the first step: labels that the model has no class for, weights that no loss reaches."""
+"""Checks of a training run: labels, weights that the loss does not depend on, and numbers that are not finite."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from calor_hf.heads.features import scores_of
-
-logger = logging.getLogger(__name__)
-
-MANY_CLASSES = 10_000
-"""From here on the scores of a batch take more memory than most models' features."""
+from calor_hf.training.checkpoints import complete_checkpoints
 
 
 def check_labels(dataset: Any, num_labels: int) -> None:
-    """Refuse labels outside [0, num_labels), where they can be read without decoding images.
+    """Refuse labels outside [0, num_labels), if they can be read without decoding images.
 
     Args:
-        dataset: Data with an array ``labels``, or a ``datasets.Dataset`` with a column ``labels`` or ``label``; of
-            other data nothing is known before training. Labels below 0 (ignored) and soft ones pass.
+        dataset: Data with an array ``labels``, or a ``datasets.Dataset`` with a column ``labels`` or ``label``; other
+            data pass, and so do labels below 0 (ignored) and soft ones.
         num_labels: Classes of the model.
 
     Raises:
@@ -39,23 +36,6 @@ def check_labels(dataset: Any, num_labels: int) -> None:
         raise ValueError(
             f"a label of the data is {values.max()}, but the model has {num_labels} classes (0 to {num_labels - 1}); "
             "pass num_labels= the number of classes of the data"
-        )
-
-
-def score_in_chunks(model: Any, classes: int | None) -> None:
-    """Let ``model`` score that many classes at a time where there are labels; None: all at once.
-
-    Raises:
-        ValueError: no defended model, or one that cannot do without the scores.
-    """
-    if hasattr(model, "score_in_chunks"):
-        model.score_in_chunks(classes)
-        if classes is None and model.config.num_labels >= MANY_CLASSES and model.defense.log_odds_suffice:
-            logger.info("%d classes: class_chunk=4096 (--class-chunk 4096) saves memory", model.config.num_labels)
-    elif classes is not None:
-        raise ValueError(
-            "class_chunk needs a defended model; DefendedForImageClassification.from_base(model, 'none') is one with "
-            "no defense"
         )
 
 
@@ -92,3 +72,24 @@ def _leaves(result: Tensor) -> set[int]:
             found.add(id(node.variable))
         waiting += [function for function, _ in node.next_functions]
     return found
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss, or a weight, became NaN or infinite."""
+
+
+def not_finite(what: str, stage: str, output_dir: str) -> NonFiniteLossError:
+    """Error that names the number that is not finite, the last good checkpoint, and remedies."""
+    found = complete_checkpoints(output_dir)
+    kept = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved"
+    return NonFiniteLossError(
+        f"{what} (stage '{stage}'); {kept}. Lower the learning rate, prefer bf16 to fp16, and look for images or "
+        "weights with NaN, and for batches whose labels are all ignored"
+    )
+
+
+def bad_weight(model: nn.Module, batch_norms: Iterable[_BatchNorm] = ()) -> str | None:
+    """Name of a trainable weight, or statistic of ``batch_norms``, that is not finite; None if all are."""
+    weights = (pair for pair in model.named_parameters() if pair[1].requires_grad)
+    statistics = ((f"a batch norm's {name}", value) for norm in batch_norms for name, value in norm.named_buffers())
+    return next((name for name, value in chain(weights, statistics) if not value.isfinite().all()), None)

@@ -9,7 +9,7 @@ from calor_hf.core.outputs import Progress, Stage
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage with its steps: ``start`` is the first, ``stop`` the one after the last."""
+    """A stage with its optimizer steps, from ``start`` to ``stop`` (exclusive)."""
 
     name: str
     start: int
@@ -20,7 +20,7 @@ class PlannedStage:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """Stages laid end to end on the optimizer's steps; a pure function of the arguments, so a resumed run has the same.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan:
         return Progress(stage.name, done, total, done / per_epoch, total / per_epoch)
 
 
-def make_plan(stages: Sequence[Stage], steps_per_epoch: int | None) -> Plan:
+def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePlan:
     """Lay ``stages`` on the optimizer's steps.
 
     Args:
@@ -82,4 +82,4 @@ def make_plan(stages: Sequence[Stage], steps_per_epoch: int | None) -> Plan:
             )
         )
         start += steps
-    return Plan(tuple(planned), steps_per_epoch)
+    return StagePlan(tuple(planned), steps_per_epoch)

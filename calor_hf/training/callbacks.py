@@ -1,17 +1,20 @@
-"""What happens between the steps: fresh optimizer state, evaluation and checkpoints at the ends of stages."""
+"""Callbacks of the trainer: stages (evaluation, checkpoints, optimizer state), and Ctrl-C that saves."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-if TYPE_CHECKING:
-    from calor_hf.training.trainer import DefenseTrainer
+from calor_hf.core.stop_request import StopRequest
 
 
 class StageCallback(TrainerCallback):
-    """Keeps a :class:`DefenseTrainer` to its plan."""
+    """Keep a trainer to its stage plan.
 
-    def __init__(self, trainer: "DefenseTrainer") -> None:
+    Args:
+        trainer: A :class:`~calor_hf.training.trainer.DefenseTrainer`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._evaluated_at = self._saved_at = -1
 
@@ -34,7 +37,7 @@ class StageCallback(TrainerCallback):
             self.trainer.optimizer.state.clear()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Evaluate and save where a stage ends, and regularly inside the later ones; save nothing after a NaN."""
+        """Evaluate and save at the end of a stage, and regularly in the later ones; save nothing after a NaN."""
         if self.trainer.is_checkpoint_step(state.global_step):
             control.should_log = control.should_evaluate = control.should_save = True
         matters = control.should_evaluate or control.should_save or control.should_training_stop
@@ -53,10 +56,52 @@ class StageCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Do nothing twice where a stage and an epoch end together, and nothing after a NaN."""
+        """Do nothing twice if a stage and an epoch end together, and nothing after a NaN."""
         if self._evaluated_at == state.global_step:
             control.should_evaluate = False
         if self._saved_at == state.global_step:
             control.should_save = False
         if control.should_evaluate or control.should_save:
             self.trainer.check_finite(weights=True)
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training stopped on request, after saving a checkpoint to resume from."""
+
+
+class InterruptCallback(TrainerCallback):
+    """On SIGINT or SIGTERM: save after the current step and stop; a second signal stops at once.
+
+    Only for one process on the main thread. Several processes cannot agree on a step from a signal alone: they end
+    as usual, and resume from the last regular checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._stop = StopRequest("saving after this step")
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._stop.requested
+
+    def install(self, world_size: int) -> None:
+        """Take over the signals."""
+        self._stop = StopRequest("saving after this step", active=world_size == 1)
+        self._stop.__enter__()
+
+    def remove(self) -> None:
+        """Give the signals back."""
+        self._stop.__exit__()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save and stop, if asked to."""
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The epoch did not end: no evaluation and no second checkpoint."""
+        if self.requested:
+            control.should_log = control.should_evaluate = control.should_save = False
