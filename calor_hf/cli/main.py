@@ -9,7 +9,7 @@ from calor_hf._version import __version__
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
-    "plan": "estimate time, memory and disk of a training run or an audit",
+    "plan": "estimate time, memory and disk of a training run, an audit or a prior",
     "compare": "train several defenses, tuned to the same accuracy or with fixed settings, and write one table",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, evaluate the reconstructions, and write a report",
