@@ -197,10 +197,11 @@ def test_scaled_gradients_that_overflow_cost_a_step_and_no_more(name: str, tmp_p
     assert not all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# trap_mid reads pixels, which are limited to [0, 1]: that image does not overflow there.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "trap_mid"])
 def test_a_loss_that_overflows_in_half_precision_stops_training(name: str, tmp_path: Path) -> None:
     run = scaled_run(tmp_path, name)
-    run.train_dataset.images[::2] *= 1e5
+    run.train_dataset.images[20] *= 1e5
     assert re.match(r"the loss is not finite at step [123] .*prefer bf16 to fp16", stopped(run))
 
 
