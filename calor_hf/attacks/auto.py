@@ -30,8 +30,7 @@ class AutoConfig(AttackConfig):
     )
     effort: int = field(default=100, metadata={"help": "Per cent of the members' published effort."})
     fast: bool = field(
-        default=False,
-        metadata={"help": "Skip later members for a class that the target accepts; the report says so."},
+        default=False, metadata={"help": "Skip later members for a class that the target accepts; the report says so."}
     )
 
     def validate(self) -> None:

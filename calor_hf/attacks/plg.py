@@ -38,12 +38,7 @@ class PLG(GradientAttack[PLGConfig]):
 
     config_class = PLGConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "adaptive": {
-            "objective": "poincare",
-            "gradient": "straight_through",
-            "initial_candidates": 500,
-            "lr": 0.03,
-        }
+        "adaptive": {"objective": "poincare", "gradient": "straight_through", "initial_candidates": 500, "lr": 0.03}
     }
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:

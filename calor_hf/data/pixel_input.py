@@ -38,9 +38,9 @@ class PixelScale:
         return (x * self.scale + self.offset - mean) / std
 
     def images(self, pixel_values: Tensor) -> Tensor:
-        """Images in [0, 1] from model inputs: the inverse of :meth:`normalize`."""
+        """Images from model inputs: the inverse of :meth:`normalize`, so in [0, 1] up to rounding if they were."""
         mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        x = ((pixel_values * std + mean - self.offset) / self.scale).clamp(0, 1)
+        x = (pixel_values * std + mean - self.offset) / self.scale
         return x.flip(1) if self.reverse_channels else x
 
 

@@ -54,10 +54,7 @@ class PLGPriorTraining(PriorTraining[PLGPriorConfig]):
         config = self.config
         return Conditional(
             ConditionalConfig(
-                num_classes=target.num_classes,
-                image_size=image_size,
-                latent_dim=config.latent_dim,
-                width=config.width,
+                num_classes=target.num_classes, image_size=image_size, latent_dim=config.latent_dim, width=config.width
             )
         )
 

@@ -178,7 +178,8 @@ def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tenso
         return pixels.float() / 255, labels
     samples = list(some_samples(ImageDataset(splits.test, target.processor, keep_bytes=0), count))
     pixels = torch.stack([sample["pixel_values"] for sample in samples])
-    return target.pixel_input.images(pixels), torch.tensor([sample["labels"] for sample in samples])
+    images = target.pixel_input.images(pixels).clamp(0, 1)
+    return images, torch.tensor([sample["labels"] for sample in samples])
 
 
 def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: BackdoorResult | None) -> str:

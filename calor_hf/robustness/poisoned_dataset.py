@@ -54,7 +54,7 @@ class PoisonedDataset(Dataset[dict[str, Any]]):
         if int(index) not in self._marked:
             return sample
         pixels = sample["pixel_values"]
-        images = self.trigger(self.pixel_input.images(pixels[None]))
+        images = self.trigger(self.pixel_input.images(pixels[None]).clamp(0, 1))
         return {**sample, "pixel_values": self.pixel_input.normalize(images)[0].to(pixels), "labels": self.target_class}
 
     @property
