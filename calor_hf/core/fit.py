@@ -24,17 +24,10 @@ def minibatches(count: int, batch_size: int, rng: np.random.Generator) -> tuple[
 
 
 def fit(
-    loss: Callable[[B], Tensor],
-    optimizer: torch.optim.Optimizer,
-    batches: Callable[[int], Iterable[B]],
-    epochs: int,
-    *,
-    name: str,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    callback: Callable[[int, float], None] | None = None,
-    first_epoch: int = 0,
-    rate_option: str = "learning_rate",
-) -> None:
+    loss: Callable[[B], Tensor], optimizer: torch.optim.Optimizer, batches: Callable[[int], Iterable[B]], epochs: int,
+    *, name: str, schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    callback: Callable[[int, float], None] | None = None, first_epoch: int = 0, rate_option: str = "learning_rate",
+) -> None:  # fmt: skip
     """Minimize a loss over minibatches.
 
     Args:

@@ -7,48 +7,17 @@ import torch
 from torch import Tensor
 
 IDENTITY_NAMES = (
-    "face_width",
-    "face_length",
-    "jaw",
-    "skin_lightness",
-    "skin_redness",
-    "hair_lightness",
-    "hair_redness",
-    "hair_volume",
-    "fringe",
-    "hair_length",
-    "ears",
-    "eye_spacing",
-    "eye_size",
-    "eye_height",
-    "iris_hue",
-    "brow_thickness",
-    "brow_tilt",
-    "brow_height",
-    "nose_length",
-    "nose_width",
-    "mouth_width",
-    "lip_thickness",
-    "lip_redness",
-    "beard",
-)
+    "face_width", "face_length", "jaw", "skin_lightness", "skin_redness", "hair_lightness", "hair_redness",
+    "hair_volume", "fringe", "hair_length", "ears", "eye_spacing", "eye_size", "eye_height", "iris_hue",
+    "brow_thickness", "brow_tilt", "brow_height", "nose_length", "nose_width", "mouth_width", "lip_thickness",
+    "lip_redness", "beard",
+)  # fmt: skip
 """Numbers that make a person, each in [-1, 1]."""
 
 NUISANCE_NAMES = (
-    "yaw",
-    "pitch",
-    "roll",
-    "scale",
-    "shift_x",
-    "shift_y",
-    "light_side",
-    "light_strength",
-    "smile",
-    "mouth_open",
-    "blink",
-    "background_hue",
-    "background_lightness",
-)
+    "yaw", "pitch", "roll", "scale", "shift_x", "shift_y", "light_side", "light_strength", "smile", "mouth_open",
+    "blink", "background_hue", "background_lightness",
+)  # fmt: skip
 """Numbers that make an image of the person, each in [-1, 1]."""
 
 CHUNK = 128

@@ -31,15 +31,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self,
-        images: Any,
-        processor: Any,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        image_column: str = "image",
-        label_column: str = "label",
-        keep_bytes: int = 256 * 2**20,
-    ) -> None:
+        self, images: Any, processor: Any, augmentation: Augmentation | None = None, seed: int = 0,
+        image_column: str = "image", label_column: str = "label", keep_bytes: int = 256 * 2**20,
+    ) -> None:  # fmt: skip
         self.images = images
         self.processor = processor
         self.augmentation = augmentation

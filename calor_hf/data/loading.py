@@ -37,18 +37,10 @@ class Splits:
 
 
 def load_splits(
-    source: str | None = None,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    revision: str | None = None,
-    held_out: float = 0.1,
-    seed: int = 0,
-    on_bad_image: str = "raise",
-    num_identities: int = 64,
-    image_size: int = 64,
-    stream: str = "private",
-) -> Splits:
+    source: str | None = None, *, image_column: str | None = None, label_column: str | None = None,
+    revision: str | None = None, held_out: float = 0.1, seed: int = 0, on_bad_image: str = "raise",
+    num_identities: int = 64, image_size: int = 64, stream: str = "private",
+) -> Splits:  # fmt: skip
     """Load a labeled image set; splits it lacks are cut from its training split, class by class.
 
     Args:

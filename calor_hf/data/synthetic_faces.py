@@ -62,13 +62,9 @@ def sample_nuisances(
 
 
 def load_synthetic_faces(
-    num_identities: int = 64,
-    images_per_identity: int = 20,
-    image_size: int = 64,
-    seed: int = 0,
-    split: str = "train",
+    num_identities: int = 64, images_per_identity: int = 20, image_size: int = 64, seed: int = 0, split: str = "train",
     stream: str = "private",
-) -> "Dataset":
+) -> "Dataset":  # fmt: skip
     """Images of synthetic faces; the splits show the same identities in other poses, lights and expressions.
 
     Args:

@@ -25,14 +25,9 @@ class PushFailedError(OSError):
 
 
 def push_release(
-    release: Release,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    message: str = "Upload model",
-) -> CommitInfo:
+    release: Release, repo_id: str, *, private: bool | None = None, revision: str | None = None,
+    token: str | None = None, message: str = "Upload model",
+) -> CommitInfo:  # fmt: skip
     """Publish a release as one commit, which also deletes files of an earlier release that it lacks.
 
     Args:

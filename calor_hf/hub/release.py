@@ -47,17 +47,10 @@ class Release:
 
 
 def prepare_release(
-    folder: str | Path,
-    method: str,
-    details: CardDetails,
-    *,
-    measured_in: str | Path | None = None,
-    report: str | Path | None = None,
-    card: str | None = None,
-    anonymize_labels: bool = False,
-    include_reconstructions: bool = False,
-    stale_is_error: bool = True,
-) -> Release:
+    folder: str | Path, method: str, details: CardDetails, *, measured_in: str | Path | None = None,
+    report: str | Path | None = None, card: str | None = None, anonymize_labels: bool = False,
+    include_reconstructions: bool = False, stale_is_error: bool = True,
+) -> Release:  # fmt: skip
     """Select the files of a saved model to publish, and write its card.
 
     Args:

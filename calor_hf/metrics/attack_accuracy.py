@@ -3,15 +3,7 @@
 from torch import Tensor
 
 from calor_hf.core.report import HEADLINE, IDENTITIES
-from calor_hf.metrics.base import (
-    METRICS,
-    Evidence,
-    Measure,
-    Metric,
-    check_rows,
-    mean_over_identities,
-    mean_over_images,
-)  # fmt: skip
+from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities, mean_over_images
 
 
 def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:

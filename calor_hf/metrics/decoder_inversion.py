@@ -160,14 +160,9 @@ def decoding_errors(decoder: Decoder, codes: Tensor, images: Tensor) -> Tensor:
 
 
 def decoder_inversion(
-    ask: Callable[[Tensor], dict[str, Tensor]],
-    public_images: Tensor,
-    private_images: Tensor,
-    private_labels: Tensor,
-    codes: Sequence[str] = CODES,
-    epochs: int = 30,
-    seed: int = 0,
-) -> list[Measure]:
+    ask: Callable[[Tensor], dict[str, Tensor]], public_images: Tensor, private_images: Tensor, private_labels: Tensor,
+    codes: Sequence[str] = CODES, epochs: int = 30, seed: int = 0,
+) -> list[Measure]:  # fmt: skip
     """Error of private images reconstructed by decoders that were trained on public images only.
 
     Args:

@@ -6,17 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.report import Measure
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import (
-    METRICS,
-    Evidence,
-    Measure,
-    Metric,
-    View,
-    check_rows,
-    mean_over_images,
-    private_images_of,
-)  # fmt: skip
+from calor_hf.metrics.base import METRICS, Evidence, Metric, View, check_rows, mean_over_images, private_images_of
 
 
 def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor) -> Tensor:

@@ -32,15 +32,9 @@ def small_resnet(num_classes: int) -> nn.Module:
 
 
 def train_student(
-    images: Tensor,
-    labels: Tensor,
-    build: Callable[[int], nn.Module] = small_resnet,
-    epochs: int = 75,
-    batch_size: int = 32,
-    learning_rate: float = 0.1,
-    seed: int = 0,
-    device: str = "cpu",
-) -> nn.Module:
+    images: Tensor, labels: Tensor, build: Callable[[int], nn.Module] = small_resnet, epochs: int = 75,
+    batch_size: int = 32, learning_rate: float = 0.1, seed: int = 0, device: str = "cpu",
+) -> nn.Module:  # fmt: skip
     """Train a classifier of the identities in ``images`` on these images only.
 
     SGD with momentum 0.9, weight decay 1e-4 and a cosine schedule to 1e-4; random crops of 80 to 100 % of the area, and
@@ -123,15 +117,9 @@ class KnowledgeExtraction(Metric):
     slow = True
 
     def __init__(
-        self,
-        build: Callable[[int], nn.Module] = small_resnet,
-        epochs: int = 75,
-        batch_size: int = 32,
-        learning_rate: float = 0.1,
-        runs: int = 3,
-        seed: int = 0,
-        device: str = "cpu",
-    ) -> None:
+        self, build: Callable[[int], nn.Module] = small_resnet, epochs: int = 75, batch_size: int = 32,
+        learning_rate: float = 0.1, runs: int = 3, seed: int = 0, device: str = "cpu",
+    ) -> None:  # fmt: skip
         if min(epochs, batch_size - 1, runs) < 1:
             raise ValueError(
                 f"expected epochs >= 1, batch_size >= 2 and runs >= 1, got {epochs}, {batch_size} and {runs}"

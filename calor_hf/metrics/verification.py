@@ -6,16 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.metrics.base import (
-    METRICS,
-    Direction,
-    Evidence,
-    Measure,
-    Metric,
-    check_rows,
-    mean_over_images,
-    private_images_of,
-)  # fmt: skip
+from calor_hf.core.report import Direction, Measure
+from calor_hf.metrics.base import METRICS, Evidence, Metric, check_rows, mean_over_images, private_images_of
 
 RATES = {"1e-2": 100, "1e-3": 1_000, "1e-4": 10_000}  # one false acceptance in so many impostor trials
 

@@ -6,16 +6,6 @@ from calor_hf.robustness.poisoned_dataset import PoisonedDataset
 from calor_hf.robustness.share import Share
 
 __all__ = [
-    "ADVERSARIAL",
-    "TRIGGERS",
-    "AdversarialResult",
-    "BackdoorResult",
-    "BadNets",
-    "Blended",
-    "PoisonedDataset",
-    "Share",
-    "Trigger",
-    "adversarial",
-    "backdoor_rates",
-    "caveats",
-]
+    "ADVERSARIAL", "TRIGGERS", "AdversarialResult", "BackdoorResult", "BadNets", "Blended", "PoisonedDataset", "Share",
+    "Trigger", "adversarial", "backdoor_rates", "caveats",
+]  # fmt: skip

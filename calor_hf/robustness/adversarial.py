@@ -69,15 +69,9 @@ class AdversarialResult:
 
 
 def adversarial(
-    target: Target,
-    images: Tensor,
-    labels: Tensor,
-    attacks: Sequence[str] = tuple(ADVERSARIAL),
-    targeted: bool = False,
-    seed: int = 0,
-    made_on: Target | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> list[AdversarialResult]:
+    target: Target, images: Tensor, labels: Tensor, attacks: Sequence[str] = tuple(ADVERSARIAL), targeted: bool = False,
+    seed: int = 0, made_on: Target | None = None, batch_size: int = BATCH_SIZE,
+) -> list[AdversarialResult]:  # fmt: skip
     """Attack images, and count how often the target misclassifies them.
 
     The paper does not state over which images its rates are taken (its one-pixel rate is below its clean error, so
@@ -129,14 +123,9 @@ def adversarial(
                 changed = gradient_images(attack, source, images, wanted, targeted, seed, batch_size)
             success = (predict(target, changed, batch_size) == wanted) == targeted
             result = AdversarialResult(
-                attack,
-                targeted,
-                made_on is not None,
-                Share.of(success, open_to_change),
-                Share.of(success),
-                seed,
+                attack, targeted, made_on is not None, Share.of(success, open_to_change), Share.of(success), seed,
                 time.perf_counter() - begin,
-            )
+            )  # fmt: skip
             logger.info("%s%s: %.0f s", attack, " (targeted)" if targeted else "", result.seconds)
             results.append(result)
     return results

@@ -154,13 +154,9 @@ class BackdoorResult:
 
 
 def backdoor_rates(
-    target: Target,
-    images: Tensor,
-    labels: Tensor,
-    trigger: Trigger,
-    target_class: int = TARGET_CLASS,
+    target: Target, images: Tensor, labels: Tensor, trigger: Trigger, target_class: int = TARGET_CLASS,
     batch_size: int = BATCH_SIZE,
-) -> BackdoorResult:
+) -> BackdoorResult:  # fmt: skip
     """Measure accuracy without the trigger and success rates with it.
 
     Args:

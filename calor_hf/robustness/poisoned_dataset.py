@@ -31,14 +31,9 @@ class PoisonedDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self,
-        data: Any,
-        trigger: Trigger,
-        pixel_input: PixelScale,
-        share: float = 0.01,
-        seed: int = 0,
+        self, data: Any, trigger: Trigger, pixel_input: PixelScale, share: float = 0.01, seed: int = 0,
         target_class: int = TARGET_CLASS,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.data = data
         self.trigger = trigger
         self.pixel_input = pixel_input

@@ -27,15 +27,10 @@ class ModuleTarget(Target):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        num_classes: int,
-        image_size: int | tuple[int, int],
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        head: str | None = None,
+        self, module: nn.Module, num_classes: int, image_size: int | tuple[int, int],
+        mean: Sequence[float] = (0.0, 0.0, 0.0), std: Sequence[float] = (1.0, 1.0, 1.0), head: str | None = None,
         resize: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.module = module.eval()
         self.num_classes = num_classes
