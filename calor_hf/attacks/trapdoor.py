@@ -103,10 +103,10 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         """Find the triggers' signatures, or read them; after a crash it goes on with the classes that are missing."""
         config = self.config
         plan = TriggerPlan(images=config.trigger_images, steps=config.trigger_steps, reach=config.reach, seed=seed)
-        pictures = public_images if public_images is not None else Drawn(target, generator, config.trigger_images, seed)
+        source = public_images if public_images is not None else Drawn(target, generator, config.trigger_images, seed)
         rng = named_rng(seed, "attacks/trapdoor/images")
-        chosen = rng.permutation(len(pictures))[: config.trigger_images]  # type: ignore[arg-type]
-        images = torch.stack([pictures[index] for index in chosen.tolist()]).to(target.device, target.dtype)
+        chosen = rng.permutation(len(source))[: config.trigger_images]  # type: ignore[arg-type]
+        images = torch.stack([source[index] for index in chosen.tolist()]).to(target.device, target.dtype)
         with process_state().local_main_process_first(), frozen(target.module):
             found = find_signatures(target, images, plan, folder / FILE)
         self._found = {name: value.to(target.device) for name, value in found.items()}

@@ -93,14 +93,14 @@ def load_synthetic_faces(
     nuisance = torch.cat(
         [sample_nuisances(index, images_per_identity, seed, split, stream) for index in range(num_identities)]
     )
-    pictures: list[dict[str, bytes | None]] = []
+    drawn: list[dict[str, bytes | None]] = []
     with torch.no_grad():
         for some_identities, some_nuisance in zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True):
             images = render_faces(some_identities, some_nuisance, image_size)
-            pictures += [{"bytes": _png(image), "path": None} for image in images]
+            drawn += [{"bytes": _png(image), "path": None} for image in images]
     labels = torch.arange(num_identities).repeat_interleave(images_per_identity).tolist()
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    return Dataset.from_dict({"image": drawn, "label": labels}, features=features)
 
 
 def _png(image: Tensor) -> bytes:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from calor_hf.generators._official_pkl import StoredNetwork, read_official_pkl
-from calor_hf.generators._stylegan2_layers import FEATURE_HOOKS
+from calor_hf.generators._stylegan2_layers import BLUR_FILTER
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 logger = logging.getLogger(__name__)
@@ -126,11 +126,11 @@ def _config(found: StoredNetwork) -> StyleGAN2Config:
 
 def _renamed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Weights under our names; the filters, which are not kept with the weights here, are compared and dropped."""
-    feature_hooks = torch.tensor(FEATURE_HOOKS) / sum(FEATURE_HOOKS)
+    blur = torch.tensor(BLUR_FILTER) / sum(BLUR_FILTER)
     kept = {}
     for name, value in weights.items():
         if not name.endswith("resample_filter"):
             kept[prefix + name] = value.float()
-        elif value.shape != (4, 4) or not torch.allclose(value.float(), torch.outer(feature_hooks, feature_hooks)):
+        elif value.shape != (4, 4) or not torch.allclose(value.float(), torch.outer(blur, blur)):
             raise ValueError(f"{name} is another filter than (1, 3, 3, 1)")
     return kept

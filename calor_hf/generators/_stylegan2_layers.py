@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEATURE_HOOKS = (1.0, 3.0, 3.0, 1.0)
+BLUR_FILTER = (1.0, 3.0, 3.0, 1.0)
 """The low-pass filter along each axis, before it is scaled to a sum of 1."""
 EPSILON = 1e-8
 
@@ -44,9 +44,9 @@ def filtered(x: Tensor, before: int, after: int, stride: int = 1, gain: float = 
     Returns:
         (batch, channels, (height + before + after - 3) / stride, ...), rounded up.
     """
-    feature_hooks = x.new_tensor(FEATURE_HOOKS) / sum(FEATURE_HOOKS)
+    blur = x.new_tensor(BLUR_FILTER) / sum(BLUR_FILTER)
     channels = x.shape[1]
-    kernel = (gain * torch.outer(feature_hooks, feature_hooks)).expand(channels, 1, -1, -1)
+    kernel = (gain * torch.outer(blur, blur)).expand(channels, 1, -1, -1)
     return F.conv2d(F.pad(x, (before, after, before, after)), kernel, stride=stride, groups=channels)
 
 

@@ -81,11 +81,11 @@ def persistent(weights: dict[str, Tensor], clamp: int | None = None) -> Persiste
 
 def official_weights(generator: StyleGAN2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """State dictionaries of the official generator and discriminator, filters included."""
-    feature_hooks = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    blur = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     weights = {name: value.clone() for name, value in generator.state_dict().items()}
     for name in list(weights):
         if name.endswith(("conv0.weight", "conv1.weight", "skip.weight")):
-            weights[name.replace("weight", "resample_filter")] = torch.outer(feature_hooks, feature_hooks)
+            weights[name.replace("weight", "resample_filter")] = torch.outer(blur, blur)
     discriminator = {
         name.removeprefix("discriminator."): value
         for name, value in weights.items()

@@ -212,11 +212,9 @@ def test_the_mean_style_is_followed() -> None:
 def test_filter_of_a_single_pixel() -> None:
     x = torch.zeros(1, 1, 5, 5)
     x[0, 0, 2, 2] = 64
-    feature_hooks = torch.tensor([1.0, 3, 3, 1])
+    blur = torch.tensor([1.0, 3, 3, 1])
     expected = torch.zeros(5, 5)
-    expected[:4, :4] = torch.outer(
-        feature_hooks, feature_hooks
-    )  # one zero more after than before: it reaches up and left
+    expected[:4, :4] = torch.outer(blur, blur)  # one zero more after than before: it reaches up and left
     assert torch.equal(filtered(x, 1, 2)[0, 0], expected)
     # Twice the side, the same mean away from the border.
     assert torch.equal(doubled(torch.ones(1, 1, 4, 4))[0, 0, 2:-2, 2:-2], torch.ones(4, 4))
