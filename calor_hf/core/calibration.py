@@ -16,9 +16,6 @@ def calibration_error(
         correct: (samples,) whether the prediction is right.
         bins: Number of equal bins, (0, 1/bins], …
 
-    Returns:
-        In [0, 1].
-
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """

@@ -37,21 +37,19 @@ class MethodConfig:
         if problem := type_error(values, dict[str, Any], "settings"):
             raise ValueError(f"{cls.__name__}: {problem}")
         known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
+        if unknown := sorted(set(values) - known):
             near = difflib.get_close_matches(unknown[0], known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             listed = ", ".join(sorted(known)) or "none"
             raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}{hint}; known: {listed}")
         hints = get_type_hints(cls)
         for name, value in values.items():
-            problem = type_error(value, hints[name], name)
-            if problem:
+            if problem := type_error(value, hints[name], name):
                 raise ValueError(f"{cls.__name__}: {problem}")
         settings = cls(**values)
-        endless = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-        if endless:
-            raise ValueError(f"{cls.__name__}: {endless[0]} must be a finite number, got {values[endless[0]]}")
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{cls.__name__}: {name} must be a finite number, got {value}")
         return settings
 
     @classmethod

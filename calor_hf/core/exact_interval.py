@@ -6,15 +6,10 @@ LEVEL = 0.95
 
 
 def exact_interval(successes: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of a share of independent samples that covers the truth with at least the given probability.
-
-    Args:
-        successes: In [0, count].
-        count: Number of samples.
-        level: In (0, 1).
+    """Interval of a share of independent samples that covers the truth with at least the probability ``level``.
 
     Returns:
-        Lower and upper end; NaN without samples.
+        Lower and upper end in [0, 1]; NaN without samples.
 
     Source:
         Clopper and Pearson, Biometrika 1934, as implemented by SciPy.

@@ -156,11 +156,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, shape: Any = dict) -> Any:
-    """What a JSON file holds.
-
-    Args:
-        path: The file.
-        shape: What it has to look like (:func:`calor_hf.core.validation.misfit`).
+    """Return the content of a JSON file, of a type that :func:`calor_hf.core.validation.type_error` takes.
 
     Raises:
         OSError: it cannot be read.
@@ -175,8 +171,7 @@ def parse_json(text: str, name: str, shape: Any = dict) -> Any:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is damaged: not JSON, or cut off ({error})") from error
-    problem = content_error(content) or type_error(content, shape)
-    if problem:
+    if problem := content_error(content) or type_error(content, shape):
         raise ValueError(f"{name} is damaged: {problem}")
     return content
 

@@ -4,12 +4,7 @@ from torch import Tensor
 
 
 def check_rows_finite(rows: Tensor, what: str) -> None:
-    """Raise ``FloatingPointError`` if any row holds NaN or infinity.
-
-    Args:
-        rows: (images, ...), one row per image.
-        what: Name of the rows in the message.
-    """
+    """Raise ``FloatingPointError`` if any row of (images, ...) is not finite; ``what`` names them in the message."""
     bad = int((~rows.reshape(len(rows), -1).isfinite().all(dim=1)).sum()) if len(rows) else 0
     if bad:
         raise FloatingPointError(

@@ -11,14 +11,9 @@ B = TypeVar("B")
 
 
 def minibatches(count: int, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Shuffled row numbers in parts of nearly equal size.
+    """Return shuffled row numbers from 0 to ``count`` − 1 in parts of nearly equal size, at most ``batch_size``.
 
     Equal parts, since a last batch of a single row would have no batch statistics.
-
-    Args:
-        count: Number of rows.
-        batch_size: Largest size of a part.
-        rng: Random numbers of the order.
     """
     return torch.from_numpy(rng.permutation(count)).tensor_split(-(-count // batch_size))
 

@@ -15,10 +15,7 @@ def process_state(device: str | torch.device | None = None) -> "PartialState":
     launched it; then each would do all of the work and write to the same files.
 
     Args:
-        device: Where the work is to be done; None: an accelerator if there is one.
-
-    Returns:
-        `accelerate`'s state; of several calls in a process the first one decides about the device.
+        device: Device of the work; defaults to an accelerator if there is one. The first call in a process decides.
     """
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env

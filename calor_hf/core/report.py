@@ -53,8 +53,7 @@ class Measure:
         direction: What larger values mean: more ``leakage``, more ``privacy``, or ``neither``.
         images: Number of reconstructions it is computed from.
         identities: Number of identities these are meant to show.
-        low: Lower end of the 95 % interval over identities, or NaN.
-        high: Upper end.
+        low: Lower end of the 95 % interval over identities, or NaN; ``high`` is the upper one.
         std: Standard deviation over restart slots (the ± of published tables), or NaN.
         by_identity: The number for each identity, by label.
         note: What a reader has to know.
@@ -86,12 +85,8 @@ class AttackResult:
     Attributes:
         name: Attack with its settings, as in the tables; also the name of its folder.
         attack: Registered name.
-        settings: All settings.
         prior: Name of the generator.
-        prior_settings: Its settings.
-        cost: Passes and seconds.
         adaptive: Whether the attack knows the defense, beyond the model's weights.
-        measures: Its numbers.
         chance_levels: Numbers of the same kind for images that know nothing of the identity, by their source.
         target_confidence: Mean probability given by the target itself, which every attack maximizes.
         parts: Names of the attacks in an ensemble; empty for other attacks.
@@ -127,10 +122,7 @@ class TargetInfo:
     Attributes:
         name: As given by the user; may be a path.
         model: Class of the model.
-        defense: Name of the defense, or ``none``.
-        settings: Settings of the defense.
-        classes: Number of classes.
-        parameters: Number of parameters.
+        defense: Name of the defense, or ``none``; ``settings`` are its settings.
         weights: SHA-256 of the weight files, or None for a model in memory.
     """
 
@@ -169,15 +161,11 @@ class LeakageReport:
     """The result of an audit.
 
     Attributes:
-        target: The attacked model.
-        data: The private data.
         networks: By role: ``target``, ``evaluation_model``, ``second_evaluation_model``, ``embedding``, ``extractor``.
         labels: Attacked classes.
         label_names: Their names; numbers if they were anonymized.
         images_per_class: Reconstructions of each class.
-        seed: Seed of every draw.
         budget: Share of the published effort, 1 for all of it.
-        attacks: Results.
         utility: Accuracy, likelihood and calibration of the target on held-out images.
         other_threats: Measures of other threats, such as membership inference.
         caveats: Sentences to know before relying on the numbers; without paths and class names.

@@ -11,9 +11,7 @@ from calor_hf.core.validation import content_error, size_error
 def check_config(source: Any, **kwargs: Any) -> None:
     """Refuse a ``config.json`` that is damaged, or asks for a network that no machine holds.
 
-    Args:
-        source: Folder or Hub id.
-        kwargs: ``revision``, ``token``, ``cache_dir`` and what else finds it.
+    ``kwargs`` are ``revision``, ``token``, ``cache_dir`` and what else finds the folder or Hub id ``source``.
 
     Raises:
         OSError: there is none.

@@ -70,17 +70,9 @@ class StepDraws:
         cls, seed: int, step: int, count: int, batch_size: int, part: int = 0, parts: int = 1, process: int = 0,
         processes: int = 1,
     ) -> "StepDraws":  # fmt: skip
-        """Draws of one batch.
+        """Draws of one batch of ``count`` samples, at most ``batch_size``, the samples of a full batch in one process.
 
-        Args:
-            seed: Seed of the run.
-            step: Optimizer steps done.
-            count: Samples of the batch, at most ``batch_size``.
-            batch_size: Samples of a full batch in one process.
-            part: Which of the accumulated batches of the step this is.
-            parts: Accumulated batches of a step.
-            process: Number of this process.
-            processes: Number of processes.
+        It is the batch number ``part`` of the ``parts`` accumulated ones of a step, in process number ``process``.
         """
         all_first = part * processes * batch_size
         return cls(

@@ -25,15 +25,11 @@ def crop_color_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image
 
 AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "flip": flip, "crop_color_flip": crop_color_flip}
 
-_LOW_RESOLUTION = 112
+_LOW_RESOLUTION = 112  # pixels of a side up to which the paper's augmentation is that of low resolution
 
 
 def augmentation_for(name: str, image_size: int) -> Augmentation | None:
-    """Return an augmentation by name; ``auto`` is the paper's for the image size.
-
-    Args:
-        name: ``auto``, ``none``, ``flip`` or ``crop_color_flip``.
-        image_size: Side of the model's input in pixels; up to 112 counts as the paper's low resolution.
+    """Return an augmentation by name, in :data:`AUGMENTATIONS` or ``auto``, the paper's for the image size in pixels.
 
     Raises:
         ValueError: unknown name.
@@ -50,8 +46,7 @@ def _random_square(image: Image.Image, rng: np.random.Generator, tries: int = 10
     for _ in range(tries):
         side = round(math.sqrt(width * height * rng.uniform(0.85, 1.0)))
         if 0 < side <= min(width, height):
-            left = int(rng.integers(0, width - side + 1))
-            top = int(rng.integers(0, height - side + 1))
+            left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))
             return image.crop((left, top, left + side, top + side))
     side = min(width, height)  # far from square: the middle
     left, top = (width - side) // 2, (height - side) // 2
@@ -60,8 +55,7 @@ def _random_square(image: Image.Image, rng: np.random.Generator, tries: int = 10
 
 def _jitter(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     brightness, contrast = rng.uniform(0.8, 1.2, size=2)
-    saturation = rng.uniform(0.9, 1.1)
-    hue = rng.uniform(-0.1, 0.1)
+    saturation, hue = rng.uniform(0.9, 1.1), rng.uniform(-0.1, 0.1)
     steps: list[Callable[[Image.Image], Image.Image]] = [
         lambda im: ImageEnhance.Brightness(im).enhance(float(brightness)),
         lambda im: ImageEnhance.Contrast(im).enhance(float(contrast)),

@@ -1,7 +1,7 @@
 """A differentiable renderer of drawn faces: identity and nuisance numbers in, images out."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,8 +50,7 @@ def render_faces(identity: Tensor, nuisance: Tensor, image_size: int = 64) -> Te
     return torch.cat([_render(person, image, image_size) for person, image in chunks])
 
 
-@dataclass(frozen=True)
-class _Grid:
+class _Grid(NamedTuple):
     """Face coordinates of every pixel, (batch, height, width): x to the right, y down, the face about [-1, 1]."""
 
     x: Tensor
@@ -66,19 +65,20 @@ def _render(identity: Tensor, nuisance: Tensor, size: int) -> Tensor:
     # Turning the head moves what lies on its front sideways and up; the outline stays.
     inner = _Grid(outer.x - 0.14 * n["yaw"], outer.y - 0.10 * n["pitch"])
 
-    skin = _skin(p)
-    hair = _hair(p)
-    width = 0.56 + 0.10 * p["face_width"]
-    length = 0.74 + 0.09 * p["face_length"]
+    skin, hair = _skin(p), _hair(p)
+    width, length = 0.56 + 0.10 * p["face_width"], 0.74 + 0.09 * p["face_length"]
 
     canvas = _background(n, outer)
     canvas = _over(canvas, _hair_behind(p, outer, width), 0.85 * hair)
-    canvas = _over(canvas, _neck(outer, width), 0.80 * skin)
-    canvas = _over(canvas, _shoulders(outer), _shirt(n))
+    neck = torch.sigmoid(_EDGE * (0.48 * width - outer.x.abs())) * torch.sigmoid(_EDGE * (outer.y - 0.4))
+    canvas = _over(canvas, neck, 0.80 * skin)
+    shirt = 0.45 + 0.25 * _hue(2.0 * n["background_hue"] + 2.4)
+    canvas = _over(canvas, _ellipse(outer.x, outer.y - 1.35, 0.95, 0.42), shirt)
     canvas = _over(canvas, _ears(p, outer, width), 0.92 * skin)
     face = _face(p, outer, width, length)
     canvas = _over(canvas, face, skin * _shade(n, inner, width))
-    canvas = _over(canvas, face * _cheeks(inner), skin * _color(p, 1.02, 0.80, 0.78))
+    cheeks = 0.35 * _ellipse(inner.x.abs() - 0.33, inner.y - 0.22, 0.15, 0.11, 14.0)
+    canvas = _over(canvas, face * cheeks, skin * _color(p, 1.02, 0.80, 0.78))
     canvas = _over(canvas, face * _beard(p, inner), 0.55 * hair + 0.35 * skin)
     canvas = _nose(canvas, p, inner, skin)
     canvas = _mouth(canvas, p, n, inner, skin)
@@ -92,8 +92,7 @@ def _outer_grid(n: dict[str, Tensor], size: int, like: Tensor) -> _Grid:
     ticks = (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     scale = 0.94 + 0.10 * n["scale"]
-    x = (x - 0.10 * n["shift_x"]) / scale
-    y = (y - 0.10 * n["shift_y"]) / scale
+    x, y = (x - 0.10 * n["shift_x"]) / scale, (y - 0.10 * n["shift_y"]) / scale
     angle = math.radians(12) * n["roll"]
     return _Grid(x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin())
 
@@ -136,10 +135,6 @@ def _hair(p: dict[str, Tensor]) -> Tensor:
     return torch.stack([light + 0.12 * red, light * (0.86 - 0.26 * red), light * (0.70 - 0.42 * red)], dim=1)
 
 
-def _shirt(n: dict[str, Tensor]) -> Tensor:
-    return 0.45 + 0.25 * _hue(2.0 * n["background_hue"] + 2.4)
-
-
 def _hue(turn: Tensor) -> Tensor:
     # Three cosines a third of a turn apart: a smooth circle of colors.
     return torch.stack([torch.cos(turn - shift) for shift in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)], dim=1)
@@ -166,14 +161,6 @@ def _hair_behind(p: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
     return torch.maximum(top, sides) * _above(grid.y, bottom, 18.0)
 
 
-def _neck(grid: _Grid, width: Tensor) -> Tensor:
-    return torch.sigmoid(_EDGE * (0.48 * width - grid.x.abs())) * torch.sigmoid(_EDGE * (grid.y - 0.4))
-
-
-def _shoulders(grid: _Grid) -> Tensor:
-    return _ellipse(grid.x, grid.y - 1.35, 0.95, 0.42)
-
-
 def _ears(p: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
     size = 1 + 0.45 * p["ears"]
     return _ellipse(grid.x.abs() - width - 0.01, grid.y + 0.02, 0.085 * size, 0.15 * size)
@@ -185,19 +172,12 @@ def _face(p: dict[str, Tensor], grid: _Grid, width: Tensor, length: Tensor) -> T
     return _ellipse(grid.x / taper, grid.y - 0.02, width, length)
 
 
-def _cheeks(grid: _Grid) -> Tensor:
-    return 0.35 * _ellipse(grid.x.abs() - 0.33, grid.y - 0.22, 0.15, 0.11, 14.0)
-
-
 def _beard(p: dict[str, Tensor], grid: _Grid) -> Tensor:
-    amount = torch.sigmoid(7 * (p["beard"] - 0.45))
-    chin = _ellipse(grid.x, grid.y - 0.60, 0.46, 0.34, 12.0)
-    return 0.85 * amount * chin
+    return 0.85 * torch.sigmoid(7 * (p["beard"] - 0.45)) * _ellipse(grid.x, grid.y - 0.60, 0.46, 0.34, 12.0)
 
 
 def _nose(canvas: Tensor, p: dict[str, Tensor], grid: _Grid, skin: Tensor) -> Tensor:
-    tip = 0.15 + 0.07 * p["nose_length"]
-    width = 0.10 + 0.035 * p["nose_width"]
+    tip, width = 0.15 + 0.07 * p["nose_length"], 0.10 + 0.035 * p["nose_width"]
     bridge = _ellipse(grid.x - 0.35 * width, grid.y - tip / 2, 0.35 * width, 0.12 + 0.5 * tip, 22.0)
     canvas = _over(canvas, 0.45 * bridge, 0.72 * skin)
     canvas = _over(canvas, 0.8 * _ellipse(grid.x, grid.y - tip, width, 0.055, 60.0), 0.80 * skin)
@@ -209,9 +189,8 @@ def _mouth(canvas: Tensor, p: dict[str, Tensor], n: dict[str, Tensor], grid: _Gr
     thick = 0.055 + 0.022 * p["lip_thickness"]
     opening = 0.022 + 0.020 * n["mouth_open"]
     level = 0.43 - 0.28 * (0.35 + 0.65 * n["smile"]) * ((grid.x / width).square().clamp_max(1.5) - 0.5) * width
-    lips = skin * _color(p, 0.92, 0.62, 0.62) + 0.10 * torch.stack(
-        [p["lip_redness"], -p["lip_redness"], -0.5 * p["lip_redness"]], dim=1
-    )
+    red = torch.stack([p["lip_redness"], -p["lip_redness"], -0.5 * p["lip_redness"]], dim=1)
+    lips = skin * _color(p, 0.92, 0.62, 0.62) + 0.10 * red
     canvas = _over(canvas, _ellipse(grid.x, grid.y - level, width, thick + opening, 90.0), lips)
     return _over(canvas, _ellipse(grid.x, grid.y - level, 0.8 * width, opening, 140.0), _color(p, 0.30, 0.10, 0.12))
 
@@ -228,8 +207,7 @@ def _eyes(canvas: Tensor, p: dict[str, Tensor], n: dict[str, Tensor], grid: _Gri
     look = grid.x.sign() * x - 0.02 * n["yaw"]
     canvas = _over(canvas, white * _ellipse(look, y, 0.055 * size, 0.055 * size, 110.0), iris)
     canvas = _over(canvas, white * _ellipse(look, y, 0.025 * size, 0.025 * size, 160.0), _color(p, 0.05, 0.05, 0.06))
-    lid = _ellipse(x, y + height, 0.125 * size, 0.018, 160.0)
-    return _over(canvas, 0.8 * lid, 0.30 * skin)
+    return _over(canvas, 0.8 * _ellipse(x, y + height, 0.125 * size, 0.018, 160.0), 0.30 * skin)
 
 
 def _brows(p: dict[str, Tensor], grid: _Grid) -> Tensor:

@@ -8,12 +8,7 @@ from torch import Tensor
 
 
 def image_grid(images: Tensor, columns: int) -> bytes:
-    """Draw images row by row into one PNG, with a white line between them.
-
-    Args:
-        images: (count, 3, height, width) in [0, 1].
-        columns: Images per row.
-    """
+    """Draw (count, 3, height, width) images in [0, 1] row by row into one PNG, with a white line between them."""
     count, _, height, width = images.shape
     rows = -(-count // columns)
     canvas = torch.full((3, rows * (height + 2) - 2, columns * (width + 2) - 2), 255, dtype=torch.uint8)

@@ -21,12 +21,10 @@ class ImageDataset(Dataset[dict[str, Any]]):
     loads it, or on whether the run was interrupted. The trainer calls :meth:`set_epoch`.
 
     Args:
-        images: Data with an image and a label column.
+        images: Data with an image and a label column, named by ``image_column`` and ``label_column``.
         processor: Image processor of the model.
         augmentation: Applied to the RGB image before the processor, or None.
         seed: First part of the key of every draw, >= 0.
-        image_column: Column with the images.
-        label_column: Column with the labels.
         keep_bytes: Decoded images are kept in memory up to this size, so that small sets are decoded once.
     """
 
@@ -34,12 +32,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self, images: Any, processor: Any, augmentation: Augmentation | None = None, seed: int = 0,
         image_column: str = "image", label_column: str = "label", keep_bytes: int = 256 * 2**20,
     ) -> None:  # fmt: skip
-        self.images = images
-        self.processor = processor
-        self.augmentation = augmentation
-        self.seed = seed
-        self.image_column = image_column
-        self.label_column = label_column
+        self.images, self.processor, self.augmentation, self.seed = images, processor, augmentation, seed
+        self.image_column, self.label_column = image_column, label_column
         self._kept: dict[int, tuple[Image.Image, int]] = {}
         self._room = keep_bytes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that stay alive
@@ -85,9 +79,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 def balanced_class_weights(labels: NDArray[np.int64], num_labels: int) -> Tensor:
     """Weights that give each class the same say: samples / (classes · samples of the class).
 
-    Args:
-        labels: (samples,) in [0, num_labels).
-        num_labels: Number of classes.
+    ``labels`` are (samples,) in [0, num_labels); the result is (num_labels,) float32.
 
     Raises:
         ValueError: a class has no sample.

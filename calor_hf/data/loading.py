@@ -21,14 +21,7 @@ SYNTHETIC_IMAGES = {"train": 20, "validation": 5, "test": 10}
 
 @dataclass(frozen=True)
 class Splits:
-    """Splits that share their classes; columns ``image`` and ``label``.
-
-    Attributes:
-        train: To learn from.
-        validation: To choose with.
-        test: To report, and for nothing else.
-        label_names: Name of each class.
-    """
+    """Splits with the same classes and columns ``image`` and ``label``: to learn from, to choose with, to report on."""
 
     train: "Dataset"
     validation: "Dataset"
@@ -104,8 +97,7 @@ def load_images(source: str, image_column: str | None = None) -> "Dataset":
     parts = dict(_load(source, None))
     images = parts.get("train", next(iter(parts.values())))
     column = image_column or _image_column(images)
-    images = images.select_columns([column])
-    images = images if column == "image" else images.rename_column(column, "image")
+    images = images.select_columns([column]).rename_columns({column: "image"})
     return without_bad_images(images, "image", "raise")
 
 
@@ -119,8 +111,7 @@ def _load(source: str, revision: str | None) -> Any:
     if path.is_file():
         return load_dataset(path.suffix.lstrip("."), data_files=str(path))
     if path.is_dir():
-        empty = _folders_without_images(path)
-        if empty:
+        if empty := _folders_without_images(path):
             raise ValueError(f"class folders without an image: {', '.join(empty[:5])}; remove or fill them")
         return load_dataset(str(path))
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
@@ -157,9 +148,9 @@ def _two_columns(data: Any, image_column: str, label_column: str) -> Any:
     for column in (image_column, label_column):
         if column not in data.column_names:
             raise ValueError(f"no column {column!r}; columns: {', '.join(data.column_names)}")
-    data = data.select_columns([image_column, label_column])
-    wanted = {image_column: "image", label_column: "label"}
-    return data.rename_columns({old: new for old, new in wanted.items() if old != new})
+    return data.select_columns([image_column, label_column]).rename_columns(
+        {image_column: "image", label_column: "label"}
+    )
 
 
 def _label_names(train: Any) -> list[str]:
@@ -180,8 +171,7 @@ def _encoded(part: Any, names: list[str], split: str) -> Any:
         return part
     index = {name: number for number, name in enumerate(names)}
     words = [own[value] if own else str(value) for value in part["label"]]
-    unknown = sorted(set(words) - index.keys())
-    if unknown:
+    if unknown := sorted(set(words) - index.keys()):
         raise ValueError(f"the {split} split has classes that the train split lacks: {', '.join(unknown[:5])}")
     part = part.remove_columns("label").add_column("label", [index[word] for word in words])
     return part.cast_column("label", ClassLabel(names=names))

@@ -63,15 +63,9 @@ def square_pixels(picture: Image.Image, size: int, crop: int | None = None) -> T
 
 
 def labeled_pixels(images: Any, size: int, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-    """Images of some classes as one tensor.
+    """(m, 3, size, size) bytes and (m,) int64 labels of some ``classes``, or all.
 
-    Args:
-        images: A ``datasets.Dataset`` with columns ``image`` and ``label``.
-        size: Side in pixels.
-        classes: Classes to read; None means all.
-
-    Returns:
-        (m, 3, size, size) bytes and (m,) int64 labels.
+    ``images`` is a ``datasets.Dataset`` with columns ``image`` and ``label``.
     """
     labels = np.asarray(images["label"])
     rows = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, list(classes)))

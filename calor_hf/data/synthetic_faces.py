@@ -69,7 +69,7 @@ def load_synthetic_faces(
 
     Args:
         num_identities: Number of identities, the classes.
-        images_per_identity: Images of each.
+        images_per_identity: Number of images of each one.
         image_size: Side in pixels, >= 16.
         seed: Seed of the population, >= 0; see :func:`sample_identities` for their numbers.
         split: ``train``, ``validation`` or ``test``.

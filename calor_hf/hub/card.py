@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -34,16 +34,13 @@ class CardDetails:
     """Details of a card that the model's files do not hold.
 
     Attributes:
-        name: Name of the model.
         source: Hub id for ``from_pretrained``; None if not known yet.
         license: Id of the license, such as ``apache-2.0``.
         base_model: Hub id of the base model; defaults to the one in the training record.
         dataset: Hub id of the data set; defaults to the one in the training record.
-        tags: Additional tags.
         class_names: Published class names that may be names of people.
         remote_code: Whether the model comes with its code, for users without calor_hf.
-        curves: Whether the training curves are published with the card.
-        reconstructions: Whether an image of reconstructions is published with the card.
+        curves: Whether the training curves are published with the card; ``reconstructions``: an image of these.
     """
 
     name: str
@@ -52,7 +49,7 @@ class CardDetails:
     base_model: str | None = None
     dataset: str | None = None
     tags: Sequence[str] = ()
-    class_names: Sequence[str] = field(default=())
+    class_names: Sequence[str] = ()
     remote_code: bool = False
     curves: bool = False
     reconstructions: bool = False
@@ -121,11 +118,7 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
     description, _, source = prose.partition("\nSource:")
     model, training, report = evidence.model, evidence.training, evidence.report
     text = environment.from_string(files("calor_hf.hub").joinpath("card.md").read_text(encoding="utf-8")).render(
-        evidence=evidence,
-        model=model,
-        training=training,
-        report=report,
-        details=details,
+        evidence=evidence, model=model, training=training, report=report, details=details,
         method=" ".join(description.strip().split("\n\n")[0].split()),
         source=source.strip(),
         ours=model.architecture.startswith(("CALoRFor", "DefendedFor")),
@@ -137,12 +130,8 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
             (title.format(split=training.split.capitalize() if training else ""), name, unit)
             for title, name, unit in _ROWS_OF_TRAINING
         ],
-        version=__version__,
-        number=number,
-        percent=percent,
-        with_interval=with_interval,
-        measure_table=measure_table,
-    )
+        version=__version__, number=number, percent=percent, with_interval=with_interval, measure_table=measure_table,
+    )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
@@ -181,12 +170,10 @@ def _results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
     attack = None if report is None else report.strongest
     if report is not None and attack is not None:
         which = f"strongest of {len(report.attacks)} attacks ({attack.name}); lower is better"
-        for name, text in (
-            (HEADLINE, "Reconstructions recognized by an evaluation model"),
-            (IDENTITIES, "People recognized"),
-        ):
-            measure = attack.get(name)
-            found += [] if measure is None else [("train", name, f"{text}, {which}", measure.value)]
+        titles = {HEADLINE: "Reconstructions recognized by an evaluation model", IDENTITIES: "People recognized"}
+        for name, text in titles.items():
+            if measure := attack.get(name):
+                found.append(("train", name, f"{text}, {which}", measure.value))
     return [
         EvalResult(**common, dataset_split=split, metric_type=kind, metric_name=name, metric_value=value)
         for split, kind, name, value in found

@@ -39,9 +39,7 @@ class ModelInfo:
     Attributes:
         architecture: Class of the model.
         base_class: Class of the base model; None for stock models.
-        defense: Name of the defense, or ``none``.
-        settings: Settings of the defense.
-        classes: Number of classes.
+        defense: Name of the defense, or ``none``; ``settings`` are its settings.
         telling_names: Number of class names that may be names of people.
         weights: SHA-256 of the weights.
     """
@@ -102,9 +100,7 @@ class Evidence:
     """Everything a card may say.
 
     Attributes:
-        model: The saved model.
-        training: Its training record, or None.
-        report: Publishable copy of its audit's report, or None.
+        report: Publishable copy of the audit's report, or None.
         report_checksum: Checksum of the full report.
     """
 

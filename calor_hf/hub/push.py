@@ -152,5 +152,4 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _is_transport_error(error: BaseException) -> bool:
-    library = type(error).__module__.split(".")[0]
-    return isinstance(error, ConnectionError | TimeoutError) or library in _TRANSPORT
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in _TRANSPORT

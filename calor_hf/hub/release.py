@@ -114,18 +114,13 @@ def prepare_release(
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Return the names of the weight files.
-
-    Raises:
-        FileNotFoundError: no weights, or a shard is missing.
-    """
+    """Return the names of the weight files; raise ``FileNotFoundError`` if one is missing."""
     index = folder / INDEX
     names = [WHOLE]
     if index.is_file():
         shards = set(read_json(index, {"weight_map": dict[str, str]})["weight_map"].values())
         names = [INDEX, *sorted(name for name in shards if WEIGHTS.fullmatch(name))]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"no weights in {folder}: {', '.join(missing)} missing; save the model there first")
     return names
 

@@ -38,11 +38,7 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
 
 
 def cohen_kappa(first: Tensor, second: Tensor) -> float:
-    """Agreement of two binary ratings beyond chance: 1 for always, 0 for chance.
-
-    Args:
-        first: (n,) bool, n >= 1.
-        second: (n,) bool.
+    """Agreement of two binary ratings, (n,) bool with n >= 1, beyond chance: 1 for always, 0 for chance.
 
     Returns:
         In [-1, 1]; NaN if both ratings are constant and equal, so that chance always agrees.
@@ -77,9 +73,7 @@ class Agreement(Metric):
         undefined.
         """
         labels, one = evidence.labels, topk_correct(self.scores(evidence), evidence.labels) > 0
-        first, second = evidence.evaluation_model, evidence.second_evaluation_model
-        assert first is not None  # as required, like the second
-        assert second is not None
+        first, second = self.require(evidence)
         two, how = _recognized(second, evidence)
         both = f"{first.name} and {second.name} both name the right person"
         found = [
@@ -96,9 +90,8 @@ class Agreement(Metric):
             found.append(empty.failed("the evaluation model recognized no one"))
 
         kappa = cohen_kappa(one, two)
-        note = "1 always agree, 0 as by chance"
-        if math.isnan(kappa):
-            note = "undefined: both evaluation models give every image one same verdict"
+        undefined = "undefined: both evaluation models give every image one same verdict"
+        note = undefined if math.isnan(kappa) else "1 always agree, 0 as by chance"
         identities = len(labels.unique())
         found.append(Measure("evaluation_models_kappa", kappa, "kappa", "neither", len(labels), identities, note=note))
         return found

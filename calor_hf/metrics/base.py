@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -90,14 +90,8 @@ def mean_over_images(
 ) -> Measure:
     """Mean of one number per image, with its interval over identities and its standard deviation over slots.
 
-    Args:
-        name: As in :class:`Measure`.
-        unit: As in :class:`Measure`.
-        direction: As in :class:`Measure`.
-        values: (n,) one number per image.
-        labels: (n,) int64.
-        note: As in :class:`Measure`.
-        slots: Whether the i-th images of all identities belong to one restart; otherwise there is no deviation.
+    ``values`` is one number per image, (n,), and ``labels`` (n,) int64; for the others see :class:`Measure`. ``slots``:
+    whether the i-th images of all identities belong to one restart; otherwise there is no deviation.
     """
     means = identity_means(values, labels)
     counts = np.array([float((labels == label).sum()) for label in means])
@@ -113,13 +107,7 @@ def mean_over_identities(
 ) -> Measure:
     """Mean of one number per identity, with its interval; identities with NaN are left out and counted in the note.
 
-    Args:
-        name: As in :class:`Measure`.
-        unit: As in :class:`Measure`.
-        direction: As in :class:`Measure`.
-        values: A number for each identity, by label.
-        images: Number of reconstructions they come from.
-        note: As in :class:`Measure`.
+    ``values`` are by label, and come from ``images`` reconstructions; for the others see :class:`Measure`.
     """
     known = {label: value for label, value in values.items() if not math.isnan(value)}
     if len(known) < len(values):
@@ -163,11 +151,11 @@ class Metric(ABC):
         """Return the first name in :attr:`needs` that ``evidence`` lacks; None if nothing is missing."""
         return next((name for name in self.needs if getattr(evidence, name) is None), None)
 
-    def require(self, evidence: Evidence) -> None:
-        """Raise ``ValueError`` if something in :attr:`needs` is missing."""
-        name = self.missing(evidence)
-        if name is not None:
+    def require(self, evidence: Evidence) -> tuple[Any, ...]:
+        """Return the parts of ``evidence`` in :attr:`needs`; raise ``ValueError`` if one is missing."""
+        if (name := self.missing(evidence)) is not None:
             raise ValueError(f"{type(self).__name__} needs {name}, and the evidence has none; pass one to the audit")
+        return tuple(getattr(evidence, name) for name in self.needs)
 
     def view(self, evidence: Evidence, name: str) -> View:
         """Return a view of ``evidence`` that the metric needs.
@@ -210,11 +198,7 @@ def check_rows(labels: Tensor, **tensors: Tensor) -> None:
 
 
 def private_images_of(label: int, private_labels: Tensor) -> Tensor:
-    """(m,) bool mask of the private images of a class.
-
-    Raises:
-        ValueError: the class has no private image.
-    """
+    """(m,) bool mask of the private images of a class; raise ``ValueError`` if it has none."""
     mask = private_labels == label
     if not mask.any():
         raise ValueError(f"no private image of class {label}; pass the data that the target was trained on")

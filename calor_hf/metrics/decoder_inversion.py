@@ -245,12 +245,7 @@ class DecoderInversion(Metric):
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``decoder_inversion_chance`` and a number per code; NaN without held-out images of these identities."""
-        self.require(evidence)
-        ask, public, held, shown = evidence.ask, evidence.public_images, evidence.held_images, evidence.held_labels
-        assert ask is not None  # as required, like the others
-        assert public is not None
-        assert held is not None
-        assert shown is not None
+        ask, public, held, shown = self.require(evidence)
         check_images_of(shown, held_images=held)
         known = torch.isin(shown, evidence.labels)
         if not known.any():

@@ -9,6 +9,7 @@ from torch import Tensor
 from calor_hf.core.report import Measure
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import METRICS, Evidence, Metric, View, check_rows, mean_over_images, private_images_of
+from calor_hf.metrics.fid import check_clouds
 
 
 def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor) -> Tensor:
@@ -30,16 +31,11 @@ def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor
     """
     check_rows(labels, features=features)
     check_rows(private_labels, private_features=private_features)
-    if features.ndim != 2 or features.shape[1:] != private_features.shape[1:]:
-        raise ValueError(
-            f"expected features (n, d) and private_features (m, d) of one network, got {tuple(features.shape)} and "
-            f"{tuple(private_features.shape)}"
-        )
+    check_clouds(features, private_features)
     found = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique().tolist():
         mine, known = labels == label, private_features[private_images_of(label, private_labels)].double()
-        nearest = [(known - one).square().sum(dim=1).min() for one in features[mine].double()]
-        found[mine] = torch.stack(nearest)
+        found[mine] = torch.stack([(known - one).square().sum(dim=1).min() for one in features[mine].double()])
     return found
 
 
@@ -75,9 +71,7 @@ class FeatureDistance(Metric):
 
         The second takes an evaluation model that classifies, the third an embedding network.
         """
-        self.require(evidence)
-        view = evidence.evaluation_model
-        assert view is not None  # as required
+        (view,) = self.require(evidence)
         found = [delta("delta_eval", view, evidence)]
         if view.logits is not None:
             found.append(self._recognized(view, view.logits, evidence))

@@ -7,14 +7,7 @@ from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 
 
 def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
-    """Absolute error of each identity number.
-
-    Args:
-        identity: (n, k) numbers in [-1, 1] of the reconstructed faces.
-        true_identity: (n, k) numbers of the identities they are meant to show.
-
-    Returns:
-        (n, k) float64 in [0, 2].
+    """(n, k) float64 absolute errors in [0, 2] of (n, k) identity numbers in [-1, 1].
 
     Raises:
         ValueError: shapes that differ, or numbers outside [-1, 1].
@@ -41,10 +34,7 @@ class IdentityError(Metric):
 
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``identity_error`` over all attributes, and one number per attribute."""
-        self.require(evidence)
-        identity, truth = evidence.identity, evidence.true_identity
-        assert identity is not None  # as just required
-        assert truth is not None
+        identity, truth = self.require(evidence)
         check_rows(evidence.labels, identity=identity, true_identity=truth)
         errors = identity_errors(identity, truth)
         unit, note = "half-ranges, 0 to 2", "0 is the person; a random one errs by 0.67, an average one by 0.5"

@@ -12,14 +12,9 @@ from calor_hf.metrics.fid import INCEPTION, check_clouds
 
 
 def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
-    """Unbiased squared maximum mean discrepancy under the kernel (x·y / d + 1)³.
+    """Unbiased squared maximum mean discrepancy of (n, d) and (m, d), n, m >= 2, under the kernel (x·y / d + 1)³.
 
-    Args:
-        first: (n, d), n >= 2.
-        second: (m, d), m >= 2.
-
-    Returns:
-        Scalar; below 0 if two sets are nearer than two samples of one distribution on average.
+    It is below 0 if two sets are nearer than two samples of one distribution on average.
     """
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -78,10 +73,7 @@ class KID(Metric):
     ``kernel_distance`` otherwise. The std is the standard deviation over subsets, the published ±; subsets overlap, so
     it is no interval.
 
-    Args:
-        subsets: As :func:`kernel_distances`, with the others.
-        subset_size: At most 1000, as published, and no more than there are images on either side.
-        seed: Seed of the subsets.
+    The settings are those of :func:`kernel_distances`.
 
     Source:
         Bińkowski et al., ICLR 2018, arXiv:1801.01401.
@@ -103,7 +95,6 @@ class KID(Metric):
         note = f"{self.subsets} subsets of {size} of {n} reconstructions and of {m} private images; by {view.name}"
         if not math.isfinite(value):
             value, note = math.nan, f"it takes two images on each side, and numbers that float64 can hold: {note}"
-        name, std = "kid" if view.name == INCEPTION else "kernel_distance", math.nan
-        if self.subsets > 1 and math.isfinite(value):
-            std = float(values.std())
+        name = "kid" if view.name == INCEPTION else "kernel_distance"
+        std = float(values.std()) if self.subsets > 1 and math.isfinite(value) else math.nan
         return [Measure(name, value, "squared MMD", "privacy", n, len(labels.unique()), std=std, note=note)]

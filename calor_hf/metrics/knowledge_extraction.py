@@ -99,14 +99,8 @@ class KnowledgeExtraction(Metric):
     is downloaded, and classifies the attacked identities only. Pass ``build`` for the published setting. Private images
     are resized like the reconstructions.
 
-    Args:
-        build: As in :func:`train_student`, like the following; the defaults are the published ones.
-        epochs: Passes over the reconstructions.
-        batch_size: Largest number of images per step.
-        learning_rate: Initial learning rate.
-        runs: Number of trainings.
-        seed: Seed of the first training; the others count on.
-        device: Device of the training.
+    The settings are those of :func:`train_student`, and ``runs``, the number of trainings; ``seed`` is the seed of the
+    first one, and the others count on. The defaults are the published ones.
 
     Source:
         Struppek et al., ICLR 2024, arXiv:2310.06549; LukasStruppek/Plug-and-Play-Attacks `knowledge_extraction`.
@@ -151,10 +145,8 @@ class KnowledgeExtraction(Metric):
             elif not known.any():
                 found.append(empty.failed("no image of the attacked people to be evaluated on"))
             else:
-                fitted, classes = (
-                    resized_like(shown_images[known], images),
-                    torch.searchsorted(identities, shown[known]),
-                )
+                fitted = resized_like(shown_images[known], images)
+                classes = torch.searchsorted(identities, shown[known])
                 right = torch.stack([recognized(student, fitted, classes) for student in students])
                 found.append(self._measure(empty, right, shown[known]))
         return found

@@ -9,18 +9,13 @@ from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, mean_over_
 from calor_hf.metrics.fid import check_clouds
 
 VARIANTS = ("ppa", "standard")
-UNITS = {
-    "precision": "share",
-    "recall": "share",
-    "density": "real balls an image lies in, over k",
-    "coverage": "share",
-}
+UNITS = {"precision": "share", "recall": "share", "density": "real balls an image lies in, over k", "coverage": "share"}
 
 
 def prdc(features: Tensor, private_features: Tensor, k: int = 3, variant: str = "ppa") -> dict[str, float]:
     """Overlap of the reconstructions (fakes) and private images (reals) of one identity, in four numbers.
 
-    A image's ball reaches to its k-th neighbor in its own set. On the rim counts as inside.
+    An image's ball reaches to its k-th neighbor in its own set. On the rim counts as inside.
 
     - ``precision``: share of fakes in the ball of any real (``standard``), or in that of the nearest (``ppa``).
     - ``recall``: share of reals in the ball of any fake, or in that of the nearest.

@@ -14,12 +14,7 @@ RESAMPLES = 10_000
 
 
 def identity_means(values: Tensor, labels: Tensor) -> dict[int, float]:
-    """Mean of a number per image for each identity, by label in ascending order.
-
-    Args:
-        values: (n,) one number per image.
-        labels: (n,) int64.
-    """
+    """Mean of (n,) numbers per image for each identity, by label in ascending order; ``labels`` are (n,) int64."""
     doubles = values.double()
     return {int(label): float(doubles[labels == label].mean()) for label in labels.unique()}
 
@@ -78,17 +73,9 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
 
 
 def share_interval(low: float, high: float, identities: int) -> tuple[float, float]:
-    """Interval of a share, by the exact binomial interval if all identities are at 0 or all at 1.
+    """Return the interval of a share found by resampling, or the exact binomial one if all are at 0 or all at 1.
 
-    Resampling equal values gives an interval of zero width, whatever their number.
-
-    Args:
-        low: Lower end by resampling.
-        high: Upper end by resampling.
-        identities: Number of identities.
-
-    Returns:
-        Lower and upper end.
+    Resampling equal values gives an interval of zero width, whatever the number of identities.
     """
     if low == high and low in (0, 1):
         return exact_interval(round(low) * identities, identities)
@@ -98,15 +85,8 @@ def share_interval(low: float, high: float, identities: int) -> tuple[float, flo
 def paired_difference(first: dict[int, float], second: dict[int, float], seed: int = 0) -> tuple[float, float, float]:
     """Mean difference ``second − first`` over the identities in both, with its 95 % interval.
 
-    Paired by identity, so that the difficulty of an identity cancels.
-
-    Args:
-        first: One number per identity.
-        second: The same for another defense or attack.
-        seed: Seed of the resampling.
-
-    Returns:
-        Difference, lower and upper end of its interval.
+    Paired by identity, so that the difficulty of an identity cancels. ``first`` and ``second`` are numbers by label, of
+    two defenses or attacks; the result is the difference, and lower and upper end of its interval.
 
     Raises:
         ValueError: no identity is in both.

@@ -13,27 +13,14 @@ RATES = {"1e-2": 100, "1e-3": 1_000, "1e-4": 10_000}  # one false acceptance in 
 
 
 def best_cosine(probes: Tensor, gallery: Tensor) -> Tensor:
-    """Cosine of each probe to the most similar image of a gallery.
-
-    Args:
-        probes: (n, d) features; a row of zeros has cosine 0 to all.
-        gallery: (m, d) features, m >= 1.
-
-    Returns:
-        (n,) float64 in [-1, 1].
-    """
+    """(n,) float64 cosines of (n, d) probes to the most similar of (m, d) gallery features; 0 for a row of zeros."""
     return (F.normalize(probes.double()) @ F.normalize(gallery.double()).T).amax(dim=1)
 
 
 def threshold_at(impostors: Tensor, one_in: int) -> float:
-    """Threshold that at most one in ``one_in`` impostor scores exceeds.
+    """Threshold that at most one in ``one_in`` (>= 2) of (n,) impostor scores exceeds.
 
-    Args:
-        impostors: (n,) scores.
-        one_in: Impostor trials per false acceptance, >= 2.
-
-    Returns:
-        A score, to be exceeded; NaN with fewer than ``one_in`` impostors, too few to estimate the rate.
+    NaN with fewer than ``one_in`` impostors, too few to estimate the rate.
     """
     if len(impostors) < one_in:
         return math.nan
@@ -60,8 +47,8 @@ class Verification(Metric):
 
         NaN if there are too few impostors for the rate.
         """
-        view, labels, held_labels = self.view(evidence, "embedding"), evidence.labels, evidence.held_labels
-        assert held_labels is not None  # as required
+        view, labels = self.view(evidence, "embedding"), evidence.labels
+        _, held_labels = self.require(evidence)
         if view.held_features is None:
             raise ValueError("verification needs held-out private images; pass held_images to the audit")
         check_rows(held_labels, held_features=view.held_features)

@@ -82,14 +82,9 @@ class _Search:
 
 
 def with_pixel(image: Tensor, candidates: NDArray[np.float64]) -> Tensor:
-    """Copies of an image, each with one pixel of another color.
+    """(m, 3, height, width) copies of a (3, height, width) image, each with one pixel of another color.
 
-    Args:
-        image: (3, height, width) in [0, 1].
-        candidates: (m, 5) row in [0, height], column in [0, width], and three colors in [0, 1].
-
-    Returns:
-        (m, 3, height, width).
+    ``candidates`` are (m, 5): row in [0, height], column in [0, width], and three colors in [0, 1].
     """
     values = torch.from_numpy(np.ascontiguousarray(candidates))
     rows = values[:, 0].long().clamp(0, image.shape[-2] - 1)

@@ -56,16 +56,8 @@ class AdversarialResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "attack": self.attack,
-            "targeted": self.targeted,
-            "transferred": self.transferred,
-            "settings": ADVERSARIAL[self.attack],
-            "changed": self.changed.to_dict(),
-            "all": self.all.to_dict(),
-            "seed": self.seed,
-            "seconds": self.seconds,
-        }
+        shares = {"changed": self.changed.to_dict(), "all": self.all.to_dict()}
+        return {**vars(self), "settings": ADVERSARIAL[self.attack], **shares}
 
 
 def adversarial(
@@ -111,9 +103,8 @@ def adversarial(
     wanted = (labels + 1) % target.num_classes if targeted else labels
     results = []
     with frozen(target.module, source.module), torch.random.fork_rng():
-        torch.manual_seed(
-            torch_seed(seed, "robustness/adversarial")
-        )  # for stochastic targets, and for the attacks' data loaders, which use the global generator
+        # For stochastic targets, and for the attacks' data loaders, which use the global generator.
+        torch.manual_seed(torch_seed(seed, "robustness/adversarial"))
         open_to_change = (predict(target, images, batch_size) == wanted) != targeted
         for attack in attacks:
             begin = time.perf_counter()
@@ -163,22 +154,13 @@ def caveats(results: Sequence[AdversarialResult]) -> list[str]:
 
 
 def check_attacks(attacks: Sequence[str]) -> None:
-    """Check that names are in :data:`ADVERSARIAL`.
-
-    Raises:
-        ValueError: the message lists the known ones.
-    """
-    unknown = [name for name in attacks if name not in ADVERSARIAL]
-    if unknown:
+    """Raise ``ValueError`` unless all names are in :data:`ADVERSARIAL`."""
+    if unknown := [name for name in attacks if name not in ADVERSARIAL]:
         raise ValueError(f"unknown attack {unknown[0]!r}; pass {', '.join(ADVERSARIAL)}")
 
 
 def check_images(target: Target, images: Tensor, labels: Tensor) -> None:
-    """Check that images are in [0, 1] and that the target has a class for every label.
-
-    Raises:
-        ValueError: they are not; the message gives the values.
-    """
+    """Raise ``ValueError`` unless images are in [0, 1] and the target has a class for every label."""
     if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
         raise ValueError(
             f"expected (n, 3, height, width) images and n labels, n > 0, got {tuple(images.shape)} and {len(labels)}"

@@ -99,11 +99,7 @@ TRIGGERS: dict[str, type[Trigger]] = {"badnets": BadNets, "blended": Blended}
 
 
 def trigger_named(name: str, seed: int = 0) -> Trigger:
-    """Return a trigger by name, with the settings of the paper's table 17.
-
-    Args:
-        name: ``badnets`` or ``blended``.
-        seed: Seed of the blended noise.
+    """Return a trigger by name, with the settings of the paper's table 17; ``seed`` is that of the blended noise.
 
     Raises:
         ValueError: an unknown name.
@@ -124,14 +120,12 @@ class BackdoorResult:
     """Effect of a trigger on a model.
 
     Attributes:
-        trigger: Its settings.
         clean: Share of test images without the trigger that are classified correctly.
         success: Share of all images with the trigger that are assigned to the target class, the paper's rate. It
             includes images of the target class, so a clean model has about 1 / classes.
         success_of_others: The same without images of the target class.
         without_trigger: Share of images of other classes assigned to the target class without the trigger: the chance
             level.
-        target_class: Class of the trigger.
     """
 
     trigger: dict[str, Any]
@@ -143,14 +137,7 @@ class BackdoorResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "trigger": self.trigger,
-            "target_class": self.target_class,
-            "clean": self.clean.to_dict(),
-            "success": self.success.to_dict(),
-            "success_of_others": self.success_of_others.to_dict(),
-            "without_trigger": self.without_trigger.to_dict(),
-        }
+        return {name: value.to_dict() if isinstance(value, Share) else value for name, value in vars(self).items()}
 
 
 def backdoor_rates(

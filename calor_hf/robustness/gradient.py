@@ -83,14 +83,8 @@ def gradient_images(
 def margin_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """Margin of the best other class over the wanted one, summed over the images.
 
-    Unlike that of cross-entropy, its gradient does not vanish for confident scores.
-
-    Args:
-        logits: (batch, classes).
-        wanted: (batch, classes) one-hot.
-
-    Returns:
-        Scalar, in units of the logits.
+    Unlike that of cross-entropy, its gradient does not vanish for confident scores. ``wanted`` is (batch, classes)
+    one-hot, like the logits; the result is a scalar in units of the logits.
 
     Source:
         Carlini and Wagner, IEEE S&P 2017, arXiv:1608.04644, f6 without its lower bound.

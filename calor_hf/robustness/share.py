@@ -11,12 +11,7 @@ from calor_hf.core.exact_interval import exact_interval
 
 @dataclass(frozen=True)
 class Share:
-    """Share of images that meet a condition.
-
-    Attributes:
-        successes: Number of images that meet the condition.
-        count: Number of images considered.
-    """
+    """Share of images that meet a condition: ``successes`` of ``count`` images."""
 
     successes: int
     count: int

@@ -45,8 +45,8 @@ class Target(ABC):
         return next(self.module.parameters()).dtype
 
 
-class ScoreTarget:
-    """Black-box view of a target that gives probabilities only.
+class _BlackBox:
+    """Black-box view of a target; ``released`` are its answers, from probabilities.
 
     Attributes:
         num_classes: Number of classes.
@@ -56,13 +56,13 @@ class ScoreTarget:
         queries: Images answered so far.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, released: Callable[[Tensor], Tensor]) -> None:
         def ask(images: Tensor) -> Tensor:
             with torch.no_grad():
                 scores = target(images.detach().to(target.device, target.dtype)).softmax(dim=-1)
             if not scores.isfinite().all():
                 raise FloatingPointError("the target's scores became NaN or infinite; check its weights")
-            return scores.to(images.device)
+            return released(scores).to(images.device)
 
         self._ask = ask  # a closure, so that no attribute leads to the network
         self.num_classes = target.num_classes
@@ -72,7 +72,7 @@ class ScoreTarget:
         self.queries = 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(batch, classes) probabilities, without gradients.
+        """Answers for (batch, 3, height, width) images in [0, 1], without gradients.
 
         Raises:
             FloatingPointError: the network's scores are not finite.
@@ -82,36 +82,15 @@ class ScoreTarget:
         return answers
 
 
-class LabelTarget:
-    """Black-box view of a target that gives the most likely class only.
-
-    Attributes:
-        num_classes: Number of classes.
-        image_size: Height and width of the network's input, in pixels.
-        stochastic: Whether two answers about the same image differ.
-        device: Device of the network; other images are moved there, and the answers back.
-        queries: Images answered so far.
-    """
+class ScoreTarget(_BlackBox):
+    """Black-box view of a target that gives (batch, classes) probabilities only."""
 
     def __init__(self, target: Target) -> None:
-        scores = ScoreTarget(target)
+        super().__init__(target, lambda scores: scores)
 
-        def ask(images: Tensor) -> Tensor:
-            return scores(images).argmax(dim=-1)
 
-        self._ask = ask
-        self.num_classes = target.num_classes
-        self.image_size = target.image_size
-        self.stochastic = target.stochastic
-        self.device = target.device
-        self.queries = 0
+class LabelTarget(_BlackBox):
+    """Black-box view of a target that gives (batch,) int64 most likely classes only."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(batch,) int64 classes.
-
-        Raises:
-            FloatingPointError: the network's scores are not finite.
-        """
-        answers = self._ask(images)
-        self.queries += len(images)
-        return answers
+    def __init__(self, target: Target) -> None:
+        super().__init__(target, lambda scores: scores.argmax(dim=-1))

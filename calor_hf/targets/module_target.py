@@ -41,7 +41,7 @@ class ModuleTarget(Target):
         if head is not None and head not in modules:
             raise ValueError(f"{type(module).__name__} has no module {head!r}; pass one of {', '.join(modules)[:300]}")
         self._head = None if head is None else modules[head]
-        self.head: Callable[[Tensor], Tensor] = self._head if self._head is not None else _same
+        self.head: Callable[[Tensor], Tensor] = self._head if self._head is not None else lambda x: x
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, features) entering the head; the logits, where no head was named."""
@@ -60,7 +60,3 @@ class ModuleTarget(Target):
         finally:
             handle.remove()
         return found[-1].flatten(1) if isinstance(self._head, nn.Linear) else found[-1]
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
