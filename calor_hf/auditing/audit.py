@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from calor_hf.attacks.base import CHUNK_SIZE, budget_factor, check_labels
 from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
-from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_networks
 from calor_hf.auditing.private_data import PrivateImages
@@ -21,6 +20,7 @@ from calor_hf.core.files import remove_parts, weights_digest
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, DataInfo, LeakageReport, TargetInfo
+from calor_hf.core.report_text import caveats
 from calor_hf.generators import Generator
 from calor_hf.metrics import METRICS
 from calor_hf.targets.base import Target

@@ -7,10 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 from calor_hf.auditing.gallery import Gallery
-from calor_hf.auditing.verdict import verdict
 from calor_hf.core.plain_text import unturned
 from calor_hf.core.report import HEADLINE, AttackResult, LeakageReport, Measure
-from calor_hf.core.report_text import DIRECTIONS, chance_levels, interval, percent, value_of
+from calor_hf.core.report_text import DIRECTIONS, chance_levels, interval, percent, value_of, verdict
 
 
 def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Sequence[LeakageReport] = ()) -> str:
@@ -31,11 +30,11 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
     return environment.from_string(source).render(
         report=report,
         name=report.target.name or report.target.model,
-        verdict=verdict(report),
         attacks=[_tables(attack) for attack in sorted(report.attacks, key=_accuracy, reverse=True)],
         people=_people(report, gallery),
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
+        verdict=verdict(report),
         percent=percent,
         value_of=value_of,
         interval=interval,

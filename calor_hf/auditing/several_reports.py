@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from calor_hf.auditing.caveats import caveats
 from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure
-from calor_hf.core.report_text import DASH, percent, value_of
+from calor_hf.core.report_text import DASH, caveats, percent, value_of
 from calor_hf.metrics import paired_difference
 
 

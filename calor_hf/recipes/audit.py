@@ -11,10 +11,10 @@ from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import PrivateImages, audit
 from calor_hf.auditing.audit import AuditOptions, reconstruct
 from calor_hf.auditing.networks import Network, load_network
-from calor_hf.auditing.verdict import summary
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
+from calor_hf.core.report_text import summary
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.synthetic_faces import sample_identities

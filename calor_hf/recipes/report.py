@@ -9,14 +9,13 @@ import torch
 from calor_hf.auditing import load_reconstruction
 from calor_hf.auditing.gallery import Gallery, gallery_of
 from calor_hf.auditing.html import to_html
-from calor_hf.auditing.markdown import to_markdown
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports
-from calor_hf.auditing.verdict import summary
 from calor_hf.core.files import write_whole
 from calor_hf.core.report import LeakageReport
+from calor_hf.core.report_text import summary, to_markdown
 
 PRIVATE_IMAGE = 'alt="private image"'
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from calor_hf.auditing.caveats import caveats
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, NetworkInfo, TargetInfo
+from calor_hf.core.report_text import caveats
 from calor_hf.metrics import Measure, mean_over_identities, mean_over_images
 
 

@@ -15,9 +15,9 @@ from calor_hf.attacks import GradientAttack
 from calor_hf.attacks.specs import parse_attacks
 from calor_hf.auditing import evaluation
 from calor_hf.auditing.audit import parse_classes
-from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.core.report import DataInfo
+from calor_hf.core.report_text import caveats
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric

@@ -17,9 +17,9 @@ from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.auditing import LeakageReport, run
 from calor_hf.auditing._store import load_reconstruction, save_reconstruction
 from calor_hf.auditing.html import to_html
-from calor_hf.auditing.markdown import to_markdown
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.report import SCHEMA, checksum
+from calor_hf.core.report_text import to_markdown
 from calor_hf.data import bad_images
 from calor_hf.generators import load_generator
 from calor_hf.generators._stylegan2_import import import_stylegan2

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from calor_hf.auditing.markdown import to_markdown
 from calor_hf.core.plain_text import markdown_text, one_line
+from calor_hf.core.report_text import to_markdown
 from tests.auditing.small_report import attack, small_report
 
 
