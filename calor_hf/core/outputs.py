@@ -35,15 +35,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Progress:
-    """Current stage of training, and how much of it is done.
-
-    Attributes:
-        stage: Name of the stage.
-        step: Optimizer steps done in this stage.
-        total_steps: Optimizer steps of this stage.
-        epoch: Epochs done in this stage, with fraction.
-        total_epochs: Epochs of this stage, with fraction.
-    """
+    """Current stage of training, and how many of its optimizer steps and epochs (with fraction) are done."""
 
     stage: str
     step: int = 0

@@ -57,29 +57,33 @@ class _Grid(NamedTuple):
     y: Tensor
 
 
-def _render(identity: Tensor, nuisance: Tensor, size: int) -> Tensor:
+def _render(identity: Tensor, nuisance: Tensor, image_size: int) -> Tensor:
     # (batch, 1, 1) each, by name
     p = {name: identity[:, i, None, None] for i, name in enumerate(IDENTITY_NAMES)}
     n = {name: nuisance[:, i, None, None] for i, name in enumerate(NUISANCE_NAMES)}
-    outer = _outer_grid(n, size, identity)
+    outer = _outer_grid(n, image_size, identity)
     # Turning the head moves what lies on its front sideways and up; the outline stays.
     inner = _Grid(outer.x - 0.14 * n["yaw"], outer.y - 0.10 * n["pitch"])
 
     skin, hair = _skin(p), _hair(p)
     width, length = 0.56 + 0.10 * p["face_width"], 0.74 + 0.09 * p["face_length"]
 
-    canvas = _background(n, outer)
+    base = 0.55 + 0.25 * n["background_lightness"] + 0.10 * outer.y
+    canvas = base.unsqueeze(1) + 0.16 * _hue(math.pi * n["background_hue"])
     canvas = _over(canvas, _hair_behind(p, outer, width), 0.85 * hair)
     neck = torch.sigmoid(_EDGE * (0.48 * width - outer.x.abs())) * torch.sigmoid(_EDGE * (outer.y - 0.4))
     canvas = _over(canvas, neck, 0.80 * skin)
     shirt = 0.45 + 0.25 * _hue(2.0 * n["background_hue"] + 2.4)
     canvas = _over(canvas, _ellipse(outer.x, outer.y - 1.35, 0.95, 0.42), shirt)
-    canvas = _over(canvas, _ears(p, outer, width), 0.92 * skin)
+    size = 1 + 0.45 * p["ears"]
+    ears = _ellipse(outer.x.abs() - width - 0.01, outer.y + 0.02, 0.085 * size, 0.15 * size)
+    canvas = _over(canvas, ears, 0.92 * skin)
     face = _face(p, outer, width, length)
     canvas = _over(canvas, face, skin * _shade(n, inner, width))
     cheeks = 0.35 * _ellipse(inner.x.abs() - 0.33, inner.y - 0.22, 0.15, 0.11, 14.0)
     canvas = _over(canvas, face * cheeks, skin * _color(p, 1.02, 0.80, 0.78))
-    canvas = _over(canvas, face * _beard(p, inner), 0.55 * hair + 0.35 * skin)
+    beard = 0.85 * torch.sigmoid(7 * (p["beard"] - 0.45)) * _ellipse(inner.x, inner.y - 0.60, 0.46, 0.34, 12.0)
+    canvas = _over(canvas, face * beard, 0.55 * hair + 0.35 * skin)
     canvas = _nose(canvas, p, inner, skin)
     canvas = _mouth(canvas, p, n, inner, skin)
     canvas = _eyes(canvas, p, n, inner, skin)
@@ -148,11 +152,6 @@ def _shade(n: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
 # Parts, back to front
 
 
-def _background(n: dict[str, Tensor], grid: _Grid) -> Tensor:
-    base = 0.55 + 0.25 * n["background_lightness"] + 0.10 * grid.y
-    return base.unsqueeze(1) + 0.16 * _hue(math.pi * n["background_hue"])
-
-
 def _hair_behind(p: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
     volume = 0.13 + 0.09 * p["hair_volume"]
     top = _ellipse(grid.x, grid.y + 0.25, width + volume, 0.72 + volume)
@@ -161,19 +160,10 @@ def _hair_behind(p: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
     return torch.maximum(top, sides) * _above(grid.y, bottom, 18.0)
 
 
-def _ears(p: dict[str, Tensor], grid: _Grid, width: Tensor) -> Tensor:
-    size = 1 + 0.45 * p["ears"]
-    return _ellipse(grid.x.abs() - width - 0.01, grid.y + 0.02, 0.085 * size, 0.15 * size)
-
-
 def _face(p: dict[str, Tensor], grid: _Grid, width: Tensor, length: Tensor) -> Tensor:
     # Below the eyes the sides draw in: much for a pointed jaw, little for a square one.
     taper = 1 - (0.20 - 0.16 * p["jaw"]) * torch.sigmoid(6 * (grid.y - 0.25)) * 1.6
     return _ellipse(grid.x / taper, grid.y - 0.02, width, length)
-
-
-def _beard(p: dict[str, Tensor], grid: _Grid) -> Tensor:
-    return 0.85 * torch.sigmoid(7 * (p["beard"] - 0.45)) * _ellipse(grid.x, grid.y - 0.60, 0.46, 0.34, 12.0)
 
 
 def _nose(canvas: Tensor, p: dict[str, Tensor], grid: _Grid, skin: Tensor) -> Tensor:

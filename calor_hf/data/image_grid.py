@@ -1,6 +1,7 @@
 """Grid of images as one PNG."""
 
 import io
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,6 +17,11 @@ def image_grid(images: Tensor, columns: int) -> bytes:
     for index, image in enumerate(pixels):
         top, left = index // columns * (height + 2), index % columns * (width + 2)
         canvas[:, top : top + height, left : left + width] = image
+    return png(canvas)
+
+
+def png(pixels: Tensor, **options: Any) -> bytes:
+    """PNG of (3, height, width) bytes; ``options`` are those of Pillow's ``save``."""
     buffer = io.BytesIO()
-    Image.fromarray(canvas.permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, format="PNG", **options)
     return buffer.getvalue()

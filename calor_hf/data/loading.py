@@ -84,11 +84,9 @@ def load_splits(
 
 
 def load_images(source: str, image_column: str | None = None) -> "Dataset":
-    """Images without labels, in a column ``image``: the training split where there are several.
+    """Images without labels, in a column ``image``, of the training split if there are several.
 
-    Args:
-        source: As for :func:`load_splits`.
-        image_column: Column with the images; None means the one that holds images.
+    The arguments are those of :func:`load_splits`.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path that does not exist.

@@ -1,6 +1,5 @@
 """The embedded default data: synthetic faces of no real person, without a download."""
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.face_renderer import CHUNK, IDENTITY_NAMES, NUISANCE_NAMES, render_faces
+from calor_hf.data.image_grid import png
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,19 +97,11 @@ def load_synthetic_faces(
     with torch.no_grad():
         for some_identities, some_nuisance in zip(identity.split(CHUNK), nuisance.split(CHUNK), strict=True):
             images = render_faces(some_identities, some_nuisance, image_size)
-            drawn += [{"bytes": _png(image), "path": None} for image in images]
+            pixels = (images * 255).round().to(torch.uint8)
+            drawn += [{"bytes": png(image, compress_level=1), "path": None} for image in pixels]
     labels = torch.arange(num_identities).repeat_interleave(images_per_identity).tolist()
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"image": drawn, "label": labels}, features=features)
-
-
-def _png(image: Tensor) -> bytes:
-    from PIL import Image
-
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _check_count(name: str, value: int, least: int) -> None:

@@ -26,18 +26,14 @@ def parse(card: str) -> ModelCard:
         found = ModelCard(card)
         metadata = dict(found.data.__dict__)
         metadata.pop("eval_results", None)
-    problem = content_error(metadata) or type_error(metadata, {"tags?": list | None, "license?": str | list | None})
-    if problem:
+    shape = {"tags?": list | None, "license?": str | list | None}
+    if problem := content_error(metadata) or type_error(metadata, shape):
         raise ValueError(f"{name} is damaged: {problem}")
     return found
 
 
 def merge(existing: str | None, made: str) -> str:
-    """Return ``existing`` with its generated parts replaced by those of ``made``, new ones at the end.
-
-    Args:
-        existing: Text of the card so far, without metadata; None for a new card.
-        made: Text of a new card.
+    """Return ``existing``, without metadata, with its generated parts replaced by those of ``made``, or ``made`` alone.
 
     Raises:
         ValueError: a begin or end mark is missing.

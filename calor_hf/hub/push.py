@@ -64,12 +64,7 @@ def push_release(
 
 
 def remote_card(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path | None:
-    """Download the model card from the Hub into ``folder``; None if there is none.
-
-    Raises:
-        PermissionError: as :func:`push_release`.
-        PushFailedError: as :func:`push_release`.
-    """
+    """Download the model card from the Hub into ``folder``; None if there is none. Errors as :func:`push_release`."""
     api = HfApi(token=token)
 
     def fetch() -> Path | None:

@@ -18,11 +18,7 @@ from calor_hf.metrics.base import METRICS, mean_over_images
 
 
 def load_metric(name: str, **options: Any) -> "ImageWise":
-    """Return a registered metric as an ``evaluate.Metric``.
-
-    Args:
-        name: Name in ``METRICS``.
-        options: Options of ``evaluate.Metric``, such as ``num_process`` and ``process_id``.
+    """Return a metric in ``METRICS`` as an ``evaluate.Metric``, whose options are ``num_process``, ``process_id``, ….
 
     Raises:
         KeyError: no such metric.

@@ -14,13 +14,9 @@ from calor_hf.metrics.base import METRICS, Evidence, Metric, View, check_rows, m
 def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine of each image to the mean direction of each identity's private images: a classifier from features alone.
 
-    Args:
-        features: (n, d) of images.
-        private_features: (m, d) of private training images.
-        private_labels: (m,) int64 of two identities or more.
-
     Returns:
-        (n, identities) float64 in [-1, 1], and the (identities,) labels in ascending order.
+        (n, identities) float64 in [-1, 1] from (n, d) and (m, d) features and (m,) int64 labels of two identities or
+        more; and the (identities,) labels in ascending order.
 
     Raises:
         ValueError: there is a single identity, or features are not finite.

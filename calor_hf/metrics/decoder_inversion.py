@@ -171,8 +171,8 @@ def decoder_inversion(
         private_images: (m, 3, height, width) in [0, 1], preferably images that the target was not trained on.
         private_labels: (m,) int64.
         codes: Names of the outputs to invert; those that the target does not give are left out.
-        epochs: As :func:`train_decoder`.
-        seed: As :func:`train_decoder`.
+        epochs: Passes over the public images.
+        seed: Seed of the decoders.
 
     Returns:
         ``decoder_inversion_chance``, the error of the mean public image, independent of the private one; then
@@ -202,13 +202,12 @@ def decoder_inversion(
     shown = f"{len(private_labels)} private images, rebuilt by decoders trained on {len(public)} public ones"
     found = [measure("chance", chance, "neither", f"the mean public image instead of each of {shown}")]
     for name in codes:
-        if name not in learned:
-            continue
-        decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
-        errors = decoding_errors(decoder, asked[name], private_images)
-        left = float(errors.mean() / chance.mean()) if chance.mean() > 0 else math.nan
-        note = f"{left:.0%} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
-        found.append(measure(name, errors, "privacy", note))
+        if name in learned:
+            decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
+            errors = decoding_errors(decoder, asked[name], private_images)
+            left = float(errors.mean() / chance.mean()) if chance.mean() > 0 else math.nan
+            note = f"{left:.0%} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
+            found.append(measure(name, errors, "privacy", note))
     return found
 
 
@@ -223,10 +222,7 @@ class DecoderInversion(Metric):
     The later version of the CALoR paper, "Rank Matters" (arXiv:2410.05814v3), states that an ideal inversion error
     falls with the rank of the features. Its definition was not available; this is another number with that property.
 
-    Args:
-        codes: As in :func:`decoder_inversion`.
-        epochs: Passes over the public images.
-        seed: Seed of the decoders.
+    The settings are those of :func:`decoder_inversion`.
 
     Source:
         Dosovitskiy and Brox, CVPR 2016, arXiv:1506.02753, for decoders of a classifier's features.

@@ -134,7 +134,9 @@ class KnowledgeExtraction(Metric):
             sets["knowledge_extraction_held"] = (evidence.held_images, evidence.held_labels)
         for shown_images, shown in sets.values():
             check_images_of(shown, images=shown_images)
-        students = [] if len(identities) < 2 else [self._student(images, labels, run) for run in range(self.runs)]
+        settings = self.build, self.epochs, self.batch_size, self.learning_rate
+        seeds = range(self.seed, self.seed + self.runs) if len(identities) > 1 else ()
+        students = [train_student(images, labels, *settings, seed, self.device) for seed in seeds]
 
         found = []
         for name, (shown_images, shown) in sets.items():
@@ -150,11 +152,6 @@ class KnowledgeExtraction(Metric):
                 right = torch.stack([recognized(student, fitted, classes) for student in students])
                 found.append(self._measure(empty, right, shown[known]))
         return found
-
-    def _student(self, images: Tensor, labels: Tensor, run: int) -> nn.Module:
-        return train_student(
-            images, labels, self.build, self.epochs, self.batch_size, self.learning_rate, self.seed + run, self.device
-        )
 
     def _measure(self, empty: Measure, right: Tensor, shown: Tensor) -> Measure:
         note = (

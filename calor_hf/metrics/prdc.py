@@ -73,9 +73,7 @@ class PRDC(Metric):
 
     PPA's code takes class 0 for "no class" and compares it with the images of all; here it is a class like the others.
 
-    Args:
-        k: As :func:`prdc`.
-        variant: ``ppa``, for the published tables, or ``standard``, whose names end in ``_standard``.
+    The settings are those of :func:`prdc`; names of the variant ``standard`` end in ``_standard``.
 
     Source:
         Naeem et al., ICML 2020, arXiv:2002.09797; Struppek et al., ICML 2022, arXiv:2201.12179, for the use by class.

@@ -22,12 +22,9 @@ def identity_means(values: Tensor, labels: Tensor) -> dict[int, float]:
 def bootstrap_interval(
     values: NDArray[np.float64], weights: NDArray[np.float64] | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of a mean over identities, by bootstrap.
+    """95 % percentile interval of a mean of (identities,) values, by bootstrap.
 
-    Args:
-        values: (identities,) one number each.
-        weights: (identities,) weight of each, such as its number of images. None means equal weights.
-        seed: Seed of the resampling.
+    ``weights`` are (identities,), such as the numbers of images; None means equal weights.
 
     Returns:
         Lower and upper end; NaN with fewer than two identities, or if a value is not finite.
@@ -40,8 +37,13 @@ def bootstrap_interval(
     weights = np.ones(len(values)) if weights is None else weights
     drawn = named_rng(seed, "metrics/bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
     means = (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
+    return percentile_interval(means)
+
+
+def percentile_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % percentile interval from (resamples,) values."""
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(resampled, [tail, 100 - tail])
     return float(low), float(high)
 
 
@@ -50,12 +52,8 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
 
     Resampling the identities only would give the interval of *these* models, not of models trained like them.
 
-    Args:
-        values: (trainings, identities) one number each; with one training the interval is that of its identities.
-        seed: Seed of the resampling.
-
     Returns:
-        Mean, lower and upper end.
+        Mean, lower and upper end from (trainings, identities) values; of one training, the interval over identities.
 
     Source:
         Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
@@ -67,9 +65,7 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
     counts = np.zeros((RESAMPLES, trainings))
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], rows), 1 / trainings)
     of_identities = values[:, columns].mean(axis=2)  # (trainings, resamples)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile((counts.T * of_identities).sum(axis=0), [tail, 100 - tail])
-    return float(values.mean()), float(low), float(high)
+    return float(values.mean()), *percentile_interval((counts.T * of_identities).sum(axis=0))
 
 
 def share_interval(low: float, high: float, identities: int) -> tuple[float, float]:
@@ -101,15 +97,8 @@ def paired_difference(first: dict[int, float], second: dict[int, float], seed: i
 def slot_std(values: Tensor, labels: Tensor, summary: Callable[[Tensor], Tensor] = torch.mean) -> float:
     """Standard deviation over restart slots; slot i summarizes the i-th images of all identities.
 
-    Published tables print it after ±. It is the variation between restarts, not the uncertainty of the mean.
-
-    Args:
-        values: (n,) one number per image, those of an identity in the order of their restarts.
-        labels: (n,) int64.
-        summary: Summary of a slot.
-
-    Returns:
-        Sample standard deviation; NaN with fewer than two slots.
+    Published tables print it after ±. It is the variation between restarts, not the uncertainty of the mean. The (n,)
+    values of an identity are in the order of their restarts; the result is NaN with fewer than two slots.
     """
     slots: dict[int, list[Tensor]] = {}
     for label in labels.unique():

@@ -25,13 +25,7 @@ class Trigger(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
-        """Return copies of images with the trigger.
-
-        Args:
-            images: (..., 3, height, width) in [0, 1], at the network's input size.
-
-        Returns:
-            The same shape, in [0, 1].
+        """Return copies of (..., 3, height, width) images in [0, 1], at the network's input size, with the trigger.
 
         Raises:
             ValueError: the images are smaller than the trigger.

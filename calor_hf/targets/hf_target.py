@@ -24,9 +24,6 @@ class HFTarget(Target):
         image_size: Side of its input images, if neither processor nor configuration states it.
         head: Path of the classifier, if it cannot be found.
 
-    Attributes:
-        processor: As given.
-
     Raises:
         ValueError: the model has no pixel input, its image size is unknown, or no classifier is found.
     """
@@ -52,11 +49,7 @@ class HFTarget(Target):
 
     @classmethod
     def from_pretrained(cls, source: str, **kwargs: Any) -> "HFTarget":
-        """Load a model and its image processor, if any, from a folder or Hub id.
-
-        Args:
-            source: Folder or Hub id.
-            kwargs: Arguments of the model's ``from_pretrained``.
+        """Load a model and its image processor, if any, from a folder or Hub id, as the model's ``from_pretrained``.
 
         Raises:
             OSError: nothing is found.

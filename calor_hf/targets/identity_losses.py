@@ -15,13 +15,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
     """(batch,) cross-entropy in nats against ``aim`` for the label and equal shares of the rest for the others.
 
-    Its minimum gives the label probability ``aim`` and the others equal shares, so an attack can match the confidence
-    of a defended model on its training images.
-
-    Args:
-        logits: (batch, classes), at least two classes.
-        labels: (batch,) int64 in [0, classes).
-        aim: Wanted probability of the label, in (0, 1].
+    Its minimum gives the label the probability ``aim``, in (0, 1], so an attack can match the confidence of a defended
+    model on its training images. There are two classes or more.
     """
     log_p = F.log_softmax(logits, dim=1)
     own = log_p.gather(1, labels[:, None]).squeeze(1)
@@ -52,16 +47,10 @@ def poincare_distance(logits: Tensor, labels: Tensor, xi: float = 1e-4) -> Tenso
 
     It depends on the signs of the logits, so adding a constant to all of them changes it, unlike cross-entropy.
 
-    Args:
-        logits: (batch, classes), unnormalized.
-        labels: (batch,) int64 in [0, classes).
-        xi: Gap kept between the corner and the unit ball, in (0, 1).
+    ``xi`` is the gap kept between the corner and the unit ball, in (0, 1); else ``ValueError``.
 
     Returns:
         (batch,) distances, dimensionless, >= 0.
-
-    Raises:
-        ValueError: ``xi`` is outside (0, 1).
 
     Source:
         Struppek et al., "Plug & Play Attacks", ICML 2022, arXiv:2201.12179.
