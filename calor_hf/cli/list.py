@@ -14,12 +14,7 @@ from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
 
-KINDS: dict[str, Registry[Any]] = {
-    "defenses": DEFENSES,
-    "attacks": ATTACKS,
-    "generators": GENERATORS,
-    "priors": PRIORS,
-}
+KINDS: dict[str, Registry[Any]] = {"defenses": DEFENSES, "attacks": ATTACKS, "generators": GENERATORS, "priors": PRIORS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,7 @@ class ReleaseOptions:
         default=False, metadata={"exclusive": "names", "help": "numbers instead of class names"}
     )
     publish_label_names: bool = field(
-        default=False,
-        metadata={"exclusive": "names", "help": "class names as they are, although they may be people's"},
+        default=False, metadata={"exclusive": "names", "help": "class names as they are, although they may be people's"}
     )
 
 

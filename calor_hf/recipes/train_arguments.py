@@ -20,8 +20,7 @@ class ModelArguments:
     """The model to train and its defense."""
 
     model: str | None = field(
-        default=None,
-        metadata={"help": "Base model: Hub id or folder. Default: a small ResNet from random weights."},
+        default=None, metadata={"help": "Base model: Hub id or folder. Default: a small ResNet from random weights."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of a base model on the Hub."})
     role: str = field(
@@ -59,8 +58,7 @@ class DataArguments:
     """The training data."""
 
     dataset: str | None = field(
-        default=None,
-        metadata={"help": "Image folder, parquet file or folder, or Hub id. Default: synthetic faces."},
+        default=None, metadata={"help": "Image folder, parquet file or folder, or Hub id. Default: synthetic faces."}
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
     image_column: str | None = field(default=None, metadata={"help": "Column with the images; default: found."})
