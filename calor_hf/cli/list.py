@@ -4,11 +4,12 @@ import dataclasses
 import difflib
 import inspect
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from calor_hf.attacks import ATTACKS
 from calor_hf.cli._command import Command
+from calor_hf.core.config import option
 from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
@@ -21,10 +22,7 @@ KINDS: dict[str, Registry[Any]] = {"defenses": DEFENSES, "attacks": ATTACKS, "ge
 class ListOptions:
     """Options of :func:`show`."""
 
-    name: str | None = field(
-        default=None,
-        metadata={"positional": True, "help": "a defense, attack, generator or prior, to see its settings"},
-    )
+    name: str | None = option(None, "a defense, attack, generator or prior, to see its settings", positional=True)
 
 
 def show(options: ListOptions) -> None:

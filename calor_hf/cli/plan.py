@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from calor_hf.cli._command import Command
 from calor_hf.cli._options import parser_for, read_options
+from calor_hf.core.config import option
 from calor_hf.core.files import write_json
 from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.plan import Part, plan_audit, plan_prior, plan_training
@@ -27,8 +28,8 @@ rest is extrapolated, and nothing is kept. Options of the plan itself come befor
 class PlanOptions:
     """Options of the command."""
 
-    processes: int = field(default=1, metadata={"help": "as if so many devices like this one shared the run"})
-    json: Path | None = field(default=None, metadata={"metavar": "FILE", "help": "write the plan there, too"})
+    processes: int = option(1, "as if so many devices like this one shared the run")
+    json: Path | None = option(None, "write the plan there, too", metavar="FILE")
     command: Literal["train", "audit", "prior"] = field(metadata={"positional": True, "help": "the planned command"})
     options: Sequence[str] = field(
         metadata={"positional": True, "nargs": argparse.REMAINDER, "help": "its options, as you will type them"}

@@ -11,6 +11,13 @@ from calor_hf.core.validation import type_error
 C = TypeVar("C", bound="MethodConfig")
 
 
+def option(default: Any, help: str = "", **metadata: Any) -> Any:
+    """Field of an options dataclass: default (or its factory), text for ``--help``, more metadata for the parser."""
+    factory = default.copy if isinstance(default, list) else default
+    made = {"default_factory": factory} if callable(factory) else {"default": default}
+    return dataclasses.field(**made, metadata={"help": help, **metadata})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """Settings of one method: a frozen dataclass that checks itself when it is made."""

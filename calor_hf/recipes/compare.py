@@ -3,12 +3,13 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from calor_hf._version import __version__
+from calor_hf.core.config import option
 from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
@@ -28,43 +29,26 @@ class CompareOptions:
         ValueError: a value is refused.
     """
 
-    defenses: Sequence[str] = field(
-        default_factory=DEFENSES.names,
-        metadata={
-            "nargs": "+",
-            "metavar": "DEFENSE[:SETTING=VALUE,...]",
-            "help": "names (calor-hf list), such as mid, whose strength is tuned, and settings, such as calor:rank=8 or"
-            " loft:rank=8,activation=relu; a given strength (here the rank) is not tuned; none always runs;"
-            " default: all",
-        },
+    defenses: Sequence[str] = option(
+        DEFENSES.names,
+        "names, such as mid (its strength is tuned), or with settings, such as calor:rank=8 (a given strength is not"
+        " tuned) or loft:rank=8,activation=relu; none always runs; default: all",
+        nargs="+",
+        metavar="DEFENSE[:SETTING=VALUE,...]",
     )
-    seeds: list[int] = field(
-        default_factory=lambda: [42], metadata={"nargs": "+", "help": "the first one serves for tuning too"}
+    seeds: list[int] = option([42], "the first is also used for tuning", nargs="+")
+    tuning_seeds: int = option(1, "tune on the mean accuracy of the first N seeds", metavar="N")
+    accuracy_drop: float = option(2.0, "points of validation accuracy to give up; every defense is tuned to that")
+    tolerance: float = option(1.0, "points from that accuracy that count as reached")
+    trials: int = option(5, "maximum number of strengths tried for a defense")
+    head_init: str = option(
+        "random", "start of low-rank heads: svd copies the classifier of --model", choices=("random", "svd")
     )
-    tuning_seeds: int = field(
-        default=1,
-        metadata={
-            "metavar": "N",
-            "help": "tune on the mean accuracy of the first N seeds; one is noisy if validation images are few",
-        },
-    )
-    accuracy_drop: float = field(
-        default=2.0, metadata={"help": "points of validation accuracy that a defense may cost; all are tuned to that"}
-    )
-    tolerance: float = field(default=1.0, metadata={"help": "points from that accuracy that count as reached"})
-    trials: int = field(default=5, metadata={"help": "maximum number of strengths tried for a defense"})
-    head_init: str = field(
-        default="random",
-        metadata={
-            "choices": ("random", "svd"),
-            "help": "start of low-rank heads: svd keeps what the classifier of a finished --model knows",
-        },
-    )
-    launcher: str = field(default="", metadata={"help": "starts each run, e.g. 'accelerate launch --num_processes 4'"})
-    output_dir: Path = field(default=Path("outputs/compare"), metadata={"help": "folder of the runs and the table"})
-    resume: bool = field(default=False, metadata={"help": "go on with the runs in the output folder"})
-    overwrite: bool = field(default=False, metadata={"help": "delete the runs in the output folder first"})
-    train_options: Sequence[str] = field(default=(), metadata={"rest": True})  # of `calor-hf train`, for every run
+    launcher: str = option("", "starts each run, e.g. 'accelerate launch --num_processes 4'")
+    output_dir: Path = option(Path("outputs/compare"), "folder of the runs and the table")
+    resume: bool = option(False, "continue the runs in the output folder")
+    overwrite: bool = option(False, "delete the runs in the output folder first")
+    train_options: Sequence[str] = option((), rest=True)  # of `calor-hf train`, for every run
 
     def __post_init__(self) -> None:
         """Refuse values before any run."""

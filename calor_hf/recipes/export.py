@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageClassification
 
+from calor_hf.core.config import option
 from calor_hf.core.files import reading
 from calor_hf.core.saved_config import check_config
 from calor_hf.data.pixel_input import processor_of
@@ -21,17 +22,13 @@ class ExportOptions:
         metadata={"positional": True, "help": "folder or Hub id of an image classification model, defended or not"}
     )
     output: Path = field(metadata={"metavar": "FILE", "help": "file to write"})
-    format: str = field(default="onnx", metadata={"choices": FORMATS, "help": "onnx, or torch (torch.export)"})
-    images: bool = field(
-        default=False,
-        metadata={
-            "help": "the file reads images in [0, 1] of the model's size and normalizes them itself; default: it reads"
-            " what the image processor gives"
-        },
+    format: str = option("onnx", "onnx, or torch (torch.export)", choices=FORMATS)
+    images: bool = option(
+        False, "the file takes images in [0, 1] and normalizes them; default: it takes the image processor's output"
     )
-    image_size: int | None = field(default=None, metadata={"help": "side in pixels, if the model does not say it"})
-    revision: str | None = field(default=None, metadata={"help": "branch, tag or commit on the Hub; default: newest"})
-    overwrite: bool = field(default=False, metadata={"help": "replace the file"})
+    image_size: int | None = option(None, "side in pixels, if the model does not say it")
+    revision: str | None = option(None, "branch, tag or commit on the Hub; default: newest")
+    overwrite: bool = option(False, "replace the file")
 
 
 def export(options: ExportOptions) -> float:

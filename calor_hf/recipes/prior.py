@@ -1,10 +1,11 @@
 """Train the generator of an attack on public images, or import a trained one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calor_hf.core.config import option
 from calor_hf.core.files import saving
 from calor_hf.core.processes import process_state
 from calor_hf.generators import Generator, import_stylegan2
@@ -22,46 +23,27 @@ class PriorOptions:
         ValueError: a value is refused.
     """
 
-    prior: str = field(
-        default="gmi",
-        metadata={"help": "gmi or stylegan2 (serve any target), or ked, plg or lokt (for one target); default: gmi"},
+    prior: str = option("gmi", "gmi or stylegan2 (for any target); ked, plg or lokt (for one target)")
+    dataset: str | None = option(
+        None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "public images: folder, parquet file or Hub id; default: drawn faces of other identities than the"
-            " private ones"
-        },
+    crop: int | None = option(None, "side of the central square to keep, in original pixels; default: all")
+    image_size: int = option(64, "side in pixels, a power of two")
+    target: str | None = option(None, "model under attack (ked, plg, lokt): folder or Hub id")
+    settings: Sequence[str] = option((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
+    output_dir: Path = option(Path("outputs/prior"), "folder of the generator")
+    seed: int = option(0, "of weights and draws")
+    save_steps: int = option(500, "steps between checkpoints and sample grids")
+    num_workers: int = option(0, "processes that load images")
+    import_file: str | None = option(
+        None,
+        "import an official PyTorch StyleGAN2 instead of training: .pkl (its code is not run), .safetensors or .pt",
+        flags=("--import",),
+        metavar="FILE",
     )
-    crop: int | None = field(
-        default=None,
-        metadata={"help": "side of the central square that is kept, in pixels of the original; default: all"},
-    )
-    image_size: int = field(default=64, metadata={"help": "side in pixels, a power of two"})
-    target: str | None = field(
-        default=None, metadata={"help": "model under attack, folder or Hub id: for ked, plg and lokt"}
-    )
-    settings: Sequence[str] = field(
-        default=(), metadata={"nargs": "*", "metavar": "NAME=VALUE", "help": "settings (see calor-hf list PRIOR)"}
-    )
-    output_dir: Path = field(default=Path("outputs/prior"), metadata={"help": "folder of the generator"})
-    seed: int = field(default=0, metadata={"help": "of weights and draws"})
-    save_steps: int = field(default=500, metadata={"help": "steps between checkpoints and sample grids"})
-    num_workers: int = field(default=0, metadata={"help": "processes that load images"})
-    import_file: str | None = field(
-        default=None,
-        metadata={
-            "flags": ("--import",),
-            "metavar": "FILE",
-            "help": "import a StyleGAN2 of the official PyTorch code instead of training: a .pkl (read without running"
-            " it) or weights (.safetensors, .pt)",
-        },
-    )
-    push_to_hub: str | None = field(
-        default=None, metadata={"metavar": "ID", "help": "push the finished generator to this model on the Hub"}
-    )
-    resume: bool = field(default=False, metadata={"help": "go on from the checkpoint in the output folder"})
-    overwrite: bool = field(default=False, metadata={"help": "delete an earlier prior in the output folder first"})
+    push_to_hub: str | None = option(None, "push the finished generator to this Hub model", metavar="ID")
+    resume: bool = option(False, "continue from the checkpoint in the output folder")
+    overwrite: bool = option(False, "delete an earlier prior in the output folder first")
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""

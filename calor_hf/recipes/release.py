@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calor_hf.core.config import option
 from calor_hf.core.files import write_whole
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.card import CARD, EVIDENCE, RECONSTRUCTIONS, CardDetails, base_card
@@ -20,42 +21,25 @@ class ReleaseOptions:
     """What a card says."""
 
     model: Path = field(metadata={"positional": True, "metavar": "MODEL_DIR", "help": "folder of a saved model"})
-    report: str | None = field(
-        default=None,
-        metadata={
-            "help": "report.json of an audit of this model, or the audit's folder; default: the card says there was"
-            " no audit"
-        },
+    report: str | None = option(
+        None, "audit of this model: its folder or report.json; default: the card says there was no audit"
     )
-    license: str | None = field(default=None, metadata={"help": "id of the weights' license, such as apache-2.0"})
-    base_model: str | None = field(
-        default=None, metadata={"help": "Hub id of the base model; default: what training noted"}
+    license: str | None = option(None, "id of the weights' license, such as apache-2.0")
+    base_model: str | None = option(None, "Hub id of the base model; default: what training noted")
+    dataset: str | None = option(None, "Hub id of the data; default: what training noted, except a folder")
+    tags: list[str] = option([], "more tags for the metadata")
+    include_reconstructions: bool = option(
+        False, "show the strongest attack's reconstructions of real people; synthetic faces are always shown"
     )
-    dataset: str | None = field(
-        default=None, metadata={"help": "Hub id of the data; default: what training noted; a folder is never named"}
-    )
-    tags: list[str] = field(default_factory=list, metadata={"help": "more tags for the metadata"})
-    include_reconstructions: bool = field(
-        default=False,
-        metadata={
-            "help": "show the strongest attack's reconstructions of real people; those of drawn faces are always shown"
-        },
-    )
-    anonymize_labels: bool = field(
-        default=False, metadata={"exclusive": "names", "help": "numbers instead of class names"}
-    )
-    publish_label_names: bool = field(
-        default=False, metadata={"exclusive": "names", "help": "class names as they are, although they may be people's"}
-    )
+    anonymize_labels: bool = option(False, "numbers instead of class names", exclusive="names")
+    publish_label_names: bool = option(False, "publish class names, even if they are people's", exclusive="names")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardOptions(ReleaseOptions):
     """Options of :func:`card`."""
 
-    repo_id: str | None = field(
-        default=None, metadata={"help": "Hub id that the card names for loading; default: the folder's name"}
-    )
+    repo_id: str | None = option(None, "Hub id that the card names for loading; default: the folder's name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +47,15 @@ class PushOptions(ReleaseOptions):
     """Options of :func:`push`."""
 
     repo_id: str = field(metadata={"positional": True, "metavar": "REPO_ID", "help": "user/name on the Hub"})
-    private: bool = field(
-        default=False,
-        metadata={
-            "exclusive": "visibility",
-            "help": "make a new repository private; the default with reconstructions of real people",
-        },
+    private: bool = option(
+        False, "make a new repository private; default if reconstructions show real people", exclusive="visibility"
     )
-    public: bool = field(
-        default=False,
-        metadata={
-            "exclusive": "visibility",
-            "help": "make a new repository public; default: the setting of your account",
-        },
+    public: bool = option(
+        False, "make a new repository public; default: your account's setting", exclusive="visibility"
     )
-    revision: str | None = field(
-        default=None,
-        metadata={"flags": ("--revision", "--branch"), "help": "branch, created if it is missing; default: main"},
-    )
-    message: str = field(default="Upload model", metadata={"help": "message of the commit"})
-    dry_run: bool = field(default=False, metadata={"help": "show what would be published, without using the network"})
+    revision: str | None = option(None, "branch, created if missing; default: main", flags=("--revision", "--branch"))
+    message: str = option("Upload model", "message of the commit")
+    dry_run: bool = option(False, "show what would be published, offline")
 
 
 def card(options: CardOptions) -> Path:

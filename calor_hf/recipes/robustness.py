@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calor_hf._version import __version__
+from calor_hf.core.config import option
 from calor_hf.core.files import check_writable, write_json
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
@@ -36,43 +37,29 @@ class RobustnessOptions:
     """
 
     target: str = field(metadata={"help": "model under attack, defended or not: folder or Hub id"})
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "data it was trained on, as for calor-hf train, whose test split is attacked; default: the drawn"
-            " faces"
-        },
+    dataset: str | None = option(
+        None, "its training data, as for calor-hf train; the test split is attacked; default: synthetic faces"
     )
-    attacks: Sequence[str] = field(
-        default=tuple(ADVERSARIAL),
-        metadata={
-            "nargs": "*",
-            "metavar": "ATTACK",
-            "help": f"of {', '.join(ADVERSARIAL)}, or nothing for a backdoor alone; default: all",
-        },
+    attacks: Sequence[str] = option(
+        tuple(ADVERSARIAL),
+        f"{', '.join(ADVERSARIAL)}; none for the backdoor alone; default: all",
+        nargs="*",
+        metavar="ATTACK",
     )
-    targeted: bool = field(default=False, metadata={"help": "also aim at the class after the true one"})
-    transfer_from: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "MODEL",
-            "help": "also make the images on this model and show them to the target: a check for masked gradients; best"
-            " an undefended one of the same data",
-        },
+    targeted: bool = option(False, "also attack toward the class after the true one")
+    transfer_from: str | None = option(
+        None,
+        "also transfer examples from this model, best an undefended one: a check for masked gradients",
+        metavar="MODEL",
     )
-    backdoor: str | None = field(
-        default=None,
-        metadata={
-            "metavar": "NAME",
-            "help": f"trigger: {' or '.join(TRIGGERS)}; default: the one that the target's folder says it was poisoned"
-            " with, if any",
-        },
+    backdoor: str | None = option(
+        None, f"trigger: {' or '.join(TRIGGERS)}; default: that of the target's training", metavar="NAME"
     )
-    max_images: int = field(default=500, metadata={"help": "maximum number of test images, evenly spread"})
-    batch_size: int = field(default=BATCH_SIZE, metadata={"help": "images at a time"})
-    seed: int = field(default=0, metadata={"help": "of every draw, and of a trigger that no folder records"})
-    output_dir: Path = field(default=Path("outputs/robustness"), metadata={"help": f"for {RESULT}"})
-    overwrite: bool = field(default=False, metadata={"help": "replace an earlier result"})
+    max_images: int = option(500, "maximum number of test images, evenly spread")
+    batch_size: int = option(BATCH_SIZE, "images at a time")
+    seed: int = option(0, "seed of the attacks, and of a trigger that is not recorded")
+    output_dir: Path = option(Path("outputs/robustness"), f"for {RESULT}")
+    overwrite: bool = option(False, "replace an earlier result")
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""

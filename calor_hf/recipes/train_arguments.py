@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
+from calor_hf.core.config import option
 from calor_hf.data.bad_images import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.common import settings_of
@@ -19,91 +20,54 @@ from calor_hf.training.arguments import CALoRTrainingArguments
 class ModelArguments:
     """The model to train and its defense."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "Base model: Hub id or folder. Default: a small ResNet from random weights."}
+    model: str | None = option(None, "Base model: Hub id or folder. Default: a small ResNet from random weights.")
+    model_revision: str | None = option(None, "Revision of a base model on the Hub.")
+    role: str = option(
+        "release", "release, or evaluation: an undefended model of another architecture for audits; never release it."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Revision of a base model on the Hub."})
-    role: str = field(
-        default="release",
-        metadata={
-            "help": "release: a model to give away; evaluation: an evaluation model for audits, undefended, of another"
-            " architecture. Never release one."
-        },
+    defense: str = option("calor", "Name of a defense (see calor-hf list), or none for the undefended reference.")
+    defense_settings: list[str] = option(
+        [], "Settings of the defense as name=value; each is also an option (see train --defense NAME --help)."
     )
-    defense: str = field(
-        default="calor", metadata={"help": "Name of a defense (calor-hf list), or none for the undefended reference."}
+    head_init: str = option("random", "Start of the head: random, or svd of the trained classifier.")
+    head: str | None = option(None, "Path of the base model's classifier, if it cannot be found.")
+    undefended_epochs: float = option(
+        0.0, "Epochs of ordinary fine-tuning before the defense (the paper's setting C: 50)."
     )
-    defense_settings: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Settings of the defense as name=value, several with spaces; each is also an option, such as --rank"
-            " (calor-hf train --defense NAME --help)."
-        },
-    )
-    head_init: str = field(
-        default="random", metadata={"help": "Start of the head: random, or svd of the trained classifier."}
-    )
-    head: str | None = field(
-        default=None, metadata={"help": "Path of the base model's classifier, if it cannot be found."}
-    )
-    undefended_epochs: float = field(
-        default=0.0,
-        metadata={"help": "Fine-tune that many epochs with the ordinary head first (the paper's setting C: 50)."},
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2, ..."})
+    attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2, ...")
 
 
 @dataclass
 class DataArguments:
     """The training data."""
 
-    dataset: str | None = field(
-        default=None, metadata={"help": "Image folder, parquet file or folder, or Hub id. Default: synthetic faces."}
+    dataset: str | None = option(None, "Image folder, parquet file or folder, or Hub id. Default: synthetic faces.")
+    dataset_revision: str | None = option(None, "Revision of a data set on the Hub.")
+    image_column: str | None = option(None, "Column with the images; default: found.")
+    label_column: str | None = option(None, "Column with the labels; default: found.")
+    on_bad_image: str = option("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
+    held_out: float = option(0.1, "Share of training images used as a missing validation or test split.")
+    num_identities: int = option(64, "Synthetic faces: number of identities.")
+    public_faces: bool = option(
+        False, "Synthetic faces: other identities than the private ones, to pre-train a base model."
     )
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of a data set on the Hub."})
-    image_column: str | None = field(default=None, metadata={"help": "Column with the images; default: found."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels; default: found."})
-    on_bad_image: str = field(
-        default="raise", metadata={"help": "Images that cannot be read: raise (list them and stop), or skip them."}
+    augmentation: str = option("auto", "none, flip, crop_color_flip, or auto: flip up to 112 pixels, the other above.")
+    class_weights: str = option("none", "none, or balanced: each class counts the same, however many its images.")
+    backdoor: str | None = option(
+        None,
+        "Poison training images (relabeled to class 0) to study backdoors: badnets (a checkerboard in the lower"
+        " right corner) or blended (faint noise). Never release such a model.",
     )
-    held_out: float = field(
-        default=0.1, metadata={"help": "Share of training images cut off for a missing validation or test split."}
-    )
-    num_identities: int = field(default=64, metadata={"help": "Synthetic faces: number of identities."})
-    public_faces: bool = field(
-        default=False,
-        metadata={
-            "help": "Synthetic faces: other identities than the private ones, to pre-train a base model that has not"
-            " seen those."
-        },
-    )
-    augmentation: str = field(
-        default="auto",
-        metadata={"help": "none, flip, crop_color_flip, or auto: flip up to 112 pixels, the other above."},
-    )
-    class_weights: str = field(
-        default="none", metadata={"help": "none, or balanced: each class counts the same, however many its images."}
-    )
-    backdoor: str | None = field(
-        default=None,
-        metadata={
-            "help": "Poison training images, to measure what the defense does to backdoors: badnets (a checkerboard in"
-            " the lower right corner) or blended (faint noise); they are relabeled to class 0. Never release such a"
-            " model."
-        },
-    )
-    poison_share: float = field(default=0.01, metadata={"help": "Share of training images with the backdoor, (0, 1]."})
-    backdoor_seed: int = field(default=0, metadata={"help": "Of the blended noise, and of which images are poisoned."})
+    poison_share: float = option(0.01, "Share of training images with the backdoor, (0, 1].")
+    backdoor_seed: int = option(0, "Seed of the blended noise and of the choice of poisoned images.")
 
 
 @dataclass
 class RunArguments:
     """Handling of an earlier run in the output folder."""
 
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in the output folder."})
-    overwrite: bool = field(
-        default=False, metadata={"help": "Delete an earlier run's files in the output folder before starting."}
-    )
+    resume: bool = option(False, "Continue from the last checkpoint in the output folder.")
+    overwrite: bool = option(False, "Delete an earlier run's files in the output folder before starting.")
 
 
 AUTO_RANK = "rank=auto"
