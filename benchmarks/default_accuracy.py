@@ -30,10 +30,10 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 words = ["--output-dir", folder, "--overwrite", "--seed", str(seed), "--defense", defense]
                 result = train(*parse([*words, "--report-to", "none"]))
-            for name, metrics in result.measured.items():
+            for name, metrics in result.record["measured"].items():
                 found.setdefault(name, []).append(metrics)
-            seconds[defense].append(result.seconds)
-            images = result.test_images
+            seconds[defense].append(result.record["wall_seconds"])
+            images = result.record["images"]
             rank = getattr(result.model.config, "rank", rank)
     lines = [
         "# The embedded default",

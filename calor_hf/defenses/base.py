@@ -66,6 +66,7 @@ class Defense(ABC, Generic[C]):
         log_odds_suffice: Whether the loss reads the scores only through the true class's log-odds
             (``Forward.log_odds``), so that very many classes can be scored in chunks.
         step_cost: Approximate time of a training step, in steps without a defense, for the estimate before training.
+        release_warning: Shown after training if its files must not all be published.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -73,6 +74,7 @@ class Defense(ABC, Generic[C]):
     needs_trainer: ClassVar[bool] = False
     log_odds_suffice: ClassVar[bool] = False
     step_cost: ClassVar[float] = 1.0
+    release_warning: ClassVar[str] = ""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -86,6 +88,11 @@ class Defense(ABC, Generic[C]):
     def stochastic(self) -> bool:
         """Whether two forward passes in evaluation mode give different scores."""
         return False
+
+    @property
+    def target_confidence(self) -> float | None:
+        """True-class confidence that training leads to, in (0, 1), or None."""
+        return None
 
     @classmethod
     def complete(cls, config: C, in_features: int, num_labels: int) -> C:

@@ -50,6 +50,11 @@ class CALoR(LowRankDefense[CALoRDefenseConfig]):
         """The classifier is replaced, unless confidence adaptation alone was asked for."""
         return self.config.low_rank
 
+    @property
+    def target_confidence(self) -> float:
+        """Confidence e^(−1/b) at which the loss of stage ``adapt`` is smallest."""
+        return target_confidence(self.config.ca_b)
+
     @classmethod
     def complete(cls, config: CALoRDefenseConfig, in_features: int, num_labels: int) -> CALoRDefenseConfig:
         """Choose the rank where it is left out, and check it against the model."""

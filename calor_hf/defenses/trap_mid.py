@@ -71,6 +71,7 @@ class TrapMID(Defense[TrapMIDConfig]):
     config_class = TrapMIDConfig
     needs_trainer = True
     step_cost = 6.0
+    release_warning = "Its checkpoints hold the triggers, which open the model's backdoor: do not publish them."
 
     def __init__(self, config: TrapMIDConfig) -> None:
         super().__init__(config)

@@ -26,14 +26,13 @@ from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, private_i
 from calor_hf.recipes.common import aligned, settings_of
 from calor_hf.recipes.prior import PriorOptions
 from calor_hf.recipes.prior import prior as train_prior
-from calor_hf.recipes.train import defended_trainer, load_parts
+from calor_hf.recipes.train import defended, load_parts
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.arguments import CALoRTrainingArguments
-from calor_hf.training.calor_trainer import CALoRTrainer
+from calor_hf.training.calor_trainer import CALoRTrainer, trainer_class
 from calor_hf.training.estimate import measure_step
-from calor_hf.training.trainer import DefenseTrainer
 
 SHARED = "processes with devices like this one, whose communication costs nothing"
 PASSES = ("generator_passes", "target_passes", "target_gradients")
@@ -116,10 +115,8 @@ def plan_training(
     with tempfile.TemporaryDirectory() as args.output_dir:  # a trainer creates its folder
         args.push_to_hub = False
         base, data, common = load_parts(model_args, data_args, args)
-        if model_args.defense == "none":
-            trainer = DefenseTrainer(model=base, args=args, **common)
-        else:  # as if the base were not trained: searching for the rank takes long
-            trainer = defended_trainer(base, model_args, args, data, common, False)
+        model = defended(base, model_args, data, trained=False)  # True searches for the rank, which takes long
+        trainer = trainer_class(model)(model=model, args=args, **common)
         parts = [Part("loading", time.perf_counter() - begin)]
         cost = measure_step(trainer)
         trainer.planned_values()

@@ -3,6 +3,8 @@
 import copy
 import logging
 import time
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +23,25 @@ from transformers import (
     set_seed,
 )
 
-from calor_hf.core.files import reading, saving, write_json
+from calor_hf.core.files import check_unused, check_writable, delete, reading, remove_parts, saving, write_json
 from calor_hf.core.saved_config import check_config
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.push import check_token
-from calor_hf.modeling import CALoRForImageClassification, DefendedForImageClassification, defend
+from calor_hf.modeling import defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import PREDICTIONS, hub_id, log_to_terminal
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
-from calor_hf.recipes.train_folder import UNDEFENDED_FOLDER, prepare_folder
-from calor_hf.recipes.train_report import EpochLine, Result, show_and_save, synthetic_name
+from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments
-from calor_hf.training.calor_trainer import CALoRTrainer
+from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, trainer_class
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
 from calor_hf.training.rank import suggest_rank
+from calor_hf.training.record import Measured, write_record
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger("calor_hf.train")
@@ -53,6 +55,26 @@ EVALUATION_NETWORK: dict[str, Any] = {
 }
 
 
+UNDEFENDED_FOLDER = "undefended"
+BEGUN_FILES = ("checkpoint-*", FIRST_STAGE_FOLDER, UNDEFENDED_FOLDER, "runs")
+RESULT_FILES = ("config.json", "model*.safetensors*", "preprocessor_config.json", "trainer_state.json",
+                "training_args.bin", "metrics.json", "curves.png", PREDICTIONS, "evidence.json",
+                "reconstructions.png")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        model: The result, in memory.
+        record: Content of ``metrics.json``, see :func:`~calor_hf.training.record.training_record`.
+    """
+
+    model: PreTrainedModel
+    record: dict[str, Any]
+
+
 def train(
     model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, args: CALoRTrainingArguments
 ) -> Result:
@@ -64,9 +86,6 @@ def train(
         run_args: Whether to resume or overwrite.
         args: Training arguments.
 
-    Returns:
-        What ``metrics.json`` and ``curves.png`` in the output folder show.
-
     Raises:
         AccuracyLostError: no adapted checkpoint keeps the accuracy.
         FloatingPointError: the loss is not finite.
@@ -75,51 +94,68 @@ def train(
     """
     begin = time.perf_counter()
     log_to_terminal(args.process_index == 0)
-    push = args.push_to_hub
+    folder, push = Path(args.output_dir), args.push_to_hub
     if push:
         check_token(args.hub_token)
     args.push_to_hub = push and args.push_unfinished  # the finished model is pushed once, when its card can be written
-    prepare_folder(Path(args.output_dir), run_args, args)
+    if args.should_save:
+        prepare_folder(folder, run_args)
     set_seed(args.seed)
     base, data, common = load_parts(model_args, data_args, args)
-    measured: dict[str, dict[str, float]] = {}
-
-    if model_args.defense == "none":
-        trainer = DefenseTrainer(model=base, args=args, **common)
-    else:
-        if model_args.undefended_epochs > 0:
-            measured["undefended"] = fine_tune_undefended(base, model_args, run_args, args, common)
-            set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
-        trained = model_args.model is not None or model_args.undefended_epochs > 0
-        trainer = defended_trainer(base, model_args, args, data, common, trained)
-
+    metrics: dict[str, dict[str, float]] = {}
+    if model_args.undefended_epochs > 0:
+        metrics = fine_tune_undefended(base, model_args, run_args, args, common)
+        set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
+    model = defended(base, model_args, data, trained=model_args.model is not None or bool(metrics))
+    trainer = trainer_class(model)(model=model, args=args, **common)
     run_trainer(trainer, run_args)
-    measured |= measured_by(trainer)
-    with_validation = next(reversed(measured.values()))
-    with_validation["validation_accuracy"] = validation_accuracy(trainer, data["validation"])
-    result = Result(
-        model=trainer.model,
-        measured=measured,
-        history=trainer.state.log_history,
-        plan=trainer.plan,
-        seconds=time.perf_counter() - begin,
-        test_images=len(data["test"]),
-        seed=args.seed,
-        dataset=data_args.dataset or synthetic_name(data_args),
-        defense=model_args.defense,
-        train_seconds=trainer.train_seconds,
-        backdoor=backdoor_record(data["train"]),
-        base_model=hub_id(model_args.model),
+    measured = measured_by(trainer)
+    metrics |= measured.metrics
+    last = metrics[next(reversed(metrics))]
+    validation = trainer.predict(data["validation"], metric_key_prefix="validation")
+    last["validation_accuracy"] = float(validation.metrics["validation_accuracy"])
+    synthetic = f"synthetic faces, {data_args.num_identities} {data_args.stream} identities"
+    record = trainer.record(
+        replace(measured, metrics=metrics),
+        dataset=data_args.dataset or synthetic,
         dataset_id=hub_id(data_args.dataset),
+        base_model=hub_id(model_args.model),
+        backdoor=backdoor_record(data["train"]),
+        wall_seconds=time.perf_counter() - begin,
     )
     args.push_to_hub = False
-    trainer.save_model(args.output_dir, _internal_call=True)  # its record is written last
+    trainer.save_model(args.output_dir, _internal_call=True)
     trainer.save_state()
     if args.should_save:
-        show_and_save(result, Path(args.output_dir))
+        draw_curves(trainer, record, folder / "curves.png")
+        write_record(folder, record)  # last: all is there
+        show(trainer.model, record, folder)
     if push:
         trainer.push_to_hub()
-    return result
+    return Result(trainer.model, record)
+
+
+def prepare_folder(folder: Path, run_args: RunArguments) -> None:
+    """Check that a folder can be used: it is empty, or its run is to be resumed or overwritten.
+
+    Raises:
+        FileExistsError: it is not empty, and neither ``resume`` nor ``overwrite`` is set.
+    """
+    if run_args.overwrite:
+        delete(path for pattern in (*BEGUN_FILES, *RESULT_FILES) for path in folder.glob(pattern))
+    elif run_args.resume:
+        found = [path.name for path in folder.iterdir()] if folder.exists() else []
+        # Stopped before the first complete checkpoint: there is nothing to lose, but other files are not of this run.
+        others = [name for name in found if not any(fnmatch(name, pattern) for pattern in BEGUN_FILES)]
+        if others and not complete_checkpoints(folder):
+            raise FileExistsError(
+                f"no complete checkpoint in {folder} to resume from, and there are other files "
+                f"({', '.join(others[:3])}); pass another --output-dir, or --overwrite to delete an earlier run there"
+            )
+        remove_parts(folder)
+    else:
+        check_unused(folder, "run")
+    check_writable(folder)
 
 
 def load_parts(
@@ -135,7 +171,7 @@ def load_parts(
             held_out=data_args.held_out,
             on_bad_image=data_args.on_bad_image,
             num_identities=data_args.num_identities,
-            stream="public" if data_args.public_faces else "private",
+            stream=data_args.stream,
         )
     base, processor = load_base(model_args, splits)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
@@ -155,16 +191,6 @@ def load_parts(
         "class_weights": weights,
     }
     return base, data, common
-
-
-def defended_trainer(
-    base: PreTrainedModel, model_args: ModelArguments, args: CALoRTrainingArguments, data: dict[str, ImageDataset],
-    common: dict[str, Any], trained: bool,
-) -> DefenseTrainer:  # fmt: skip
-    """Trainer of the defended model; arguments as :func:`defended`."""
-    model = defended(base, model_args, data, trained, base.config.num_labels)
-    kind = CALoRTrainer if isinstance(model, CALoRForImageClassification) else DefenseTrainer
-    return kind(model=model, args=args, **common)
 
 
 def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedModel, Any]:
@@ -224,15 +250,15 @@ def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -
     }
 
 
-def defended(
-    base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool, num_labels: int
-) -> DefendedForImageClassification:
-    """Defended model from ``base``, whose features are useful if it is ``trained``."""
+def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool) -> Any:
+    """Defended model from ``base``, whose features are useful if it is ``trained``; ``base`` itself with ``none``."""
+    if model_args.defense == "none":
+        return base
     settings = defense_settings(model_args)
     method = DEFENSES.get(model_args.defense)
     defense = method(method.config_class.from_dict(settings))
     if trained and defense.own_head and getattr(defense.config, "rank", 0) is None:
-        settings["rank"] = find_rank(base, model_args, defense.config.activation, data, num_labels)
+        settings["rank"] = find_rank(base, model_args, defense.config.activation, data)
     settings |= {"id2label": base.config.id2label, "head": model_args.head}
     if model_args.head_init == "svd":
         plain = data["train"].without_augmentation()
@@ -242,31 +268,28 @@ def defended(
     return defend(base, model_args.defense, **settings)
 
 
-def find_rank(
-    base: PreTrainedModel, model_args: ModelArguments, activation: str, data: dict[str, ImageDataset], num_labels: int
-) -> int:
+def find_rank(base: PreTrainedModel, model_args: ModelArguments, activation: str, data: dict[str, ImageDataset]) -> int:
     """Rank that the features of ``base`` need; logs the curve of accuracy against rank."""
-    tried = activation if activation in ("tanh", "identity") else "tanh"
-    suggestion = suggest_rank(
-        base, data["train"], data["validation"], num_labels=num_labels, activation=tried, head=model_args.head
+    found = suggest_rank(
+        base,
+        data["train"],
+        data["validation"],
+        num_labels=base.config.num_labels,
+        activation=activation if activation in ("tanh", "identity") else "tanh",
+        head=model_args.head,
     )
-    curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in suggestion.curve)
+    curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in found.curve)
     logger.info(
         "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
-        suggestion.rank,
-        curve,
-        100 * suggestion.full_accuracy,
-    )
-    return suggestion.rank
+        found.rank, curve, 100 * found.full_accuracy,
+    )  # fmt: skip
+    return found.rank
 
 
 def fine_tune_undefended(
-    base: PreTrainedModel,
-    model_args: ModelArguments,
-    run_args: RunArguments,
-    args: CALoRTrainingArguments,
+    base: PreTrainedModel, model_args: ModelArguments, run_args: RunArguments, args: CALoRTrainingArguments,
     common: dict[str, Any],
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:  # fmt: skip
     """Fine-tune ``base`` in place, in its own folder, before the head is swapped: the paper's setting C.
 
     Each phase has its own learning-rate schedule; the paper continues one schedule over both.
@@ -285,7 +308,7 @@ def fine_tune_undefended(
         run_trainer(trainer, run_args)
         trainer.save_model(_internal_call=True)
         trainer.save_state()  # last: all is there
-    return measured_by(trainer)["undefended"]
+    return measured_by(trainer).metrics
 
 
 def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
@@ -302,8 +325,8 @@ def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
     trainer.train(resume_from_checkpoint=True if begun else None)
 
 
-def measured_by(trainer: DefenseTrainer) -> dict[str, dict[str, float]]:
-    """Test metrics of the models that a trainer measured, by name.
+def measured_by(trainer: DefenseTrainer) -> Measured:
+    """Test metrics of the models that a trainer measured.
 
     Writes ``test_predictions.json``, the test images' labels and predicted classes, by which runs are compared.
     """
@@ -313,9 +336,4 @@ def measured_by(trainer: DefenseTrainer) -> dict[str, dict[str, float]]:
     if trainer.args.should_save:
         record = {"labels": found.labels, "predictions": found.predictions}
         write_json(Path(trainer.args.output_dir) / PREDICTIONS, record)
-    return found.metrics
-
-
-def validation_accuracy(trainer: DefenseTrainer, validation: ImageDataset) -> float:
-    """Accuracy on the validation split, in [0, 1]."""
-    return float(trainer.predict(validation, metric_key_prefix="validation").metrics["validation_accuracy"])
+    return found

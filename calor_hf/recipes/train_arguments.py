@@ -61,6 +61,11 @@ class DataArguments:
     poison_share: float = option(0.01, "Share of training images with the backdoor, (0, 1].")
     backdoor_seed: int = option(0, "Seed of the blended noise and of the choice of poisoned images.")
 
+    @property
+    def stream(self) -> str:
+        """Which of the two disjoint groups of synthetic identities is drawn."""
+        return "public" if self.public_faces else "private"
+
 
 @dataclass
 class RunArguments:

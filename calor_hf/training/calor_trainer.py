@@ -7,7 +7,7 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from calor_hf.core.files import read_json
-from calor_hf.defenses.calor import reachable_confidence, target_confidence
+from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
 from calor_hf.training.metrics import classification_metrics, true_class_confidence
@@ -55,7 +55,7 @@ class CALoRTrainer(DefenseTrainer):
     @property
     def target(self) -> float:
         """Confidence e^(−1/b) that the adapt stage leads to."""
-        return target_confidence(self.sharpness)
+        return float(self.bare_model.defense.target_confidence)
 
     @property
     def sharpness(self) -> float:
@@ -192,3 +192,12 @@ class CALoRTrainer(DefenseTrainer):
     @property
     def _first_stage_folder(self) -> Path:
         return Path(self.args.output_dir) / FIRST_STAGE_FOLDER
+
+
+TRAINERS: dict[type[Any], type[DefenseTrainer]] = {CALoRForImageClassification: CALoRTrainer}
+"""Trainers of model classes that need more than :class:`DefenseTrainer`."""
+
+
+def trainer_class(model: Any) -> type[DefenseTrainer]:
+    """Trainer class for a model."""
+    return TRAINERS.get(type(model), DefenseTrainer)

@@ -12,7 +12,6 @@ from calor_hf._version import __version__
 from calor_hf.core.files import weights_digest, write_json
 from calor_hf.core.peak_memory import peak_memory_bytes
 from calor_hf.defenses.base import Defense
-from calor_hf.defenses.calor import CALoR, target_confidence
 from calor_hf.heads.rank_audit import rank_audit
 from calor_hf.training.stages import StagePlan
 
@@ -39,10 +38,8 @@ class Measured:
 def training_record(
     model: PreTrainedModel,
     plan: StagePlan | None,
-    metrics: Mapping[str, Mapping[str, float]],
+    measured: Measured,
     *,
-    split: str,
-    images: int,
     seed: int,
     train_seconds: float,
     **about: Any,
@@ -52,9 +49,7 @@ def training_record(
     Args:
         model: The result.
         plan: The stages.
-        metrics: By the name of the model they belong to, in the order of training.
-        split: Split that they were measured on.
-        images: Number of its images.
+        measured: Its metrics.
         seed: Of the run.
         train_seconds: Time that training took in this session.
         about: Entries that only the caller knows: ``dataset`` (its name, or ""), ``dataset_id`` and ``base_model``
@@ -74,10 +69,10 @@ def training_record(
         "base_model": None,
         "backdoor": None,
         "seed": seed,
-        "split": split,
-        "images": images,
-        "measured": metrics,
-        "target_confidence": target_confidence(defense.config.ca_b) if isinstance(defense, CALoR) else None,
+        "split": measured.split,
+        "images": len(measured.labels),
+        "measured": measured.metrics,
+        "target_confidence": defense.target_confidence if isinstance(defense, Defense) else None,
         "classes": model.config.num_labels,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "wall_seconds": train_seconds,

@@ -435,17 +435,12 @@ class DefenseTrainer(Trainer):
         file, weights = folder / RECORD, weights_digest(folder)
         if file.is_file() and read_json(file, {"weights?": str | None}).get("weights") == weights:
             return  # perhaps with entries that only its writer knew
-        found = self.measured
-        record = training_record(
-            self.model,
-            self.plan,
-            found.metrics,
-            split=found.split,
-            images=len(found.labels),
-            seed=self.args.seed,
-            train_seconds=self.train_seconds,
-        )
-        write_record(folder, record)
+        write_record(folder, self.record(self.measured))
+
+    def record(self, measured: Measured, **about: Any) -> dict[str, Any]:
+        """Numbers of the finished run, as ``metrics.json`` holds them; ``about`` as for :func:`training_record`."""
+        seed, seconds = self.args.seed, self.train_seconds
+        return training_record(self.model, self.plan, measured, seed=seed, train_seconds=seconds, **about)
 
     def _versions(self) -> list[int]:
         # torch counts changes in place: weights that were changed after the measurement are not what it is about.

@@ -83,7 +83,7 @@ def test_the_backdoor_of_a_training_run(tmp_path: Path, capsys: pytest.CaptureFi
     folder = tmp_path / "model"
     words = [*SMALL, "--backdoor", "blended", "--poison-share", "0.1", "--backdoor-seed", "3"]
     result = train_from_python(*parse([*words, "--output-dir", str(folder)]))
-    assert result.backdoor is not None
+    assert result.record["backdoor"] is not None
     recorded = json.loads((folder / "metrics.json").read_text())["backdoor"]
     assert recorded == {
         "trigger": {"name": "blended", "share": 0.1, "seed": 3},
@@ -111,7 +111,7 @@ def test_poisoned_images_reach_the_trainer(tmp_path: Path, monkeypatch: pytest.M
         seen.update(arguments)
         raise StopError
 
-    monkeypatch.setattr("calor_hf.recipes.train.DefenseTrainer", note)
+    monkeypatch.setattr("calor_hf.recipes.train.trainer_class", lambda model: note)
     words = [*SMALL, "--backdoor", "badnets", "--class-weights", "balanced", "--output-dir", str(tmp_path)]
     with pytest.raises(StopError):
         train_from_python(*parse([*words, "--poison-share", "0.05"]))

@@ -69,7 +69,7 @@ def test_setting_c_starts_from_an_ordinary_fine_tune(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     words = [*SMALL, "--undefended-epochs", "2", "--head-init", "svd", "--output-dir", str(folder)]
     result = train(*parse(words))
-    assert list(result.measured) == ["undefended", "before adapting", "result"]
+    assert list(result.record["measured"]) == ["undefended", "before adapting", "result"]
     assert isinstance(ResNetForImageClassification.from_pretrained(folder / "undefended"), PreTrainedModel)
     assert 1 <= result.model.config.rank <= 4  # suggested from the fine-tuned features
 
