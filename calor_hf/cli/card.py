@@ -1,7 +1,5 @@
 """`calor-hf card`: write the model card of a saved model, or update it."""
 
-import sys
-
 from calor_hf.cli._command import Command
 from calor_hf.recipes.release import CardOptions, card
 
@@ -13,6 +11,3 @@ main = Command(
     card,
     "Call the command again.",
 ).main
-
-if __name__ == "__main__":
-    sys.exit(main())

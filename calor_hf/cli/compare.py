@@ -1,7 +1,5 @@
 """`calor-hf compare`: several defenses, tuned to the same accuracy or with fixed settings, in one table."""
 
-import sys
-
 from calor_hf.cli._command import GO_ON, Command
 from calor_hf.recipes.compare import CompareOptions, compare
 
@@ -14,6 +12,3 @@ main = Command(
     GO_ON,
     {RuntimeError: 2},
 ).main
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """`calor-hf export`: a model as one ONNX or torch.export file, checked against the model."""
 
-import sys
-
 from calor_hf.cli._command import Command
 from calor_hf.recipes.export import ExportOptions, export
 
@@ -12,6 +10,3 @@ main = Command(
     export,
     statuses={RuntimeError: 1},
 ).main
-
-if __name__ == "__main__":
-    sys.exit(main())

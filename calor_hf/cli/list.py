@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import inspect
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +55,3 @@ def show(options: ListOptions) -> None:
 
 
 main = Command("list", "Show what is registered.", ListOptions, show).main
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,11 @@
-"""`calor-hf plan`: what a run will take, measured on a few of its steps before it starts."""
+"""`calor-hf plan`: estimate the cost of a run, measured on a few of its steps."""
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -17,23 +16,20 @@ from calor_hf.core.files import write_json
 from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.plan import Part, plan_audit, plan_prior, plan_training
 from calor_hf.recipes.prior import PriorOptions
-from calor_hf.recipes.train_arguments import parse
 
-DESCRIPTION = """Say what a run will take (time, memory, passes, disk) before it starts: a few steps are measured, the
-rest is extrapolated, and nothing is kept. Options of the plan itself come before the command: calor-hf plan
---processes 8 train --model ..."""
+PLANNERS: dict[str, Any] = {"audit": (AuditRecipe, plan_audit), "prior": (PriorOptions, plan_prior)}
+DESCRIPTION = """Estimate time, memory, passes and disk of a run before it starts: a few steps are measured, the rest is
+extrapolated, and nothing is kept. Options of the plan come before the command: calor-hf plan --processes 8 train ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
     """Options of the command."""
 
-    processes: int = option(1, "as if so many devices like this one shared the run")
-    json: Path | None = option(None, "write the plan there, too", metavar="FILE")
+    processes: int = option(1, "number of devices like this one that share the run")
+    json: Path | None = option(None, "also write the plan to this file", metavar="FILE")
     command: Literal["train", "audit", "prior"] = field(metadata={"positional": True, "help": "the planned command"})
-    options: Sequence[str] = field(
-        metadata={"positional": True, "nargs": argparse.REMAINDER, "help": "its options, as you will type them"}
-    )
+    options: Sequence[str] = field(metadata={"positional": True, "nargs": argparse.REMAINDER, "help": "its options"})
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for no process, and ``FileExistsError`` for a file that exists."""
@@ -48,14 +44,10 @@ def run(options: PlanOptions) -> None:
     started, begin = time.process_time(), time.perf_counter()
     disable_progress_bar()
     if options.command == "train":
-        model_args, data_args, _, args = parse(options.options)
-        plan = plan_training(model_args, data_args, args, options.processes)
-    elif options.command == "audit":
-        recipe = read_options(AuditRecipe, parser_for(AuditRecipe, "audit", ""), options.options)
-        plan = plan_audit(recipe, options.processes)
+        plan = plan_training(options.options, options.processes)
     else:
-        prior = read_options(PriorOptions, parser_for(PriorOptions, "prior", ""), options.options)
-        plan = plan_prior(prior, options.processes)
+        kind, planner = PLANNERS[options.command]
+        plan = planner(read_options(kind, parser_for(kind, options.command, ""), options.options), options.processes)
     plan = replace(plan, parts=[Part("starting", started), *plan.parts])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:
@@ -63,6 +55,3 @@ def run(options: PlanOptions) -> None:
 
 
 main = Command("plan", DESCRIPTION, PlanOptions, run).main
-
-if __name__ == "__main__":
-    sys.exit(main())

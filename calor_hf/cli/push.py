@@ -1,7 +1,5 @@
 """`calor-hf push`: publish a saved model with its card, and no other file of its folder."""
 
-import sys
-
 from calor_hf.cli._command import Command
 from calor_hf.hub.push import PushFailedError
 from calor_hf.recipes.release import PushOptions, push
@@ -15,6 +13,3 @@ main = Command(
     "The repository holds all of this push or none of it: the same command again goes on.",
     {PushFailedError: 1},
 ).main
-
-if __name__ == "__main__":
-    sys.exit(main())

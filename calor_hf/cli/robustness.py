@@ -1,7 +1,5 @@
 """`calor-hf robustness`: adversarial examples and backdoors against a model."""
 
-import sys
-
 from calor_hf.cli._command import Command
 from calor_hf.recipes.robustness import RobustnessOptions, robustness
 
@@ -12,6 +10,3 @@ main = Command(
     RobustnessOptions,
     robustness,
 ).main
-
-if __name__ == "__main__":
-    sys.exit(main())

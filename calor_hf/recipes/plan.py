@@ -24,15 +24,13 @@ from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, private_images, with_defaults
 from calor_hf.recipes.common import aligned, settings_of
-from calor_hf.recipes.prior import PriorOptions
-from calor_hf.recipes.prior import prior as train_prior
+from calor_hf.recipes.prior import PriorOptions, prior
 from calor_hf.recipes.train import defended, load_parts
-from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, parse
+from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
-from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import CALoRTrainer, trainer_class
-from calor_hf.training.estimate import measure_step
+from calor_hf.training.estimate import measure_step, planned_work
 
 SHARED = "processes with devices like this one, whose communication costs nothing"
 PASSES = ("generator_passes", "target_passes", "target_gradients")
@@ -50,25 +48,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """Expected cost of a run.
-
-    Attributes:
-        command: Sub-command of ``calor-hf``.
-        parts: In order.
-        memory_bytes: Peak of one process, on its device.
-        disk_bytes: Size of the files left behind.
-        device: Device of the trials.
-        processes: Processes that share the work.
-        assumptions: Assumptions of the extrapolation, and omissions.
-    """
+    """Expected cost of a run."""
 
     command: str
     parts: Sequence[Part]
-    memory_bytes: int
-    disk_bytes: int
-    device: str
+    memory_bytes: int  # peak of one process, on its device
+    disk_bytes: int  # files left behind
+    device: str  # of the trials
     processes: int
-    assumptions: Sequence[str]
+    assumptions: Sequence[str]  # and omissions
 
     @property
     def total(self) -> Part:
@@ -90,12 +78,13 @@ class Plan:
         for part in [*self.parts, total]:
             passes = (f"{part.passes.get(name, 0):,}" for name in total.passes)
             rows.append([part.name, duration(part.seconds, part.at_least), *passes])
-        lines = [
+        return "\n".join([
+            f"{aligned(rows)}\n",
             f"hours: {hours:.3g} of wall time, {hours * self.processes:.3g} of devices ({self.device})",
-            f"memory: {self.memory_bytes / 2**20:,.0f} MiB a process at its peak",
-            f"disk: {self.disk_bytes / 2**20:,.0f} MiB left behind",
-        ]
-        return "\n".join([aligned(rows), "", *lines, "", "assumed:", *(f"- {line}" for line in self.assumptions)])
+            f"memory: {self.memory_bytes / 2**20:,.0f} MiB per process at its peak",
+            f"disk: {self.disk_bytes / 2**20:,.0f} MiB left behind\n",
+            "assumed:", *(f"- {line}" for line in self.assumptions),
+        ])  # fmt: skip
 
 
 def duration(seconds: float, at_least: float | None = None) -> str:
@@ -107,43 +96,28 @@ def duration(seconds: float, at_least: float | None = None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def plan_training(
-    model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments, processes: int = 1
-) -> Plan:
-    """Plan a training, from a few steps of a copy of the model."""
+def plan_training(argv: Sequence[str], processes: int = 1) -> Plan:
+    """Plan a training with these options of ``calor-hf train``, from a few steps of a copy of the model."""
     begin = time.perf_counter()
+    model_args, data_args, _, args = parse(argv)
     with tempfile.TemporaryDirectory() as args.output_dir:  # a trainer creates its folder
         args.push_to_hub = False
         base, data, common = load_parts(model_args, data_args, args)
         model = defended(base, model_args, data, trained=False)  # True searches for the rank, which takes long
         trainer = trainer_class(model)(model=model, args=args, **common)
         parts = [Part("loading", time.perf_counter() - begin)]
-        cost = measure_step(trainer)
-        trainer.planned_values()
-    stages: Any = trainer.plan
-    adapts, per_epoch = isinstance(trainer, CALoRTrainer), stages.steps_per_epoch or stages.total_steps
-    samples = min(len(data["train"]), getattr(args, "confidence_samples", 2048))
+        cost, work = measure_step(trainer), planned_work(trainer, model_args.undefended_epochs)
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    shared = 1 if args.max_steps > 0 else processes  # a number of steps that was asked for does not shrink
-
-    def part(name: str, steps: float, evaluated: int, least: float = 1.0) -> Part:
-        own = math.ceil(steps / shared)
-        seconds, trained = own * cost.seconds + evaluated * cost.image_seconds / processes, own * batch * processes
-        return Part(name, seconds, seconds * least, {"model_forward": trained + evaluated, "model_backward": trained})
-
-    undefended = model_args.undefended_epochs
-    lengths = [("undefended", undefended * per_epoch)] * (undefended > 0)
-    lengths += [(stage.name, stage.stop - stage.start) for stage in stages.stages]
-    checkpoints = 0
-    for name, steps in lengths:
-        epochs, adapt = math.ceil(steps / per_epoch), adapts and name == stages.stages[-1].name
-        evaluated = epochs * len(data["validation"]) + adapt * (epochs + 1) * samples
-        parts.append(part(name, steps, evaluated, 1 / epochs if adapt else 1.0))
-        checkpoints += epochs
-    models = 1 + adapts + (undefended > 0)
-    parts.append(part("measuring", 0, models * (len(data["test"]) + samples) + len(data["validation"])))
-    kept = min(checkpoints, args.save_total_limit or checkpoints) * 3 + models  # with the two moments of AdamW
-    assumptions = [f"steps as long as those of a trial ({batch} images a device each), an evaluation each epoch"]
+    for one in work:
+        steps = math.ceil(one.steps / (1 if args.max_steps > 0 else processes))  # --max-steps is never divided
+        trained = steps * batch * processes
+        seconds = steps * cost.seconds + one.evaluated * cost.image_seconds / processes
+        passes = {"model_forward": trained + one.evaluated, "model_backward": trained}
+        parts.append(Part(one.name, seconds, seconds * one.at_least, passes))
+    adapts, checkpoints = isinstance(trainer, CALoRTrainer), sum(one.epochs for one in work)
+    kept = min(checkpoints, args.save_total_limit or checkpoints) * 3  # each with the two moments of AdamW
+    kept += 1 + adapts + (model_args.undefended_epochs > 0)
+    assumptions = [f"steps as long as those of a trial ({batch} images per device each), an evaluation each epoch"]
     assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
     assumptions += [SHARED] * (processes > 1)
     disk, device = kept * cost.weight_bytes, args.device.type
@@ -161,15 +135,15 @@ def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
         def trial(steps: int) -> float:
             begin, settings = time.perf_counter(), [*options.settings, f"steps={steps}"]
             with redirect_stdout(io.StringIO()):
-                train_prior(replace(options, settings=settings, output_dir=Path(folder), resume=False, overwrite=True))
+                prior(replace(options, settings=settings, output_dir=Path(folder), resume=False, overwrite=True))
             return time.perf_counter() - begin
 
         options = replace(options, push_to_hub=None)
         _, once, more = trial(1), trial(1), trial(6)
         disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     steps = max(more - once, 0.0) / 5 * (config.steps - 1) / processes
-    images = config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update
-    parts = [Part("loading and saving", once), Part("training", steps, passes={"real_images": images})]
+    images = {"real_images": config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update}
+    parts = [Part("loading and saving", once), Part("training", steps, passes=images)]
     assumptions = ["steps as long as the first ones; checkpoints on the way are not counted"]
     return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)
 
@@ -180,23 +154,22 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     target = HFTarget.from_pretrained(str(options.model or options.target))
     target.module.to(process_state().device)
     options = with_defaults(options, target)
-    prior = load_generator(options.generator, image_size=target.image_size[0]).to(target.device)
+    generator = load_generator(options.generator, image_size=target.image_size[0]).to(target.device)
     labels, attacks = options.labels(target.num_classes), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
     for named in attacks:
-        part, peak, learns = plan_attack(named, target, prior, labels, options, processes, seconds / len(attacks))
+        part, peak, learns = plan_attack(named, target, generator, labels, options, processes, seconds / len(attacks))
         after, memory = [*after, part], max(memory, peak)
         assumptions += [f"{named.name}: what it learns before the first class is not counted"] * learns
     rebuilt = sum(options.images_per_class * max(1, len(named.attack.parts)) for named in attacks) * len(labels)
     if not options.reconstructions_only:
         model: Any = options.evaluation_model or options.evaluation_folder
         if argv := evaluation_model_argv(options, target):  # the target stands in for a model that is not trained yet
-            model_args, data_args, _, args = parse(argv)
-            before.append(replace(plan_training(model_args, data_args, args).total, name="evaluation model"))
+            before.append(replace(plan_training(argv).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
-        names = (options.second_evaluation_model, options.embedding, options.extractor)
-        networks = load_networks(target, "", model, *names)
+        others = (options.second_evaluation_model, options.embedding, options.extractor)
+        networks = load_networks(target, "", model, *others)
         private = private_images(options.dataset, target, labels)
         held = 0 if private.held_labels is None else len(private.held_labels)
         images = len(private.labels) + held + 2 * rebuilt  # chance levels are of as many samples of the prior
@@ -207,7 +180,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
         after.append(Part("evaluating", rate * images, passes={"evaluation_passes": images * len(networks)}))
         assumptions.append("the first process evaluates; metrics that train something are not counted")
     assumptions += [SHARED] * (processes > 1)
-    disk = 4 * (3 * prior.image_size**2 + prior.latent_dim) * rebuilt  # float32
+    disk = 4 * (3 * generator.image_size**2 + generator.latent_dim) * rebuilt  # float32
     return Plan("audit", before + after, memory, disk, target.device.type, processes, assumptions)
 
 
@@ -218,9 +191,7 @@ def plan_attack(
     """Plan an attack, from short runs with two small budgets on few classes and on twice as many.
 
     Cost is taken to be linear in the budget (:meth:`~calor_hf.attacks.base.AttackConfig.scaled`) and in the classes.
-
-    Returns:
-        The part, the peak memory of a process in bytes, and whether the attack learns before its first class.
+    Returned are the part, the peak memory of a process in bytes, and whether the attack learns before its first class.
     """
     attack, images, seed = named.attack, options.images_per_class, options.seed
     mine = math.ceil(len(labels) / processes)
@@ -271,8 +242,7 @@ def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.nd
     if len(costs) == 1 or shares[-1] == 1:
         return costs[-1]
     slope = (costs[-1] - costs[-2]) / (shares[-1] - shares[-2])
-    found: np.ndarray = costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0)
-    return found
+    return np.asarray(costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0))
 
 
 @torch.no_grad()

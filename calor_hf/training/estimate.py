@@ -1,6 +1,7 @@
 """Cost of training, measured on a few steps before it starts."""
 
 import copy
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.heads.features import scores_of
+from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.trainer import DefenseTrainer
 
 WARM_UP, TIMED = 2, 6
@@ -63,13 +65,49 @@ def measure_step(trainer: DefenseTrainer) -> StepCost:
     return StepCost(seconds * batches, seconds / batch_size / 3, memory.peak + weights, weights)
 
 
+@dataclass(frozen=True)
+class Work:
+    """Part of a training.
+
+    Attributes:
+        name: Name of the stage.
+        steps: Optimizer steps.
+        evaluated: Images evaluated on the way, by all processes together.
+        epochs: Number of evaluations and checkpoints.
+        at_least: Share that is done if the part ends as early as it may.
+    """
+
+    name: str
+    steps: int
+    evaluated: int
+    epochs: int = 0
+    at_least: float = 1.0
+
+
+def planned_work(trainer: DefenseTrainer, undefended_epochs: float = 0.0) -> list[Work]:
+    """Work of ``trainer.train()`` by stage, after ``undefended_epochs`` of another training, and of measuring."""
+    trainer.planned_values()
+    plan: Any = trainer.plan
+    adapts, per_epoch = isinstance(trainer, CALoRTrainer), plan.steps_per_epoch or plan.total_steps
+    validation = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
+    test = validation if trainer.test_dataset is None else len(trainer.test_dataset)
+    samples = min(len(trainer.train_dataset), getattr(trainer.args, "confidence_samples", 2048))
+    lengths = [("undefended", math.ceil(undefended_epochs * per_epoch))] * (undefended_epochs > 0)
+    lengths += [(stage.name, stage.stop - stage.start) for stage in plan.stages]
+    work = []
+    for name, steps in lengths:
+        epochs, adapt = math.ceil(steps / per_epoch), adapts and name == plan.stages[-1].name
+        evaluated = epochs * validation + adapt * (epochs + 1) * samples
+        work.append(Work(name, steps, evaluated, epochs, 1 / epochs if adapt else 1.0))
+    models = 1 + adapts + (undefended_epochs > 0)
+    return [*work, Work("measuring", 0, models * (test + samples) + validation)]
+
+
 def estimate_seconds(trainer: DefenseTrainer) -> float:
     """Rough duration of ``trainer.train()`` on this machine, in seconds; see :func:`measure_step`."""
-    cost = measure_step(trainer)
-    values = trainer.planned_values()
-    epochs, steps = values[0], values[-1]
-    images = 0 if trainer.eval_dataset is None else epochs * len(trainer.eval_dataset) / trainer.args.world_size
-    return float(steps * cost.seconds + images * cost.image_seconds)
+    cost, work = measure_step(trainer), planned_work(trainer)
+    evaluated = sum(part.evaluated for part in work) / trainer.args.world_size
+    return float(sum(part.steps for part in work) * cost.seconds + evaluated * cost.image_seconds)
 
 
 def _now(device: torch.device) -> float:
