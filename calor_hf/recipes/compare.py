@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from calor_hf._version import __version__
 from calor_hf.core.config import option
 from calor_hf.core.files import write_figure, write_json, write_whole
@@ -130,10 +132,8 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     undefended_runs: dict[int, Outcome] = {}
     for one in compared:
         row, outcomes = compare_one(runs, one, options, target, reference)
-        if one.spec == REFERENCE:
-            undefended_runs = outcomes
-        row["accuracy_difference"] = accuracy_difference(undefended_runs, outcomes)
-        rows.append(row)
+        undefended_runs = undefended_runs or outcomes  # the first is the reference
+        rows.append(row | {"accuracy_difference": accuracy_difference(undefended_runs, outcomes)})
         found: dict[str, Any] = {
             "version": __version__,
             "dataset": reference.numbers["dataset"],
@@ -146,9 +146,10 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             "complete": len(rows) == len(compared),
             "defenses": rows,
         }
-        write(found, options.output_dir)
-    print(f"\n{table(found)}\n")
-    print(f"Table, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
+        write_json(options.output_dir / "comparison.json", found, indent=2)
+        write_whole(options.output_dir / "comparison.md", (table(found) + "\n").encode())
+        draw_comparison(found, options.output_dir / "comparison.png")
+    print(f"\n{table(found)}\n\nTable, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
     return found
 
 
@@ -163,50 +164,46 @@ def compare_one(
     name, method = compared.defense, DEFENSES.get(compared.defense)
     width, classes = reference.numbers["head"]["layers"][0]["in_features"], reference.numbers["classes"]
     strength = method.strength(width, classes)
-    fixed = strength is None or compared.fixes(strength.setting)
+    tuned = None if strength is None or compared.fixes(strength.setting) else strength
     low_rank = ["--head-init", options.head_init] if "rank" in setting_names(name) else []
-    done: dict[float, Outcome] = {}
-    trials: list[Trial] = []
-    value: float | None = None
-    seed = options.seeds[0]
+    made: dict[tuple[float | None, int], Outcome] = {}
 
     def run(value: float | None, seed: int) -> Outcome:
-        chosen = [] if value is None or strength is None else [f"{strength.setting}={value}"]
-        settings = [*compared.settings, *chosen]
-        folder = "-".join([name, *(one.replace("/", "_") for one in settings)])
-        return runs(f"{folder}-seed{seed}", [*train_argv(name, seed, settings), *low_rank])
+        if (value, seed) not in made:
+            settings = [*compared.settings, *([] if tuned is None else [f"{tuned.setting}={value}"])]
+            folder = "-".join([name, *(one.replace("/", "_") for one in settings)])
+            made[value, seed] = runs(f"{folder}-seed{seed}", [*train_argv(name, seed, settings), *low_rank])
+        return made[value, seed]
 
     def accuracy_of(value: float) -> float | None:
-        found = [run(value, seed) for seed in options.seeds[: options.tuning_seeds]]
-        done[value] = found[0]
-        accuracies = [outcome.validation_accuracy for outcome in found]
+        accuracies = [run(value, seed).validation_accuracy for seed in options.seeds[: options.tuning_seeds]]
         return None if None in accuracies else sum(filter(None, accuracies)) / len(accuracies)
 
-    row: dict[str, Any] = {"name": compared.spec, "defense": name}
-    if strength is None or fixed:
-        first = run(None, seed)
-    else:
-        start = getattr(method.config_class(), strength.setting)
+    trials: list[Trial] = []
+    if tuned is not None:
+        start = getattr(method.config_class(), tuned.setting)
         start = default_rank(width, classes) if start is None else start
-        trials = match_strength(strength, start, accuracy_of, target, options.tolerance / 100, options.trials)
-        best = best_trial(trials, target)
-        if best is None:
-            return row | {"failed": True, "trials": [asdict(trial) for trial in trials],
-                          "errors": [outcome.error for outcome in done.values()]}, {}  # fmt: skip
-        value, first = best.value, done[best.value]
-    outcomes = {seed: first} | {other: run(value, other) for other in options.seeds[1:]}
-    good = {number: outcome for number, outcome in outcomes.items() if not outcome.error}
+        trials = match_strength(tuned, start, accuracy_of, target, options.tolerance / 100, options.trials)
+    best = best_trial(trials, target)
+    value = best.value if best is not None else None
+    outcomes = {seed: run(value, seed) for seed in options.seeds} if best is not None or tuned is None else {}
+    good = {seed: outcome for seed, outcome in outcomes.items() if not outcome.error}
+    row = {
+        "name": compared.spec,
+        "defense": name,
+        "failed": not good,
+        "trials": [asdict(trial) for trial in trials],
+        "errors": [outcome.error for outcome in made.values() if outcome.error],
+    }
     if not good:
-        return row | {"failed": True, "trials": [], "errors": [first.error]}, {}
+        return row, {}
+    first, *_ = good.values()
     accuracies = [outcome.result["validation_accuracy"] for outcome in good.values()]
     matched = abs(sum(accuracies) / len(accuracies) - target) <= options.tolerance / 100
     row |= {
-        "failed": False,
         "setting": strength.setting if strength is not None else None,
         "value": value,
         "matched": matched or name == REFERENCE,
-        "trials": [asdict(trial) for trial in trials],
-        "errors": [outcome.error for outcome in (*done.values(), *outcomes.values()) if outcome.error],
         "settings": first.numbers["settings"],
         "head": first.numbers["head"],
         "head_rank": [outcome.numbers["head"]["head_rank"] for outcome in good.values()],
@@ -253,58 +250,55 @@ def train_argv(defense: str, seed: int, settings: Sequence[str]) -> list[str]:
     return ["--defense", defense, "--seed", str(seed), *(["--defense-settings", *settings] if settings else [])]
 
 
-def write(found: dict[str, Any], folder: Path) -> None:
-    """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``."""
-    write_json(folder / "comparison.json", found, indent=2)
-    write_whole(folder / "comparison.md", (table(found) + "\n").encode())
-    draw_comparison(found, folder / "comparison.png")
-
-
 def table(found: dict[str, Any]) -> str:
-    """Return the comparison as Markdown, with what a reader has to know."""
-    done = [row for row in found["defenses"] if not row["failed"]]
-    base = done[0]
+    """Return the comparison as Markdown, with notes on how to read it."""
+    base = next(row for row in found["defenses"] if not row["failed"])
     rows = []
     for row in found["defenses"]:
         if row["failed"]:
             tried = ", ".join(f"{trial['value']:g}" for trial in row["trials"])
             rows.append([row["name"], f"failed at {tried}" if tried else "failed", *["-"] * 8])
             continue
-        setting = f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-"
-        layers = " → ".join(
-            [str(row["head"]["layers"][0]["in_features"])] + [str(x["out_features"]) for x in row["head"]["layers"]]
-        )
+        head, is_reference = row["head"], row["name"] == REFERENCE
+        widths = [head["layers"][0]["in_features"], *(layer["out_features"] for layer in head["layers"])]
         seconds, memory = (
             mean_and_range(row[key])[0] / mean_and_range(base[key])[0] for key in ("train_seconds", "peak_memory_bytes")
         )
-        rows.append(
-            [
-                row["name"],
-                setting,
-                percent(row["validation_accuracy"]),
-                ("-" if row["name"] == REFERENCE else "yes") if row["matched"] else "**no**",
-                percent(row["test_accuracy"]),
-                points(row["accuracy_difference"] if row["name"] != REFERENCE else None),
-                f"{mean_and_range(row['train_confidence'])[0]:.3f}",
-                f"{'/'.join(map(str, sorted(set(row['head_rank']))))} ({layers})",
-                f"{seconds:.2f}",
-                f"{memory:.2f}",
-            ]
-        )
-    head = ["defense", "tuned strength", "validation accuracy (%)", "matched", "test accuracy (%)",
-            "difference to none (points)", "training confidence", "head rank (widths)", "time", "memory"]  # fmt: skip
-    seeds = ", ".join(map(str, found["seeds"]))
+        rows.append([
+            row["name"],
+            f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-",
+            percent(row["validation_accuracy"]),
+            ("-" if is_reference else "yes") if row["matched"] else "**no**",
+            percent(row["test_accuracy"]),
+            points(None if is_reference else row["accuracy_difference"]),
+            f"{mean_and_range(row['train_confidence'])[0]:.3f}",
+            f"{'/'.join(map(str, sorted(set(row['head_rank']))))} ({' → '.join(map(str, widths))})",
+            f"{seconds:.2f}",
+            f"{memory:.2f}",
+        ])  # fmt: skip
+    columns = [
+        "defense",
+        "tuned strength",
+        "validation accuracy (%)",
+        "matched",
+        "test accuracy (%)",
+        "difference to none (points)",
+        "training confidence",
+        "head rank (widths)",
+        "time",
+        "memory",
+    ]
+    seeds, tuned = (", ".join(map(str, found[key])) for key in ("seeds", "tuning_seeds"))
     target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]
-    tuned = "seed " + ", ".join(map(str, found["tuning_seeds"]))
     notes = (
         f"{found['dataset']}; {found['test_images']} test images; seeds {seeds}, mean [lowest, highest]. Matched: "
-        f"mean validation accuracy (tuned on {tuned}) within {target:.2f} ± {tolerance:g} %; rows "
+        f"mean validation accuracy (tuned on seed {tuned}) within {target:.2f} ± {tolerance:g} %; rows "
         "that are not matched must not be compared by leakage. Difference: of test accuracy, on the same images, with "
         "its 95 % interval over classes. Training confidence: mean true-class score of correctly classified "
         "training images. Time of training and peak memory of the process: relative to the undefended run. "
         f"calor_hf {found['version']}."
     )
-    return f"{markdown(head, rows)}\n\n{notes}"
+    return f"{markdown(columns, rows)}\n\n{notes}"
 
 
 def points(difference: dict[str, float | None] | None) -> str:
@@ -316,7 +310,7 @@ def points(difference: dict[str, float | None] | None) -> str:
 
 
 def draw_comparison(found: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, training confidence, cost of training, and the trials or, without any, accuracy against rank."""
+    """Draw accuracy, training confidence, training time, and the trials or, without any, accuracy against rank."""
     from matplotlib.figure import Figure
 
     rows = [row for row in found["defenses"] if not row["failed"]]
@@ -373,12 +367,8 @@ def _draw_ranks(panel: Any, rows: list[dict[str, Any]]) -> None:
             lines.setdefault(" ".join([row["defense"], *others]), []).append(row)
     for label, of_line in lines.items():
         points = sorted((row["settings"]["rank"], *mean_and_range(row["test_accuracy"])) for row in of_line)
-        ranks, means, lows, highs = zip(*points, strict=True)
-        spans = [
-            [m - low for m, low in zip(means, lows, strict=True)],
-            [h - m for m, h in zip(means, highs, strict=True)],
-        ]
-        panel.errorbar(ranks, means, yerr=spans, marker="o", capsize=3, label=label)
+        ranks, means, lows, highs = map(np.array, zip(*points, strict=True))
+        panel.errorbar(ranks, means, yerr=[means - lows, highs - means], marker="o", capsize=3, label=label)
     if lines:
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
