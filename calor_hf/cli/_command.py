@@ -1,4 +1,4 @@
-"""What all commands share: how they read their options, and how they end."""
+"""Commands: reading their options, running them, and their exit status."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,8 @@ from calor_hf.core.stop_request import sigterm_as_ctrl_c
 
 GO_ON = "Go on with the same command and --resume."
 STATUSES: dict[type[Exception], int] = {
-    FloatingPointError: 1,
-    ValueError: 2,
-    OSError: 2,
-    ImportError: 2,
-    MemoryError: 2,
-}
+    FloatingPointError: 1, ValueError: 2, OSError: 2, ImportError: 2, MemoryError: 2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Command:
 def run_command(
     name: str, call: Callable[[], object], stopped: str, statuses: Mapping[type[Exception], int] | None = None
 ) -> int:
-    """Call what a command does, and say in one line why it ended early.
+    """Run a command, and print one line if it ends early.
 
     Args:
         name: As after ``calor-hf``.
@@ -62,7 +58,7 @@ def run_command(
 
     Returns:
         0; 1 if numbers are not finite; 2 for options or data that are refused, a missing library or too little memory;
-        130 after Ctrl-C or SIGTERM; what ``statuses`` says for other errors.
+        130 after Ctrl-C or SIGTERM; the value of ``statuses`` for other errors.
     """
     known = {**(statuses or {}), **STATUSES}
     try:

@@ -41,12 +41,11 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         metadata = field.metadata
         if "rest" in metadata or metadata.get("flags") == ():
             continue
-        to = parser
+        to: Any = parser
         if exclusive := metadata.get("exclusive"):
-            to = groups.get(exclusive) or groups.setdefault(exclusive, parser.add_mutually_exclusive_group())
-        settings = _settings(hints[field.name]) | {
-            k: metadata[k] for k in ("choices", "metavar", "nargs") if k in metadata
-        }
+            to = groups.setdefault(exclusive, groups.get(exclusive) or parser.add_mutually_exclusive_group())
+        given = {k: metadata[k] for k in ("choices", "metavar", "nargs") if k in metadata}
+        settings = _settings(hints[field.name]) | given
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         text = str(metadata.get("help", ""))
         told = default in (dataclasses.MISSING, None, "", [], ()) or isinstance(default, bool)
@@ -58,9 +57,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         if not required:
             settings["default"] = default
         if metadata.get("positional"):
-            if not required:
-                settings.setdefault("nargs", "?")
-            to.add_argument(field.name, **settings)
+            to.add_argument(field.name, **({} if required else {"nargs": "?"}) | settings)
         else:
             flags = metadata.get("flags", (f"--{field.name.replace('_', '-')}",))
             to.add_argument(*flags, dest=field.name, required=required, **settings)

@@ -49,16 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: calor-hf [--version] <command> [options]",
-            "",
-            "Fine-tune image classifiers on private images so that less of them can be reconstructed from the weights.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "calor-hf <command> --help explains its options.",
-        ]
-    )
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return f"""usage: calor-hf [--version] <command> [options]
+
+Fine-tune image classifiers on private images so that less of them can be reconstructed from the weights.
+
+commands:
+{lines}
+
+calor-hf <command> --help explains its options."""

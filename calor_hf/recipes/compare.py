@@ -276,18 +276,9 @@ def table(found: dict[str, Any]) -> str:
             f"{seconds:.2f}",
             f"{memory:.2f}",
         ])  # fmt: skip
-    columns = [
-        "defense",
-        "tuned strength",
-        "validation accuracy (%)",
-        "matched",
-        "test accuracy (%)",
-        "difference to none (points)",
-        "training confidence",
-        "head rank (widths)",
-        "time",
-        "memory",
-    ]
+    columns = ["defense", "tuned strength", "validation accuracy (%)", "matched", "test accuracy (%)",
+               "difference to none (points)", "training confidence", "head rank (widths)", "time",
+               "memory"]  # fmt: skip
     seeds, tuned = (", ".join(map(str, found[key])) for key in ("seeds", "tuning_seeds"))
     target, tolerance = 100 * found["target_validation_accuracy"], 100 * found["tolerance"]
     notes = (

@@ -51,13 +51,8 @@ def export(options: ExportOptions) -> float:
     with reading(f"the model in {options.model}"):
         model = AutoModelForImageClassification.from_pretrained(options.model, dtype=torch.float32, **hub)
     difference = export_model(
-        model,
-        path,
-        options.format,
-        processor_of(options.model, **hub),
-        images=options.images,
-        image_size=options.image_size,
-        overwrite=options.overwrite,
-    )
+        model, path, options.format, processor_of(options.model, **hub), images=options.images,
+        image_size=options.image_size, overwrite=options.overwrite,
+    )  # fmt: skip
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB); largest difference of a logit: {difference:.2g}")
     return difference

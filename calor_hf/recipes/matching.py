@@ -22,13 +22,9 @@ class Trial:
 
 
 def match_strength(
-    strength: Strength,
-    start: float,
-    accuracy_of: Callable[[float], float | None],
-    target: float,
-    tolerance: float,
+    strength: Strength, start: float, accuracy_of: Callable[[float], float | None], target: float, tolerance: float,
     trials: int,
-) -> list[Trial]:
+) -> list[Trial]:  # fmt: skip
     """Try strengths until one gives the target accuracy; accuracy is taken to fall with strength.
 
     While all trials are too weak (or all too strong), the next one lies halfway to the end of the range, and the one
@@ -55,20 +51,19 @@ def match_strength(
         value = strength.at(share)
         if value in [trial.value for trial in found]:
             break  # whole numbers: there is nothing in between
-        trial = Trial(share, value, accuracy_of(value))
-        found.append(trial)
-        if trial.accuracy is not None and abs(trial.accuracy - target) <= tolerance:
+        accuracy = accuracy_of(value)
+        found.append(Trial(share, value, accuracy))
+        if accuracy is not None and abs(accuracy - target) <= tolerance:
             break
-        if trial.accuracy is not None and trial.accuracy > target:
-            low = trial
+        if accuracy is not None and accuracy > target:
+            low = found[-1]
         else:
-            high = trial
+            high = found[-1]
         left, right = (low.share if low else 0.0), (high.share if high else 1.0)
-        if len(found) == 2 and not (low and high):
-            share = right if low else left
-            continue
         part = 0.5
-        if low and high and low.accuracy is not None and high.accuracy is not None and low.accuracy > high.accuracy:
+        if len(found) == 2 and not (low and high):
+            part = 1.0 if low else 0.0
+        elif low and high and low.accuracy is not None and high.accuracy is not None and low.accuracy > high.accuracy:
             part = min(0.7, max(0.3, (low.accuracy - target) / (low.accuracy - high.accuracy)))
         share = left + part * (right - left)
     return found

@@ -105,16 +105,9 @@ def _train(options: PriorOptions) -> Generator[Any]:
     target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
     folder = options.output_dir
     generator: Generator[Any] = train_prior(
-        method,
-        images,
-        folder,
-        target=target,
-        seed=options.seed,
-        save_steps=options.save_steps,
-        num_workers=options.num_workers,
-        resume=options.resume,
-        overwrite=options.overwrite,
-    )
+        method, images, folder, target=target, seed=options.seed, save_steps=options.save_steps,
+        num_workers=options.num_workers, resume=options.resume, overwrite=options.overwrite,
+    )  # fmt: skip
     if state.is_main_process:
         print(f"saved the generator in {folder}, samples in {folder / 'samples'}")
         if options.push_to_hub:

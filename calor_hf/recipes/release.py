@@ -9,7 +9,7 @@ from calor_hf.core.config import option
 from calor_hf.core.files import write_whole
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.card import CARD, EVIDENCE, RECONSTRUCTIONS, CardDetails, base_card
-from calor_hf.hub.evidence import ModelInfo, read_model
+from calor_hf.hub.evidence import read_model
 from calor_hf.hub.push import push_release, remote_card
 from calor_hf.hub.release import Release, prepare_release
 from calor_hf.modeling.released import released_copy
@@ -18,7 +18,7 @@ from calor_hf.recipes.common import log_to_terminal
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseOptions:
-    """What a card says."""
+    """Options of a release: facts and choices for its card."""
 
     model: Path = field(metadata={"positional": True, "metavar": "MODEL_DIR", "help": "folder of a saved model"})
     report: str | None = option(
@@ -110,7 +110,7 @@ def push(options: PushOptions) -> str | None:
         if options.dry_run:
             print("Nothing was published (--dry-run).")
             return None
-        private = True if options.private else False if options.public else None
+        private = options.private or (False if options.public else None)
         commit = push_release(
             release, options.repo_id, private=private, revision=options.revision, message=options.message
         )
@@ -135,19 +135,10 @@ def release_of(options: ReleaseOptions, workspace: Path, repo_id: str | None, re
     known = read_model(folder)
     name = (repo_id or folder.resolve().name).rpartition("/")[2]
     details = CardDetails(name, repo_id, options.license, options.base_model, options.dataset, options.tags)
+    # The defense describes itself, unless another package registers it.
+    method = inspect.getdoc(DEFENSES.get(known.defense)) or "" if known.defense in DEFENSES.names() else ""
     return prepare_release(
-        folder if repo_id is None else released_copy(folder, workspace / "released"),
-        method_of(known),
-        details,
-        measured_in=folder,
-        report=options.report,
-        card=base_card(folder / CARD, remote),
-        anonymize_labels=options.anonymize_labels,
-        include_reconstructions=options.include_reconstructions,
-    )
-
-
-def method_of(model: ModelInfo) -> str:
-    """Docstring of a model's defense; empty if another package registers it."""
-    name = model.defense
-    return inspect.getdoc(DEFENSES.get(name)) or "" if name in DEFENSES.names() else ""
+        folder if repo_id is None else released_copy(folder, workspace / "released"), method, details,
+        measured_in=folder, report=options.report, card=base_card(folder / CARD, remote),
+        anonymize_labels=options.anonymize_labels, include_reconstructions=options.include_reconstructions,
+    )  # fmt: skip

@@ -47,14 +47,9 @@ from calor_hf.training.trainer import DefenseTrainer
 logger = logging.getLogger("calor_hf.train")
 
 EVALUATION_NETWORK: dict[str, Any] = {
-    "embedding_size": 32,
-    "hidden_sizes": [32, 64, 128, 256],
-    "depths": [1, 1, 2, 1],
-    "groups_width": 16,
+    "embedding_size": 32, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1], "groups_width": 16,
     "layer_type": "x",
-}
-
-
+}  # fmt: skip
 UNDEFENDED_FOLDER = "undefended"
 BEGUN_FILES = ("checkpoint-*", FIRST_STAGE_FOLDER, UNDEFENDED_FOLDER, "runs")
 RESULT_FILES = ("config.json", "model*.safetensors*", "preprocessor_config.json", "trainer_state.json",
@@ -177,18 +172,14 @@ def load_parts(
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
     if data_args.backdoor is not None:
         data["train"] = poison(data["train"], base, processor, data_args)
-    weights = (
-        balanced_class_weights(data["train"].labels, len(splits.label_names))
-        if data_args.class_weights == "balanced"
-        else None
-    )
+    balanced, classes = data_args.class_weights == "balanced", len(splits.label_names)
     common: dict[str, Any] = {
         "data_collator": default_collate,
         "train_dataset": data["train"],
         "eval_dataset": data["validation"],
         "test_dataset": data["test"],
         "processing_class": processor,
-        "class_weights": weights,
+        "class_weights": balanced_class_weights(data["train"].labels, classes) if balanced else None,
     }
     return base, data, common
 
@@ -241,12 +232,11 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
 
 def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -> dict[str, ImageDataset]:
     """Train, validation and test data as model inputs; only training images are augmented."""
-    size = processor.size if isinstance(processor.size, dict) else dict(processor.size)
-    side = max(value for value in size.values() if value)
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    chosen = augmentation_for(augmentation, side)
+    chosen = augmentation_for(augmentation, max(value for value in dict(processor.size).values() if value))
     return {
-        name: ImageDataset(part, processor, chosen if name == "train" else None, seed) for name, part in parts.items()
+        "train": ImageDataset(splits.train, processor, chosen, seed),
+        "validation": ImageDataset(splits.validation, processor, None, seed),
+        "test": ImageDataset(splits.test, processor, None, seed),
     }
 
 
@@ -270,14 +260,11 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
 
 def find_rank(base: PreTrainedModel, model_args: ModelArguments, activation: str, data: dict[str, ImageDataset]) -> int:
     """Rank that the features of ``base`` need; logs the curve of accuracy against rank."""
+    activation = activation if activation in ("tanh", "identity") else "tanh"
     found = suggest_rank(
-        base,
-        data["train"],
-        data["validation"],
-        num_labels=base.config.num_labels,
-        activation=activation if activation in ("tanh", "identity") else "tanh",
+        base, data["train"], data["validation"], num_labels=base.config.num_labels, activation=activation,
         head=model_args.head,
-    )
+    )  # fmt: skip
     curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in found.curve)
     logger.info(
         "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",

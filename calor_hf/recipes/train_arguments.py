@@ -81,35 +81,20 @@ AUTO_RANK = "rank=auto"
 Arguments = tuple[ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments]
 
 _DEFAULTS = {
-    "output_dir": "outputs/calor",
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "logging_strategy": "epoch",
-    "remove_unused_columns": False,
-    "disable_tqdm": True,
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
+    "output_dir": "outputs/calor", "eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch",
+    "remove_unused_columns": False, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
+}  # fmt: skip
 # A share of the steps is in a field of its own in transformers 4, and `--warmup-steps 0` would not end it.
 _WARMUP = "warmup_ratio" if TrainingArguments.__dataclass_fields__["warmup_steps"].type is int else "warmup_steps"
 # For the small ResNet from random weights; measured on the synthetic faces. The head starts from random weights and
 # its Tanh bounds what it sees, so at the base's learning rate its scores would take twice as many epochs to grow.
 _FROM_SCRATCH = {
-    "num_train_epochs": 35.0,
-    "learning_rate": 2e-3,
-    "head_learning_rate": 6e-3,
-    "weight_decay": 0.01,
-    "lr_scheduler_type": "cosine",
-    _WARMUP: 0.05,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 256,
-}
+    "num_train_epochs": 35.0, "learning_rate": 2e-3, "head_learning_rate": 6e-3, "weight_decay": 0.01,
+    "lr_scheduler_type": "cosine", _WARMUP: 0.05, "per_device_train_batch_size": 32, "per_device_eval_batch_size": 256,
+}  # fmt: skip
 # For that ResNet on the synthetic faces, with no data of the user's. Accuracy dips first at any rate; below 6e-4 it
 # comes back too slowly, at 2e-3 not at all. Real faces did not bear such a rate: there the usual tenth counts.
-_SYNTHETIC = {
-    "adapt_learning_rate": 1e-3,
-    "max_accuracy_drop": 1.0,  # 3 of the 320 validation images; half a point would be one
-}
-
+_SYNTHETIC = {"adapt_learning_rate": 1e-3, "max_accuracy_drop": 1.0}  # of the 320 validation images, half would be one
 # Other weights and another order of the images than the target's.
 _EVALUATION = {"output_dir": "outputs/evaluation-model", "seed": 7, "data_seed": 7}
 # For the small RegNet; measured on the synthetic faces.
@@ -128,17 +113,20 @@ def parse(argv: Sequence[str]) -> Arguments:
         SystemExit: a value of another type (status 2), or ``--help``.
     """
     given = {one.partition("=")[0].replace("_", "-") for one in argv if one.startswith("--")}
-    evaluation = _value(argv, "--role", "release") == "evaluation"
+    before = argparse.ArgumentParser(prog="calor-hf train", add_help=False, allow_abbrev=False)
+    before.add_argument("--role", default="release")
+    before.add_argument("--defense")
+    early, _ = before.parse_known_args(argv)
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
         defaults |= _FROM_SCRATCH
         if "--dataset" not in given:
             defaults |= _SYNTHETIC
-    if evaluation:
+    if early.role == "evaluation":
         defaults |= _EVALUATION | {"defense": "none"} | ({} if "--model" in given else _EVALUATION_FROM_SCRATCH)
     if "--warmup-steps" in given:
         defaults.pop(_WARMUP, None)
-    defense = _value(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
+    defense = early.defense or str(defaults.get("defense", ModelArguments.defense))
     parser = _parser(defense)
     parser.set_defaults(**defaults)
     model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
@@ -146,13 +134,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
     own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
     model.defense_settings = [*model.defense_settings, *own_settings]
-    _check_model(model)
+    _check_defense(model)
     if unknown:
         own_flags = [f"--{name.replace('_', '-')}" for name in setting_names(defense)]
         known = f"settings of {defense}: {', '.join(own_flags)}" if own_flags else f"{defense} has no settings"
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known})")
-    _check(data, run)
-    _check_backdoor(data, training.push_to_hub)
+    _check(model, data, run, training.push_to_hub)
     return model, data, run, training
 
 
@@ -194,51 +181,37 @@ def _parser(defense: str) -> HfArgumentParser:
     return parser
 
 
-def _value(argv: Sequence[str], flag: str, default: str) -> str:
-    """Last value given for an option, before the options are parsed."""
-    for one, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
-        name, equals, value = one.partition("=")
-        if name == flag:
-            return value if equals else following
-    return default
-
-
-def _check_model(model: ModelArguments) -> None:
+def _check_defense(model: ModelArguments) -> None:
     try:
         DEFENSES.get(model.defense)
     except KeyError as error:
         raise ValueError(f"--defense: {error.args[0]}") from error
     defense_settings(model)
+
+
+def _check(model: ModelArguments, data: DataArguments, run: RunArguments, push: bool) -> None:
+    for flag, given, choices in (
+        ("--role", model.role, ("release", "evaluation")),
+        ("--on-bad-image", data.on_bad_image, ON_BAD_IMAGE),
+        ("--class-weights", data.class_weights, ("none", "balanced")),
+        ("--backdoor", data.backdoor, TRIGGERS),
+    ):
+        if given is not None and given not in choices:
+            raise ValueError(f"{flag} must be {' or '.join(choices)}, got {given}")
     if model.head_init == "svd" and "rank" not in setting_names(model.defense):
         raise ValueError(f"--head-init svd starts a low-rank head, and {model.defense} has none; leave it out")
-    if model.role not in ("release", "evaluation"):
-        raise ValueError(f"--role must be release or evaluation, got {model.role}")
+    if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
+        raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
     if model.role == "evaluation" and model.defense != "none":
-        raise ValueError(
-            f"--role evaluation trains an undefended model, got --defense {model.defense}; leave one of them"
-        )
+        raise ValueError(f"--role evaluation trains an undefended model, got --defense {model.defense}; pass one")
     if model.undefended_epochs < 0:
         raise ValueError(f"--undefended-epochs must be >= 0, got {model.undefended_epochs:g}")
     if model.undefended_epochs > 0 and model.defense == "none":
         raise ValueError("--undefended-epochs belongs to a defense; with none, use --num-train-epochs")
-    if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
-        raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
-
-
-def _check(data: DataArguments, run: RunArguments) -> None:
-    if data.on_bad_image not in ON_BAD_IMAGE:
-        raise ValueError(f"--on-bad-image must be {' or '.join(ON_BAD_IMAGE)}, got {data.on_bad_image}")
-    if data.class_weights not in ("none", "balanced"):
-        raise ValueError(f"--class-weights must be none or balanced, got {data.class_weights}")
     if run.resume and run.overwrite:
-        raise ValueError("--resume goes on with the output folder's run, --overwrite deletes it; pass one of them")
-
-
-def _check_backdoor(data: DataArguments, push: bool) -> None:
+        raise ValueError("--resume continues the output folder's run, --overwrite deletes it; pass one of them")
     if data.backdoor is None:
         return
-    if data.backdoor not in TRIGGERS:
-        raise ValueError(f"--backdoor must be {' or '.join(TRIGGERS)}, got {data.backdoor}")
     if not 0 < data.poison_share <= 1:
         raise ValueError(f"--poison-share must be in (0, 1], got {data.poison_share:g}")
     if data.backdoor_seed < 0:
