@@ -20,7 +20,7 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``; empty for none.
     - ``positional``: True for an argument without a flag.
     - ``exclusive``: name of a group of which one option at most may be given.
-    - ``rest``: True for what no other option takes, in order.
+    - ``rest``: True for the remaining arguments, in order.
     - ``choices``, ``metavar``, ``nargs``: as in :mod:`argparse`.
 
     Args:

@@ -5,8 +5,8 @@ from calor_hf.recipes.release import CardOptions, card
 
 main = Command(
     "card",
-    "Write README.md into the folder of a model, from what training and an audit measured. What you write into it,"
-    " outside the marked parts, stays when the command runs again.",
+    "Write README.md into the folder of a model, with the measurements of training and audit. Text outside the marked"
+    " parts is kept when the command runs again.",
     CardOptions,
     card,
     "Call the command again.",

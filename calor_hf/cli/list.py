@@ -54,4 +54,4 @@ def show(options: ListOptions) -> None:
         print()
 
 
-main = Command("list", "Show what is registered.", ListOptions, show).main
+main = Command("list", "Show the registered methods and their settings.", ListOptions, show).main

@@ -16,9 +16,9 @@ COMMANDS = {
     "robustness": "evaluate robustness to adversarial examples and backdoors",
     "export": "write a model as one ONNX or torch.export file, checked against the model",
     "report": "show the report of an audit, or compare two",
-    "card": "write the model card: what was measured, what was attacked, how to load it",
+    "card": "write the model card: measurements, audit, how to load the model",
     "push": "publish a model with its card, and no other file of its folder",
-    "list": "show what is registered: defenses, attacks, generators, priors; their sources and settings",
+    "list": "show defenses, attacks, generators and priors, their sources and settings",
 }
 
 

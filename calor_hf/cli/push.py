@@ -6,8 +6,8 @@ from calor_hf.recipes.release import PushOptions, push
 
 main = Command(
     "push",
-    "Publish a saved model on the Hub: weights, configuration, image processor and a card with what was measured;"
-    " checkpoints, optimizer, logs and images stay. One commit, which is whole or not there.",
+    "Publish a saved model on the Hub: weights, configuration, image processor and a card with measurements;"
+    " checkpoints, optimizer, logs and images stay. A single commit, applied entirely or not at all.",
     PushOptions,
     push,
     "The repository holds all of this push or none of it: the same command again goes on.",

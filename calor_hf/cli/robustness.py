@@ -6,7 +6,7 @@ from calor_hf.recipes.robustness import RobustnessOptions, robustness
 main = Command(
     "robustness",
     "Evaluate the robustness of an image classifier to adversarial examples, and to its backdoor if it has one. For a"
-    " model of the drawn faces only --target is needed.",
+    " model of synthetic faces only --target is needed.",
     RobustnessOptions,
     robustness,
 ).main

@@ -1,1 +1,1 @@
-"""What a user runs, as Python functions: train, compare, audit, release."""
+"""The commands as Python functions: train, compare, audit, release."""

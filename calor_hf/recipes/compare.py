@@ -61,7 +61,7 @@ class CompareOptions:
             raise ValueError("--trials must be >= 1, --tolerance > 0 and --accuracy-drop >= 0")
 
     def compared(self) -> list["Compared"]:
-        """Return what is compared, the undefended reference first."""
+        """Return the defenses to compare, the undefended reference first."""
         return [Compared.parse(spec) for spec in dict.fromkeys([REFERENCE, *self.defenses])]
 
 
@@ -105,7 +105,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     """Train the reference and every defense; write ``comparison.json``, ``.md`` and ``.png``.
 
     Returns:
-        What ``comparison.json`` holds.
+        Content of ``comparison.json``.
 
     Raises:
         ValueError: an option that ``train`` refuses, or that these runs set themselves.

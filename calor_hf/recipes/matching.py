@@ -12,7 +12,7 @@ class Trial:
 
     Attributes:
         share: Between the weakest (0) and the strongest (1) value.
-        value: Of the setting.
+        value: Value of the setting.
         accuracy: Validation accuracy in [0, 1], or None if training failed.
     """
 

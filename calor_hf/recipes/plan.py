@@ -32,7 +32,7 @@ from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.calor_trainer import CALoRTrainer, trainer_class
 from calor_hf.training.estimate import measure_step, planned_work
 
-SHARED = "processes with devices like this one, whose communication costs nothing"
+SHARED = "processes with devices like this one; communication costs nothing"
 PASSES = ("generator_passes", "target_passes", "target_gradients")
 
 

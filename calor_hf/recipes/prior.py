@@ -51,7 +51,7 @@ class PriorOptions:
             taken = {"--target": self.target, "--dataset": self.dataset, "--crop": self.crop,
                      "--settings": self.settings, "--resume": self.resume}  # fmt: skip
             if useless := [name for name, value in taken.items() if value]:
-                raise ValueError(f"--import trains nothing, so {', '.join(useless)} cannot be meant; pass either")
+                raise ValueError(f"--import trains nothing; leave out {', '.join(useless)}")
             return
         if self.prior not in PRIORS.names():
             raise ValueError(f"--prior must be one of {', '.join(PRIORS.names())}, got {self.prior}")
@@ -59,7 +59,7 @@ class PriorOptions:
             raise ValueError(f"--save-steps must be >= 1 and --seed >= 0, got {self.save_steps} and {self.seed}")
         if self.resume and self.overwrite:
             raise ValueError(
-                "--resume goes on with the prior in the output folder, --overwrite deletes it; pass one of them"
+                "--resume continues the prior in the output folder, --overwrite deletes it; pass one of them"
             )
         if self.image_size < 1 or (self.crop is not None and self.crop < 1):
             raise ValueError(f"--image-size and --crop must be >= 1, got {self.image_size} and {self.crop}")

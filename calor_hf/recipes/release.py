@@ -25,8 +25,8 @@ class ReleaseOptions:
         None, "audit of this model: its folder or report.json; default: the card says there was no audit"
     )
     license: str | None = option(None, "id of the weights' license, such as apache-2.0")
-    base_model: str | None = option(None, "Hub id of the base model; default: what training noted")
-    dataset: str | None = option(None, "Hub id of the data; default: what training noted, except a folder")
+    base_model: str | None = option(None, "Hub id of the base model; default: as training recorded")
+    dataset: str | None = option(None, "Hub id of the data; default: as training recorded, except a folder")
     tags: list[str] = option([], "more tags for the metadata")
     include_reconstructions: bool = option(
         False, "show the strongest attack's reconstructions of real people; synthetic faces are always shown"
@@ -59,7 +59,7 @@ class PushOptions(ReleaseOptions):
 
 
 def card(options: CardOptions) -> Path:
-    """Write ``README.md`` into the folder of a model, from what training and an audit measured.
+    """Write ``README.md`` into the folder of a model, with the measurements of training and audit.
 
     Returns:
         Path of the card.
@@ -122,7 +122,7 @@ def release_of(options: ReleaseOptions, workspace: Path, repo_id: str | None, re
     """Prepare the release of a saved model.
 
     Args:
-        options: What the card says.
+        options: Facts and choices for the card.
         workspace: Empty folder for temporary files.
         repo_id: Hub id that the card names; None if it is not known yet.
         remote: The card that is on the Hub.

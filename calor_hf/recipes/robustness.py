@@ -79,7 +79,7 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
     """Attack a model with adversarial examples, and with the trigger of its backdoor; write ``robustness.json``.
 
     Returns:
-        What the file holds.
+        Content of the file.
 
     Raises:
         FloatingPointError: the target's scores are not finite.
@@ -97,7 +97,7 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
     target = as_read(HFTarget.from_pretrained(options.target))
     target.module.to(device)
     if options.dataset is None and not is_embedded(target):
-        raise ValueError("the target's classes are not the drawn faces, so its data are not known; pass --dataset")
+        raise ValueError("the target's classes are not the synthetic faces, so its data are not known; pass --dataset")
     other = None
     if options.transfer_from is not None:
         other = HFTarget.from_pretrained(options.transfer_from)
@@ -173,9 +173,9 @@ def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: Backd
     """Format every rate with its number of images and its 95 % interval.
 
     Args:
-        accuracy: Of the images as they are.
-        results: Of the attacks.
-        backdoor: Of the trigger, or None.
+        accuracy: Accuracy on the unchanged images.
+        results: Results of the attacks.
+        backdoor: Result of the trigger, or None.
     """
     rows = [["test accuracy", table_cell(accuracy), ""]]
     if results:

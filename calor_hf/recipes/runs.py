@@ -65,9 +65,9 @@ class Runs:
     Args:
         folder: Where everything goes.
         common: Options of ``train`` that all runs share.
-        launcher: Command in front of ``program``, such as ``accelerate launch``; empty: this Python.
-        resume: Go on with what is in ``folder``.
-        overwrite: Delete what is in ``folder`` first.
+        launcher: Command in front of ``program``, such as ``accelerate launch``. Defaults to this Python.
+        resume: Continue the runs in ``folder``.
+        overwrite: Delete the runs in ``folder`` first.
         program: Arguments that start the training program, in front of its options.
 
     Raises:
@@ -86,11 +86,11 @@ class Runs:
         own = sorted(given & set(OWN_OPTIONS))
         if own:
             raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
-        model, *_ = parse(self.common)  # complains before any run
+        model, *_ = parse(self.common)  # bad options are refused before any run
         if model.defense_settings:
             raise ValueError(f"{', '.join(model.defense_settings)}: settings of one defense; leave them out")
         if resume and overwrite:
-            raise ValueError("--resume goes on with what is in the output folder, --overwrite deletes it; pass one")
+            raise ValueError("--resume continues the runs in the output folder, --overwrite deletes them; pass one")
         if overwrite:
             delete(folder / name for name in ("runs", "options.json"))
         elif not resume:
@@ -142,7 +142,7 @@ class Runs:
             return found
         lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
         error = lines[-1] if lines else f"exit status {status}"
-        if status != 1:  # 1 is a training that came to a bad end; anything else is not the defense's fault
+        if status != 1:  # 1 means that training failed; any other status is not due to the defense
             raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
         write_json(folder / "failure.json", {"error": error})
         return Outcome(error=error)

@@ -156,7 +156,7 @@ def prepare_folder(folder: Path, run_args: RunArguments) -> None:
 def load_parts(
     model_args: ModelArguments, data_args: DataArguments, args: CALoRTrainingArguments
 ) -> tuple[PreTrainedModel, dict[str, ImageDataset], dict[str, Any]]:
-    """Base model, data by split, and what every trainer of the run is given."""
+    """Base model, data by split, and keyword arguments for every trainer of the run."""
     with args.main_process_first(desc="loading data"):
         splits = load_splits(
             data_args.dataset,

@@ -260,8 +260,8 @@ def test_an_official_network_is_taken_over(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--resume"], "--import trains nothing, so --resume cannot be meant"),
-        (["--dataset", "x", "--settings", "lr=1"], "so --dataset, --settings cannot be meant"),
+        (["--resume"], "--import trains nothing; leave out --resume"),
+        (["--dataset", "x", "--settings", "lr=1"], "leave out --dataset, --settings"),
         (["--import", "nowhere.pkl"], "nowhere.pkl"),
         (["--import", "hostile.pkl"], "hostile.pkl is no official StyleGAN2 file: it calls builtins.eval"),
     ],
