@@ -1,6 +1,5 @@
 """`calor-hf plan`: estimate the cost of a run, measured on a few of its steps."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,10 +28,10 @@ class PlanOptions:
     processes: int = option(1, "number of devices like this one that share the run")
     json: Path | None = option(None, "also write the plan to this file", metavar="FILE")
     command: Literal["train", "audit", "prior"] = field(metadata={"positional": True, "help": "the planned command"})
-    options: Sequence[str] = field(metadata={"positional": True, "nargs": argparse.REMAINDER, "help": "its options"})
+    options: Sequence[str] = field(metadata={"positional": True, "nargs": "...", "help": "its options"})
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for no process, and ``FileExistsError`` for a file that exists."""
+        """Refuse values before any work."""
         if self.processes < 1:
             raise ValueError(f"--processes must be >= 1, got {self.processes}")
         if self.json is not None and self.json.exists():

@@ -309,21 +309,16 @@ def draw_comparison(found: dict[str, Any], path: Path) -> None:
     heights = list(range(len(rows)))
     figure = Figure(figsize=(13, 0.9 + 0.42 * max(4, len(rows))), layout="constrained")
     accuracy, confidence, cost, last = figure.subplots(1, 4)
-    for panel, key, title in (
-        (accuracy, "test_accuracy", "test accuracy"),
-        (confidence, "train_confidence", "training confidence"),
-    ):
-        for height, row in zip(heights, rows, strict=True):
-            mean, low, high = mean_and_range(row[key])
-            panel.plot([low, high], [height, height], color="C0", lw=2)
-            panel.plot([mean], [height], "o", color="C0")
+    for panel, key in ((accuracy, "test_accuracy"), (confidence, "train_confidence")):
+        means, lows, highs = np.transpose([mean_and_range(row[key]) for row in rows])
+        panel.hlines(heights, lows, highs, color="C0", lw=2)
+        panel.plot(means, heights, "o", color="C0")
+    seconds = np.array([mean_and_range(row["train_seconds"])[0] for row in rows])
+    cost.barh(heights, seconds / seconds[0], color="C1")
+    titles = ("test accuracy", "training confidence", "training time / undefended")
+    for panel, title in zip((accuracy, confidence, cost), titles, strict=True):
         panel.set_title(title)
         panel.set_yticks(heights, names if panel is accuracy else [""] * len(rows))
-    seconds = [mean_and_range(row["train_seconds"])[0] for row in rows]
-    cost.barh(heights, [one / seconds[0] for one in seconds], color="C1")
-    cost.set_yticks(heights, [""] * len(rows))
-    cost.set_title("training time / undefended")
-    for panel in (accuracy, confidence, cost):
         panel.invert_yaxis()
         panel.grid(alpha=0.3, axis="x")
     if any(not row["matched"] for row in rows):

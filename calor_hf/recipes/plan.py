@@ -120,8 +120,8 @@ def plan_training(argv: Sequence[str], processes: int = 1) -> Plan:
     assumptions = [f"steps as long as those of a trial ({batch} images per device each), an evaluation each epoch"]
     assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
     assumptions += [SHARED] * (processes > 1)
-    disk, device = kept * cost.weight_bytes, args.device.type
-    return Plan("train", parts, cost.memory_bytes, disk, device, processes, assumptions)
+    disk = kept * cost.weight_bytes
+    return Plan("train", parts, cost.memory_bytes, disk, args.device.type, processes, assumptions)
 
 
 def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
@@ -135,17 +135,17 @@ def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
         def trial(steps: int) -> float:
             begin, settings = time.perf_counter(), [*options.settings, f"steps={steps}"]
             with redirect_stdout(io.StringIO()):
-                prior(replace(options, settings=settings, output_dir=Path(folder), resume=False, overwrite=True))
+                prior(replace(options, settings=settings, output_dir=Path(folder), overwrite=True))
             return time.perf_counter() - begin
 
-        options = replace(options, push_to_hub=None)
+        options = replace(options, resume=False, push_to_hub=None)
         _, once, more = trial(1), trial(1), trial(6)
         disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     steps = max(more - once, 0.0) / 5 * (config.steps - 1) / processes
     images = {"real_images": config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update}
     parts = [Part("loading and saving", once), Part("training", steps, passes=images)]
-    assumptions = ["steps as long as the first ones; checkpoints on the way are not counted"]
-    return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)
+    assumed = ["steps as long as the first ones; checkpoints on the way are not counted"]
+    return Plan("prior", parts, memory.peak, disk, device.type, processes, assumed)
 
 
 def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
@@ -172,7 +172,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
         networks = load_networks(target, "", model, *others)
         private = private_images(options.dataset, target, labels)
         held = 0 if private.held_labels is None else len(private.held_labels)
-        images = len(private.labels) + held + 2 * rebuilt  # chance levels are of as many samples of the prior
+        images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior
         begin, some = time.perf_counter(), private.images[:64]
         for network in networks.values():
             network.outputs(some)

@@ -170,13 +170,7 @@ def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tenso
 
 
 def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: BackdoorResult | None) -> str:
-    """Format every rate with its number of images and its 95 % interval.
-
-    Args:
-        accuracy: Accuracy on the unchanged images.
-        results: Results of the attacks.
-        backdoor: Result of the trigger, or None.
-    """
+    """Format every rate, starting with ``accuracy`` on unchanged images, with number of images and 95 % interval."""
     rows = [["test accuracy", table_cell(accuracy), ""]]
     if results:
         rows += [[""] * 3, ["success of an attack", "of images where it was not so before", "of all images"]]
