@@ -113,20 +113,16 @@ def parse(argv: Sequence[str]) -> Arguments:
         SystemExit: a value of another type (status 2), or ``--help``.
     """
     given = {one.partition("=")[0].replace("_", "-") for one in argv if one.startswith("--")}
-    before = argparse.ArgumentParser(prog="calor-hf train", add_help=False, allow_abbrev=False)
-    before.add_argument("--role", default="release")
-    before.add_argument("--defense")
-    early, _ = before.parse_known_args(argv)
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
         defaults |= _FROM_SCRATCH
         if "--dataset" not in given:
             defaults |= _SYNTHETIC
-    if early.role == "evaluation":
+    if _value(argv, "--role", "release") == "evaluation":
         defaults |= _EVALUATION | {"defense": "none"} | ({} if "--model" in given else _EVALUATION_FROM_SCRATCH)
     if "--warmup-steps" in given:
         defaults.pop(_WARMUP, None)
-    defense = early.defense or str(defaults.get("defense", ModelArguments.defense))
+    defense = _value(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
     parser = _parser(defense)
     parser.set_defaults(**defaults)
     model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
@@ -179,6 +175,15 @@ def _parser(defense: str) -> HfArgumentParser:
             if setting.name not in taken:
                 group.add_argument(*flags, dest=setting.name, default=argparse.SUPPRESS, help=text)
     return parser
+
+
+def _value(argv: Sequence[str], flag: str, default: str) -> str:
+    """Last value given for an option, before the options are parsed."""
+    for one, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
+        name, equals, value = one.partition("=")
+        if name == flag:
+            return value if equals else following
+    return default
 
 
 def _check_defense(model: ModelArguments) -> None:
