@@ -83,10 +83,7 @@ def config_for(
 
 
 def set_labels(
-    config: PretrainedConfig,
-    num_labels: int | None,
-    id2label: dict[int, str] | None,
-    label2id: dict[str, int] | None,
+    config: PretrainedConfig, num_labels: int | None, id2label: dict[int, str] | None, label2id: dict[str, int] | None
 ) -> None:
     """Write the classes into ``config``; names go before numbers.
 

@@ -324,12 +324,7 @@ class DefendedForImageClassification(PreTrainedModel):
         return cls.from_base(architecture_of(config)._from_config(copy.deepcopy(config)), **kwargs)
 
     @classmethod
-    def _around(
-        cls,
-        base: PreTrainedModel,
-        config: DefendedConfig,
-        start: StartHeads | None = None,
-    ) -> Any:
+    def _around(cls, base: PreTrainedModel, config: DefendedConfig, start: StartHeads | None = None) -> Any:
         """Model that ``config`` describes, with the weights of ``base``; ``start`` fills its heads."""
         with torch.device("meta"):
             model = cls(config)

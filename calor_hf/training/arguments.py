@@ -47,8 +47,7 @@ class CALoRTrainingArguments(TrainingArguments):
         },
     )
     adapt_start_epoch: float | None = field(
-        default=None,
-        metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."},
+        default=None, metadata={"help": "Adapt from this epoch on, inside num_train_epochs, instead of after them."}
     )
     adapt_freeze_batch_norm: bool = field(
         default=True,
@@ -70,8 +69,7 @@ class CALoRTrainingArguments(TrainingArguments):
         metadata={"help": "Validation accuracy, in points, that adapting may cost (or one standard error, if more)."},
     )
     confidence_tolerance: float = field(
-        default=0.02,
-        metadata={"help": "Mean training confidence this close to e^(-1/b) counts as at it."},
+        default=0.02, metadata={"help": "Mean training confidence this close to e^(-1/b) counts as at it."}
     )
     confidence_samples: int = field(
         default=2048,

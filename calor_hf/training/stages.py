@@ -73,12 +73,7 @@ def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePl
             raise ValueError(f"stage '{stage.name}' must last at least one step, got {stage.epochs:g} epochs")
         planned.append(
             PlannedStage(
-                stage.name,
-                start,
-                start + steps,
-                stage.learning_rate,
-                stage.only_last_layer,
-                stage.fixed_batch_norm,
+                stage.name, start, start + steps, stage.learning_rate, stage.only_last_layer, stage.fixed_batch_norm
             )
         )
         start += steps
