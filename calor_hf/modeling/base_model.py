@@ -13,6 +13,7 @@ from calor_hf.core.files import reading
 from calor_hf.core.saved_config import check_config
 from calor_hf.defenses import Defense
 from calor_hf.defenses.low_rank import LowRankDefense
+from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads, same_kind
 from calor_hf.heads.features import head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads
@@ -21,6 +22,12 @@ from calor_hf.heads.svd_init import svd_init
 from calor_hf.modeling.configuration_defended import DefendedConfig
 
 W = TypeVar("W", bound=DefendedConfig)
+
+
+def defense_of(model: nn.Module) -> Defense[Any]:
+    """Defense of a model, or of the one inside a ``PeftModel``; for an ordinary model ``none``."""
+    found = getattr(model, "defense", None)
+    return found if isinstance(found, Defense) else NoDefense(NoDefenseConfig())
 
 
 def architecture_of(config: PretrainedConfig) -> type[PreTrainedModel]:

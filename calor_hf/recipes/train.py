@@ -40,8 +40,8 @@ from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, trainer_class
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
+from calor_hf.training.metrics import Measured, write_record
 from calor_hf.training.rank import suggest_rank
-from calor_hf.training.record import Measured, write_record
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger("calor_hf.train")
@@ -63,7 +63,7 @@ class Result:
 
     Attributes:
         model: The result, in memory.
-        record: Content of ``metrics.json``, see :func:`~calor_hf.training.record.training_record`.
+        record: Content of ``metrics.json``, see :func:`~calor_hf.training.metrics.training_record`.
     """
 
     model: PreTrainedModel

@@ -9,6 +9,8 @@ from transformers.trainer_utils import HubStrategy
 logger = logging.getLogger(__name__)
 
 _ADAPTIVE_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+_POSITIVE = ("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples", "confidence_tolerance",
+             "head_learning_rate", "class_chunk")  # fmt: skip
 
 
 @dataclass
@@ -111,6 +113,7 @@ class CALoRTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the values together."""
+        scheduler = SchedulerType(self.lr_scheduler_type)
         if HubStrategy(self.hub_strategy) != HubStrategy.END and not self.push_unfinished:
             logger.warning(
                 "hub_strategy=%s would push models that are not defended yet; it is end now. push_unfinished=True "
@@ -119,14 +122,15 @@ class CALoRTrainingArguments(TrainingArguments):
             )
             self.hub_strategy = HubStrategy.END
         super().__post_init__()
-        self._check_positive("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples")
-        self._check_positive("confidence_tolerance", "head_learning_rate", "class_chunk")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be > 0, got {value}")
         if self.max_accuracy_drop < 0:
             raise ValueError(f"max_accuracy_drop must be >= 0 points, got {self.max_accuracy_drop}")
-        if self.lr_drop_epochs and SchedulerType(self.lr_scheduler_type) != SchedulerType.CONSTANT:
+        if self.lr_drop_epochs and scheduler != SchedulerType.CONSTANT:
             raise ValueError(
-                f"lr_drop_epochs is a schedule of its own, got lr_scheduler_type={self.lr_scheduler_type} beside it; "
-                "pass constant"
+                f"lr_drop_epochs is a schedule of its own, got lr_scheduler_type={scheduler.value}; pass constant"
             )
         if min(self.lr_drop_epochs, default=1.0) <= 0:
             raise ValueError(f"lr_drop_epochs must be > 0, got {self.lr_drop_epochs}")
@@ -150,14 +154,8 @@ class CALoRTrainingArguments(TrainingArguments):
                 "load_best_model_at_end would hand back a checkpoint by one metric, perhaps from before the adapt "
                 "stage; leave it out: the adapted checkpoint is chosen by max_accuracy_drop"
             )
-        if SchedulerType(self.lr_scheduler_type).value in _ADAPTIVE_SCHEDULES:
+        if scheduler.value in _ADAPTIVE_SCHEDULES:
             raise ValueError(
-                f"lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value} follows metrics across the stages, "
+                f"lr_scheduler_type={scheduler.value} follows metrics across the stages, "
                 "whose losses cannot be compared; pass one that follows steps, e.g. cosine"
             )
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")

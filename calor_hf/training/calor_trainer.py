@@ -1,6 +1,9 @@
 """Two-stage training of CALoR: cross-entropy, then confidence adaptation within an accuracy budget."""
 
 import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,7 @@ from calor_hf.core.files import read_json
 from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
-from calor_hf.training.metrics import classification_metrics, true_class_confidence
-from calor_hf.training.record import Measured
-from calor_hf.training.selection import Selection, select_adapted
+from calor_hf.training.metrics import Measured, classification_metrics, true_class_confidence
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,49 @@ class AccuracyLostError(RuntimeError):
     """No checkpoint of the adapt stage kept the accuracy of the first stage."""
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint as the rule sees it: after ``step`` optimizer steps.
+
+    Attributes:
+        accuracy: On the validation split, in [0, 1].
+        confidence: Mean probability of the true class over correctly classified training images, in [0, 1].
+    """
+
+    step: int
+    accuracy: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the rule says so far.
+
+    Attributes:
+        reference: End of the first stage, or None before it.
+        candidates: Checkpoints of the adapt stage, in order.
+        best: The result as it stands, or None if no candidate keeps the accuracy.
+        finished: Whether to stop adapting.
+        budget: Accuracy that adapting may cost, in [0, 1].
+    """
+
+    reference: Candidate | None
+    candidates: tuple[Candidate, ...]
+    best: Candidate | None
+    finished: bool
+    budget: float
+
+
 class CALoRTrainer(DefenseTrainer):
     """Train a :class:`CALoRForImageClassification`: stage ``fit`` (cross-entropy), then ``adapt``.
 
-    After each epoch of the adapt stage the confidence of training images is measured (evaluation mode; without
-    augmentation where the training data have ``without_augmentation()``). The stage stops by rule, and the model that
-    :meth:`train` leaves behind is the checkpoint chosen by :func:`~calor_hf.training.selection.select_adapted`. The
-    model at the end of the first stage is kept in ``output_dir/stage-1``.
+    After each epoch of the adapt stage the confidence of training images is measured. The stage stops by rule, and the
+    model that :meth:`train` leaves behind is the checkpoint chosen by :func:`select_adapted`. The model at the end of
+    the first stage is kept in ``output_dir/stage-1``.
 
-    ``eval_dataset`` has to be a validation split, not the test split: the checkpoint is chosen on it.
-
-    Args:
-        args: As for ``Trainer``; the arguments are :class:`~calor_hf.training.arguments.CALoRTrainingArguments`.
-        kwargs: As for :class:`~calor_hf.training.trainer.DefenseTrainer`.
+    Arguments are those of ``DefenseTrainer``; ``args`` are
+    :class:`~calor_hf.training.arguments.CALoRTrainingArguments`, and ``eval_dataset`` has to be a validation split, not
+    the test split: the checkpoint is chosen on it.
 
     Raises:
         TypeError: the model is not a CALoR model.
@@ -78,7 +109,7 @@ class CALoRTrainer(DefenseTrainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As ``Trainer.evaluate``; in the adapt stage, training confidence is measured and the rule applied too."""
+        """As ``Trainer.evaluate``; in the adapt stage, measure training confidence and apply the rule too."""
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         if self.is_in_train and self.is_checkpoint_step(self.state.global_step):
             self._evaluate_adapting()
@@ -90,50 +121,37 @@ class CALoRTrainer(DefenseTrainer):
             raise ValueError("train first: the rule reads the training log")
         start = self.plan.stages[-1].start
         steps = [s for s in range(start + 1, self.plan.total_steps + 1) if self.is_checkpoint_step(s)]
-        return select_adapted(
-            self.state.log_history,
-            start,
-            steps,
-            self.target,
-            self.args.confidence_tolerance,
-            self.args.max_accuracy_drop,
-            len(self.eval_dataset),
-        )
+        limits = self.target, self.args.confidence_tolerance, self.args.max_accuracy_drop
+        return select_adapted(self.state.log_history, start, steps, *limits, len(self.eval_dataset))
 
     def _evaluate_adapting(self) -> None:
-        metrics = self.measure_training_images(self._training_image_metrics)
+        reachable = reachable_confidence(self.sharpness)
+
+        def of_training_images(prediction: Any) -> dict[str, float]:
+            found = classification_metrics(prediction)
+            kept = {name: found[name] for name in ("accuracy", "confidence_correct")}
+            return {**kept, "unreached": float((true_class_confidence(prediction) < reachable).mean())}
+
+        metrics = self.measure_training_images(of_training_images)
         self.log({f"train_{name}": value for name, value in metrics.items()})
         selection = self.selection()
-        if not selection.candidates:
-            self._announce(metrics)
-            self.save_model(str(self._first_stage_folder), _internal_call=True)
-            return
         if selection.best is not None:
             self.state.best_global_step = selection.best.step  # this checkpoint is kept when others are deleted
         if selection.finished:
             self.control.should_training_stop = True
-
-    def _training_image_metrics(self, prediction: Any) -> dict[str, float]:
-        found = classification_metrics(prediction)
-        unreached = (true_class_confidence(prediction) < reachable_confidence(self.sharpness)).mean()
-        kept = {name: found[name] for name in ("accuracy", "confidence_correct")}
-        return {**kept, "unreached": float(unreached)}
-
-    def _announce(self, metrics: dict[str, float]) -> None:
+        if selection.candidates:
+            return
+        self.save_model(str(self._first_stage_folder), _internal_call=True)
         logger.info(
             "adapt stage begins: mean confidence of correctly classified training images is %.4f, target %.4f; "
             "%.1f %% of the training images are below %.2f, where the loss hardly pulls: they stay as they are",
-            metrics["confidence_correct"],
-            self.target,
-            100 * metrics["unreached"],
-            reachable_confidence(self.sharpness),
+            *(metrics["confidence_correct"], self.target, 100 * metrics["unreached"], reachable),
         )
         if metrics["accuracy"] < _UNDERFITTED_ACCURACY or metrics["unreached"] > _UNREACHED_SHARE:
             logger.warning(
                 "the model is under-fitted: %.1f %% training accuracy, %.1f %% of the training images out of the adapt "
                 "loss's reach. Adapting such a model costs accuracy; train the first stage longer or raise the rank.",
-                100 * metrics["accuracy"],
-                100 * metrics["unreached"],
+                *(100 * metrics["accuracy"], 100 * metrics["unreached"]),
             )
 
     def load_result(self) -> None:
@@ -150,8 +168,7 @@ class CALoRTrainer(DefenseTrainer):
                     "the result is not at the target: its training confidence is %.4f, not %.4f; nearer checkpoints "
                     "lost more accuracy than allowed, or the adapt stage was too short (adapt_epochs, "
                     "adapt_learning_rate)",
-                    selection.best.confidence,
-                    self.target,
+                    *(selection.best.confidence, self.target),
                 )
             return
         reference = selection.reference
@@ -192,6 +209,69 @@ class CALoRTrainer(DefenseTrainer):
     @property
     def _first_stage_folder(self) -> Path:
         return Path(self.args.output_dir) / FIRST_STAGE_FOLDER
+
+
+def select_adapted(
+    history: Sequence[dict[str, Any]],
+    reference_step: int,
+    candidate_steps: Sequence[int],
+    target: float,
+    tolerance: float,
+    max_accuracy_drop: float,
+    validation_samples: int,
+) -> Selection:
+    """Apply the rule to a training log.
+
+    The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
+    within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage; candidates within
+    ``tolerance`` of the target count as at it, and the most accurate of them wins.
+
+    Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result is at the
+    target and as accurate as before; when the last three candidates kept the accuracy but brought no better result;
+    or when they all lost too much and it gets worse.
+
+    Args:
+        history: ``trainer.state.log_history``: entries with ``step``, and ``eval_accuracy`` or
+            ``train_confidence_correct``.
+        reference_step: Step at which the first stage ended.
+        candidate_steps: Steps whose checkpoints may be chosen; evaluations at other steps do not count.
+        target: Confidence e^(−1/b).
+        tolerance: Distance to the target that counts as none.
+        max_accuracy_drop: In points (hundredths).
+        validation_samples: Size of the validation split, for the standard error.
+    """
+    merged: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        merged.setdefault(int(entry.get("step", -1)), {}).update(entry)
+    reference = _candidate(merged, reference_step)
+    candidates = tuple(c for c in (_candidate(merged, step) for step in candidate_steps) if c is not None)
+    if reference is None:
+        return Selection(None, (), None, finished=False, budget=max_accuracy_drop / 100)
+
+    error = math.sqrt(reference.accuracy * (1 - reference.accuracy) / max(1, validation_samples))
+    budget = max(max_accuracy_drop / 100, error)
+    kept = [c for c in candidates if c.accuracy >= reference.accuracy - budget - 1e-9]
+
+    def badness(candidate: Candidate) -> tuple[float, float, float]:
+        distance = abs(candidate.confidence - target)
+        return max(0.0, distance - tolerance), -candidate.accuracy, distance
+
+    best = min(kept, key=badness, default=None)
+    recent = candidates[-3:]
+    if not any(c in kept for c in recent):
+        finished = len(recent) == 3 and recent[-1].accuracy < recent[0].accuracy
+    else:
+        reached = best is not None and badness(best)[0] == 0 and best.accuracy >= reference.accuracy
+        finished = reached or best not in recent
+    return Selection(reference, candidates, best, finished, budget)
+
+
+def _candidate(merged: dict[int, dict[str, Any]], step: int) -> Candidate | None:
+    entry = merged.get(step, {})
+    if "eval_accuracy" not in entry or "train_confidence_correct" not in entry:
+        return None
+    confidence = float(entry["train_confidence_correct"])
+    return Candidate(step, float(entry["eval_accuracy"]), 0.0 if math.isnan(confidence) else confidence)
 
 
 TRAINERS: dict[type[Any], type[DefenseTrainer]] = {CALoRForImageClassification: CALoRTrainer}

@@ -57,10 +57,7 @@ def delete_old_checkpoints(output_dir: str | os.PathLike[str], limit: int | None
     Newest by step. (The Trainer of transformers goes by the time of the folder: where a clock was put back, it deletes
     the checkpoint that it has just written.)
 
-    Args:
-        output_dir: Where they are.
-        limit: How many to keep, as ``save_total_limit``; None or 0: all.
-        best_step: Step of the best one; None: there is none.
+    ``limit`` is how many to keep, as ``save_total_limit``, None or 0 for all; ``best_step`` the step of the best one.
     """
     if not limit or limit < 0:
         return

@@ -37,10 +37,8 @@ class StepCost:
 def measure_step(trainer: DefenseTrainer) -> StepCost:
     """Time a few steps of a copy of the model; the model and random states stay as they are.
 
-    Loading workers, compilation and communication between processes are not taken into account.
-
-    Args:
-        trainer: Ready to train, on map-style data.
+    The data have to be map-style. Loading workers, compilation and communication between processes are not taken into
+    account.
     """
     args = trainer.args
     data: Any = trainer.train_dataset
@@ -60,7 +58,7 @@ def measure_step(trainer: DefenseTrainer) -> StepCost:
             times.append(_now(args.device) - begin)
     seconds = statistics.median(times[WARM_UP:])
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    batches = args.gradient_accumulation_steps * getattr(getattr(trainer.model, "defense", None), "step_cost", 1.0)
+    batches = args.gradient_accumulation_steps * trainer.defense.step_cost
     # Instead of the copy, training has the two moments of AdamW in memory.
     return StepCost(seconds * batches, seconds / batch_size / 3, memory.peak + weights, weights)
 

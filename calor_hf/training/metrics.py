@@ -1,16 +1,29 @@
-"""Utility metrics of a classifier (accuracy, likelihood, calibration, confidence), and samples to measure them on."""
+"""Utility metrics of a classifier (accuracy, likelihood, calibration, confidence), and the record of its training."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset
+from transformers import PreTrainedModel
 
+from calor_hf._version import __version__
 from calor_hf.core.calibration import calibration_error
+from calor_hf.core.files import weights_digest, write_json
 from calor_hf.core.finite import check_rows_finite
+from calor_hf.core.peak_memory import peak_memory_bytes
+from calor_hf.heads.rank_audit import rank_audit
+from calor_hf.modeling.base_model import defense_of
+from calor_hf.modeling.configuration_defended import DefendedConfig
+from calor_hf.training.stages import StagePlan
+
+RECORD = "metrics.json"
 
 
 def classification_metrics(prediction: Any) -> dict[str, float]:
@@ -28,7 +41,7 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
     Raises:
         FloatingPointError: logits that are not finite.
     """
-    true_log_p, top_log_p, correct = _what_counts(prediction)
+    true_log_p, top_log_p, correct = _counted(prediction)
     return {
         "accuracy": float(correct.mean()),
         "nll": float(-true_log_p.mean()),
@@ -39,12 +52,9 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
 
 
 def some_samples(dataset: Any, count: int) -> Any:
-    """At most ``count`` samples of ``dataset``, evenly spread and without augmentation if the data can do without.
+    """At most ``count`` samples of ``dataset``, evenly spread (a stream gives its first).
 
-    Args:
-        dataset: Map-style data; one with ``without_augmentation()`` is asked for plain images. A stream gives its
-            first samples.
-        count: Number of samples, > 0.
+    They are not augmented if the data have ``without_augmentation()``.
     """
     if hasattr(dataset, "without_augmentation"):
         dataset = dataset.without_augmentation()
@@ -56,19 +66,19 @@ def some_samples(dataset: Any, count: int) -> Any:
 
 def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
     """(samples,) probability of the true class, from ``prediction`` as in :func:`classification_metrics`."""
-    return np.exp(_what_counts(prediction)[0])
+    return np.exp(_counted(prediction)[0])
 
 
 def predicted_classes(prediction: Any) -> NDArray[np.int64]:
     """(samples,) classes, from ``prediction`` as in :func:`classification_metrics`; without logits, -1 if wrong."""
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)
     if isinstance(found, Mapping):
-        return np.where(_what_counts(prediction)[2], labels, -1)
+        return np.where(_counted(prediction)[2], labels, -1)
     classes: NDArray[np.int64] = np.asarray(found[0] if isinstance(found, tuple) else found).argmax(axis=1)
     return classes
 
 
-def _what_counts(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def _counted(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Log probability of the true class and of the first choice, and whether the two are the same."""
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)
     if isinstance(found, Mapping):
@@ -85,3 +95,65 @@ def _finite(scores: Any) -> NDArray[np.float64]:
     values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
     check_rows_finite(torch.from_numpy(values), "scores")
     return values
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of a trained model.
+
+    Attributes:
+        split: Split that they were measured on: ``test`` or ``validation``.
+        metrics: By the name of the model they belong to, in the order of training: the result is the last.
+        labels: Class of each image of the split.
+        predictions: Class that the result predicts for it.
+    """
+
+    split: str
+    metrics: dict[str, dict[str, float]]
+    labels: list[int]
+    predictions: list[int]
+
+
+def training_record(
+    model: PreTrainedModel, plan: StagePlan | None, measured: Measured, seed: int, train_seconds: float, **about: Any
+) -> dict[str, Any]:
+    """Numbers of a training run, as ``metrics.json`` holds them next to a saved model.
+
+    Args:
+        model: The result.
+        plan: The stages.
+        measured: Its metrics.
+        seed: Seed of the run.
+        train_seconds: Time that training took in this session.
+        about: Entries that only the caller knows: ``dataset`` (its name, or ""), ``dataset_id`` and ``base_model``
+            (Hub ids or None), ``backdoor``, ``wall_seconds``.
+    """
+    config = model.config
+    known = isinstance(config, DefendedConfig)
+    return {
+        "version": __version__,
+        "defense": config.defense if known else "none",
+        "settings": dict(config.defense_settings) if known else {},
+        "head": dataclasses.asdict(rank_audit(model)),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "dataset": "",
+        "dataset_id": None,
+        "base_model": None,
+        "backdoor": None,
+        "seed": seed,
+        "train_seconds": train_seconds,
+        "split": measured.split,
+        "images": len(measured.labels),
+        "measured": measured.metrics,
+        "target_confidence": defense_of(model).target_confidence,
+        "classes": config.num_labels,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "wall_seconds": train_seconds,
+        "steps": {stage.name: stage.stop - stage.start for stage in plan.stages} if plan is not None else {},
+        **about,
+    }
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` into the folder of a saved model, with the digest of the weights that it is about."""
+    write_json(folder / RECORD, {**record, "weights": weights_digest(folder)}, indent=2)

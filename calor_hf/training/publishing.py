@@ -9,12 +9,11 @@ from typing import Any
 from transformers import TrainingArguments
 
 from calor_hf.core.files import write_whole
-from calor_hf.defenses.base import Defense
-from calor_hf.defenses.none import NoDefense
 from calor_hf.hub.card import CARD, CardDetails, base_card, build_card
 from calor_hf.hub.evidence import StaleRecordError, gather
 from calor_hf.hub.push import push_release, remote_card
 from calor_hf.hub.release import prepare_release
+from calor_hf.modeling.base_model import defense_of
 from calor_hf.modeling.released import released_copy
 
 logger = logging.getLogger(__name__)
@@ -31,14 +30,8 @@ def card_details(
 ) -> CardDetails:
     """Details of a card from the arguments of ``Trainer.create_model_card``.
 
-    Args:
-        name: Of the model, if ``model_name`` is not given; the last part of a path or Hub id counts.
-        source: Hub id of the model, or None.
-        license: Id of the license.
-        tags: One or several.
-        model_name: Of the model.
-        finetuned_from: Hub id of the base model.
-        dataset: Hub id of the data set.
+    The last part of ``name``, a path or Hub id, counts if ``model_name`` is not given; ``source``, ``finetuned_from``
+    and ``dataset`` are Hub ids.
     """
     listed = [tags] if isinstance(tags, str) else tags or ()
     return CardDetails(model_name or name.rpartition("/")[2], source, license, finetuned_from, dataset, listed)
@@ -47,10 +40,7 @@ def card_details(
 def write_card(folder: Path, model: Any, details: CardDetails) -> None:
     """Write the card of a saved model into its folder, or bring it up to date.
 
-    Args:
-        folder: The saved model.
-        model: The same in memory; its defense describes itself.
-        details: Facts that the files do not hold.
+    ``model`` is the same in memory, whose defense describes itself; ``details`` are facts that the files do not hold.
     """
     try:
         evidence = gather(folder)
@@ -82,7 +72,7 @@ def publish(
         args: Training arguments: the output folder, whose card is kept, and the defaults of what follows.
         repo: Hub id of the repository.
         message: Of the commit.
-        token: Of the Hub. None means ``hub_token``, or that of the login.
+        token: None means ``hub_token``, or that of the login.
         revision: Branch. None means ``hub_revision``, or main.
         private: Whether a new repository is private. None means ``hub_private_repo``.
 
@@ -107,5 +97,4 @@ def publish(
 
 
 def _method_of(model: Any) -> str:
-    defense = getattr(model, "defense", None)
-    return inspect.getdoc(type(defense) if isinstance(defense, Defense) else NoDefense) or ""
+    return inspect.getdoc(type(defense_of(model))) or ""

@@ -75,9 +75,6 @@ def suggest_rank(
         batch_size: Images a forward pass.
         steps: Optimizer steps of each fit.
         seed: Of the fits.
-
-    Returns:
-        The suggestion, and the curve it was read from.
     """
     train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
     eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)
@@ -92,17 +89,16 @@ def suggest_rank(
         full_accuracy = _accuracy(full, eval_x, eval_y)
         error = math.sqrt(full_accuracy * (1 - full_accuracy) / len(eval_y))
         budget = max(max_accuracy_drop / 100, error)
-        limit = min(train_x.shape[1], classes)
         curve: list[tuple[int, float]] = []
-        for rank in ranks if ranks is not None else _growing(limit):
+        for rank in ranks if ranks is not None else _growing(min(train_x.shape[1], classes)):
             low = LowRankHead(train_x.shape[1], classes, rank, activation)
             svd_init(low, full, train_x)
             _fit(low, train_x, train_y, steps)
-            curve.append((rank, _accuracy(low, eval_x, eval_y)))
-            logger.info(
-                "rank %d: %.2f %% validation accuracy (full: %.2f %%)", rank, 100 * curve[-1][1], 100 * full_accuracy
-            )
-            if curve[-1][1] >= full_accuracy - budget:
+            accuracy = _accuracy(low, eval_x, eval_y)
+            curve.append((rank, accuracy))
+            percent = 100 * accuracy, 100 * full_accuracy
+            logger.info("rank %d: %.2f %% validation accuracy (full: %.2f %%)", rank, *percent)
+            if accuracy >= full_accuracy - budget:
                 break
     return RankSuggestion(_smallest(curve, full_accuracy, budget), tuple(curve), full_accuracy, budget)
 
@@ -117,10 +113,7 @@ def _smallest(curve: Sequence[tuple[int, float]], full_accuracy: float, budget: 
     logger.warning(
         "no rank stays within %.1f points of a full head on these features (%.1f %%, at best %.1f %% with a low-rank "
         "head); rank %d is the smallest within them of the best low-rank head",
-        100 * budget,
-        100 * full_accuracy,
-        100 * best,
-        chosen,
+        *(100 * budget, 100 * full_accuracy, 100 * best, chosen),
     )
     return chosen
 

@@ -1,22 +1,27 @@
-"""The stage plan: which stage a step of the optimizer belongs to."""
+"""Stages on the optimizer's steps, and the learning rates: of each stage, and of the head."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
+from transformers import get_scheduler
 
 from calor_hf.core.outputs import Progress, Stage
+from calor_hf.heads.classifier_head import heads_of
+
+IS_LAST_LAYER = "is_last_layer"  # key of the optimizer's groups that hold the last linear layer
 
 
 @dataclass(frozen=True)
-class PlannedStage:
+class PlannedStage(Stage):
     """A stage with its optimizer steps, from ``start`` to ``stop`` (exclusive)."""
 
-    name: str
-    start: int
-    stop: int
-    learning_rate: float | None
-    only_last_layer: bool = False
-    fixed_batch_norm: bool = False
+    start: int = 0
+    stop: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,7 @@ class StagePlan:
 
 
 def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePlan:
-    """Lay ``stages`` on the optimizer's steps.
-
-    Args:
-        stages: At least one. ``steps`` counts where given, otherwise ``epochs``.
-        steps_per_epoch: Optimizer steps of an epoch, or None for data of unknown length.
+    """Lay ``stages``, at least one, on the optimizer's steps; ``steps_per_epoch`` is None for data of unknown length.
 
     Raises:
         ValueError: a stage is shorter than one step, or is given in epochs for data of unknown length.
@@ -71,10 +72,61 @@ def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePl
             steps = math.ceil(stage.epochs * steps_per_epoch)
         if steps < 1:
             raise ValueError(f"stage '{stage.name}' must last at least one step, got {stage.epochs:g} epochs")
-        planned.append(
-            PlannedStage(
-                stage.name, start, start + steps, stage.learning_rate, stage.only_last_layer, stage.fixed_batch_norm
-            )
-        )
+        planned.append(PlannedStage(**vars(stage), start=start, stop=start + steps))
         start += steps
     return StagePlan(tuple(planned), steps_per_epoch)
+
+
+def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:
+    """The user's schedule over the stages without a rate of their own, a constant rate in the others.
+
+    ``args.lr_drop_epochs``, if there are any, are the schedule. ``optimizer`` has groups as :func:`separate_head` makes
+    them, which ``only_last_layer`` of a stage needs.
+
+    Raises:
+        ValueError: drops counted in epochs, for data without a length.
+    """
+    parts: list[LRScheduler] = []
+    drops = getattr(args, "lr_drop_epochs", None)
+    if drops and plan.steps_per_epoch is None:
+        raise ValueError("lr_drop_epochs counts epochs, which data of unknown length do not have; leave it out")
+    for stage in plan.stages:
+        if stage.learning_rate is not None:
+            rate = stage.learning_rate / args.learning_rate
+            still = [stage.only_last_layer and not group.get(IS_LAST_LAYER) for group in optimizer.param_groups]
+            parts.append(LambdaLR(optimizer, [_Factor(0.0 if stands else rate) for stands in still]))
+        elif drops:
+            steps_of_drops = [round(epoch * (plan.steps_per_epoch or 0)) for epoch in drops]
+            parts.append(LambdaLR(optimizer, _Factor(1.0, steps_of_drops)))
+        else:
+            steps = stage.stop - stage.start
+            kind, options = args.lr_scheduler_type, args.lr_scheduler_kwargs
+            parts.append(get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, options))
+    return SequentialLR(optimizer, parts, [stage.stop for stage in plan.stages[:-1]])
+
+
+class _Factor:
+    """Factor of the learning rate, a tenth of it after each of ``drops``.
+
+    A class, not a lambda: schedulers save its attributes, and a resumed run finds the same factor.
+    """
+
+    def __init__(self, factor: float, drops: Sequence[int] = ()) -> None:
+        self.factor, self.drops = factor, drops
+
+    def __call__(self, step: int) -> float:
+        return float(self.factor * 0.1 ** sum(step >= drop for drop in self.drops))
+
+
+def separate_head(optimizer: torch.optim.Optimizer, head: nn.Module, learning_rate: float) -> None:
+    """Give the weights of ``head`` groups of their own, its last layer another one, with ``learning_rate``."""
+    parts: list[Any] = heads_of(head)
+    all_of_head = {id(weight) for part in parts for weight in part.parameters()}
+    last = {id(weight) for part in parts for weight in part.last_layer.parameters()}
+    for group in list(optimizer.param_groups):
+        own = [weight for weight in group["params"] if id(weight) in all_of_head]
+        group["params"] = [weight for weight in group["params"] if id(weight) not in all_of_head]
+        for is_last in (False, True):
+            weights = [weight for weight in own if (id(weight) in last) == is_last]
+            if weights:
+                optimizer.add_param_group({**group, "params": weights, "lr": learning_rate, IS_LAST_LAYER: is_last})

@@ -19,21 +19,28 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from calor_hf.core.files import read_json, saving, weights_digest
 from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.core.seeding import StepDraws
+from calor_hf.core.stop_request import StopRequest
 from calor_hf.data.pixel_input import PixelScale
 from calor_hf.defenses.base import Defense, mean_over_counted
-from calor_hf.defenses.none import NoDefense, NoDefenseConfig
 from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.heads.chunked_scores import margins
 from calor_hf.heads.features import scores_of
 from calor_hf.hub.push import PushFailedError
-from calor_hf.training.callbacks import InterruptCallback, StageCallback, TrainingInterrupted
+from calor_hf.modeling.base_model import defense_of
+from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
 from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights
 from calor_hf.training.checks import bad_weight, check_labels, not_finite, unused_parameters
-from calor_hf.training.metrics import classification_metrics, predicted_classes, some_samples
+from calor_hf.training.metrics import (
+    RECORD,
+    Measured,
+    classification_metrics,
+    predicted_classes,
+    some_samples,
+    training_record,
+    write_record,
+)
 from calor_hf.training.publishing import card_details, publish, write_card
-from calor_hf.training.record import RECORD, Measured, training_record, write_record
-from calor_hf.training.schedule import schedule_of, separate_head
-from calor_hf.training.stages import StagePlan, plan_stages
+from calor_hf.training.stages import StagePlan, plan_stages, schedule_of, separate_head
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +52,16 @@ MANY_CLASSES = 10_000
 class DefenseTrainer(Trainer):
     """``Trainer`` for defended models and, as the reference, for ordinary ones.
 
-    - The stages are those of ``model.defense``; an ordinary model has one, cross-entropy. The stage is a function
-      of ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimizer state
-      and may have its own constant learning rate.
+    - The stages are those of the model's defense; an ordinary model has one, cross-entropy. The stage is a function of
+      ``state.global_step``, so a resumed run continues where it was. A stage starts with a fresh optimizer state.
     - Each loss term, ``stage`` (its number, from 1), ``confidence`` (mean probability of the true class over the
       training batches) and ``accuracy`` are logged with ``loss``.
-    - The defense may change batches and freeze weights; its own state is saved with checkpoints (in
-      ``defense_state.pt``) and resumed.
-    - ``head_learning_rate`` (of ``CALoRTrainingArguments``) is that of a head that the defense put in.
-    - The result of :meth:`train` is measured, on ``test_dataset`` or the validation split, and :meth:`save_model`
-      writes the record of the run, ``metrics.json``, next to the weights; the model card quotes it.
+    - The result of :meth:`train` is measured, and :meth:`save_model` writes the record of the run, ``metrics.json``,
+      next to the weights; the model card quotes it.
     - A push happens once training has ended, and holds the model, its image processor and its card alone.
     - Old checkpoints are deleted in the order of steps. Checkpoints are read with ``from_pretrained`` and strictly.
       (The Trainer of transformers 5.23 reads the file raw and drops renamed weights: most of ViT, Swin, BEiT and
       DINOv2.)
-    - Ctrl-C saves a checkpoint and raises :class:`TrainingInterrupted`.
     - A loss that is not finite stops the run with :class:`~calor_hf.training.checks.NonFiniteLossError`, before
       anything more is saved; so does a weight that is not, before an evaluation, a checkpoint or the end.
     - Weights that the loss does not depend on are frozen while training (DistributedDataParallel with gradient
@@ -67,7 +69,8 @@ class DefenseTrainer(Trainer):
     - All processes evaluate the model that is saved: the first one's, whose batch norms have seen other images.
 
     Args:
-        args: As for ``Trainer``.
+        args: As for ``Trainer``; ``head_learning_rate`` of ``CALoRTrainingArguments`` is that of a head that the
+            defense put in.
         class_weights: (classes,) weight of each class in the loss, or None.
         test_dataset: Images that the result is measured on. None means ``eval_dataset``.
         kwargs: As for ``Trainer``. ``compute_metrics`` defaults to :func:`classification_metrics`.
@@ -88,17 +91,16 @@ class DefenseTrainer(Trainer):
         self._measured_versions: list[int] = []
         self.train_seconds = 0.0
         self.plan: StagePlan | None = None
-        self._interrupt = InterruptCallback()
         self._running: dict[str, list[Tensor]] = defaultdict(list)
-        self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)
+        self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)  # else cross-entropy
         self._parts_of_step = 0
         self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
         if self._own_loss:
             self.bare_model.class_weights = self._class_weights
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
-        self.add_callback(self._interrupt)
-        self.add_callback(StageCallback(self))
+        self._stage_callback = StageCallback(self)
+        self.add_callback(self._stage_callback)
 
     @property
     def bare_model(self) -> Any:
@@ -106,12 +108,16 @@ class DefenseTrainer(Trainer):
         inside = getattr(self.model, "get_base_model", None)
         return self.model if inside is None else inside()
 
+    @property
+    def defense(self) -> Defense[Any]:
+        """The model's defense; for an ordinary model ``none``."""
+        return defense_of(self.model)
+
     # Stages
 
     def stages(self) -> list[Stage]:
         """Stages of the model's defense; one for an ordinary model."""
-        defense = self.model.defense if self._own_loss else NoDefense(NoDefenseConfig())
-        return cast("list[Stage]", defense.stages(self.args))
+        return self.defense.stages(self.args)
 
     def set_initial_training_values(self, args: Any, dataloader: Any, *rest: Any) -> tuple[Any, ...]:
         """Lengthen the training that the arguments describe to all stages of the plan."""
@@ -138,24 +144,46 @@ class DefenseTrainer(Trainer):
         total = [self.get_total_train_batch_size(self.args)] if rest else []
         return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        own_rate = getattr(self.args, "head_learning_rate", None) if self.defense.own_head else None
+        last_alone = self._own_loss and getattr(self.args, "adapt_only_last_layer", False)
+        if is_new and (last_alone or own_rate):
+            separate_head(optimizer, self.bare_model.classification_head, own_rate or self.args.learning_rate)
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The user's schedule over the first stage, then each later stage's own constant learning rate."""
-        plain = self.plan is None or (len(self.plan.stages) == 1 and not getattr(self.args, "lr_drop_epochs", None))
-        if self.lr_scheduler is not None or self.plan is None or plain:
+        plan, drops = self.plan, getattr(self.args, "lr_drop_epochs", None)
+        if self.lr_scheduler is not None or plan is None or (len(plan.stages) == 1 and not drops):
             return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = schedule_of(self.plan, optimizer or self.optimizer, self.args)
+        self.lr_scheduler = schedule_of(plan, optimizer or self.optimizer, self.args)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def progress(self, of_last_step: bool = False) -> Progress:
+        """Stage of the next step, or of the last one, which an evaluation is about; and how far it has come."""
+        if self.plan is None:
+            return Progress.at_end(self.stages()[-1].name)
+        return self.plan.progress(max(self.state.global_step - of_last_step, 0))
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Whether to evaluate and save after ``step`` steps: at the ends of stages, and each epoch of a later one."""
+        if self.plan is None or step < self.plan.stages[0].stop or len(self.plan.stages) == 1:
+            return False
+        stage = self.plan.at(step)
+        interval = self.plan.steps_per_epoch or -(-(stage.stop - stage.start) // 10)
+        return (step - stage.start) % interval == 0 or step == self.plan.total_steps
 
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train every stage, or continue in the stage in which a run was interrupted; then measure the result.
 
-        Args:
-            resume_from_checkpoint: Path of a checkpoint, or True for the last complete one in ``output_dir``.
-            args: As for ``Trainer.train``.
-            kwargs: As for ``Trainer.train``.
+        Arguments are those of ``Trainer.train``; ``resume_from_checkpoint`` is the path of a checkpoint, or True for
+        the last complete one in ``output_dir``.
 
         Raises:
             TrainingInterrupted: Ctrl-C; the message names the checkpoint.
@@ -185,15 +213,12 @@ class DefenseTrainer(Trainer):
         for dataset in (self.train_dataset, self.eval_dataset):
             check_labels(dataset, self.model.config.num_labels)
         begin = time.perf_counter()
-        self._interrupt.install(self.args.world_size)
-        try:
-            with self.at_work():
-                result = super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self._interrupt.remove()
+        stop = self._stage_callback.stop = StopRequest("saving after this step", active=self.args.world_size == 1)
+        with stop, self.at_work():
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.train_seconds = time.perf_counter() - begin
         self._delete_old_checkpoints()  # a process that was killed at that may have left some
-        if self._interrupt.requested:
+        if stop.requested:
             path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             raise TrainingInterrupted(
                 f"stopped in stage '{self.progress().stage}' after step {self.state.global_step} of "
@@ -207,7 +232,7 @@ class DefenseTrainer(Trainer):
         learning = [weight for weight in self.bare_model.parameters() if weight.requires_grad]
         try:
             if self._own_loss:
-                self.model.defense.begin(self._training_run())
+                self.defense.begin(self._training_run())
                 self.bare_model.in_training_run = True
             for weight in self._unused_parameters():
                 weight.requires_grad_(False)
@@ -234,62 +259,17 @@ class DefenseTrainer(Trainer):
             processes=self.args.world_size,
         )
 
-    def draws_of_batch(self, count: int, part: int) -> StepDraws:
-        """Random numbers of the ``count`` samples of a batch, the one with number ``part`` in its optimizer step."""
-        return StepDraws.of_batch(
-            seed=self.args.seed,
-            step=self.state.global_step,
-            count=count,
-            batch_size=self.args.per_device_train_batch_size,
-            part=part,
-            parts=self.args.gradient_accumulation_steps,
-            process=self.args.process_index,
-            processes=self.args.world_size,
-        )
+    def _unused_parameters(self) -> list[nn.Parameter]:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.train_dataset is None:
+            return []
+        samples = some_samples(self.train_dataset, 2 * self.args.world_size)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+            batch = next(iter(self.get_test_dataloader(samples)))
+        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
+        with self.compute_loss_context_manager():
+            return unused_parameters(self.model, inputs)
 
-    def progress(self, of_last_step: bool = False) -> Progress:
-        """Stage of the next step, or of the last one, which an evaluation is about; and how far it has come."""
-        if self.plan is None:
-            return Progress.at_end(self.stages()[-1].name)
-        return self.plan.progress(max(self.state.global_step - of_last_step, 0))
-
-    def is_checkpoint_step(self, step: int) -> bool:
-        """Whether to evaluate and save after ``step`` steps: at the ends of stages, and each epoch of a later one."""
-        if self.plan is None or step < self.plan.stages[0].stop or len(self.plan.stages) == 1:
-            return False
-        stage = self.plan.at(step)
-        interval = self.plan.steps_per_epoch or -(-(stage.stop - stage.start) // 10)
-        return (step - stage.start) % interval == 0 or step == self.plan.total_steps
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Loss of the current stage: the defended model's own, or cross-entropy on an ordinary model's logits."""
-        labels = inputs.get("labels")
-        count = None if labels is None else len(labels)
-        if self._own_loss:
-            progress = self.bare_model.progress = self.progress(of_last_step=not model.training)
-            if model.training and labels is not None:
-                draws = self.draws_of_batch(len(labels), self._parts_of_step)
-                inputs = self.model.defense.on_batch(inputs, draws, progress)
-                labels = inputs["labels"]
-        if self._own_loss or labels is None:
-            if model.training:
-                self._keep_still()
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-            terms = outputs.loss_terms if self._own_loss else {}
-        else:
-            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            out = Forward(scores_of(outputs).float(), labels, class_weights=self._class_weights)
-            terms = NoDefense(NoDefenseConfig()).loss(out, self.progress())
-            loss = torch.stack(list(terms.values())).sum()
-        if model.training and labels is not None:
-            seen = outputs.margins if self._own_loss else None
-            if seen is None:
-                logits = scores_of(outputs).detach()
-                seen = margins(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
-            self._note(loss, terms, seen, labels[:count])
-        return (loss, outputs) if return_outputs else loss
+    # Loss
 
     def begin_step(self) -> None:
         """Start an optimizer step: the next batch is its first."""
@@ -301,16 +281,68 @@ class DefenseTrainer(Trainer):
         self._parts_of_step += 1
         return result
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*args, **kwargs)
-        own_rate = getattr(self.args, "head_learning_rate", None) if self._own_loss else None
-        last_alone = self._own_loss and getattr(self.args, "adapt_only_last_layer", False)
-        if is_new and (last_alone or (own_rate and self.model.defense.own_head)):
-            rate = own_rate if own_rate and self.model.defense.own_head else self.args.learning_rate
-            separate_head(optimizer, self.bare_model.classification_head, rate)
-        return optimizer
+    def draws_of_batch(self, count: int, part: int) -> StepDraws:
+        """Random numbers of the ``count`` samples of a batch, the one with number ``part`` in its optimizer step."""
+        args = self.args
+        return StepDraws.of_batch(
+            seed=args.seed, step=self.state.global_step, count=count, batch_size=args.per_device_train_batch_size,
+            part=part, parts=args.gradient_accumulation_steps, process=args.process_index, processes=args.world_size,
+        )  # fmt: skip
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Loss of the current stage: the defended model's own, or cross-entropy on an ordinary model's logits."""
+        labels = inputs.get("labels")
+        count = None if labels is None else len(labels)
+        if self._own_loss:
+            progress = self.bare_model.progress = self.progress(of_last_step=not model.training)
+            if model.training and labels is not None:
+                draws = self.draws_of_batch(len(labels), self._parts_of_step)
+                inputs = self.defense.on_batch(inputs, draws, progress)
+                labels = inputs["labels"]
+        if model.training and self.plan is not None and self.plan.at(self.state.global_step).fixed_batch_norm:
+            for module in self._batch_norms:
+                module.eval()
+        if self._own_loss or labels is None:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            terms = outputs.loss_terms if self._own_loss else {}
+        else:
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            out = Forward(scores_of(outputs).float(), labels, class_weights=self._class_weights)
+            terms = self.defense.loss(out, self.progress())
+            loss = torch.stack(list(terms.values())).sum()
+        if model.training and labels is not None:
+            seen = outputs.margins if self._own_loss else None
+            if seen is None:
+                logits = scores_of(outputs).detach()
+                seen = margins(logits[:count].float(), labels[:count]) if labels.ndim == 1 else {}
+            self._note(loss, terms, seen, labels[:count])
+        return (loss, outputs) if return_outputs else loss
+
+    # Logging
+
+    @torch.no_grad()
+    def _note(self, loss: Tensor, terms: dict[str, Tensor], seen: dict[str, Tensor], labels: Tensor) -> None:
+        """Keep what :meth:`log` and :meth:`check_finite` read, on the device, so that nothing waits for it."""
+        bad = ~torch.isfinite(loss.detach()) & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
+        for name, value in terms.items():
+            self._running[name].append(value.detach().float())
+        if seen:
+            self._running["confidence"].append(mean_over_counted((-seen["log_odds"]).sigmoid(), labels))
+            self._running["accuracy"].append(mean_over_counted((seen["best_rival"] < 0).float(), labels))
+
+    def check_finite(self, weights: bool) -> None:
+        """Raise :class:`NonFiniteLossError` if a loss so far was not finite, or, with ``weights``, a weight is not."""
+        step, bad = int(self._first_bad_step), None
+        if step < 0 and weights and (bad := bad_weight(self.model, self._batch_norms)):
+            step = self.state.global_step
+        if step < 0:
+            return
+        what = f"the loss is not finite at step {step}" if bad is None else f"{bad} is not finite after step {step}"
+        stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
+        raise not_finite(what, stage, self.args.output_dir)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the named terms and confidence since the last log, the mean over processes."""
@@ -326,50 +358,13 @@ class DefenseTrainer(Trainer):
             self._running.clear()
         super().log(logs, *args, **kwargs)
 
+    # Measuring
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, of the model that is saved: with the first process's batch norms."""
         if self.args.world_size > 1:
             broadcast([buffer for module in self._batch_norms for buffer in module.buffers()])
         return super().evaluation_loop(*args, **kwargs)
-
-    def check_finite(self, weights: bool) -> None:
-        """Raise :class:`NonFiniteLossError` if a loss so far was not finite, or, with ``weights``, a weight is not."""
-        step, bad = int(self._first_bad_step), None
-        if step < 0 and weights and (bad := bad_weight(self.model, self._batch_norms)):
-            step = self.state.global_step
-        if step < 0:
-            return
-        what = f"the loss is not finite at step {step}" if bad is None else f"{bad} is not finite after step {step}"
-        stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
-        raise not_finite(what, stage, self.args.output_dir)
-
-    def _unused_parameters(self) -> list[torch.nn.Parameter]:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.train_dataset is None:
-            return []
-        samples = some_samples(self.train_dataset, 2 * self.args.world_size)
-        with torch.random.fork_rng(devices=[]):  # a loader draws a seed
-            batch = next(iter(self.get_test_dataloader(samples)))
-        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
-        with self.compute_loss_context_manager():
-            return unused_parameters(self.model, inputs)
-
-    def _keep_still(self) -> None:
-        if self.plan is not None and self.plan.at(self.state.global_step).fixed_batch_norm:
-            for module in self._batch_norms:
-                module.eval()
-
-    @torch.no_grad()
-    def _note(self, loss: Tensor, terms: dict[str, Tensor], seen: dict[str, Tensor], labels: Tensor) -> None:
-        # Kept on the device: no waiting for the accelerator until something is logged.
-        bad = ~torch.isfinite(loss.detach()) & (self._first_bad_step < 0)
-        self._first_bad_step = torch.where(bad, self.state.global_step + 1, self._first_bad_step)
-        for name, value in terms.items():
-            self._running[name].append(value.detach().float())
-        if seen:
-            self._running["confidence"].append(mean_over_counted((-seen["log_odds"]).sigmoid(), labels))
-            self._running["accuracy"].append(mean_over_counted((seen["best_rival"] < 0).float(), labels))
-
-    # The result
 
     def measure_result(self) -> None:
         """Measure the result on the test split if there is one, else on the validation split, if that is possible."""
@@ -415,6 +410,8 @@ class DefenseTrainer(Trainer):
         own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
         return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
 
+    # Checkpoints
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As ``Trainer.save_model``; after :meth:`train` with the record of the run, ``metrics.json``.
 
@@ -446,14 +443,8 @@ class DefenseTrainer(Trainer):
         # torch counts changes in place: weights that were changed after the measurement are not what it is about.
         return [weight._version for weight in self.model.parameters()]
 
-    # Checkpoints
-
     def save_state(self) -> None:
-        """As ``Trainer.save_state``.
-
-        Raises:
-            NotSavedError: the disk is full or cannot be written to.
-        """
+        """As ``Trainer.save_state``; raises ``NotSavedError`` if the disk is full or cannot be written to."""
         with saving(self.args.output_dir):
             super().save_state()
 
@@ -488,7 +479,7 @@ class DefenseTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.model.defense.state_dict() if self._own_loss else {}
+        state = self.defense.state_dict()
         if state and self.args.should_save:
             torch.save(state, Path(output_dir) / DEFENSE_STATE)
 
@@ -496,7 +487,7 @@ class DefenseTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         path = Path(checkpoint or "") / DEFENSE_STATE
         if self._own_loss and checkpoint and path.is_file():
-            self.model.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            self.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
     # Publishing
 
@@ -511,13 +502,8 @@ class DefenseTrainer(Trainer):
     ) -> Any:
         """Publish the model, its image processor and its card in one commit; all processes have to call it.
 
-        Args:
-            commit_message: Of the commit.
-            blocking: Accepted as in transformers; the push has ended when this returns.
-            token: Of the Hub. None means ``hub_token``, or that of the login.
-            revision: Branch. None means ``hub_revision``, or main.
-            private: Whether a new repository is private. None means ``hub_private_repo``.
-            kwargs: As for :meth:`create_model_card`.
+        Arguments are those of ``Trainer.push_to_hub``, with ``private`` (None means ``hub_private_repo``) and those of
+        :meth:`create_model_card`. When this returns, the push has ended, whatever ``blocking`` says.
 
         Returns:
             The commit; None in other processes than the first, and during training (with a warning).
@@ -540,8 +526,7 @@ class DefenseTrainer(Trainer):
     def create_model_card(self, **kwargs: Any) -> None:
         """Write ``README.md`` into the output folder, or bring it up to date.
 
-        Args:
-            kwargs: ``license``, ``tags``, ``model_name``, ``finetuned_from`` and ``dataset``, as ``Trainer`` has them.
+        Arguments are ``license``, ``tags``, ``model_name``, ``finetuned_from`` and ``dataset``, as for ``Trainer``.
         """
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from calor_hf.core.outputs import Stage
-from calor_hf.training.schedule import schedule_of
-from calor_hf.training.stages import plan_stages
+from calor_hf.training.stages import plan_stages, schedule_of
 
 
 def rates(stages: list[Stage], steps: int, drops: list[float], resume_at: int | None = None) -> list[float]:

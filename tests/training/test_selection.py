@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from calor_hf.training.selection import Selection, select_adapted
+from calor_hf.training.calor_trainer import Selection, select_adapted
 
 TARGET = 0.8825
 
