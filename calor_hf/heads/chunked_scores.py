@@ -28,7 +28,7 @@ def check_chunks(head: nn.Module, chunk: int) -> None:
 def margins_in_chunks(
     head: ClassifierHead | LowRankHead, features: Tensor, labels: Tensor, chunk: int
 ) -> dict[str, Tensor]:
-    """What :func:`margins` gives for ``head(features)``, without ever holding those scores.
+    """:func:`margins` of ``head(features)``, without ever holding those scores.
 
     Memory is (batch, chunk) besides the weights and their gradients, and not (batch, classes); the scores are computed
     a second time for the gradient. Values and gradients are exact, up to the order in which sums are rounded.
@@ -45,20 +45,22 @@ def margins_in_chunks(
     Raises:
         ValueError: soft labels.
     """
-    _check_labels(labels)
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"class_chunk needs one whole-number label per image, got {labels.dtype} labels of shape "
+            f"{tuple(labels.shape)}: soft labels (mixup, cutmix) read all scores; leave one of the two out"
+        )
     with torch.autocast(features.device.type, enabled=False):
         code = head.code(features) if isinstance(head, LowRankHead) else at_least_float32(features)
         layer = head.last_layer
-        bias: Any = layer.bias  # None without one
-        if bias is None:
-            bias = layer.weight.new_zeros(len(layer.weight))
-        weight, bias = layer.weight.to(code.dtype), bias.to(code.dtype)
-        log_odds, best_rival = _chunked_margins(code, weight, bias, labels.clamp_min(0), chunk)
+        bias: Any = layer.weight.new_zeros(len(layer.weight)) if getattr(layer, "bias", None) is None else layer.bias
+        operands = code, layer.weight.to(code.dtype), bias.to(code.dtype)
+        log_odds, best_rival = _chunked_margins(*operands, labels.clamp_min(0), chunk)
     return {"log_odds": log_odds, "best_rival": best_rival}
 
 
 def margins(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What losses and metrics need to know of scores.
+    """Log-odds and margins of scores: all that losses and metrics read.
 
     Args:
         logits: (batch, classes).
@@ -71,14 +73,6 @@ def margins(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     index = labels.clamp_min(0).unsqueeze(1)
     gap = (logits - logits.gather(1, index)).scatter(1, index, -math.inf)
     return {"log_odds": gap.logsumexp(dim=1), "best_rival": gap.amax(dim=1)}
-
-
-def _check_labels(labels: Tensor) -> None:
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"class_chunk needs one whole-number label per image, got {labels.dtype} labels of shape "
-            f"{tuple(labels.shape)}: soft labels (mixup, cutmix) read all scores; leave one of the two out"
-        )
 
 
 class _ChunkedMargins(torch.autograd.Function):

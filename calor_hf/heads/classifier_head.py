@@ -1,4 +1,4 @@
-"""What turns features into scores: a model's own classifier, and the mean of several heads."""
+"""Heads that turn features into scores: a model's own classifier, and the mean of several heads."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 
 class ClassifierHead(nn.Module):
-    """A base model's own classifier, reading features; in float32 like every head.
-
-    Args:
-        classifier: Linear layer or 1x1 convolution.
-    """
+    """A base model's own classifier, reading features; in float32 like every head."""
 
     def __init__(self, classifier: nn.Linear | nn.Conv2d) -> None:
         super().__init__()

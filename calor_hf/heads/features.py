@@ -1,6 +1,7 @@
-"""What a model's classifier reads."""
+"""Features: the inputs of a model's classifier, or of other modules."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -25,15 +26,12 @@ def scores_of(outputs: Any) -> Tensor:
 def collect(
     model: PreTrainedModel, batches: Iterable[Tensor | Mapping[str, Any]], read: Callable[[Any], Tensor]
 ) -> Tensor:
-    """What ``read`` finds in the outputs of ``model`` over ``batches``, in evaluation mode.
+    """(samples, width) float32 on the CPU: what ``read`` takes out of the outputs of ``model``, in evaluation mode.
 
     Args:
         model: Any model; left in the mode it was in.
         batches: Each a tensor of the model's main input, or a dictionary of inputs; ``labels`` are left out.
         read: Takes a (batch, width) tensor out of an output.
-
-    Returns:
-        (samples, width) float32 on the CPU.
 
     Raises:
         ValueError: ``batches`` is empty.
@@ -60,19 +58,9 @@ def collect(
 def head_inputs(
     model: PreTrainedModel, head_paths: Sequence[str], batches: Iterable[Tensor | Mapping[str, Any]]
 ) -> Tensor:
-    """Inputs of the classifiers at ``head_paths`` over ``batches``, in evaluation mode.
+    """(samples, features) float32 on the CPU: inputs of the classifiers at ``head_paths``, side by side.
 
-    Args:
-        model: Any image classification model; left as it was.
-        head_paths: Module paths of its classifiers, as :func:`~calor_hf.heads.find_head.find_heads` gives them.
-        batches: As for :func:`collect`.
-
-    Returns:
-        (samples, features) float32 on the CPU; of several classifiers side by side.
-
-    Raises:
-        ValueError: ``batches`` is empty.
-        FloatingPointError: features that are not finite.
+    ``batches`` and errors are those of :func:`collect`; the model is left as it was.
     """
     heads = take_out_heads(model, head_paths)
     try:
@@ -84,10 +72,7 @@ def head_inputs(
 def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any) -> tuple[Any, tuple[Tensor, ...]]:
     """Output of ``model(**inputs)``, and the inputs of the modules at ``paths``, one row a sample.
 
-    Args:
-        model: Any model; its hooks are as before afterwards.
-        paths: Module paths, as in ``named_modules``.
-        inputs: Keyword arguments; the first tensor's first axis is the batch.
+    The first axis of the first tensor in ``inputs`` is the batch.
 
     Returns:
         The output; for each path (batch, values), attached to the graph: axes after the batch side by side, and the
@@ -98,15 +83,13 @@ def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any
     """
     found: dict[str, Tensor] = {}
 
-    def keep(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            value = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-            if value is not None:
-                found[path] = value
+    def keep(path: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        value = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        if value is not None:
+            found[path] = value
 
-        return hook
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in paths]
+    modules = [(partial(keep, path), model.get_submodule(path)) for path in paths]
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for hook, module in modules]
     try:
         outputs = model(**inputs)
     finally:

@@ -24,23 +24,20 @@ def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> 
     Returns:
         Paths as in ``named_modules``, in order of definition; empty if the model has no such layer.
     """
-    shapes = [_parameter_shapes(model_class, config, num_labels) for num_labels in (7, 11)]
-    heads = {
-        name.rpartition(".")[0] for name in shapes[0].keys() & shapes[1].keys() if shapes[0][name] != shapes[1][name]
-    }
-    order = {name.rpartition(".")[0]: None for name in shapes[0]}
-    return [path for path in order if path in heads]
+    shapes: list[dict[str, torch.Size]] = []
+    for num_labels in (7, 11):
+        copied = copy.deepcopy(config)
+        copied.num_labels = num_labels
+        with torch.device("meta"):
+            model = model_class(copied)
+        shapes.append({name: parameter.shape for name, parameter in model.named_parameters()})
+    first, second = shapes
+    heads = [name.rpartition(".")[0] for name in first if name in second and first[name] != second[name]]
+    return list(dict.fromkeys(heads))
 
 
 def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
-    """Widths of the features that the classifiers at ``paths`` read.
-
-    Args:
-        model: Model with its ordinary classifiers.
-        paths: Module paths of the classifiers' layers.
-
-    Returns:
-        Number of input features of each.
+    """Number of features that each classifier at ``paths`` reads, in a model with its ordinary classifiers.
 
     Raises:
         ValueError: there is no path, a path does not exist, or it is no linear layer (or 1x1 convolution) with as
@@ -60,12 +57,10 @@ def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
         if path not in modules:
             near = f"; its last linear layers: {', '.join(linears[-4:])}" if linears else ""
             raise ValueError(f"{name} has no module {path!r}{near}")
-        size = _size(modules[path])
-        if size is None:
-            kind = type(modules[path]).__name__
+        if (size := _size(modules[path])) is None:
             raise ValueError(
-                f"expected a linear layer or 1x1 convolution at {path!r} of {name}, found {kind}; pass head= the path "
-                "of one"
+                f"expected a linear layer or 1x1 convolution at {path!r} of {name}, found "
+                f"{type(modules[path]).__name__}; pass head= the path of one"
             )
         width, found = size
         if expected is not None and found != expected:
@@ -78,13 +73,10 @@ def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
 
 
 def take_out_heads(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
-    """Replace the classifiers at ``paths``, so that the model's scores become the inputs of the classifiers.
+    """Take out and return the classifiers at ``paths``, so that the model's scores become the classifiers' inputs.
 
     One classifier gives way to the identity. Of several, whose mean a model returns as its scores, each gives way to
     a :class:`HeadSlot`, and the scores become their inputs side by side.
-
-    Returns:
-        The layers taken out.
     """
     heads = [model.get_submodule(path) for path in paths]
     widths = [cast("tuple[int, int]", _size(head))[0] for head in heads]
@@ -143,13 +135,3 @@ def _size(head: nn.Module) -> tuple[int, int] | None:
 def _set_module(model: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)
-
-
-def _parameter_shapes(
-    model_class: type[PreTrainedModel], config: PretrainedConfig, num_labels: int
-) -> dict[str, torch.Size]:
-    config = copy.deepcopy(config)
-    config.num_labels = num_labels
-    with torch.device("meta"):
-        model = model_class(config)
-    return {name: parameter.shape for name, parameter in model.named_parameters()}

@@ -1,6 +1,6 @@
 """The low-rank classification head of CALoR."""
 
-from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,9 @@ from torch import Tensor, nn
 
 from calor_hf.heads.classifier_head import at_least_float32, linear
 
-
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "identity": _identity,
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-}
+ACTIVATIONS: dict[str, Any] = {
+    "tanh": torch.tanh, "identity": nn.Identity(), "relu": F.relu, "sigmoid": torch.sigmoid
+}  # fmt: skip
 INPUT_NORMS = (None, "batchnorm")
 
 
@@ -109,26 +101,12 @@ class LowRankHead(nn.Module):
             return linear(self.down, x)
 
     def code(self, features: Tensor) -> Tensor:
-        """Compressed code that the second layer reads.
-
-        Args:
-            features: (batch, in_features), any floating type.
-
-        Returns:
-            (batch, rank) float32; within (-1, 1) for ``tanh``.
-        """
+        """(batch, rank) float32 that the second layer reads, from (batch, in_features); in (-1, 1) for ``tanh``."""
         with torch.autocast(features.device.type, enabled=False):
-            return ACTIVATIONS[self.activation](self.compress(features))
+            return cast(Tensor, ACTIVATIONS[self.activation](self.compress(features)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scores of the classes.
-
-        Args:
-            features: (batch, in_features), any floating type.
-
-        Returns:
-            (batch, num_labels) logits, float32 (float64 for a float64 head).
-        """
+        """(batch, num_labels) logits, float32 (float64 for a float64 head), from (batch, in_features) of any type."""
         with torch.autocast(features.device.type, enabled=False):
             return linear(self.up, self.code(features))
 

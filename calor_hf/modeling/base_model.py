@@ -109,12 +109,6 @@ def set_labels(
         config.num_labels = num_labels
 
 
-def forget_labels(base_config: PretrainedConfig) -> None:
-    """Drop the base's label names: the classes belong to the outer configuration, and may name people."""
-    base_config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
-    base_config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
-
-
 def refuse_settings(config: DefendedConfig, asked: Mapping[str, Any], for_base_only: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for settings of a new defense that a saved defended model does not have.
 
@@ -152,16 +146,8 @@ def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfi
 
 
 _FOR_MODEL = ("dtype", "torch_dtype", "attn_implementation", "device_map", "quantization_config")
-_ORIGIN = (
-    "revision",
-    "token",
-    "cache_dir",
-    "local_files_only",
-    "force_download",
-    "proxies",
-    "subfolder",
-    "trust_remote_code",
-)
+_ORIGIN = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder",
+           "trust_remote_code")  # fmt: skip
 
 
 def stock_model(backbone: PreTrainedModel, classifiers: Sequence[nn.Module], config: DefendedConfig) -> PreTrainedModel:
@@ -181,21 +167,13 @@ StartHeads = Callable[[list[nn.Module], Classifiers], None]
 """Function that fills new heads, given the classifiers that they replace."""
 
 
-def check_head_init(head_init: str) -> None:
-    """Raise ``ValueError`` for an unknown start."""
-    if head_init not in ("random", "svd"):
-        raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
-
-
 def new_head(defense: Defense[Any], classifiers: Classifiers, num_labels: int) -> nn.Module:
     """Head of a defended model instead of ``classifiers``: their own, or the defense's; of several, their mean."""
     kept = [same_kind(classifier, num_labels) for classifier in classifiers]
     widths = [layer.weight.shape[1] for layer in kept]
-    heads: list[nn.Module] = (
-        [defense.build_head(width, num_labels) for width in widths]
-        if defense.own_head
-        else [ClassifierHead(layer) for layer in kept]
-    )
+    heads: list[nn.Module] = [ClassifierHead(layer) for layer in kept]
+    if defense.own_head:
+        heads = [defense.build_head(width, num_labels) for width in widths]
     return MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
 
 
@@ -211,8 +189,10 @@ def start_of_heads(
         calibration: Processed training images, a batch of model inputs, an iterable of such batches, or None.
 
     Raises:
-        ValueError: ``"svd"`` for a defense without a low-rank head.
+        ValueError: an unknown ``head_init``, or ``"svd"`` for a defense without a low-rank head.
     """
+    if head_init not in ("random", "svd"):
+        raise ValueError(f"unknown head_init {head_init!r}; pass 'random' or 'svd'")
     if head_init == "random":
         return None
     defense = config.make_defense()

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from calor_hf._version import __version__
 from calor_hf.data.pixel_input import PixelInput, pixel_input_of
 from calor_hf.heads.features import scores_of
+from calor_hf.modeling.base_model import defense_of
 from calor_hf.modeling.configuration_defended import DefendedConfig
 
 FORMATS = ("onnx", "torch")
@@ -63,7 +64,7 @@ def export_model(
         RuntimeError: the file gives other scores than the model; it is not kept.
     """
     path = Path(path)
-    check_export(model, path, format, images, processor, overwrite)
+    _check(model, path, format, images, processor, overwrite)
     pixels = pixel_input_of(model, processor, image_size)
     scores = _Scores(model.eval(), pixels if images else None)
     name = "images" if images else model.main_input_name
@@ -87,10 +88,7 @@ def export_model(
     return difference
 
 
-def check_export(
-    model: PreTrainedModel, path: Path, format: str, images: bool, processor: Any, overwrite: bool
-) -> None:
-    """Raise before any work what :func:`export_model` raises for its arguments."""
+def _check(model: PreTrainedModel, path: Path, format: str, images: bool, processor: Any, overwrite: bool) -> None:
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; pass one of {', '.join(FORMATS)}")
     if format == "torch" and path.suffix != ".pt2":
@@ -106,7 +104,7 @@ def check_export(
         raise ModuleNotFoundError(f'ONNX needs {", ".join(missing)}: pip install "calor-hf[onnx]"')
     if model.dtype != torch.float32:
         raise ValueError(f"ONNX files are written in float32, the model is in {model.dtype}; load it in float32")
-    if getattr(getattr(model, "defense", None), "stochastic", False):
+    if defense_of(model).stochastic:
         raise ValueError(
             "this model draws noise for every image, and onnxruntime draws other noise, so that its scores could not "
             "be checked; use format torch, or train mid with sample_at_eval=false"
@@ -136,14 +134,9 @@ def _write_onnx(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own insides
         program: Any = torch.onnx.export(
-            scores,
-            (traced,),
-            dynamo=True,
-            verbose=False,
-            input_names=[name],
-            output_names=["logits"],
+            scores, (traced,), dynamo=True, verbose=False, input_names=[name], output_names=["logits"],
             dynamic_shapes=({0: _BATCH},),
-        )
+        )  # fmt: skip
     program.model.metadata_props.update(metadata)
     size = sum(weight.nbytes for weight in scores.parameters())
     program.save(str(path), external_data=size > _SINGLE_FILE)

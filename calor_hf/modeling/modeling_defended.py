@@ -29,9 +29,7 @@ from calor_hf.modeling.base_model import (
     StartHeads,
     architecture_of,
     base_class_of,
-    check_head_init,
     config_for,
-    forget_labels,
     new_head,
     read_config,
     refuse_settings,
@@ -51,8 +49,6 @@ class DefendedImageClassifierOutput(ModelOutput):
     Attributes:
         loss: Scalar, the sum of ``loss_terms``; with labels only.
         logits: (batch, num_labels) float32 scores; None if classes were scored in chunks.
-        hidden_states: As the base model returns them.
-        attentions: As the base model returns them.
         features: (batch, features) entering the head.
         loss_terms: Each term of the loss under its name; with labels only.
         margins: As :func:`~calor_hf.heads.chunked_scores.margins`, if classes were scored in chunks.
@@ -140,9 +136,8 @@ class DefendedForImageClassification(PreTrainedModel):
         if classes is not None:
             check_chunks(self.classification_head, classes)
             if not self.defense.log_odds_suffice:
-                raise ValueError(
-                    f"the loss of the defense '{self.config.defense}' reads all scores; leave class_chunk out"
-                )
+                name = self.config.defense
+                raise ValueError(f"the loss of the defense '{name}' reads all scores; leave class_chunk out")
         self.class_chunk = classes
 
     def forward(
@@ -249,7 +244,9 @@ class DefendedForImageClassification(PreTrainedModel):
         config = kwargs.pop("config", None)
         if not isinstance(config, PretrainedConfig):
             config, kwargs = read_config(config or source, kwargs)
-        _refuse_misspelled(kwargs, known)
+        for name in kwargs:  # those that no configuration took
+            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+                raise ValueError(f"unknown argument {name}; did you mean the setting {near[0]}?")
         if isinstance(config, DefendedConfig):
             if not isinstance(config, cls.config_class):
                 other = model_class_of(config.defense).__name__
@@ -295,6 +292,9 @@ class DefendedForImageClassification(PreTrainedModel):
         """A defended model from a model in memory, whose weights it shares; arguments as :meth:`from_pretrained`.
 
         ``base`` loses its classifier, which the identity replaces, and its label names.
+
+        Raises:
+            KeyError: the defense is not registered.
         """
         only = cls.config_class.only_defense
         defense = defense if defense is not None else only
@@ -306,7 +306,6 @@ class DefendedForImageClassification(PreTrainedModel):
             )
         kind = cls if only is not None else model_class_of(defense, default=cls)
         method = DEFENSES.get(defense)
-        check_head_init(head_init)
         chosen = method.config_class.from_dict(settings)
         config = config_for(kind.config_class, base, head, num_labels, id2label, label2id)
         chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
@@ -333,7 +332,8 @@ class DefendedForImageClassification(PreTrainedModel):
         if start is not None:
             start(heads_of(head), classifiers)
         take_out_heads(base, config.head_paths)
-        forget_labels(base.config)
+        # The classes belong to the outer configuration, and may name people.
+        base.config.id2label, base.config.label2id = {0: "LABEL_0", 1: "LABEL_1"}, {"LABEL_0": 0, "LABEL_1": 1}
         model.backbone, model.classification_head = base, head
         config.base_config = base.config
         config._attn_implementation = base.config._attn_implementation
@@ -350,10 +350,8 @@ class DefendedForImageClassification(PreTrainedModel):
             ValueError: the defense replaced the classifier, so that no stock model has these scores.
         """
         if self.defense.own_head:
-            raise ValueError(
-                f"the defense '{self.config.defense}' replaces the classifier, so this is no "
-                f"{self.config.base_class}; save it as it is"
-            )
+            name, base = self.config.defense, self.config.base_class
+            raise ValueError(f"the defense '{name}' replaces the classifier, so this is no {base}; save it as it is")
         classifiers = [head.classifier for head in cast(list[ClassifierHead], heads_of(self.classification_head))]
         return stock_model(self.backbone, classifiers, self.config)
 
@@ -377,24 +375,8 @@ def model_class_of(
 
 
 def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForImageClassification:
-    """``base`` with the defense of that name, as :meth:`DefendedForImageClassification.from_base`.
-
-    Args:
-        base: Model in memory, whose weights the defended model shares.
-        defense: Name in the registry.
-        settings: Settings of the defense, and the other arguments of ``from_base``.
-
-    Raises:
-        KeyError: the defense is not registered.
-    """
+    """``base`` with the defense of that name, as :meth:`DefendedForImageClassification.from_base` with its settings."""
     return DefendedForImageClassification.from_base(base, defense, **settings)
-
-
-def _refuse_misspelled(arguments: dict[str, Any], settings: list[str]) -> None:
-    """Raise ``ValueError`` for an argument that no configuration took and that is nearly a setting of the defense."""
-    for name in arguments:
-        if near := difflib.get_close_matches(name, settings, n=1, cutoff=0.75):
-            raise ValueError(f"unknown argument {name}; did you mean the setting {near[0]}?")
 
 
 @contextmanager
@@ -406,8 +388,7 @@ def _fit_to_publish(config: DefendedConfig, anonymize_labels: bool) -> Iterator[
     if telling and not anonymize_labels:
         logger.warning(
             "%d class names are published with the model (%s, ...); if they are people's, pass anonymize_labels=True",
-            len(telling),
-            telling[0],
+            *(len(telling), telling[0]),
         )
     try:
         if anonymize_labels:

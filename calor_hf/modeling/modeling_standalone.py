@@ -5,8 +5,8 @@ same network from the same configuration and weights, for inference and not for 
 stages are in calor_hf, whose own classes replace these if it is imported.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -120,12 +120,7 @@ class MeanOfHeads(nn.Module):
         return torch.stack([head(part) for head, part in zip(self.heads, parts, strict=True)]).mean(0)
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "identity": nn.Identity(),
-    "relu": F.relu,
-    "sigmoid": torch.sigmoid,
-}
+_ACTIVATIONS: Any = {"tanh": torch.tanh, "identity": nn.Identity(), "relu": F.relu, "sigmoid": torch.sigmoid}
 HEADS: dict[str, type[nn.Module]] = {"calor": LowRankHead, "loft": LowRankHead, "mid": BottleneckHead}
 
 
@@ -136,8 +131,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     # A layer that was cast to half precision still computes in float32.
     if getattr(layer.weight, "dtype", x.dtype) == x.dtype:
-        result: Tensor = layer(x)
-        return result
+        return cast(Tensor, layer(x))
     return F.linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype))
 
 
@@ -231,13 +225,9 @@ class DefendedForImageClassification(PreTrainedModel):
     def forward(
         self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Scores, and what the base model returns besides.
+        """Scores, and hidden states and attentions of the base model; arguments are those of the model of calor_hf.
 
-        Args:
-            pixel_values: (batch, channels, height, width), as the image processor makes them; a base with other
-                inputs takes those by name.
-            labels: (batch,) int64; in evaluation the loss is then their cross-entropy.
-            kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
+        With (batch,) int64 ``labels``, the loss is their cross-entropy.
 
         Raises:
             RuntimeError: labels in training mode.

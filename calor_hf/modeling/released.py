@@ -22,10 +22,6 @@ def released_copy(folder: Path, into: Path) -> Path:
 
     The copy is a stock model if the defense kept the classifier, else one with the code of its head.
 
-    Args:
-        folder: The saved model.
-        into: Folder for the copy; made if need be.
-
     Returns:
         ``into``, or ``folder`` itself if it is a stock model, or of a defense that the code does not know.
     """

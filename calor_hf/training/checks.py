@@ -14,12 +14,10 @@ from calor_hf.training.checkpoints import complete_checkpoints
 
 
 def check_labels(dataset: Any, num_labels: int) -> None:
-    """Refuse labels outside [0, num_labels), if they can be read without decoding images.
+    """Refuse labels of ``num_labels`` or more, if they can be read without decoding images.
 
-    Args:
-        dataset: Data with an array ``labels``, or a ``datasets.Dataset`` with a column ``labels`` or ``label``; other
-            data pass, and so do labels below 0 (ignored) and soft ones.
-        num_labels: Classes of the model.
+    That is an array ``dataset.labels``, or a column ``labels`` or ``label`` of a ``datasets.Dataset``; other data pass,
+    and so do labels below 0 (ignored) and soft ones.
 
     Raises:
         ValueError: the model has too few classes.
@@ -42,12 +40,9 @@ def check_labels(dataset: Any, num_labels: int) -> None:
 def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn.Parameter]:
     """Trainable parameters that the scores do not depend on, e.g. the mask token of DINOv2 or a pooling head of SigLIP.
 
-    One forward pass in evaluation mode, whose graph is read; no gradient is computed (they would take as much memory
-    as the model), and neither weights, nor statistics, nor random state change.
-
-    Args:
-        model: Any image classification model of transformers.
-        inputs: Its inputs for one image or more, on its device; without labels.
+    The graph of one forward pass in evaluation mode is read, for ``inputs`` on the model's device, without labels. No
+    gradient is computed (they would take as much memory as the model), and neither weights, nor statistics, nor random
+    state change.
     """
     devices = [value.device for value in inputs.values() if value.device.type == "cuda"][:1]
     training = model.training
@@ -55,23 +50,18 @@ def unused_parameters(model: nn.Module, inputs: Mapping[str, Tensor]) -> list[nn
     try:
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             outputs: Any = model(**inputs)
-            used = _leaves(scores_of(outputs))
     finally:
         model.train(training)
-    return [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in used]
-
-
-def _leaves(result: Tensor) -> set[int]:
-    found, seen, waiting = set(), set(), [result.grad_fn]
+    used, seen, waiting = set(), set(), [scores_of(outputs).grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            used.add(id(node.variable))
         waiting += [function for function, _ in node.next_functions]
-    return found
+    return [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in used]
 
 
 class NonFiniteLossError(FloatingPointError):

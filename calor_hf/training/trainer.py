@@ -407,8 +407,8 @@ class DefenseTrainer(Trainer):
             output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
         finally:
             self.compute_metrics = usual
-        own = {name.removeprefix("train_"): value for name, value in output.metrics.items()}
-        return {name: value for name, value in own.items() if name not in ("loss", "runtime")}
+        dropped = ("train_loss", "train_runtime")
+        return {name.removeprefix("train_"): value for name, value in output.metrics.items() if name not in dropped}
 
     # Checkpoints
 
