@@ -47,8 +47,11 @@ def svd_init(head: LowRankHead, classifier: nn.Linear | nn.Conv2d, features: Ten
     left, singular, right = left[:, :rank], singular[:rank], right[:rank]
 
     if features is None:
+        # A classifier that gives its class p = 0.99 among N has a logit lead of log(99 (N - 1)) over the others, and a
+        # row of norm |w| turns a feature of size x along it into |w| x. So features reach about lead / |w|.
+        lead = math.log(99 * max(1, weight.shape[0] - 1))
         center = weight.new_zeros(weight.shape[1])
-        scale = weight.new_full((rank,), _scale_from_norms(weight))
+        scale = weight.new_full((rank,), float(lead / weight.norm(dim=1).median().clamp_min(1e-12)))
         logger.warning(
             "head_init='svd' without calibration images: the scale of Tanh is guessed from the classifier's weight "
             "norms (%.3g). Pass calibration=<some training images> for scales that are measured.",
@@ -69,13 +72,6 @@ def svd_init(head: LowRankHead, classifier: nn.Linear | nn.Conv2d, features: Ten
         logger.warning("head_init='svd' with bias=False: the trained classifier's bias is dropped")
 
 
-def _scale_from_norms(weight: Tensor) -> float:
-    # A classifier that gives its class p = 0.99 among N has a logit lead of log(99 (N - 1)) over the others, and a
-    # row of norm |w| turns a feature of size x along it into |w| x. So features reach about lead / |w|.
-    lead = math.log(99 * max(1, weight.shape[0] - 1))
-    return float(lead / weight.norm(dim=1).median().clamp_min(1e-12))
-
-
 def _check(head: LowRankHead, weight: Tensor, features: Tensor | None) -> None:
     if tuple(weight.shape) != (head.up.out_features, head.down.in_features):
         raise ValueError(
@@ -86,8 +82,8 @@ def _check(head: LowRankHead, weight: Tensor, features: Tensor | None) -> None:
     if head.activation not in _LINEAR_AT_ZERO or head.norm is not None:
         raise ValueError(
             f"head_init='svd' needs an activation that is straight around zero ({', '.join(_LINEAR_AT_ZERO)}) and "
-            f"no input_norm, got activation={head.activation!r}"
-            f"{'' if head.norm is None else ' with an input norm'}; pass head_init='random'"
+            f"no input_norm, got activation={head.activation!r}{'' if head.norm is None else ' with an input norm'}; "
+            "pass head_init='random'"
         )
     if features is not None and (features.ndim != 2 or len(features) < 2):
         raise ValueError(f"calibration needs at least 2 images, got features of shape {tuple(features.shape)}")

@@ -69,8 +69,10 @@ def export_model(
     scores = _Scores(model.eval(), pixels if images else None)
     name = "images" if images else model.main_input_name
     draw = torch.Generator().manual_seed(0)
+    base_config = getattr(model.config, "base_config", None)  # of a defended model
+    channels = getattr(model.config, "num_channels", None) or getattr(base_config, "num_channels", None) or 3
     traced, *others = (
-        torch.rand(count, _channels(model), *pixels.size, generator=draw, dtype=model.dtype) for count in (2, 1, 3)
+        torch.rand(count, channels, *pixels.size, generator=draw, dtype=model.dtype) for count in (2, 1, 3)
     )
     metadata = _metadata(model, pixels, name, processor is not None)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,8 +180,3 @@ def _metadata(model: PreTrainedModel, pixels: PixelInput, name: str, with_proces
     }
     numbers = asdict(pixels) if with_processor else {"size": pixels.size}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in {**about, **numbers}.items()}
-
-
-def _channels(model: PreTrainedModel) -> int:
-    base = getattr(model.config, "base_config", None)  # of a defended model
-    return int(getattr(model.config, "num_channels", None) or getattr(base, "num_channels", None) or 3)

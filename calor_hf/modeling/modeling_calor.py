@@ -13,12 +13,8 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(CALoRDefe
 class CALoRConfig(DefendedConfig):
     """Configuration of :class:`CALoRForImageClassification`.
 
-    The settings of :class:`~calor_hf.defenses.calor.CALoRDefenseConfig` are attributes (``config.rank``), and are
-    saved under ``defense_settings``.
-
-    Args:
-        args: As for :class:`~calor_hf.modeling.configuration_defended.DefendedConfig`.
-        kwargs: As there, and settings of CALoR by name.
+    The settings of :class:`~calor_hf.defenses.calor.CALoRDefenseConfig` are arguments and attributes
+    (``config.rank``), and are saved under ``defense_settings``.
     """
 
     model_type = "calor"

@@ -241,6 +241,8 @@ class DefendedForImageClassification(PreTrainedModel):
         chosen = defense if defense is not None else cls.config_class.only_defense
         known = [f.name for f in dataclasses.fields(DEFENSES.get(chosen).config_class)] if chosen is not None else []
         settings = {name: kwargs.pop(name) for name in known if name in kwargs}
+        labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
+        new: dict[str, Any] = {"head_init": head_init, "calibration": calibration, "head": head}
         config = kwargs.pop("config", None)
         if not isinstance(config, PretrainedConfig):
             config, kwargs = read_config(config or source, kwargs)
@@ -248,16 +250,15 @@ class DefendedForImageClassification(PreTrainedModel):
             if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
                 raise ValueError(f"unknown argument {name}; did you mean the setting {near[0]}?")
         if isinstance(config, DefendedConfig):
+            kind = cls if type(config) is cls.config_class else model_class_of(config.defense)
             if not isinstance(config, cls.config_class):
-                other = model_class_of(config.defense).__name__
-                raise ValueError(f"{source} is a saved model of the defense '{config.defense}'; load it with {other}")
+                name = kind.__name__
+                raise ValueError(f"{source} is a saved model of the defense '{config.defense}'; load it with {name}")
             names = id2label if id2label is not None else label2id
             classes = len(names) if num_labels is None and names is not None else num_labels
-            init = None if head_init == "random" else head_init
-            for_base_only = {"head_init": init, "calibration": calibration, "head": head}
+            for_base_only = {**new, "head_init": None if head_init == "random" else head_init}
             refuse_settings(config, {"defense": defense, **settings, "num_labels": classes}, for_base_only)
             set_labels(config, None, id2label, label2id)
-            kind = cls if type(config) is cls.config_class else model_class_of(config.defense)
             with reading(f"the model in {source}"):
                 load: Any = super(DefendedForImageClassification, kind).from_pretrained
                 return cast(DefendedForImageClassification, load(source, *model_args, config=config, **kwargs))
@@ -270,8 +271,6 @@ class DefendedForImageClassification(PreTrainedModel):
             base: Any = architecture_of(config).from_pretrained(source, config=config, **kwargs)
         # With output_loading_info=True transformers adds the missing and unexpected weights of the file.
         base, *info = base if isinstance(base, tuple) else (base,)
-        labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
-        new: dict[str, Any] = {"head_init": head_init, "calibration": calibration, "head": head}
         model: Any = cls.from_base(base, defense, **labels, **new, **settings)
         return (model, *info) if info else model  # type: ignore[return-value]
 

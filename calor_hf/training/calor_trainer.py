@@ -98,8 +98,7 @@ class CALoRTrainer(DefenseTrainer):
 
         Raises:
             AccuracyLostError: no adapted checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
-            ValueError: there is no validation split, or no checkpoint to resume from.
-            TrainingInterrupted: Ctrl-C.
+            ValueError: there is no validation split; or what :meth:`DefenseTrainer.train` raises.
         """
         if self.eval_dataset is None or isinstance(self.eval_dataset, dict):
             raise ValueError(
@@ -162,7 +161,7 @@ class CALoRTrainer(DefenseTrainer):
         """
         selection = self.selection()
         if selection.best is not None:
-            load_weights(self.model, self._checkpoint(selection.best.step))
+            load_weights(self.model, Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{selection.best.step}")
             if abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
                 logger.warning(
                     "the result is not at the target: its training confidence is %.4f, not %.4f; nearer checkpoints "
@@ -203,24 +202,16 @@ class CALoRTrainer(DefenseTrainer):
         self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
         return self.selection().finished
 
-    def _checkpoint(self, step: int) -> Path:
-        return Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-
     @property
     def _first_stage_folder(self) -> Path:
         return Path(self.args.output_dir) / FIRST_STAGE_FOLDER
 
 
 def select_adapted(
-    history: Sequence[dict[str, Any]],
-    reference_step: int,
-    candidate_steps: Sequence[int],
-    target: float,
-    tolerance: float,
-    max_accuracy_drop: float,
-    validation_samples: int,
-) -> Selection:
-    """Apply the rule to a training log.
+    history: Sequence[dict[str, Any]], reference_step: int, candidate_steps: Sequence[int], target: float,
+    tolerance: float, max_accuracy_drop: float, validation_samples: int,
+) -> Selection:  # fmt: skip
+    """Apply the rule to a training log: a pure function, so that a resumed run decides alike.
 
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
     within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage; candidates within

@@ -20,17 +20,12 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         RuntimeError: a weight is missing, left over, or of another shape.
     """
-    if not isinstance(model, PreTrainedModel):
-        _load_adapter(model, Path(path))
+    if isinstance(model, PreTrainedModel):
+        model.load_state_dict(type(model).from_pretrained(path, dtype=model.dtype).state_dict(), strict=True)
         return
-    saved = type(model).from_pretrained(path, dtype=model.dtype)
-    model.load_state_dict(saved.state_dict(), strict=True)
-
-
-def _load_adapter(model: Any, path: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    saved, _ = read_tensors(path / "adapter_model.safetensors")
+    saved, _ = read_tensors(Path(path) / "adapter_model.safetensors")
     wrong = sorted(saved.keys() ^ get_peft_model_state_dict(model).keys())
     if wrong:
         raise RuntimeError(f"{path} is no checkpoint of this adapter: {', '.join(wrong[:5])} in one of them only")

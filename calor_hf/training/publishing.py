@@ -20,14 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 def card_details(
-    name: str,
-    source: str | None = None,
-    license: str | None = None,
-    tags: str | list[str] | None = None,
-    model_name: str | None = None,
-    finetuned_from: str | None = None,
-    dataset: str | None = None,
-) -> CardDetails:
+    name: str, source: str | None = None, license: str | None = None, tags: str | list[str] | None = None,
+    model_name: str | None = None, finetuned_from: str | None = None, dataset: str | None = None,
+) -> CardDetails:  # fmt: skip
     """Details of a card from the arguments of ``Trainer.create_model_card``.
 
     The last part of ``name``, a path or Hub id, counts if ``model_name`` is not given; ``source``, ``finetuned_from``
@@ -52,17 +47,9 @@ def write_card(folder: Path, model: Any, details: CardDetails) -> None:
 
 
 def publish(
-    folder: Path,
-    model: Any,
-    details: CardDetails,
-    args: TrainingArguments,
-    *,
-    repo: str,
-    message: str,
-    token: str | None = None,
-    revision: str | None = None,
-    private: bool | None = None,
-) -> Any:
+    folder: Path, model: Any, details: CardDetails, args: TrainingArguments, *, repo: str, message: str,
+    token: str | None = None, revision: str | None = None, private: bool | None = None,
+) -> Any:  # fmt: skip
     """Push a saved model, and return the commit.
 
     Args:
@@ -71,7 +58,7 @@ def publish(
         details: Facts that the files do not hold.
         args: Training arguments: the output folder, whose card is kept, and the defaults of what follows.
         repo: Hub id of the repository.
-        message: Of the commit.
+        message: Message of the commit.
         token: None means ``hub_token``, or that of the login.
         revision: Branch. None means ``hub_revision``, or main.
         private: Whether a new repository is private. None means ``hub_private_repo``.
