@@ -93,11 +93,12 @@ class Auto(Attack[AutoConfig]):
 
     def prepare(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
-    ) -> None:
+    ) -> Cost:
         """Prepare each member, in a folder of its own."""
+        cost = Cost()
         for name, member in self.members.items():
-            member.prepare_for(target, generator, public_images, folder / name, seed)
-            self.preparation = self.preparation + member.preparation
+            cost = cost + member.prepare_for(target, generator, public_images, folder / name, seed)
+        return cost
 
     def explore(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
         """Results of each member, by its name."""

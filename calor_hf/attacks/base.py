@@ -4,7 +4,8 @@ import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, final
 
@@ -69,7 +70,6 @@ class Attack(ABC, Generic[C]):
     Attributes:
         config: The settings, frozen.
         access: View of the target that it is given: ``white_box``, ``scores`` or ``labels``.
-        preparation: Cost of :meth:`prepare_for`, which no :meth:`run` counts; ``run_attack`` adds it once.
         presets: Settings by name, in addition to ``original`` (the defaults): ``calor`` holds those that the paper's
             tables were most likely made with, if they differ.
     """
@@ -80,7 +80,6 @@ class Attack(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
-        self.preparation = Cost()
 
     @classmethod
     def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
@@ -118,7 +117,7 @@ class Attack(ABC, Generic[C]):
 
     def prepare(
         self, target: Any, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
-    ) -> None:
+    ) -> Cost | None:
         """Learn about the target once, before any class is attacked, and keep the result in ``folder``.
 
         Call :meth:`prepare_for` instead: it makes the view.
@@ -129,7 +128,11 @@ class Attack(ABC, Generic[C]):
             public_images: (3, height, width) each in [0, 1]; None means samples of the generator.
             folder: Folder of the result, which is reused if it is there.
             seed: Seed of every draw.
+
+        Returns:
+            The cost, besides queries of this view; None for nothing.
         """
+        return None
 
     def explore(self, target: Any, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
         """Compute what all classes of a run share, before the first; :meth:`attack` gets it in the task.
@@ -156,19 +159,16 @@ class Attack(ABC, Generic[C]):
     @final
     def prepare_for(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
-    ) -> None:
+    ) -> Cost:
         """Run :meth:`prepare` with the view of the target that :attr:`access` names.
 
-        The cost is kept as :attr:`preparation`. Arguments as :meth:`prepare`, with the target itself.
+        Arguments as :meth:`prepare`, with the target itself. Returns the cost, which no :meth:`run` counts.
         """
-        view, begin = self.view_of(target), time.perf_counter()
-        self.preparation = Cost()
-        with frozen(target.module):
-            self.prepare(view, generator, public_images, folder, seed)
+        begin = time.perf_counter()
+        with self._frozen_view(target, generator) as view:
+            spent = self.prepare(view, generator, public_images, folder, seed) or Cost()
         queries = 0 if self.access == "white_box" else view.queries
-        if queries:
-            spent = Cost(target_passes=queries, seconds=time.perf_counter() - begin)
-            self.preparation = self.preparation + spent
+        return spent + Cost(target_passes=queries, seconds=time.perf_counter() - begin) if queries else spent
 
     @final
     def run(
@@ -208,9 +208,8 @@ class Attack(ABC, Generic[C]):
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         task = Task(images_per_class, seed, callback, tuple(labels), like=like)
         parts: list[Reconstruction] = []
-        with frozen(target.module, generator):
+        with self._frozen_view(target, generator) as view:
             check_fit(target, generator)
-            view = self.view_of(target)
             self.check(view, generator)
             explored, spent = self.explore(view, generator, labels, task)
             task = dataclasses.replace(task, explored=explored)
@@ -245,6 +244,12 @@ class Attack(ABC, Generic[C]):
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
         return Reconstruction.join(parts)
+
+    @contextmanager
+    def _frozen_view(self, target: Target, generator: Generator[Any]) -> Iterator[Any]:
+        view = self.view_of(target)
+        with frozen(target.module, generator):
+            yield view
 
     @final
     def view_of(self, target: Target) -> Any:

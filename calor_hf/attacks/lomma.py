@@ -17,7 +17,6 @@ from calor_hf.attacks.ked import KED, KEDConfig
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
-from calor_hf.targets.frozen import frozen
 
 FEATURE_IMAGES = 5000
 
@@ -112,7 +111,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         count = len(images)  # type: ignore[arg-type]
         chosen = named_rng(seed, "attacks/lomma/feature-images").permutation(count)[:FEATURE_IMAGES]
         batches = DataLoader(Subset(images, chosen.tolist()), batch_size=256)
-        with torch.no_grad(), frozen(target.module):
+        with torch.no_grad():
             features = torch.cat([target.features(x.to(target.device, target.dtype)).float().cpu() for x in batches])
         self._mean = features.mean(dim=0).to(target.device)
         self._std = features.std(dim=0).to(target.device)

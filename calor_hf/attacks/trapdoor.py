@@ -21,7 +21,6 @@ from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
-from calor_hf.targets.frozen import frozen
 
 FILE = "trapdoor.safetensors"
 AT_ONCE = 256
@@ -107,7 +106,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         rng = named_rng(seed, "attacks/trapdoor/images")
         chosen = rng.permutation(len(source))[: config.trigger_images]  # type: ignore[arg-type]
         images = torch.stack([source[index] for index in chosen.tolist()]).to(target.device, target.dtype)
-        with process_state().local_main_process_first(), frozen(target.module):
+        with process_state().local_main_process_first():
             found = find_signatures(target, images, plan, folder / FILE)
         self._found = {name: value.to(target.device) for name, value in found.items()}
 

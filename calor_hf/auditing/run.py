@@ -18,7 +18,7 @@ from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.processes import process_state
-from calor_hf.core.progress import ProgressBar
+from calor_hf.core.progress import ClassProgress
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.data.image_grid import image_grid
 from calor_hf.generators import Generator
@@ -135,28 +135,24 @@ def run_attack(
     if done and state.is_main_process:
         logger.info("%d of %d classes were finished before", len(done), len(labels))
     if rest:
-        attack.prepare_for(target, generator, public_images, folder, seed)
-        if state.is_local_main_process and attack.preparation != Cost():
-            write_json(folder / PREPARATION, asdict(attack.preparation))
-    fresh: list[Reconstruction] = []
+        learning = attack.prepare_for(target, generator, public_images, folder, seed)
+        if state.is_local_main_process and learning != Cost():
+            write_json(folder / PREPARATION, asdict(learning))
     if mine:
-        bar = _Progress(name, len(mine), state.is_main_process)
-        with bar:
-            fresh.append(
-                attack.run(
-                    target,
-                    generator,
-                    mine,
-                    images_per_class=images_per_class,
-                    seed=seed,
-                    chunk_size=chunk_size,
-                    on_chunk=store.add,
-                    callback=bar,
-                )
+        with ClassProgress(name, len(mine), state.is_main_process) as progress:
+            fresh = attack.run(
+                target,
+                generator,
+                mine,
+                images_per_class=images_per_class,
+                seed=seed,
+                chunk_size=chunk_size,
+                on_chunk=store.add,
+                callback=progress,
             )
+        before.append(fresh)
     # Nodes may not share a disk: what each process has goes to all of them.
-    everything: list[Reconstruction] = gather_object(before + fresh)
-    result = Reconstruction.join(everything)
+    result = Reconstruction.join(gather_object(before))
     file = folder / PREPARATION
     preparation = cost_of(read_text(file), str(file)) if file.is_file() else Cost()
     if state.is_local_main_process:
@@ -205,27 +201,5 @@ def _finish(
     write_json(folder / RECORD, summary, indent=1)
     shutil.rmtree(folder / CHUNKS, ignore_errors=True)
 
-
-class _Progress:
-    """Progress bar in classes, with the share of images that the target assigns to their class."""
-
-    def __init__(self, name: str, classes: int, shown: bool) -> None:
-        self._bar = ProgressBar(total=float(classes), desc=name, unit="class", disable=not shown, bar_format=_FORMAT)
-        self._finished = 0
-
-    def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
-        self._bar.n = self._finished + len(labels) * step / steps
-        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {100 * success:.0f} %")
-        if step == steps:
-            self._finished += len(labels)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} classes [{elapsed}<{remaining}{postfix}]"
 
 __all__ = ["AttackRecord", "load_reconstruction", "run_attack"]

@@ -1,6 +1,8 @@
-"""Progress bar timed with the monotonic clock."""
+"""Progress bars, timed with the monotonic clock."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
@@ -13,3 +15,33 @@ class ProgressBar(tqdm):  # type: ignore[type-arg, unused-ignore]
         super().__init__(*arguments, **options)
         self._time = time.monotonic
         self.start_t = self.last_print_t = time.monotonic()
+
+
+@dataclass
+class ClassProgress:
+    """Progress of an attack in classes, with the share of images that the target assigns to their class.
+
+    Attributes:
+        name: Name of the attack.
+        classes: Number of classes.
+        shown: Whether the bar is shown.
+    """
+
+    name: str
+    classes: int
+    shown: bool = True
+
+    def __enter__(self) -> "ClassProgress":
+        form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} classes [{elapsed}<{remaining}{postfix}]"
+        self._bar = ProgressBar(total=float(self.classes), desc=self.name, disable=not self.shown, bar_format=form)
+        self._finished = 0
+        return self
+
+    def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
+        self._bar.n = self._finished + len(labels) * step / steps
+        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {100 * success:.0f} %")
+        if step == steps:
+            self._finished += len(labels)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

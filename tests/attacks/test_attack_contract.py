@@ -22,6 +22,7 @@ from tests.attacks.tiny_world import (
     WHITE_BOX,
     fits,
     length_of,
+    prepared,
     ready,
     short,
     tiny_generator,
@@ -232,8 +233,8 @@ def test_queries_are_what_the_target_was_asked(variant: str, prior: str, tmp_pat
     target.module.register_forward_pre_hook(
         lambda _m, _a, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
-    attack = ready(variant, target, generator, tmp_path)
-    assert attack.preparation.target_passes == sum(seen)
+    attack, spent = prepared(variant, target, generator, tmp_path)
+    assert spent.target_passes == sum(seen)
     assert sum(seen) == 0 or type(attack).prepare is not Attack.prepare
     seen.clear()
     generator.register_forward_hook(lambda _m, inputs, _o: made.append(len(inputs[0])))

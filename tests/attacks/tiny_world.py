@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf.attacks import ATTACKS, Attack, GradientAttack
+from calor_hf.core.reconstruction import Cost
 from calor_hf.generators import GENERATORS, Generator
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
@@ -128,13 +129,19 @@ def short(variant: str, steps: int) -> dict[str, int]:
 
 def ready(variant: str, target: Target, generator: Generator[Any], folder: Path, **settings: Any) -> Attack[Any]:
     """The attack, prepared for the target."""
+    return prepared(variant, target, generator, folder, **settings)[0]
+
+
+def prepared(
+    variant: str, target: Target, generator: Generator[Any], folder: Path, **settings: Any
+) -> tuple[Attack[Any], Cost]:
+    """The attack, prepared for the target, and what that cost."""
     if VARIANTS[variant][0] == "lokt":
         torch.manual_seed(5)
         tiny_base("resnet", CLASSES).save_pretrained(folder / "student")
         settings = {"students": (str(folder / "student"),) * 2, **settings}
     made = tiny_attack(variant, **settings)
-    made.prepare_for(target, generator, Pictures(), folder, 0)
-    return made
+    return made, made.prepare_for(target, generator, Pictures(), folder, 0)
 
 
 class Pictures(Dataset[Tensor]):
