@@ -21,8 +21,8 @@ from torch import Tensor
 
 from calor_hf import ATTACKS, HFTarget, __version__, load_generator, run_attack
 from calor_hf.attacks.specs import parse_attack
-from calor_hf.auditing.audit import parse_classes
 from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.options import parse_classes
 from calor_hf.auditing.run import RESULT, load_reconstruction
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report_text import interval, percent

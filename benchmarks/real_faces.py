@@ -34,7 +34,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces_audit import embed, load_images
-from calor_hf import AuditOptions, HFTarget, LeakageReport, audit, load_generator
+from calor_hf import AuditOptions, HFTarget, LeakageReport, PrivateImages, audit, load_generator
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.core.files import write_whole
 from calor_hf.core.report_text import interval, percent
@@ -42,7 +42,6 @@ from calor_hf.core.seeding import named_rng
 from calor_hf.data.loading import load_splits
 from calor_hf.metrics import Measure
 from calor_hf.metrics.statistics import pooled_interval, share_interval
-from calor_hf.recipes.audit import private_images
 from calor_hf.recipes.runs import markdown, mean_and_range
 
 SIDE = 64
@@ -161,7 +160,9 @@ def attack(options: argparse.Namespace) -> None:
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)],
                 resume=True,
             )  # fmt: skip
-            private = private_images(options.dataset.name, target, choices.labels(target.num_classes), splits)
+            splits.check_classes(target.class_names)
+            labels, side = choices.labels(target.num_classes), target.image_size[0]
+            private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=options.dataset.name)
             prior = load_generator(str(options.prior), image_size=target.image_size[0])
             report = audit(target, private, prior, evaluation_model, choices)
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}

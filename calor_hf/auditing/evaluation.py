@@ -1,33 +1,31 @@
 """Evaluation of reconstructions: metrics on what networks compute from them and from the private images."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.networks import ROLES, Network
-from calor_hf.auditing.parts import of_parts
+from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import AttackResult, NetworkInfo
+from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
-from calor_hf.metrics import METRICS, Evidence, Measure, Metric, View
+from calor_hf.metrics import METRICS, Evidence, Measure, View
 from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.base import measured
 from calor_hf.metrics.decoder_inversion import released
 from calor_hf.metrics.membership import membership
+from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import utility
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
-
-logger = logging.getLogger(__name__)
 
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
 PUBLIC = 1000  # public images that a metric may learn from, at most
@@ -38,23 +36,33 @@ class Evaluator:
 
     Args:
         target: The attacked model.
+        private: Private images.
         prior: The generator of the attacks.
-        private: Private images of the attacked classes.
-        networks: By role: those of :data:`~calor_hf.auditing.networks.ROLES` that are available, and ``target``.
-        metrics: Names; None means all that the networks and images allow, except slow ones.
-        public_images: Public images that metrics may learn from; None means samples of the prior.
-        seed: Seed of every draw.
+        labels: Attacked classes.
+        evaluation_model: As for :func:`~calor_hf.auditing.audit.audit`.
+        options: Other networks, metrics (None means all that networks and images allow, except slow ones), public
+            images that metrics may learn from (None means samples of the prior), and seed of every draw.
 
     Raises:
-        ValueError: a metric in ``metrics`` lacks a network or held-out images.
+        ValueError: a class without private images, the evaluation model is the target, a network is not available, or
+            a metric in ``options.metrics`` lacks a network or held-out images.
     """
 
     def __init__(
-        self, target: Target, prior: Generator[Any], private: PrivateImages, networks: dict[str, Network],
-        metrics: Sequence[str] | None = None, public_images: Dataset[Tensor] | None = None, seed: int = 0,
+        self, target: Target, private: PrivateImages, prior: Generator[Any], labels: list[int],
+        evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions,
     ) -> None:  # fmt: skip
-        self.target, self.prior, self.private, self.networks = target, prior, private, networks
-        self.public_images, self.seed = public_images, seed
+        self.target, self.prior, self.labels = target, prior, labels
+        self.public_images, self.seed, metrics = options.public_images, options.seed, options.metrics
+        self.networks = networks = load_networks(target, evaluation_model, options)
+        self.private, names = private.of_classes(labels), private.label_names
+        self.label_names = [names[label] if names else str(label) for label in labels]
+        self.data = DataInfo(
+            name=private.name,
+            identities=len(private.labels.unique()),
+            images=len(private.labels),
+            held_out_images=0 if private.held_labels is None else len(private.held_labels),
+        )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:
             self.metrics = {name: metric for name, metric in self.metrics.items() if not metric.slow}
@@ -92,75 +100,80 @@ class Evaluator:
                 )
         return View(network.name, features[:0], features, None, logits, *held)
 
-    def described(self) -> dict[str, NetworkInfo]:
-        """Return name and accuracy on held-out images of each network, by role."""
-        found = {}
-        for role, view in self.private_views.items():
-            held, accuracy = view.held_logits, math.nan
-            if role in ROLES[:2] and held is not None and self.private.held_labels is not None:
-                accuracy = float(topk_correct(held, self.private.held_labels).mean())
-            found[role] = NetworkInfo(view.name, accuracy)
-        return found
-
-    def utility(self) -> list[Measure]:
-        """Measure the target on images that it was not trained on."""
-        held, labels = self.private_views["target"].held_logits, self.private.held_labels
-        return [] if held is None or labels is None else utility(held, labels)
-
-    def other_threats(self) -> list[Measure]:
-        """Measure membership inference, and what depends on the target but not on reconstructions."""
-        found: list[Measure] = []
-        view = self.private_views["target"]
-        if view.private_logits is not None and view.held_logits is not None and self.private.held_labels is not None:
-            found += membership(view.private_logits, self.private.labels, view.held_logits, self.private.held_labels)
-        chosen = {name: metric for name, metric in self.metrics.items() if metric.about_target}
-        if chosen:
-            identities = self.private.labels.unique()
-            latents, images = self.samples(identities)
-            evidence = dataclasses.replace(self.evidence(images, identities, latents), **self._questions())
-            found += measured(chosen, evidence)
-        return found
-
-    def results(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> list[AttackResult]:
-        """Measure the reconstructions of every attack, with their chance levels."""
+    def numbers(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> dict[str, Any]:
+        """Measure reconstructions, networks and other threats; returns fields of the report."""
+        about_target = {name: metric for name, metric in self.metrics.items() if metric.about_target}
+        identities, asked = self.private.labels.unique(), None
+        # All draws, then what the networks compute, then numbers.
+        wanted: dict[str, tuple[Tensor, str]] = {}
+        for _, found in attacks:
+            wanted.setdefault(str(len(found.labels)), (found.labels, "chance level"))
+        if about_target:
+            wanted["asked"] = (identities, "chance level")
+        if about_target and self.public_images is None:
+            wanted["public"] = (identities[torch.arange(PUBLIC) % len(identities)], "public images")
+        drawn = self.samples(wanted)
+        if about_target:
+            if self.public_images is None:
+                _, images = drawn["public"]
+            else:
+                rng = named_rng(self.seed, "auditing/public-images")
+                rows = rng.permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
+                images = torch.stack([self.public_images[int(row)] for row in rows])
+            asked = self.evidence(drawn["asked"], identities)
+            asked = dataclasses.replace(asked, ask=partial(released, self.target), public_images=images)
         by_chance: dict[int, list[Measure]] = {}  # by the number of images: more tries succeed more often by chance
-        results = []
-        for attack, found in attacks:
-            count = len(found.labels)
-            if count not in by_chance:
-                latents, images = self.samples(found.labels)
-                by_chance[count] = self.measure(self.evidence(images, found.labels, latents))
-            evidence = self.evidence(found.images, found.labels, found.latents)
-            chance_levels = {PRIOR: by_chance[count]}
-            identities = found.labels.unique()
-            if len(identities) > 1:
-                other = dict(zip(identities.tolist(), identities.roll(1).tolist(), strict=True))
-                wrong = torch.tensor([other[label] for label in found.labels.tolist()])
-                chance_levels[OTHERS] = self.measure(self._relabeled(evidence, wrong), by_image=True)
-            results.append(
-                AttackResult(
-                    name=attack.name,
-                    attack=attack.kind,
-                    settings=attack.attack.config.to_dict(),
-                    prior=self.prior.name,
-                    prior_settings=self.prior.config.to_dict(),
-                    cost=found.cost,
-                    adaptive=attack.attack.adaptive,
-                    measures=self.measure(evidence) + of_parts(evidence, attack.attack.parts),
-                    chance_levels=chance_levels,
-                    target_confidence=float(found.scores.double().mean()),
-                    parts=list(attack.attack.parts),
-                )
-            )
-        return results
+        results = [self._result(attack, found, drawn[str(len(found.labels))], by_chance) for attack, found in attacks]
+        views, private = self.private_views, self.private
+        view, labels, networks = views["target"], private.held_labels, {}
+        for role, one in views.items():
+            accuracy = math.nan
+            if role in ROLES[:2] and one.held_logits is not None and labels is not None:
+                accuracy = float(topk_correct(one.held_logits, labels).mean())
+            networks[role] = NetworkInfo(one.name, accuracy)
+        useful: list[Measure] = []
+        threats: list[Measure] = []
+        if view.held_logits is not None and labels is not None:
+            useful = utility(view.held_logits, labels)
+            if view.private_logits is not None:
+                threats = membership(view.private_logits, private.labels, view.held_logits, labels)
+        if asked is not None:
+            threats += measured(about_target, asked)
+        return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
 
-    def measure(self, evidence: Evidence, by_image: bool = False) -> list[Measure]:
-        """Compute the metrics of reconstructions; with ``by_image`` those alone that are means over images."""
-        chosen = {n: m for n, m in self.metrics.items() if not m.about_target and (m.by_image or not by_image)}
-        return measured(chosen, evidence)
+    def _result(
+        self, attack: NamedAttack, found: Reconstruction, drawn: tuple[Tensor, Tensor],
+        by_chance: dict[int, list[Measure]],
+    ) -> AttackResult:  # fmt: skip
+        metrics = {name: metric for name, metric in self.metrics.items() if not metric.about_target}
+        evidence, count = self.evidence((found.latents, found.images), found.labels), len(found.labels)
+        identities = found.labels.unique()
+        other = dict(zip(identities.tolist(), identities.roll(1).tolist(), strict=True))
+        wrong = self._relabeled(evidence, torch.tensor([other[label] for label in found.labels.tolist()]))
+        if count not in by_chance:
+            chance = self.evidence(drawn, found.labels)
+            by_chance[count] = measured(metrics, chance)
+        chance_levels = {PRIOR: by_chance[count]}
+        if len(identities) > 1:
+            by_image = {name: metric for name, metric in metrics.items() if metric.by_image}
+            chance_levels[OTHERS] = measured(by_image, wrong)
+        return AttackResult(
+            name=attack.name,
+            attack=attack.kind,
+            settings=attack.attack.config.to_dict(),
+            prior=self.prior.name,
+            prior_settings=self.prior.config.to_dict(),
+            cost=found.cost,
+            adaptive=attack.attack.adaptive,
+            measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts),
+            chance_levels=chance_levels,
+            target_confidence=float(found.scores.double().mean()),
+            parts=list(attack.attack.parts),
+        )
 
-    def evidence(self, images: Tensor, labels: Tensor, latents: Tensor) -> Evidence:
-        """Collect what all networks compute from some images."""
+    def evidence(self, drawn: tuple[Tensor, Tensor], labels: Tensor) -> Evidence:
+        """Collect what all networks compute from some images; ``drawn`` are latents and images."""
+        latents, images = drawn
         views: dict[str, Any] = {}
         for role, view in self.private_views.items():
             features, logits = self.networks[role].outputs(images)
@@ -199,41 +212,17 @@ class Evaluator:
         )
 
     @torch.no_grad()
-    def samples(self, labels: Tensor, purpose: str = "chance level") -> tuple[Tensor, Tensor]:
-        """Draw a latent and an image of the prior for each label; both on the CPU."""
-        device, rng = self.target.device, named_rng(self.seed, "auditing/prior-samples", purpose)
+    def samples(self, wanted: dict[str, tuple[Tensor, str]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Draw latents and images of the prior, on the CPU, for labels and a purpose each."""
+        device, drawn = self.target.device, {}
         weights = next(iter(self.prior.parameters()), None)
         dtype = torch.float32 if weights is None else weights.dtype
-        latents, images = [], []
-        with frozen(self.prior):
-            for some in labels.split(256):
-                drawn = self.prior.sample_latents(len(some), rng).to(device, dtype)
-                latents.append(drawn.cpu())
-                images.append(self.prior(drawn, some.to(device)).clamp(0, 1).float().cpu())
-        return torch.cat(latents), torch.cat(images)
-
-    def _questions(self) -> dict[str, Any]:
-        """Access to the target, and public images to learn from."""
-        if self.public_images is None:
-            identities = self.private.labels.unique()
-            _, images = self.samples(identities[torch.arange(PUBLIC) % len(identities)], "public images")
-        else:
-            rng = named_rng(self.seed, "auditing/public-images")
-            rows = rng.permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
-            images = torch.stack([self.public_images[int(row)] for row in rows])
-        return {"ask": partial(released, self.target), "public_images": images}
-
-
-def measured(metrics: dict[str, Metric], evidence: Evidence) -> list[Measure]:
-    """Compute metrics; those that lack evidence are left out, and one that fails has the reason as its note."""
-    found: list[Measure] = []
-    for name, metric in metrics.items():
-        if metric.missing(evidence) is not None:
-            continue
-        try:
-            found += metric.measure(evidence)
-        except (ValueError, FloatingPointError) as error:
-            logger.warning("metric %s: %s", name, error)
-            identities = len(evidence.labels.unique())
-            found.append(Measure(name, math.nan, "", "neither", len(evidence.labels), identities, note=str(error)))
-    return found
+        for name, (labels, purpose) in wanted.items():
+            rng, latents, images = named_rng(self.seed, "auditing/prior-samples", purpose), [], []
+            with frozen(self.prior):
+                for some in labels.split(256):
+                    some_latents = self.prior.sample_latents(len(some), rng).to(device, dtype)
+                    latents.append(some_latents.cpu())
+                    images.append(self.prior(some_latents, some.to(device)).clamp(0, 1).float().cpu())
+            drawn[name] = (torch.cat(latents), torch.cat(images))
+        return drawn

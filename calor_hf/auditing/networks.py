@@ -40,11 +40,6 @@ class Network:
                 f"pass the word {self.name} alone to have that one loaded"
             )
 
-    @classmethod
-    def of_target(cls, target: Target, name: str) -> "Network":
-        """Wrap a classifier of the private identities."""
-        return cls(name, target.module, target.features, target.head)
-
     @torch.no_grad()
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute features and logits in batches.
@@ -67,27 +62,6 @@ class Network:
         return torch.cat(features), torch.cat(logits) if logits else None
 
 
-def load_networks(
-    target: Target,
-    target_name: str,
-    evaluation_model: "Network | Target | nn.Module | str",
-    second_evaluation_model: "Network | Target | nn.Module | str | None" = None,
-    embedding: "Network | Target | nn.Module | str | None" = None,
-    extractor: "Network | Target | nn.Module | str | None" = None,
-) -> dict[str, Network]:
-    """Load the networks of an audit, by role: :data:`ROLES` and ``target``.
-
-    Raises:
-        ValueError: the evaluation model is the target, or a network is not available.
-    """
-    sources = (evaluation_model, second_evaluation_model, embedding, extractor)
-    networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
-    if networks["evaluation_model"].module is target.module:
-        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
-    networks["target"] = Network.of_target(target, target_name or type(target.module).__name__)
-    return networks
-
-
 def load_network(source: "str | Network | Target | nn.Module", name: str = "") -> Network:
     """Load or wrap a network.
 
@@ -103,18 +77,18 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     """
     if isinstance(source, Network):
         return source
-    if isinstance(source, Target):
-        return Network.of_target(source, name or type(source.module).__name__)
     if isinstance(source, str) and source in SOURCES:
         source = StandardExtractor(source)
+    elif isinstance(source, str) and ":" not in source:
+        folder, source = source, HFTarget.from_pretrained(source)
+        name = name or f"{type(source.module).__name__} ({folder})"
+    if isinstance(source, Target):
+        return Network(name or type(source.module).__name__, source.module, source.features, source.head)
     if isinstance(source, StandardExtractor):
         name = source.name
     if isinstance(source, nn.Module):
         return Network(name or type(source).__name__, source, source)
-    module, colon, function = source.partition(":")
-    if not colon:
-        target = HFTarget.from_pretrained(source)
-        return Network.of_target(target, name or f"{type(target.module).__name__} ({source})")
+    module, _, function = source.partition(":")
     try:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:

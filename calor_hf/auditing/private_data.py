@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calor_hf.data.face_renderer import IDENTITY_NAMES
+from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
 
 
@@ -49,23 +51,25 @@ class PrivateImages:
     @classmethod
     def from_dataset(
         cls, train: Any, test: Any = None, *, image_size: int, classes: Sequence[int] | None = None,
-        name: str = "private images", **known: Any,
+        name: str = "private images",
     ) -> "PrivateImages":  # fmt: skip
         """Read the images of a ``datasets.Dataset``, or of several splits of one.
 
         Args:
             train: Training images of the target, with columns ``image`` and ``label``; or a mapping such as a
-                ``DatasetDict`` with a split ``train`` and perhaps ``test``.
+                ``DatasetDict`` with a split ``train`` and perhaps ``test``; or ``Splits``.
             test: Images that the target was not trained on, or None.
             image_size: Side in pixels that the images are resized to.
             classes: Classes whose training images are read; None means all.
             name: Name of the data set.
-            known: Other attributes.
 
         Raises:
             ValueError: a column is missing.
         """
-        if isinstance(train, Mapping):
+        truth = None
+        if isinstance(train, Splits):
+            train, test, truth = train.train, train.test, train.true_identity
+        elif isinstance(train, Mapping):
             train, test = train["train"], train.get("test", test)
         for split in (train, test):
             if split is not None and not {"image", "label"} <= set(split.column_names):
@@ -73,7 +77,8 @@ class PrivateImages:
         images, labels = labeled_pixels(train, image_size, classes)
         held_images, held_labels = (None, None) if test is None else labeled_pixels(test, image_size)
         label_names = tuple(getattr(train.features["label"], "names", ()))
-        return cls(name, images, labels, held_images, held_labels, label_names, **known)
+        known = () if truth is None else tuple(IDENTITY_NAMES)
+        return cls(name, images, labels, held_images, held_labels, label_names, truth, known)
 
     def of_classes(self, classes: Sequence[int]) -> "PrivateImages":
         """Keep the training images of some classes, and all held-out images, which serve as impostors too.

@@ -108,23 +108,12 @@ def run_attack(
             "images_per_class and chunk_size must be >= 1 and seed >= 0, got "
             f"{images_per_class}, {chunk_size} and {seed}"
         )
-    state = process_state()
-    folder, labels = Path(output_dir), check_labels(labels, target.num_classes)
+    state, folder, labels = process_state(), Path(output_dir), [int(label) for label in labels]
     record = AttackRecord(
-        name,
-        attack.config.to_dict(),
-        {"generator": generator.name, **generator.config.to_dict()},
-        target_name,
-        labels,
-        images_per_class,
-        seed,
-    )
-    if state.is_main_process:
-        remove_parts(folder)
-    state.wait_for_everyone()
-    if state.is_local_main_process:
-        _prepare(folder, record, resume, overwrite)
-    state.wait_for_everyone()
+        name, attack.config.to_dict(), {"generator": generator.name, **generator.config.to_dict()}, target_name,
+        labels, images_per_class, seed,
+    )  # fmt: skip
+    _begin(folder, record, target.num_classes, resume, overwrite)
     store = ChunkStore(folder / CHUNKS, folder / RESULT)
     begin = time.perf_counter()
     each = images_per_class * max(1, len(attack.parts))
@@ -140,17 +129,18 @@ def run_attack(
             write_json(folder / PREPARATION, asdict(learning))
     if mine:
         with ClassProgress(name, len(mine), state.is_main_process) as progress:
-            fresh = attack.run(
-                target,
-                generator,
-                mine,
-                images_per_class=images_per_class,
-                seed=seed,
-                chunk_size=chunk_size,
-                on_chunk=store.add,
-                callback=progress,
+            before.append(
+                attack.run(
+                    target,
+                    generator,
+                    mine,
+                    images_per_class=images_per_class,
+                    seed=seed,
+                    chunk_size=chunk_size,
+                    on_chunk=store.add,
+                    callback=progress,
+                )  # fmt: skip
             )
-        before.append(fresh)
     # Nodes may not share a disk: what each process has goes to all of them.
     result = Reconstruction.join(gather_object(before))
     file = folder / PREPARATION
@@ -162,29 +152,38 @@ def run_attack(
     return replace(result, cost=result.cost + preparation)
 
 
-def _prepare(folder: Path, record: AttackRecord, resume: bool, overwrite: bool) -> None:
-    if overwrite:
-        own = (RESULT, RECORD, GRID, CHUNKS, PREPARATION, "students", "trapdoor.safetensors")
-        delete(folder / name for name in own)
-    file = folder / RECORD
-    now = asdict(record)
-    if file.is_file():
-        if not resume:
-            raise FileExistsError(
-                f"{folder} holds an attack already; pass another output folder, resume to go on with it, or overwrite "
-                "to delete it"
-            )
-        before = read_json(file, {"labels": list[int]})
-        # More classes may be asked for, not fewer: what is finished stays. Everything else belongs to what is there.
-        now["labels"] = record.labels if set(before["labels"]) - set(record.labels) else before["labels"]
-        other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]
-        if other:
-            was, wanted = ({k: r.get(k) for k in other} for r in (before, now))
-            raise ValueError(f"the attack in {folder} was begun with {was}, now it is {wanted}; resume with the same")
-    elif (folder / CHUNKS).exists():
-        raise FileExistsError(f"{folder / CHUNKS} holds chunks of an unknown attack; pass another output folder")
-    check_writable(folder)
-    write_json(file, asdict(record), indent=1)
+def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, overwrite: bool) -> None:
+    """Check the classes, and make the folder ready."""
+    state, labels = process_state(), check_labels(record.labels, num_classes)
+    if state.is_main_process:
+        remove_parts(folder)
+    state.wait_for_everyone()
+    if state.is_local_main_process:
+        if overwrite:
+            own = (RESULT, RECORD, GRID, CHUNKS, PREPARATION, "students", "trapdoor.safetensors")
+            delete(folder / name for name in own)
+        file = folder / RECORD
+        now = asdict(record)
+        if file.is_file():
+            if not resume:
+                raise FileExistsError(
+                    f"{folder} holds an attack already; pass another output folder, resume to go on with it, or "
+                    "overwrite to delete it"
+                )
+            before = read_json(file, {"labels": list[int]})
+            # More classes may be asked for, not fewer: what is finished stays. All else belongs to what is there.
+            now["labels"] = labels if set(before["labels"]) - set(labels) else before["labels"]
+            other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]
+            if other:
+                was, wanted = ({k: r.get(k) for k in other} for r in (before, now))
+                raise ValueError(
+                    f"the attack in {folder} was begun with {was}, now it is {wanted}; resume with the same"
+                )
+        elif (folder / CHUNKS).exists():
+            raise FileExistsError(f"{folder / CHUNKS} holds chunks of an unknown attack; pass another output folder")
+        check_writable(folder)
+        write_json(file, asdict(record), indent=1)
+    state.wait_for_everyone()
 
 
 def _finish(

@@ -38,6 +38,7 @@ class ClassProgress:
         return self
 
     def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
+        """Show where these classes are; the arguments are those of a progress callback of an attack."""
         self._bar.n = self._finished + len(labels) * step / steps
         self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {100 * success:.0f} %")
         if step == steps:

@@ -1,8 +1,8 @@
-"""The configuration of a saved model, looked at before transformers builds what it says."""
+"""What lies beside the weights of a saved model: its configuration, looked at first, and its image processor."""
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import AutoImageProcessor, PretrainedConfig
 
 from calor_hf.core.files import reading
 from calor_hf.core.validation import content_error, size_error
@@ -21,3 +21,11 @@ def check_config(source: Any, **kwargs: Any) -> None:
         values, _ = PretrainedConfig.get_config_dict(source, **kwargs)
     if problem := content_error(values) or size_error(values):
         raise ValueError(f"config.json of {source} is damaged: {problem}")
+
+
+def processor_of(source: str, **kwargs: Any) -> Any:
+    """Image processor of a folder or Hub id; None if it has none."""
+    try:
+        return AutoImageProcessor.from_pretrained(source, **kwargs)
+    except (OSError, ValueError):
+        return None

@@ -1,20 +1,24 @@
 """Image sets from folders, parquet files and the Hub, with train, validation and test splits."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
-from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.data.public_images import PublicImages
+from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH = 500, 20
 SYNTHETIC_IMAGES = {"train": 20, "validation": 5, "test": 10}
 """Images of each identity in the splits of the embedded default."""
 
@@ -27,6 +31,21 @@ class Splits:
     validation: "Dataset"
     test: "Dataset"
     label_names: list[str]
+    true_identity: Tensor | None = None  # (classes, k) parameters of each identity, of synthetic faces
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Refuse data whose classes are not those of a model.
+
+        Raises:
+            ValueError: other classes than the model's, or the same in another order.
+        """
+        names, wanted = self.label_names, list(class_names)
+        if len(names) != len(wanted):
+            raise ValueError(
+                f"the data have {len(names)} classes, the target {len(wanted)}; pass the data it was trained on"
+            )
+        if set(names) == set(wanted) and names != wanted:
+            raise ValueError("the target has the same class names in another order; pass the data it was trained on")
 
 
 def load_splits(
@@ -80,7 +99,26 @@ def load_splits(
     if (counts == 0).any():
         empty = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
         raise ValueError(f"classes without a training image: {', '.join(empty)}; remove them or add images")
-    return Splits(parts["train"], parts["validation"], parts["test"], names)
+    truth = sample_identities(num_identities, seed, stream) if source is None else None
+    return Splits(parts["train"], parts["validation"], parts["test"], names, truth)
+
+
+def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:
+    """Load the public images of an attacker.
+
+    Args:
+        source: As for :func:`load_splits`; None for drawn faces of identities that are disjoint from the private ones.
+        image_size: Side in pixels.
+        crop: Side of the central square that is kept, in pixels of the original.
+
+    Raises:
+        FileNotFoundError: ``source`` looks like a path that does not exist.
+        ValueError: it holds no images.
+    """
+    if source is not None:
+        return PublicImages(load_images(source), image_size, crop)
+    identities = load_synthetic_faces(PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH, image_size, stream="public")
+    return PublicImages(identities, image_size)
 
 
 def load_images(source: str, image_column: str | None = None) -> "Dataset":

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,6 @@ class PixelInput(PixelScale):
         if top < 0 or left < 0:
             return images
         return images[..., top : top + self.size[0], left : left + self.size[1]]
-
-
-def processor_of(source: str, **kwargs: Any) -> Any:
-    """Image processor of a folder or Hub id; None if it has none."""
-    try:
-        return AutoImageProcessor.from_pretrained(source, **kwargs)
-    except (OSError, ValueError):
-        return None
 
 
 def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: int | None = None) -> PixelInput:

@@ -1,5 +1,6 @@
 """Base class of the metrics, the evidence they read, and means with intervals."""
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from calor_hf.metrics.statistics import bootstrap_interval, identity_means, shar
 
 __all__ = [
     "METRICS", "Direction", "Evidence", "Measure", "Metric", "View", "check_rows", "mean_over_identities",
-    "mean_over_images", "private_images_of",
+    "mean_over_images", "measured", "private_images_of",
 ]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,21 @@ def private_images_of(label: int, private_labels: Tensor) -> Tensor:
     if not mask.any():
         raise ValueError(f"no private image of class {label}; pass the data that the target was trained on")
     return mask
+
+
+def measured(metrics: dict[str, Metric], evidence: Evidence) -> list[Measure]:
+    """Compute metrics; those that lack evidence are left out, and one that fails has the reason as its note."""
+    found: list[Measure] = []
+    for name, metric in metrics.items():
+        if metric.missing(evidence) is not None:
+            continue
+        try:
+            found += metric.measure(evidence)
+        except (ValueError, FloatingPointError) as error:
+            logger.warning("metric %s: %s", name, error)
+            identities = len(evidence.labels.unique())
+            found.append(Measure(name, math.nan, "", "neither", len(evidence.labels), identities, note=str(error)))
+    return found
 
 
 METRICS: Registry[Metric] = Registry("metric", "calor_hf.metrics")

@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from calor_hf.attacks.specs import NamedAttack
-from calor_hf.auditing import PrivateImages, audit
-from calor_hf.auditing.audit import AuditOptions, reconstruct
+from calor_hf.auditing import AuditOptions, PrivateImages
+from calor_hf.auditing.audit import evaluate, reconstruct
+from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
 from calor_hf.core.report_text import summary
-from calor_hf.data.face_renderer import IDENTITY_NAMES
-from calor_hf.data.loading import Splits, load_splits
-from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import load_generator
-from calor_hf.recipes.common import aligned, check_classes, is_embedded, load_public_images, log_to_terminal
+from calor_hf.recipes.common import aligned, is_embedded, log_to_terminal
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
@@ -95,18 +93,26 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     state = process_state()
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(str(options.model or options.target))
-    options = with_defaults(options, target)
-    labels = options.labels(target.num_classes)
-    folder, prior = Path(options.output_dir), load_generator(options.generator, image_size=target.image_size[0])
-    if options.reconstructions_only:
-        found = reconstruct(target, prior, labels, options)
+    options, side, folder = with_defaults(options, target), target.image_size[0], Path(options.output_dir)
+    labels, evaluator = options.labels(target.num_classes), None
+    with state.main_process_first():
+        if not options.reconstructions_only:
+            evaluation_model = evaluation_model_of(options, target)
+            splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
+            splits.check_classes(target.class_names)
+            name = options.dataset or SYNTHETIC
+            private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
+        if options.public_dataset is not None:
+            options = replace(options, public_images=load_public_images(options.public_dataset, side))
+    prior = load_generator(options.generator, image_size=side)
+    if not options.reconstructions_only:
+        evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
+    found = reconstruct(target, prior, labels, options)
+    if evaluator is None:
         if state.is_main_process:
             print_reconstructions(found, folder)
         return None
-    with state.main_process_first():
-        private = private_images(options.dataset, target, labels)
-        evaluation_model = evaluation_model_of(options, target)
-    report = audit(target, private, prior, evaluation_model, options)
+    report = evaluate(evaluator, found, options)
     if state.is_main_process:
         shown = private if options.include_private_images else None
         page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
@@ -115,7 +121,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
 
 
 def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
-    """Fill in what depends on the target: its name, public images of its size, and the defaults for synthetic faces.
+    """Fill in what depends on the target: its name, and the defaults for synthetic faces.
 
     Raises:
         ValueError: the private images or the evaluation model are not known.
@@ -131,38 +137,12 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
             "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
             f"--dataset {options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
         )
-    public, few = options.public_dataset, min(SYNTHETIC_CLASSES, target.num_classes)
+    few = min(SYNTHETIC_CLASSES, target.num_classes)
     return replace(
         options,
         target_name=str(options.model or options.target),
-        public_images=None if public is None else load_public_images(public, target.image_size[0]),
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,
-    )
-
-
-def private_images(
-    dataset: str | None, target: HFTarget, classes: Sequence[int], splits: Splits | None = None
-) -> PrivateImages:
-    """Training images of the attacked classes and test images of all classes, at the target's size.
-
-    Args:
-        dataset: The target's data, as for ``calor-hf train``; None means the synthetic faces, whose true parameters
-            are known.
-        target: The model under attack.
-        classes: Attacked classes.
-        splits: The same data, if they are loaded already.
-
-    Raises:
-        ValueError: the data have other classes than the target.
-    """
-    side, known = target.image_size[0], dict[str, Any]()
-    splits = splits or load_splits(dataset, num_identities=target.num_classes, image_size=side)
-    check_classes(splits, target)
-    if dataset is None:
-        known = {"true_identity": sample_identities(target.num_classes), "identity_names": tuple(IDENTITY_NAMES)}
-    return PrivateImages.from_dataset(
-        splits.train, splits.test, image_size=side, classes=classes, name=dataset or SYNTHETIC, **known
     )
 
 

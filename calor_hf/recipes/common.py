@@ -1,4 +1,4 @@
-"""Shared by several recipes: settings as ``name=value``, public images, log messages."""
+"""Shared by several recipes: settings as ``name=value``, log messages, tables."""
 
 import logging
 import sys
@@ -9,12 +9,7 @@ from typing import Any
 import transformers
 
 from calor_hf.core.config import MethodConfig
-from calor_hf.data.loading import Splits
-from calor_hf.data.public_images import PublicImages
-from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.targets.hf_target import HFTarget
-
-PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH = 500, 20
 
 PREDICTIONS = "test_predictions.json"
 """File of a training run with the labels and predicted classes of its test images."""
@@ -34,48 +29,9 @@ def settings_of(kind: type[MethodConfig], settings: Sequence[str], flag: str) ->
     return values
 
 
-def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:
-    """Load the public images of an attacker.
-
-    Args:
-        source: Image folder, parquet file or folder, or Hub id; None for drawn faces of identities that are disjoint
-            from the private ones.
-        image_size: Side in pixels.
-        crop: Side of the central square that is kept, in pixels of the original.
-
-    Raises:
-        FileNotFoundError: ``source`` looks like a path that does not exist.
-        ValueError: it holds no images.
-    """
-    if source is None:
-        identities = load_synthetic_faces(PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH, image_size, stream="public")
-        return PublicImages(identities, image_size)
-    from calor_hf.data.loading import load_images
-
-    return PublicImages(load_images(source), image_size, crop)
-
-
 def is_embedded(target: HFTarget) -> bool:
     """Return whether the target's classes are the drawn faces."""
-    names = getattr(target.module.config, "id2label", {})
-    return bool(names) and all(name == f"identity_{int(index):03d}" for index, name in names.items())
-
-
-def check_classes(splits: Splits, target: HFTarget) -> None:
-    """Refuse data whose classes are not those of the target.
-
-    Raises:
-        ValueError: the data have other classes than the target, or the same in another order.
-    """
-    config: Any = target.module.config
-    names = [config.id2label[index] for index in range(target.num_classes)]
-    if len(splits.label_names) != target.num_classes:
-        raise ValueError(
-            f"the data have {len(splits.label_names)} classes, the target {target.num_classes}; pass the data it was "
-            "trained on"
-        )
-    if set(names) == set(splits.label_names) and names != splits.label_names:
-        raise ValueError("the target has the same class names in another order; pass the data it was trained on")
+    return target.class_names == [f"identity_{index:03d}" for index in range(target.num_classes)]
 
 
 def hub_id(source: str | None) -> str | None:

@@ -8,8 +8,7 @@ from transformers import AutoModelForImageClassification
 
 from calor_hf.core.config import option
 from calor_hf.core.files import reading
-from calor_hf.core.saved_config import check_config
-from calor_hf.data.pixel_input import processor_of
+from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.modeling.export import FORMATS, export_model
 from calor_hf.recipes.common import log_to_terminal
 

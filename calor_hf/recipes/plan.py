@@ -16,13 +16,15 @@ import torch
 from calor_hf._version import __version__
 from calor_hf.attacks import AttackConfig
 from calor_hf.attacks.specs import NamedAttack
-from calor_hf.auditing.audit import AuditOptions
-from calor_hf.auditing.networks import Network, load_networks
+from calor_hf.auditing import AuditOptions, PrivateImages
+from calor_hf.auditing.networks import Network
+from calor_hf.auditing.options import load_networks
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.processes import process_state
+from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
-from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, private_images, with_defaults
+from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, with_defaults
 from calor_hf.recipes.common import aligned, settings_of
 from calor_hf.recipes.prior import PriorOptions, prior
 from calor_hf.recipes.train import defended, load_parts
@@ -154,6 +156,8 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     target = HFTarget.from_pretrained(str(options.model or options.target))
     target.module.to(process_state().device)
     options = with_defaults(options, target)
+    if options.public_dataset is not None:
+        options = replace(options, public_images=load_public_images(options.public_dataset, target.image_size[0]))
     generator = load_generator(options.generator, image_size=target.image_size[0]).to(target.device)
     labels, attacks = options.labels(target.num_classes), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
@@ -168,9 +172,11 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
         if argv := evaluation_model_argv(options, target):  # the target stands in for a model that is not trained yet
             before.append(replace(plan_training(argv).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
-        others = (options.second_evaluation_model, options.embedding, options.extractor)
-        networks = load_networks(target, "", model, *others)
-        private = private_images(options.dataset, target, labels)
+        networks = load_networks(target, model, options)
+        side = target.image_size[0]
+        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
+        splits.check_classes(target.class_names)
+        private = PrivateImages.from_dataset(splits, image_size=side, classes=labels)
         held = 0 if private.held_labels is None else len(private.held_labels)
         images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior
         begin, some = time.perf_counter(), private.images[:64]

@@ -8,10 +8,11 @@ from typing import Any
 from calor_hf.core.config import option
 from calor_hf.core.files import saving
 from calor_hf.core.processes import process_state
+from calor_hf.data.loading import load_public_images
 from calor_hf.generators import Generator, import_stylegan2
 from calor_hf.priors import PRIORS, train_prior
 from calor_hf.priors.folder import clear, refuse_used
-from calor_hf.recipes.common import load_public_images, log_to_terminal, settings_of
+from calor_hf.recipes.common import log_to_terminal, settings_of
 from calor_hf.targets.hf_target import HFTarget
 
 

@@ -17,7 +17,7 @@ from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.backdoor import recorded_backdoor
-from calor_hf.recipes.common import check_classes, is_embedded, log_to_terminal
+from calor_hf.recipes.common import is_embedded, log_to_terminal
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
@@ -115,7 +115,7 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
     if trigger is not None:
         trigger(torch.zeros(1, 3, *target.image_size))  # a trigger that does not fit is refused before any work
     splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-    check_classes(splits, target)
+    splits.check_classes(target.class_names)
     images, labels = attacked_images(splits, target, options.max_images)
     check_writable(file.parent)
 

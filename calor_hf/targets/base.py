@@ -2,9 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from calor_hf.core.files import weights_digest
+from calor_hf.core.report import TargetInfo
 
 
 class Target(ABC):
@@ -43,6 +47,19 @@ class Target(ABC):
     def dtype(self) -> torch.dtype:
         """Precision of the network's weights."""
         return next(self.module.parameters()).dtype
+
+    def describe(self, name: str) -> TargetInfo:
+        """Describe the network for a report, under a name, which may be its folder."""
+        config, defense = (getattr(self.module, part, None) for part in ("config", "defense"))
+        return TargetInfo(
+            name=name,
+            model=type(self.module).__name__,
+            defense=getattr(config, "defense", None) or ("none" if defense is None else type(defense).__name__),
+            settings={} if defense is None else defense.config.to_dict(),
+            classes=self.num_classes,
+            parameters=sum(weight.numel() for weight in self.module.parameters()),
+            weights=weights_digest(Path(name)) if name and Path(name).is_dir() else None,
+        )
 
 
 class _BlackBox:

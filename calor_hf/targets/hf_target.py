@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from calor_hf.core.files import reading
-from calor_hf.core.saved_config import check_config
-from calor_hf.data.pixel_input import pixel_input_of, processor_of
+from calor_hf.core.saved_config import check_config, processor_of
+from calor_hf.data.pixel_input import pixel_input_of
 from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads
 from calor_hf.heads.features import scores_of
 from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads, take_out_heads
@@ -34,6 +34,7 @@ class HFTarget(Target):
         self.module = model.eval()
         self.processor = processor
         self.num_classes = int(model.config.num_labels)
+        self.class_names = [str(model.config.id2label[index]) for index in range(self.num_classes)]
         self.pixel_input = pixel_input_of(model, processor, image_size)
         self.image_size = self.pixel_input.size
         self.stochastic = bool(getattr(getattr(model, "defense", None), "stochastic", False))

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from calor_hf.auditing import AuditOptions, PrivateImages, audit
 from calor_hf.auditing.audit import reconstruct
-from calor_hf.auditing.networks import Network
+from calor_hf.auditing.networks import load_network
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
+from calor_hf.core.report import SYNTHETIC
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.generators import Generator, load_generator
-from calor_hf.recipes.audit import private_images
 from calor_hf.recipes.runs import Runs
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.hf_target import HFTarget
@@ -190,7 +190,10 @@ class Lab:
     def private_images(self, target: HFTarget, identities: int | None = None) -> PrivateImages:
         """Return training images of the first ``identities`` classes (None: of all), and test images of all."""
         labels = first_labels(target, identities)
-        return private_images(self.options.dataset, target, labels, self.splits(target.image_size[0]))
+        side, name = target.image_size[0], self.options.dataset or SYNTHETIC
+        splits = self.splits(side)
+        splits.check_classes(target.class_names)
+        return PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
 
     # Attacks and evaluation
 
@@ -206,7 +209,7 @@ class Lab:
 
     def classifier(self, source: str) -> Callable[[Tensor], Tensor]:
         """Load a classifier as a function from images (n, 3, height, width) in [0, 1] or uint8 to logits."""
-        network = Network.of_target(self.target(source), source)
+        network = load_network(self.target(source), source)
 
         def classify(images: Tensor) -> Tensor:
             logits = network.outputs(images)[1]

@@ -14,8 +14,8 @@ from calor_hf import METRICS, AuditOptions, LeakageReport, PrivateImages, audit
 from calor_hf.attacks import GradientAttack
 from calor_hf.attacks.specs import parse_attacks
 from calor_hf.auditing import evaluation
-from calor_hf.auditing.audit import parse_classes
 from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.options import parse_classes
 from calor_hf.core.report import DataInfo
 from calor_hf.core.report_text import caveats
 from calor_hf.data.face_renderer import IDENTITY_NAMES

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from calor_hf.auditing.html import to_html
-from calor_hf.auditing.parts import of_parts
 from calor_hf.auditing.several_reports import compare_reports, merge_reports
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import LeakageReport, NetworkInfo, checksum
 from calor_hf.core.report_text import caveats, summary, to_markdown, verdict
 from calor_hf.metrics import Evidence, View, mean_over_identities
+from calor_hf.metrics.parts import of_parts
 from tests.auditing.small_report import attack, reports_with_every_caveat, small_report
 
 

@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.core.config import MethodConfig
+from calor_hf.data import loading
+from calor_hf.data.loading import load_public_images
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.generators import Generator, load_generator
-from calor_hf.recipes import common as recipes_common
-from calor_hf.recipes.common import load_public_images, settings_of
+from calor_hf.recipes.common import settings_of
 from tests.generators.official_pkl import write_official
 from tests.generators.test_stylegan2 import small
 from tests.tiny_models import tiny_base
@@ -90,8 +91,8 @@ def test_a_prior_is_trained_on_a_folder_of_pictures(
 
 
 def test_no_folder_means_drawn_people_none_of_the_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes_common, "PUBLIC_IDENTITIES", 3)
-    monkeypatch.setattr(recipes_common, "PUBLIC_IMAGES_EACH", 2)
+    monkeypatch.setattr(loading, "PUBLIC_IDENTITIES", 3)
+    monkeypatch.setattr(loading, "PUBLIC_IMAGES_EACH", 2)
     found = load_public_images(None, 16)
     public, private = (load_synthetic_faces(3, 2, 16, stream=stream) for stream in ("public", "private"))
     assert len(found) == 6

@@ -144,7 +144,7 @@ def _reconstruction(folder: Path) -> Path:
 
 def _attack_record(folder: Path) -> Path:
     folder.mkdir()
-    run._prepare(folder, RECORD, False, False)
+    run._begin(folder, RECORD, 1000, False, False)
     return folder / "attack.json"
 
 
@@ -286,7 +286,7 @@ READERS: dict[str, Reader] = {
     ),
     "reconstructions": Reader(_reconstruction, mutators.damaged_safetensors, load_reconstruction),
     "attack.json": Reader(
-        _attack_record, mutators.damaged_json, lambda f: run._prepare(f.parent, replace(RECORD), True, False)
+        _attack_record, mutators.damaged_json, lambda f: run._begin(f.parent, replace(RECORD), 1000, True, False)
     ),
     "metrics.json of a run": Reader(_json_file("metrics.json", _METRICS), mutators.damaged_json, _outcome),
     "metrics.json, backdoor": Reader(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.core.config import MethodConfig
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.backdoor import recorded_backdoor
-from calor_hf.recipes.common import check_classes
 from calor_hf.recipes.robustness import as_read, attacked_images, table_cell
 from calor_hf.recipes.runs import markdown
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, Share, adversarial
@@ -88,7 +87,7 @@ class Robustness(Study[RobustnessConfig]):
         folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, options=options)
         target = as_read(lab.target(folder))
         splits = lab.splits(target.image_size[0])
-        check_classes(splits, target)
+        splits.check_classes(target.class_names)
         images, labels = attacked_images(splits, target, config.images)
         if backdoor is None:
             results = [

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from calor_hf.core.report import HEADLINE, IDENTITIES
-from calor_hf.metrics import Evidence, Measure, mean_over_identities, mean_over_images
 from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.base import Evidence, Measure, mean_over_identities, mean_over_images
 
 
 def of_parts(evidence: Evidence, parts: Sequence[str]) -> list[Measure]:

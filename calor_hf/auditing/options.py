@@ -1,0 +1,149 @@
+"""Options of an audit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
+from calor_hf.auditing.networks import ROLES, Network, load_network
+from calor_hf.metrics import METRICS
+from calor_hf.targets.base import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """Options of :func:`audit`; the metadata of each field say what it means."""
+
+    second_evaluation_model: "Network | Target | nn.Module | str | None" = field(
+        default=None, metadata={"help": "another evaluation model; success is then also counted where both agree"}
+    )
+    embedding: "Network | Target | nn.Module | str | None" = field(
+        default=None,
+        metadata={
+            "help": "network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub id, or"
+            " package.module:function that returns an nn.Module of images in [0, 1] to features"
+        },
+    )
+    extractor: "Network | Target | nn.Module | str | None" = field(
+        default=None,
+        metadata={
+            "help": "network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as --embedding;"
+            " only the first gives what is called FID"
+        },
+    )
+    attacks: Sequence[str] = field(
+        default=DEFAULT_ATTACKS,
+        metadata={
+            "nargs": "+", "metavar": "ATTACK",
+            "help": "such as gmi, plg@calor (a preset) or plg:objective=ce,steps=300 (settings); see calor-hf list",
+        },
+    )  # fmt: skip
+    classes: Sequence[int] | str | None = field(
+        default=None,
+        metadata={"help": "classes to attack, such as 0-99 or 3,7,9; default: the first 100 (synthetic faces: 16)"},
+    )
+    images_per_class: int = field(default=5, metadata={"help": "reconstructions of each class"})
+    preset: str = field(
+        default="original", metadata={"help": "original, or calor: as the paper's tables were most likely made"}
+    )
+    budget: str | float | None = field(
+        default=None,
+        metadata={
+            "help": "paper, demo (a twentieth), or a factor of the published effort; default: paper (synthetic faces:"
+            " 0.25)"
+        },
+    )
+    settings: Sequence[str] = field(
+        default=(), metadata={"metavar": "NAME=VALUE", "help": "settings of the attacks (calor-hf list ATTACK)"}
+    )
+    metrics: Sequence[str] | None = field(
+        default=None,
+        metadata={
+            "nargs": "+", "metavar": "NAME",
+            "help": "metrics (calor-hf list metrics); default: all that the networks allow, except slow ones",
+        },
+    )  # fmt: skip
+    public_images: "Dataset[Tensor] | None" = field(
+        default=None,
+        metadata={"flags": (), "help": "public images, for attacks and metrics that learn about the target first"},
+    )
+    target_name: str = field(default="", metadata={"flags": (), "help": "name of the target in the report"})
+    anonymize_labels: bool = field(
+        default=False, metadata={"help": "numbers instead of class names, which may be names of people"}
+    )
+    chunk_size: int = field(default=CHUNK_SIZE, metadata={"help": "images attacked at a time"})
+    seed: int = field(default=0, metadata={"help": "seed of every draw"})
+    output_dir: str = field(
+        default="outputs/audit", metadata={"help": "folder of the report, the page, and a sub-folder for each attack"}
+    )
+    resume: bool = field(default=False, metadata={"help": "go on with what is missing"})
+    overwrite: bool = field(default=False, metadata={"help": "delete earlier results of these attacks first"})
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for contradictory options, unknown metrics and unknown attacks."""
+        if min(self.images_per_class, self.chunk_size) < 1 or self.seed < 0:
+            raise ValueError(
+                "expected images_per_class and chunk_size >= 1 and seed >= 0, got "
+                f"{self.images_per_class}, {self.chunk_size} and {self.seed}"
+            )
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with earlier attacks, overwrite deletes them; pass one of them")
+        for name in self.metrics or ():
+            try:
+                METRICS.get(name)
+            except KeyError as error:
+                raise ValueError(f"metrics: {error.args[0]}") from error
+        _ = self.named_attacks  # refused before any work
+
+    @cached_property
+    def named_attacks(self) -> list[NamedAttack]:
+        """The attacks, ready to run."""
+        return parse_attacks(self.attacks, self.preset, self.budget or "paper", self.settings)
+
+    def labels(self, num_classes: int) -> list[int]:
+        """Return the classes to attack.
+
+        Raises:
+            ValueError: no such list, no class, one out of range, or one twice.
+        """
+        chosen: Sequence[int] = range(min(100, num_classes))
+        if isinstance(self.classes, str):
+            chosen = parse_classes(self.classes)
+        elif self.classes is not None:
+            chosen = self.classes
+        return check_labels(chosen, num_classes)
+
+
+def parse_classes(text: str) -> list[int]:
+    """Read a list of classes such as ``0-99``, ``3,7,9`` or ``0-4,9``.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"expected classes as 0-99 or 3,7,9, got {text!r}")
+        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    return found
+
+
+def load_networks(
+    target: Target, evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions
+) -> dict[str, Network]:
+    """Load the networks of an audit, by role: ``ROLES`` and ``target``.
+
+    Raises:
+        ValueError: the evaluation model is the target, or a network is not available.
+    """
+    sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
+    networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
+    if networks["evaluation_model"].module is target.module:
+        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
+    networks["target"] = load_network(target, options.target_name)
+    return networks
