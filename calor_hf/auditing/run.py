@@ -129,18 +129,11 @@ def run_attack(
             write_json(folder / PREPARATION, asdict(learning))
     if mine:
         with ClassProgress(name, len(mine), state.is_main_process) as progress:
-            before.append(
-                attack.run(
-                    target,
-                    generator,
-                    mine,
-                    images_per_class=images_per_class,
-                    seed=seed,
-                    chunk_size=chunk_size,
-                    on_chunk=store.add,
-                    callback=progress,
-                )  # fmt: skip
-            )
+            share = attack.run(
+                target, generator, mine, images_per_class=images_per_class, seed=seed, chunk_size=chunk_size,
+                on_chunk=store.add, callback=progress,
+            )  # fmt: skip
+        before.append(share)
     # Nodes may not share a disk: what each process has goes to all of them.
     result = Reconstruction.join(gather_object(before))
     file = folder / PREPARATION
