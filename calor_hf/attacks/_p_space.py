@@ -1,6 +1,5 @@
 """Mirror's P space, where the latents of a StyleGAN are nearly normal, and the box that it keeps them in."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +67,15 @@ def bounds(
     Source:
         An et al., "MIRROR", NDSS 2022: 100 000 samples, the biased standard deviation, one of it to either side.
     """
-    sample = styles_of(generator) if p_space else generator.sample_latents
+
+    @torch.no_grad()
+    def sample(count: int, rng: np.random.Generator) -> Tensor:
+        if not (p_space and isinstance(generator, StyleGAN2)):
+            return generator.sample_latents(count, rng)
+        z = torch.from_numpy(rng.standard_normal((count, generator.config.z_dim)))
+        styles: Tensor = generator.mapping(z.to(generator.device, generator.dtype))  # untruncated
+        return styles.cpu()
+
     parts = [
         sample(min(BLOCK, count - start), named_rng(seed, "attacks/mirror/box", start)).double()
         for start in range(0, count, BLOCK)
@@ -81,18 +88,3 @@ def bounds(
     if p_space:
         low, high = from_p(low), from_p(high)
     return Box(low.to(like), high.to(like), std.to(like))
-
-
-def styles_of(generator: Generator[Any]) -> Callable[[int, np.random.Generator], Tensor]:
-    """Return a sampler of ``generator``'s styles, untruncated if it is a StyleGAN; (count, latent_dim) float64."""
-    if not isinstance(generator, StyleGAN2):
-        return generator.sample_latents
-    network = generator
-
-    @torch.no_grad()
-    def sample(count: int, rng: np.random.Generator) -> Tensor:
-        z = torch.from_numpy(rng.standard_normal((count, network.config.z_dim)))
-        styles: Tensor = network.mapping(z.to(network.device, network.dtype))
-        return styles.cpu().double()
-
-    return sample

@@ -1,7 +1,7 @@
 """Auto: an ensemble of untuned attacks, whose worst case counts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.gradient import GradientAttack
 from calor_hf.attacks.specs import parse_attack
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
@@ -24,27 +25,19 @@ _TICKS = 1000  # of a member's progress
 class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
-    members: tuple[str, ...] = field(
-        default=("plg@adaptive", "mirror@quick", "bypass", "ppa"),
-        metadata={"help": "Attacks, as --attacks takes them, but without settings of their own."},
+    members: tuple[str, ...] = setting(
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa"),
+        "Attacks, as --attacks takes them, but without settings of their own.",
     )
-    effort: int = field(default=100, metadata={"help": "Per cent of the members' published effort."})
-    fast: bool = field(
-        default=False, metadata={"help": "Skip later members for a class that the target accepts; the report says so."}
-    )
+    effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)
+    fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
 
     def validate(self) -> None:
         """Refuse an ensemble of nothing, of itself, or of the same attack twice."""
-        if not self.members or self.effort < 1:
-            raise ValueError(f"expected members and effort >= 1, got {self.members} and {self.effort}")
         members = [parse_attack(spec) for spec in self.members]
         names = [member.name for member in members]
-        if any(member.kind == "auto" for member in members) or len(set(names)) < len(names):
+        if not members or any(member.kind == "auto" for member in members) or len(set(names)) < len(names):
             raise ValueError(f"expected each attack once, and not auto itself, got members {', '.join(self.members)}")
-
-    def scaled(self, factor: float) -> "AutoConfig":
-        """``factor`` times the effort of every member."""
-        return replace(self, effort=max(1, round(self.effort * factor)))
 
 
 @ATTACKS.register("auto")

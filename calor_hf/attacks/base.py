@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 BUDGETS = {"paper": 1.0, "demo": 0.05}
 CHUNK_SIZE = 256
 
+A = TypeVar("A", bound="AttackConfig")
+
 AttackCallback = Callable[[Sequence[int], int, int, float], None]
 """Progress callback, called periodically with (classes, step, total_steps, success_rate by the target)."""
 
@@ -33,9 +35,17 @@ AttackCallback = Callable[[Sequence[int], int, int, float], None]
 class AttackConfig(MethodConfig):
     """Settings of an attack; the defaults are its source's."""
 
-    def scaled(self, factor: float) -> "AttackConfig":
-        """The same attack with ``factor`` times the effort."""
-        return self
+    def scaled(self: A, factor: float) -> A:
+        """The same attack with ``factor`` times the effort.
+
+        Settings with the rule ``scales_to`` are multiplied, and a reduced one stays at least that number.
+        """
+        scaled = {}
+        for name, rules in ((field.name, field.metadata) for field in dataclasses.fields(self)):
+            if "scales_to" in rules:
+                value = getattr(self, name)
+                scaled[name] = max(min(value, rules["scales_to"]), round(value * factor))
+        return dataclasses.replace(self, **scaled)
 
 
 C = TypeVar("C", bound=AttackConfig)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.queries import Queries, pool_of, rows_of
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget
@@ -25,46 +26,25 @@ MOVE, LAST = 1, 2  # added to twice the step of a query: after the sphere comes 
 class BREPConfig(AttackConfig):
     """Settings of :class:`BREP`."""
 
-    iterations: int = field(
-        default=1000, metadata={"help": "Moves since the sphere last grew that end a start; with fixed: moves in all."}
+    iterations: int = setting(
+        1000, "Moves since the sphere last grew that end a start; with fixed: moves in all.", ge=1, scales_to=1
     )
-    fixed: bool = field(default=False, metadata={"help": "End after that many moves, sphere growing or not."})
-    directions: int = field(default=32, metadata={"help": "Points on the sphere that the target labels a move."})
-    radius: float = field(default=2.0, metadata={"help": "Of the sphere at the start, in the latent space."})
-    growth: float = field(default=1.3, metadata={"help": "Factor by which the sphere grows, > 1."})
-    grow_above: float = field(
-        default=0.75, metadata={"help": "It grows where the mean of the answers, 1 or -1 each, is above this."}
+    fixed: bool = setting(False, "End after that many moves, sphere growing or not.")
+    directions: int = setting(32, "Points on the sphere that the target labels a move.", ge=1)
+    radius: float = setting(2.0, "Of the sphere at the start, in the latent space.", gt=0)
+    growth: float = setting(1.3, "Factor by which the sphere grows, > 1.", gt=1)
+    grow_above: float = setting(0.75, "It grows if the mean of the answers, 1 or -1 each, is above this.", ge=-1, lt=1)
+    grow_first: bool = setting(True, "It grows before the move, which that shortens.")
+    largest_step: float = setting(3.0, "A move is a third of the radius, but at most this.", gt=0)
+    repulsion_only: bool = setting(True, "Points outside push and those inside do nothing; false: they pull.")
+    clip: float | None = setting(1.5, "Latents stay within ± this; none: anywhere.")
+    accept: bool = setting(True, "Only moves that stay in the class are made.")
+    keep: str = setting(
+        "growth", "growth: the latents when the sphere last grew; last: where they end.", choices=("growth", "last")
     )
-    grow_first: bool = field(default=True, metadata={"help": "It grows before the move, which that shortens."})
-    largest_step: float = field(default=3.0, metadata={"help": "A move is a third of the radius, but at most this."})
-    repulsion_only: bool = field(
-        default=True, metadata={"help": "Points outside push and those inside do nothing; false: they pull."}
-    )
-    clip: float | None = field(default=1.5, metadata={"help": "Latents stay within ± this; none: anywhere."})
-    accept: bool = field(default=True, metadata={"help": "Only moves that stay in the class are made."})
-    keep: str = field(
-        default="growth", metadata={"help": "growth: the latents when the sphere last grew; last: where they end."}
-    )
-    search: int = field(default=100_000, metadata={"help": "Samples of the prior at most, in search of starts."})
-    most_refusals: int = field(default=1000, metadata={"help": "Refused moves in a row that end a start."})
-    most_growths: int = field(default=100, metadata={"help": "Growths of the sphere that end a start."})
-
-    def validate(self) -> None:
-        """Refuse impossible numbers."""
-        for name in ("iterations", "directions", "search", "most_refusals", "most_growths"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("radius", "largest_step"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not self.growth > 1 or not -1 <= self.grow_above < 1:
-            raise ValueError(f"growth must be > 1 and grow_above in [-1, 1), got {self.growth} and {self.grow_above}")
-        if self.keep not in ("growth", "last"):
-            raise ValueError(f"unknown keep {self.keep!r}; pass growth or last")
-
-    def scaled(self, factor: float) -> "BREPConfig":
-        """``factor`` times the iterations, at least one; starts are searched for as before."""
-        return replace(self, iterations=max(1, round(self.iterations * factor)))
+    search: int = setting(100_000, "Samples of the prior at most, in search of starts.", ge=1)
+    most_refusals: int = setting(1000, "Refused moves in a row that end a start.", ge=1)
+    most_growths: int = setting(100, "Growths of the sphere that end a start.", ge=1)
 
 
 @dataclass
@@ -157,10 +137,7 @@ class BREP(Attack[BREPConfig]):
                             missing.discard(label)
                 if not missing:
                     break
-        starts = {
-            label: torch.stack(topk_correct) if topk_correct else task.like.new_empty(0, 0)
-            for label, topk_correct in found.items()
-        }
+        starts = {label: torch.stack(hits) if hits else task.like.new_empty(0, 0) for label, hits in found.items()}
         never = [label for label in labels if not found[label]]
         if never:
             logger.warning(
@@ -201,13 +178,11 @@ class BREP(Attack[BREPConfig]):
     def _starts(self, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Tensor, Tensor]:
         chosen, active = [], []
         for label in labels:
-            topk_correct = task.explored[label]
-            active += [len(topk_correct) > 0] * task.images_per_class
-            if len(topk_correct) == 0:
-                topk_correct = self._bounded(next(pool_of(generator, task.images_per_class, task.seed, task.like))[0])
-            chosen.append(
-                topk_correct[torch.arange(task.images_per_class, device=topk_correct.device) % len(topk_correct)]
-            )
+            hits = task.explored[label]
+            active += [len(hits) > 0] * task.images_per_class
+            if len(hits) == 0:
+                hits = self._bounded(next(pool_of(generator, task.images_per_class, task.seed, task.like))[0])
+            chosen.append(hits[torch.arange(task.images_per_class, device=hits.device) % len(hits)])
         return torch.cat(chosen), torch.tensor(active, device=task.like.device)
 
     def _move(

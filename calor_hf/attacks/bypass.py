@@ -1,6 +1,6 @@
 """Adaptive attack on low-rank heads: match pre-Tanh activations of a class instead of its logits."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks.smoothing import over_views
-from calor_hf.attacks.starts import scaled_pool
+from calor_hf.attacks.starts import LEAST_POOL
+from calor_hf.core.config import setting
 from calor_hf.generators import Generator
 from calor_hf.heads.classifier_head import MeanOfHeads, heads_of
 from calor_hf.heads.low_rank_head import LowRankHead
@@ -19,46 +20,28 @@ from calor_hf.targets.base import Target
 from calor_hf.targets.head_modes import OwnNoise, StraightThrough
 
 REACH = 0.9  # of the cube's side: arctanh(1) is infinite
-SPACES, CODES, MATCHES = ("auto", "code", "features"), ("mean", "margin"), ("cosine", "squared")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BypassConfig(GradientAttackConfig):
     """Settings of :class:`Bypass`."""
 
-    steps: int = field(default=300, metadata={"help": "Optimization steps."})
-    lr: float = field(default=0.03, metadata={"help": "Learning rate of Adam."})
-    objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    gradient: str = field(
-        default="straight_through", metadata={"help": "plain, or straight_through: past a Tanh in the head."}
+    steps: int = 300
+    lr: float = setting(0.03, "Learning rate of Adam.")
+    objective: str = "poincare"
+    gradient: str = "straight_through"
+    score_weight: float = setting(0.1, "Weight of the identity loss, added to the distance.", ge=0)
+    initial_candidates: int = setting(500, scales_to=LEAST_POOL)
+    space: str = setting(
+        "auto",
+        "code (of a low-rank head with tanh), features, or auto: as there is.",
+        choices=("auto", "code", "features"),
     )
-    score_weight: float = field(default=0.1, metadata={"help": "Weight of the identity loss, added to the distance."})
-    initial_candidates: int = field(
-        default=500, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
+    code: str = setting(
+        "margin", "Code aimed at: margin (most probable), or mean (corner).", choices=("mean", "margin")
     )
-    space: str = field(
-        default="auto", metadata={"help": "code (of a low-rank head with tanh), features, or auto: as there is."}
-    )
-    code: str = field(default="margin", metadata={"help": "Code aimed at: margin (most probable), or mean (corner)."})
-    match: str = field(default="cosine", metadata={"help": "Distance to it before the tanh: cosine or squared."})
-    views: int = field(default=1, metadata={"help": "Random views a step, summed; 0: the image as it is."})
-
-    def validate(self) -> None:
-        """Refuse unknown names."""
-        super().validate()
-        for name, known in (("space", SPACES), ("code", CODES), ("match", MATCHES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(known)}")
-        if self.score_weight < 0 or self.views < 0:
-            raise ValueError(f"score_weight and views must be >= 0, got {self.score_weight} and {self.views}")
-
-    def scaled(self, factor: float) -> "BypassConfig":
-        """``factor`` times the steps and the samples to start from."""
-        return replace(
-            self,
-            steps=max(1, round(self.steps * factor)),
-            initial_candidates=scaled_pool(self.initial_candidates, factor),
-        )
+    match: str = setting("cosine", "Distance to it before the tanh: cosine or squared.", choices=("cosine", "squared"))
+    views: int = setting(1, "Random views a step, summed; 0: the image as it is.", ge=0)
 
 
 @ATTACKS.register("bypass")

@@ -1,6 +1,6 @@
 """GMI, the first generative attack: descend identity loss plus realism from random latents."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
+from calor_hf.core.config import setting
 from calor_hf.generators import Generator
 
 
@@ -16,13 +17,13 @@ from calor_hf.generators import Generator
 class GMIConfig(GradientAttackConfig):
     """Settings of :class:`GMI`."""
 
-    steps: int = field(default=1500, metadata={"help": "Optimization steps."})
-    lr: float = field(default=0.02, metadata={"help": "Learning rate, for the mean loss of reference_batch images."})
-    momentum: float = field(default=0.9, metadata={"help": "Of the descent, in [0, 1)."})
-    nesterov: bool = field(default=True, metadata={"help": "Nesterov's momentum; false: heavy ball."})
-    clip: float | None = field(default=1.0, metadata={"help": "Latents stay within ± this; none: anywhere."})
-    identity_weight: float = field(default=100.0, metadata={"help": "Weight of the identity loss."})
-    reference_batch: int = field(default=60, metadata={"help": "Images that the source takes the mean over."})
+    steps: int = 1500
+    lr: float = setting(0.02, "Learning rate, for the mean loss of reference_batch images.")
+    momentum: float = setting(0.9, "Of the descent, in [0, 1).")
+    nesterov: bool = setting(True, "Nesterov's momentum; false: heavy ball.")
+    clip: float | None = setting(1.0, "Latents stay within ± this; none: anywhere.")
+    identity_weight: float = 100.0
+    reference_batch: int = setting(60, "Images that the source takes the mean over.")
 
 
 @ATTACKS.register("gmi")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 import torch
@@ -12,6 +12,7 @@ from calor_hf.attacks.base import Attack, AttackConfig, Task, working_dtype
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.smoothing import SMOOTHINGS, copier, smoothed
 from calor_hf.attacks.starts import chosen_starts, random_starts
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
@@ -27,59 +28,34 @@ Projection = Callable[[Tensor], None]
 class GradientAttackConfig(AttackConfig):
     """Settings of every white-box attack."""
 
-    steps: int = field(metadata={"help": "Optimization steps."})
-    lr: float = field(metadata={"help": "Learning rate."})
-    objective: str = field(default="ce", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    identity_weight: float = field(default=1.0, metadata={"help": "Weight of the identity loss, > 0."})
-    gradient: str = field(default="plain", metadata={"help": "plain, or straight_through: past a Tanh in the head."})
-    initial_candidates: int = field(
-        default=0, metadata={"help": "Samples of the prior to choose each class's starts from; 0 means random starts."}
+    steps: int = setting(help="Optimization steps.", ge=1, scales_to=1)
+    lr: float = setting(help="Learning rate.", gt=0)
+    objective: str = setting("ce", "Identity loss: ce, poincare, max_margin or logit.", choices=tuple(IDENTITY_LOSSES))
+    identity_weight: float = setting(1.0, "Weight of the identity loss, > 0.", gt=0)
+    gradient: str = setting(
+        "plain", "plain, or straight_through: past a Tanh in the head.", choices=("plain", "straight_through")
     )
-    restarts: int = field(default=1, metadata={"help": "Starts for each image kept; the target's score chooses."})
-    keep: str = field(default="last", metadata={"help": "last, or best: each image's lowest identity loss on the way."})
-    smoothing: str = field(
-        default="none", metadata={"help": "Gradients are averaged over copies with noise or random views; or none."}
+    initial_candidates: int = setting(
+        0, "Samples of the prior to choose each class's starts from; 0 means random starts.", ge=0
     )
-    samples: int = field(
-        default=1, metadata={"help": "Copies of each image a step; without smoothing the target's own noise differs."}
+    restarts: int = setting(1, "Starts for each image kept; the target's score chooses.", ge=1)
+    keep: str = setting(
+        "last", "last, or best: each image's lowest identity loss on the way.", choices=("last", "best")
     )
-    smoothing_sigma: float = field(
-        default=0.06, metadata={"help": "Standard deviation of smoothing=noise, as a share of the range of values."}
+    smoothing: str = setting(
+        "none", "Gradients are averaged over copies with noise or random views; or none.", choices=SMOOTHINGS
     )
-    temperature: float = field(default=1.0, metadata={"help": "The objective sees the logits divided by this."})
-    aim: float = field(
-        default=1.0, metadata={"help": "Confidence that objective=ce aims at, such as a defended model's e^(-1/b)."}
+    samples: int = setting(1, "Copies of each image a step; without smoothing the target's own noise differs.", ge=1)
+    smoothing_sigma: float = setting(
+        0.06, "Standard deviation of smoothing=noise, as a share of the range of values.", gt=0
     )
+    temperature: float = setting(1.0, "The objective sees the logits divided by this.", gt=0)
+    aim: float = setting(1.0, "Confidence that objective=ce aims at, such as a defended model's e^(-1/b).", gt=0, le=1)
 
     def validate(self) -> None:
-        """Refuse unknown names and impossible numbers."""
-        choices = {
-            "objective": tuple(IDENTITY_LOSSES),
-            "gradient": ("plain", "straight_through"),
-            "keep": ("last", "best"),
-            "smoothing": SMOOTHINGS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; pass one of {', '.join(known)}")
-        if self.steps < 1 or self.lr <= 0 or self.restarts < 1 or self.initial_candidates < 0:
-            raise ValueError(
-                "expected steps >= 1, lr > 0, restarts >= 1 and initial_candidates >= 0, got "
-                f"{self.steps}, {self.lr}, {self.restarts} and {self.initial_candidates}"
-            )
-        if self.samples < 1 or min(self.smoothing_sigma, self.temperature, self.identity_weight) <= 0:
-            raise ValueError(
-                "expected samples >= 1, smoothing_sigma > 0, temperature > 0 and identity_weight > 0, got "
-                f"{self.samples}, {self.smoothing_sigma}, {self.temperature} and {self.identity_weight}"
-            )
-        if not 0 < self.aim <= 1 or (self.aim < 1 and self.objective != "ce"):
-            raise ValueError(
-                f"aim must be in (0, 1], and other than 1 with objective ce alone, got {self.aim} with {self.objective}"
-            )
-
-    def scaled(self, factor: float) -> "GradientAttackConfig":
-        """``factor`` times the steps, at least one."""
-        return replace(self, steps=max(1, round(self.steps * factor)))
+        """Refuse an aim for losses without one."""
+        if self.aim < 1 and self.objective != "ce":
+            raise ValueError(f"aim must be 1 with objective {self.objective}, got {self.aim}")
 
 
 C = TypeVar("C", bound=GradientAttackConfig)
@@ -182,7 +158,11 @@ class GradientAttack(Attack[C]):
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         seen = AttackedTarget(target, self.config.gradient == "straight_through")
         batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, ("optimize",), task.notes)
-        latents, made = self._first_latents(seen, generator, batch, task)
+        count, made = self.config.initial_candidates, 0
+        if count == 0:
+            latents = random_starts(generator, batch)
+        else:
+            latents, made = chosen_starts(seen, generator, batch, count, task.classes, self.start_views)
         variables = self.start(generator, latents, batch)
         plan = self.stages(generator)
         for stage in range(len(plan)):
@@ -212,14 +192,6 @@ class GradientAttack(Attack[C]):
         return Reconstruction(
             images[kept].clamp(0, 1).cpu(), final.labels[kept].cpu(), latents[kept].cpu(), scores[kept].cpu(), cost
         )
-
-    def _first_latents(
-        self, seen: AttackedTarget, generator: Generator[Any], batch: Batch, task: Task
-    ) -> tuple[Tensor, int]:
-        count = self.config.initial_candidates
-        if count == 0:
-            return random_starts(generator, batch), 0
-        return chosen_starts(seen, generator, batch, count, task.classes, self.start_views)
 
     def _optimize(
         self, seen: AttackedTarget, generator: Generator[Any], variables: Tensor, batch: Batch, plan: Sequence[int],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,8 @@ from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
-from calor_hf.attacks.starts import scaled_pool
+from calor_hf.attacks.starts import LEAST_POOL
+from calor_hf.core.config import setting
 from calor_hf.data.random_views import RandomView
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
@@ -25,44 +26,18 @@ STYLE_WIDTH = 512
 class IFConfig(GradientAttackConfig):
     """Settings of :class:`IFGMI`."""
 
-    steps: int = field(default=50, metadata={"help": "Steps of the first stage, on the latents alone."})
-    later_steps: int = field(default=10, metadata={"help": "Steps of each later stage."})
-    most_stages: int = field(default=8, metadata={"help": "Stages at most; always fewer than the blocks."})
-    lr: float = field(default=0.005, metadata={"help": "Learning rate of Adam."})
-    beta1: float = field(default=0.1, metadata={"help": "Adam's memory of gradients, in [0, 1)."})
-    beta2: float = field(default=0.1, metadata={"help": "Adam's memory of their squares, in [0, 1)."})
-    objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    initial_candidates: int = field(
-        default=2000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
-    )
-    crop: float = field(default=0.9, metadata={"help": "Smallest share of the area that a crop keeps."})
-    shared_views: bool = field(default=True, metadata={"help": "One crop a step for all images, as in the source."})
-    radius: float = field(default=1.0, metadata={"help": "Factor of the radii that variables may move; 0: anywhere."})
-    carry_skip: bool = field(
-        default=False, metadata={"help": "Later stages keep what the blocks before them painted; the source drops it."}
-    )
-
-    def validate(self) -> None:
-        """Refuse empty stages, and crops and memories out of range."""
-        super().validate()
-        if self.later_steps < 1 or self.most_stages < 1 or self.radius < 0:
-            raise ValueError(
-                "expected later_steps >= 1, most_stages >= 1 and radius >= 0, got "
-                f"{self.later_steps}, {self.most_stages} and {self.radius}"
-            )
-        if not (0 < self.crop <= 1 and 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(
-                f"expected crop in (0, 1], beta1 and beta2 in [0, 1), got {self.crop}, {self.beta1} and {self.beta2}"
-            )
-
-    def scaled(self, factor: float) -> "IFConfig":
-        """``factor`` times the steps of every stage, and the samples to start from."""
-        return replace(
-            self,
-            steps=max(1, round(self.steps * factor)),
-            later_steps=max(1, round(self.later_steps * factor)),
-            initial_candidates=scaled_pool(self.initial_candidates, factor),
-        )
+    steps: int = setting(50, "Steps of the first stage, on the latents alone.")
+    later_steps: int = setting(10, "Steps of each later stage.", ge=1, scales_to=1)
+    most_stages: int = setting(8, "Stages at most; always fewer than the blocks.", ge=1)
+    lr: float = setting(0.005, "Learning rate of Adam.")
+    beta1: float = setting(0.1, "Adam's memory of gradients, in [0, 1).", ge=0, lt=1)
+    beta2: float = setting(0.1, "Adam's memory of their squares, in [0, 1).", ge=0, lt=1)
+    objective: str = "poincare"
+    initial_candidates: int = setting(2000, scales_to=LEAST_POOL)
+    crop: float = setting(0.9, "Smallest share of the area that a crop keeps.", gt=0, le=1)
+    shared_views: bool = setting(True, "One crop a step for all images, as in the source.")
+    radius: float = setting(1.0, "Factor of the radii that variables may move; 0: anywhere.", ge=0)
+    carry_skip: bool = setting(False, "Later stages keep what the blocks before them painted; the source drops it.")
 
 
 @ATTACKS.register("if_gmi")

@@ -1,6 +1,6 @@
 """KED: a Gaussian of latents for each class, instead of points."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.core.config import setting
 from calor_hf.generators import Generator
 
 
@@ -16,21 +17,13 @@ from calor_hf.generators import Generator
 class KEDConfig(GradientAttackConfig):
     """Settings of :class:`KED`."""
 
-    steps: int = field(default=2400, metadata={"help": "Optimization steps; the paper's text says 1500."})
-    lr: float = field(default=0.02, metadata={"help": "Learning rate of Adam."})
-    draws: int = field(default=1, metadata={"help": "Samples of each class's Gaussian a step."})
-    start_mean: str = field(default="zero", metadata={"help": "Where the means start: zero, or random latents."})
-    start_log_variance: float = field(default=1.0, metadata={"help": "Logarithm of the variance at the start."})
-    clip: float | None = field(default=None, metadata={"help": "Samples are cut to ± this; none: as they are."})
-    identity_weight: float = field(default=100.0, metadata={"help": "Weight of the identity loss."})
-
-    def validate(self) -> None:
-        """Refuse unknown starts, and no samples."""
-        super().validate()
-        if self.start_mean not in ("zero", "random"):
-            raise ValueError(f"unknown start_mean {self.start_mean!r}; pass zero or random")
-        if self.draws < 1:
-            raise ValueError(f"draws must be >= 1, got {self.draws}")
+    steps: int = setting(2400, "Optimization steps; the paper's text says 1500.")
+    lr: float = setting(0.02, "Learning rate of Adam.")
+    draws: int = setting(1, "Samples of each class's Gaussian a step.", ge=1)
+    start_mean: str = setting("zero", "Where the means start: zero, or random latents.", choices=("zero", "random"))
+    start_log_variance: float = setting(1.0, "Logarithm of the variance at the start.")
+    clip: float | None = setting(None, "Samples are cut to ± this; none: as they are.")
+    identity_weight: float = 100.0
 
 
 @ATTACKS.register("ked")

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,36 +16,32 @@ from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.plg import PLG, PLGConfig
 from calor_hf.attacks.queries import Queries, rows_of
 from calor_hf.attacks.smoothing import over_views
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
 from calor_hf.targets.base import LabelTarget, Target
+
+UNPREPARED = "LOKT needs students: call prepare_for(...) first"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LOKTConfig(PLGConfig):
     """Settings of :class:`LOKT`; those of its white-box attack are PLG's."""
 
-    students: tuple[str, ...] = field(
-        default=("resnet_18", "resnet_34", "resnet_50"),
-        metadata={"help": "Networks that learn the labels: these names (random weights), Hub ids or folders."},
+    students: tuple[str, ...] = setting(
+        ("resnet_18", "resnet_34", "resnet_50"),
+        "Networks that learn the labels: these names (random weights), Hub ids or folders.",
     )
-    student_images: int = field(default=500, metadata={"help": "Generated images of each class that they learn from."})
-    student_epochs: int = field(default=10, metadata={"help": "Epochs of their training."})
-    student_lr: float = field(default=0.01, metadata={"help": "Learning rate of their SGD, falling as a cosine."})
-    student_batch: int = field(default=128, metadata={"help": "Batch of their training."})
+    student_images: int = setting(500, "Generated images of each class that they learn from.", ge=1)
+    student_epochs: int = setting(10, "Epochs of their training.", ge=1, scales_to=1)
+    student_lr: float = setting(0.01, "Learning rate of their SGD, falling as a cosine.", gt=0)
+    student_batch: int = setting(128, "Batch of their training.", ge=1)
 
     def validate(self) -> None:
-        """Refuse no students, and students that learn nothing."""
+        """Refuse no students."""
         super().validate()
         if not self.students:
             raise ValueError("LOKT looks through its students alone; pass at least one")
-        if min(self.student_images, self.student_epochs, self.student_batch) < 1 or self.student_lr <= 0:
-            raise ValueError("student_images, student_epochs and student_batch must be >= 1 and student_lr > 0")
-
-    def scaled(self, factor: float) -> "LOKTConfig":
-        """``factor`` times the steps and the students' epochs, at least one of each; their images stay."""
-        epochs = max(1, round(self.student_epochs * factor))
-        return replace(self, steps=max(1, round(self.steps * factor)), student_epochs=epochs)
 
 
 class Students(Target):
@@ -84,10 +80,6 @@ class _OnStudents(PLG):
         return over_views(loss, images, batch, self.config.views)
 
 
-def _settings_of_plg(config: PLGConfig) -> PLGConfig:
-    return PLGConfig(**{f.name: getattr(config, f.name) for f in fields(PLGConfig)})
-
-
 @ATTACKS.register("lokt")
 class LOKT(Attack[LOKTConfig]):
     """Train students on the target's labels, then run PLG's attack on them (Nguyen et al., NeurIPS 2023).
@@ -106,11 +98,10 @@ class LOKT(Attack[LOKTConfig]):
 
     config_class = LOKTConfig
     access = "labels"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __init__(self, config: LOKTConfig) -> None:
         super().__init__(config)
-        self.inner = _OnStudents(_settings_of_plg(config))
+        self.inner = _OnStudents(PLGConfig(**{f.name: getattr(config, f.name) for f in fields(PLGConfig)}))
         self.students: Students | None = None
 
     def prepare(
@@ -130,7 +121,7 @@ class LOKT(Attack[LOKTConfig]):
     def check(self, target: LabelTarget, generator: Generator[Any]) -> None:
         """Refuse an attack that was not prepared, or for another target."""
         if self.students is None:
-            raise ValueError("LOKT needs students: call prepare_for(...) first")
+            raise ValueError(UNPREPARED)
         if self.students.num_classes != target.num_classes:
             raise ValueError(
                 f"the students know {self.students.num_classes} classes, the target has {target.num_classes}; prepare "
@@ -146,7 +137,7 @@ class LOKT(Attack[LOKTConfig]):
     ) -> Reconstruction:
         """Reconstructions of some classes at once."""
         if self.students is None:
-            raise ValueError("LOKT needs students: call prepare_for(...) first")
+            raise ValueError(UNPREPARED)
         begin, queries = time.perf_counter(), Queries(target, generator, task.seed)
         self.students.module.to(task.like.device, task.like.dtype)
         found = self.inner.attack(self.students, generator, labels, task)

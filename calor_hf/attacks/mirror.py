@@ -1,6 +1,6 @@
 """Mirror, white-box: styles kept inside the box where most styles lie, in a space that makes them normal."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import cos, pi
 from typing import Any, ClassVar
 
@@ -11,7 +11,8 @@ from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
-from calor_hf.attacks.starts import scaled_pool
+from calor_hf.attacks.starts import LEAST_POOL
+from calor_hf.core.config import setting
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 
@@ -20,41 +21,18 @@ from calor_hf.targets.base import Target
 class MirrorConfig(GradientAttackConfig):
     """Settings of :class:`Mirror`."""
 
-    steps: int = field(default=20_000, metadata={"help": "Optimization steps."})
-    lr: float = field(default=0.25, metadata={"help": "Highest learning rate of Adam."})
-    initial_candidates: int = field(
-        default=100_000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random."}
-    )
-    keep: str = field(default="best", metadata={"help": "last, or best: each image's lowest identity loss on the way."})
-    identity_weight: float = field(default=10.0, metadata={"help": "Weight of the identity loss."})
-    flip_probability: float = field(default=0.5, metadata={"help": "That an image is mirrored, in each step."})
-    shared_views: bool = field(default=True, metadata={"help": "All images are mirrored together, as in the source."})
-    warm_up: float = field(default=0.05, metadata={"help": "Share of the steps in which the rate rises from 0."})
-    ramp_down: float = field(default=0.25, metadata={"help": "Share of the steps in which it falls to 0."})
-    p_space: str = field(default="auto", metadata={"help": "Box in P space: on, off, or auto: with a StyleGAN alone."})
-    bound_samples: int = field(default=100_000, metadata={"help": "Samples of the prior that the box is measured on."})
-    bound_width: float = field(default=1.0, metadata={"help": "Half the box in standard deviations; 0: no box."})
-
-    def validate(self) -> None:
-        """Refuse unknown spaces and shares out of range."""
-        super().validate()
-        if self.p_space not in P_SPACES:
-            raise ValueError(f"unknown p_space {self.p_space!r}; pass one of {', '.join(P_SPACES)}")
-        if self.bound_samples < 2 or self.bound_width < 0:
-            raise ValueError(
-                f"expected bound_samples >= 2 and bound_width >= 0, got {self.bound_samples} and {self.bound_width}"
-            )
-        for name in ("flip_probability", "warm_up", "ramp_down"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-
-    def scaled(self, factor: float) -> "MirrorConfig":
-        """``factor`` times the steps and the samples to start from."""
-        return replace(
-            self,
-            steps=max(1, round(self.steps * factor)),
-            initial_candidates=scaled_pool(self.initial_candidates, factor),
-        )
+    steps: int = 20_000
+    lr: float = setting(0.25, "Highest learning rate of Adam.")
+    initial_candidates: int = setting(100_000, scales_to=LEAST_POOL)
+    keep: str = "best"
+    identity_weight: float = 10.0
+    flip_probability: float = setting(0.5, "That an image is mirrored, in each step.", ge=0, le=1)
+    shared_views: bool = setting(True, "All images are mirrored together, as in the source.")
+    warm_up: float = setting(0.05, "Share of the steps in which the rate rises from 0.", ge=0, le=1)
+    ramp_down: float = setting(0.25, "Share of the steps in which it falls to 0.", ge=0, le=1)
+    p_space: str = setting("auto", "Box in P space: on, off, or auto: with a StyleGAN alone.", choices=P_SPACES)
+    bound_samples: int = setting(100_000, "Samples of the prior that the box is measured on.", ge=2)
+    bound_width: float = setting(1.0, "Half the box in standard deviations; 0: no box.", ge=0)
 
 
 @ATTACKS.register("mirror")

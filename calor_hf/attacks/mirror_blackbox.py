@@ -1,7 +1,7 @@
 """Mirror without gradients: a genetic algorithm on the scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.queries import BLOCK, Queries, pool_of
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
@@ -23,40 +24,22 @@ CALLBACK_EVERY = 5
 class MirrorBlackboxConfig(AttackConfig):
     """Settings of :class:`MirrorBlackbox`."""
 
-    generations: int = field(default=100, metadata={"help": "Generations at most."})
-    population: int = field(default=1000, metadata={"help": "Latents of a class in a generation."})
-    candidates: int = field(
-        default=100_000, metadata={"help": "Samples of the prior, for all classes, that the first generation is of."}
+    generations: int = setting(100, "Generations at most.", ge=1, scales_to=1)
+    population: int = setting(1000, "Latents of a class in a generation.", ge=2)
+    candidates: int = setting(100_000, "Samples of the prior, for all classes, that the first generation is of.")
+    mutation: float = setting(0.1, "Probability that a number of a child changes.", ge=0, le=1)
+    mutation_size: float = setting(0.1, "Largest change, in standard deviations.", ge=0)
+    enough: float = setting(0.95, "Score of the best that ends the search of its class.")
+    p_space: str = setting(
+        "auto", "Mutate and bound in P space: on, off, or auto: with a StyleGAN alone.", choices=P_SPACES
     )
-    mutation: float = field(default=0.1, metadata={"help": "Probability that a number of a child changes."})
-    mutation_size: float = field(default=0.1, metadata={"help": "Largest change, in standard deviations."})
-    enough: float = field(default=0.95, metadata={"help": "Score of the best that ends the search of its class."})
-    p_space: str = field(
-        default="auto", metadata={"help": "Mutate and bound in P space: on, off, or auto: with a StyleGAN alone."}
-    )
-    bound_samples: int = field(default=100_000, metadata={"help": "Samples of the prior that the bounds come from."})
-    bound_width: float = field(default=1.0, metadata={"help": "Standard deviations that latents may lie off the mean."})
+    bound_samples: int = setting(100_000, "Samples of the prior that the bounds come from.", ge=2)
+    bound_width: float = setting(1.0, "Standard deviations that latents may lie off the mean.", gt=0)
 
     def validate(self) -> None:
-        """Refuse impossible numbers."""
-        if self.generations < 1 or self.population < 2 or self.bound_samples < 2:
-            raise ValueError(
-                "expected generations >= 1, population >= 2 and bound_samples >= 2, got "
-                f"{self.generations}, {self.population} and {self.bound_samples}"
-            )
+        """Refuse a first generation of fewer samples than it has latents."""
         if self.candidates < self.population:
             raise ValueError(f"candidates must be at least the population {self.population}, got {self.candidates}")
-        if not 0 <= self.mutation <= 1 or not self.mutation_size >= 0 or not self.bound_width > 0:
-            raise ValueError(
-                "expected mutation in [0, 1], mutation_size >= 0 and bound_width > 0, got "
-                f"{self.mutation}, {self.mutation_size} and {self.bound_width}"
-            )
-        if self.p_space not in P_SPACES:
-            raise ValueError(f"unknown p_space {self.p_space!r}; pass one of {', '.join(P_SPACES)}")
-
-    def scaled(self, factor: float) -> "MirrorBlackboxConfig":
-        """``factor`` times the generations, at least one."""
-        return replace(self, generations=max(1, round(self.generations * factor)))
 
 
 @ATTACKS.register("mirror_blackbox")

@@ -1,6 +1,6 @@
 """PLG: the max-margin loss of two random views, through a conditional generator."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks.smoothing import over_views
+from calor_hf.core.config import setting
 from calor_hf.targets.base import Target
 
 
@@ -16,10 +17,10 @@ from calor_hf.targets.base import Target
 class PLGConfig(GradientAttackConfig):
     """Settings of :class:`PLG`."""
 
-    steps: int = field(default=600, metadata={"help": "Optimization steps."})
-    lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
-    objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    views: int = field(default=2, metadata={"help": "Random views a step, summed; 0: the image as it is."})
+    steps: int = 600
+    lr: float = setting(0.1, "Learning rate of Adam.")
+    objective: str = "max_margin"
+    views: int = setting(2, "Random views a step, summed; 0: the image as it is.", ge=0)
 
 
 @ATTACKS.register("plg")

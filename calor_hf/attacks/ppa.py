@@ -1,7 +1,7 @@
 """PPA, plug and play: chosen starts, a hyperbolic loss through random crops, and a vote of views at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
-from calor_hf.attacks.starts import scaled_pool
+from calor_hf.attacks.starts import LEAST_POOL
+from calor_hf.core.config import setting
 from calor_hf.data.random_views import RandomView
 from calor_hf.targets.base import Target
 
@@ -19,43 +20,23 @@ from calor_hf.targets.base import Target
 class PPAConfig(GradientAttackConfig):
     """Settings of :class:`PPA`."""
 
-    steps: int = field(default=50, metadata={"help": "Optimization steps; 70 for CelebA, 100 for dogs in the source."})
-    lr: float = field(default=0.005, metadata={"help": "Learning rate of Adam."})
-    beta1: float = field(default=0.1, metadata={"help": "Adam's memory of gradients, in [0, 1)."})
-    beta2: float = field(default=0.1, metadata={"help": "Adam's memory of their squares, in [0, 1)."})
-    milestones: tuple[int, ...] = field(
-        default=(), metadata={"help": "Steps at which the learning rate falls to a tenth, such as 30,40."}
-    )
-    objective: str = field(default="poincare", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    initial_candidates: int = field(
-        default=2000, metadata={"help": "Samples of the prior that each class takes its starts from; 0: random starts."}
-    )
-    restarts: int = field(default=4, metadata={"help": "Candidates optimized for each image kept."})
-    crop: float = field(default=0.9, metadata={"help": "Smallest share of the area that a crop in a step keeps."})
-    shared_views: bool = field(default=True, metadata={"help": "One crop a step for all images, as in the source."})
-    final_views: int = field(
-        default=100, metadata={"help": "Random views whose mean score chooses among the candidates; 0: the image's."}
-    )
-
-    def validate(self) -> None:
-        """Refuse crops and memories out of range."""
-        super().validate()
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be in (0, 1], got {self.crop}")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"beta1 and beta2 must be in [0, 1), got {self.beta1} and {self.beta2}")
-        if self.final_views < 0 or any(milestone < 1 for milestone in self.milestones):
-            raise ValueError(
-                f"expected final_views >= 0 and milestones >= 1, got {self.final_views} and {self.milestones}"
-            )
+    steps: int = setting(50, "Optimization steps; 70 for CelebA, 100 for dogs in the source.")
+    lr: float = setting(0.005, "Learning rate of Adam.")
+    beta1: float = setting(0.1, "Adam's memory of gradients, in [0, 1).", ge=0, lt=1)
+    beta2: float = setting(0.1, "Adam's memory of their squares, in [0, 1).", ge=0, lt=1)
+    milestones: tuple[int, ...] = setting((), "Steps at which the learning rate falls to a tenth, such as 30,40.", ge=1)
+    objective: str = "poincare"
+    initial_candidates: int = setting(2000, scales_to=LEAST_POOL)
+    restarts: int = setting(4, "Candidates optimized for each image kept.")
+    crop: float = setting(0.9, "Smallest share of the area that a crop in a step keeps.", gt=0, le=1)
+    shared_views: bool = setting(True, "One crop a step for all images, as in the source.")
+    final_views: int = setting(100, "Random views whose mean score chooses among the candidates; 0: the image's.", ge=0)
 
     def scaled(self, factor: float) -> "PPAConfig":
-        """``factor`` times the steps, milestones, samples to start from and final views."""
+        """Scale milestones and final views too, the latter only down."""
         return replace(
-            self,
-            steps=max(1, round(self.steps * factor)),
+            super().scaled(factor),
             milestones=tuple(max(1, round(milestone * factor)) for milestone in self.milestones),
-            initial_candidates=scaled_pool(self.initial_candidates, factor),
             final_views=min(self.final_views, max(5, round(self.final_views * factor))),
         )
 

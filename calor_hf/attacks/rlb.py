@@ -1,7 +1,7 @@
 """RLB-MI: an agent for each image learns which latents the target rewards, from scores alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from calor_hf.attacks._sac import Agents, SACPlan
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.queries import Queries, rows_of
+from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
@@ -23,38 +24,18 @@ AGENT_IMAGES = 8  # an agent's networks and memory weigh as much as some eight i
 class RLBConfig(AttackConfig):
     """Settings of :class:`RLB`."""
 
-    episodes: int = field(default=40_000, metadata={"help": "Actions of an agent, one an episode."})
-    lr: float = field(default=5e-4, metadata={"help": "Learning rate of Adam, of all networks."})
-    batch_size: int = field(default=256, metadata={"help": "Remembered episodes of an update."})
-    gamma: float = field(default=0.99, metadata={"help": "Discount; without effect where episodes are terminal."})
-    tau: float = field(default=0.01, metadata={"help": "Share that slow critics take over; without effect likewise."})
-    terminal: bool = field(default=True, metadata={"help": "An episode ends with its action."})
-    shared_noise: bool = field(
-        default=True, metadata={"help": "One random number for all numbers of an action, as the authors' code."}
-    )
-    mean_log_probability: bool = field(
-        default=True, metadata={"help": "Log-probabilities are means over an action's numbers; false: sums."}
-    )
-
-    def validate(self) -> None:
-        """Refuse impossible numbers."""
-        if self.episodes < 1 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(
-                f"expected episodes >= 1, batch_size >= 1 and lr > 0, got {self.episodes}, {self.batch_size} and "
-                f"{self.lr}"
-            )
-        if not 0 <= self.gamma <= 1 or not 0 < self.tau <= 1:
-            raise ValueError(f"expected gamma in [0, 1] and tau in (0, 1], got {self.gamma} and {self.tau}")
-
-    def scaled(self, factor: float) -> "RLBConfig":
-        """``factor`` times the episodes, at least one."""
-        return replace(self, episodes=max(1, round(self.episodes * factor)))
+    episodes: int = setting(40_000, "Actions of an agent, one an episode.", ge=1, scales_to=1)
+    lr: float = setting(5e-4, "Learning rate of Adam, of all networks.", gt=0)
+    batch_size: int = setting(256, "Remembered episodes of an update.", ge=1)
+    gamma: float = setting(0.99, "Discount; without effect where episodes are terminal.", ge=0, le=1)
+    tau: float = setting(0.01, "Share that slow critics take over; without effect likewise.", gt=0, le=1)
+    terminal: bool = setting(True, "An episode ends with its action.")
+    shared_noise: bool = setting(True, "One random number for all numbers of an action, as the authors' code.")
+    mean_log_probability: bool = setting(True, "Log-probabilities are means over an action's numbers; false: sums.")
 
     def plan(self) -> SACPlan:
         """How the agents learn."""
-        return SACPlan(
-            self.lr, self.gamma, self.tau, self.batch_size, self.terminal, self.shared_noise, self.mean_log_probability
-        )
+        return SACPlan(**{f.name: getattr(self, f.name) for f in fields(SACPlan)})
 
 
 @ATTACKS.register("rlb")

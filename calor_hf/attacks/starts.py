@@ -11,6 +11,8 @@ from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 
 AT_ONCE = 256
+LEAST_POOL = 100
+"""Number of initial candidates that a smaller budget leaves."""
 
 Views = Callable[[Tensor], Sequence[Tensor]]
 
@@ -79,18 +81,9 @@ def _best(
             for row in rows:
                 seen.batch = row
                 seen_by.append(seen.head(features).softmax(dim=1))
-            scores.append(_columns(seen_by, mine))
+            if len(seen_by) > 1:  # each class with its own noise
+                scores.append(torch.stack([p[:, c] for p, c in zip(seen_by, mine, strict=True)], dim=1))
+            else:
+                scores.append(seen_by[0][:, mine])
         found.append(torch.stack(scores).mean(dim=0))
     return [own.topk(batch.group).indices for own in torch.cat(found).T.contiguous()]
-
-
-def _columns(probabilities: list[Tensor], classes: Tensor) -> Tensor:
-    """(samples, classes) each class's probability, seen with its own noise or with all others."""
-    if len(probabilities) == 1:
-        return probabilities[0][:, classes]
-    return torch.stack([p[:, c] for p, c in zip(probabilities, classes, strict=True)], dim=1)
-
-
-def scaled_pool(count: int, factor: float) -> int:
-    """``factor`` times the samples to choose from, but no fewer than 100 where there were more; 0 stays 0."""
-    return max(min(count, 100), round(count * factor))

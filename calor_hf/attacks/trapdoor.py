@@ -1,7 +1,7 @@
 """Adaptive attack on trapdoors: estimate each class's trigger, then avoid its change of the features."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks.smoothing import over_views
+from calor_hf.core.config import setting
 from calor_hf.core.files import read_tensors, write_whole
 from calor_hf.core.processes import process_state
 from calor_hf.core.seeding import named_rng, torch_seed
@@ -41,32 +42,16 @@ class TriggerPlan:
 class TrapdoorConfig(GradientAttackConfig):
     """Settings of :class:`Trapdoor`."""
 
-    steps: int = field(default=600, metadata={"help": "Optimization steps."})
-    lr: float = field(default=0.1, metadata={"help": "Learning rate of Adam."})
-    objective: str = field(default="max_margin", metadata={"help": "Identity loss: ce, poincare, max_margin or logit."})
-    restarts: int = field(default=2, metadata={"help": "Starts for each image kept; score and trapdoor choose."})
-    views: int = field(default=2, metadata={"help": "Random views a step, summed; 0: the image as it is."})
-    avoid_weight: float = field(default=1.0, metadata={"help": "Weight of the likeness to a triggered image."})
-    select_weight: float = field(default=1.0, metadata={"help": "Its weight against the score in the final selection."})
-    trigger_images: int = field(default=32, metadata={"help": "Public images that a trigger has to work on."})
-    trigger_steps: int = field(default=40, metadata={"help": "Steps of the search for each class's trigger."})
-    reach: float = field(
-        default=0.03, metadata={"help": "Largest change of a pixel by a trigger, of 1; Trap-MID blends 0.02."}
-    )
-
-    def validate(self) -> None:
-        """Refuse weights below zero and empty searches."""
-        super().validate()
-        if min(self.avoid_weight, self.select_weight, self.views) < 0:
-            raise ValueError(
-                "avoid_weight, select_weight and views must be >= 0, got "
-                f"{self.avoid_weight}, {self.select_weight} and {self.views}"
-            )
-        if self.trigger_images < 1 or self.trigger_steps < 1 or not 0 < self.reach <= 1:
-            raise ValueError(
-                "expected trigger_images >= 1, trigger_steps >= 1 and reach in (0, 1], got "
-                f"{self.trigger_images}, {self.trigger_steps} and {self.reach}"
-            )
+    steps: int = 600
+    lr: float = setting(0.1, "Learning rate of Adam.")
+    objective: str = "max_margin"
+    restarts: int = setting(2, "Starts for each image kept; score and trapdoor choose.")
+    views: int = setting(2, "Random views a step, summed; 0: the image as it is.", ge=0)
+    avoid_weight: float = setting(1.0, "Weight of the likeness to a triggered image.", ge=0)
+    select_weight: float = setting(1.0, "Its weight against the score in the final selection.", ge=0)
+    trigger_images: int = setting(32, "Public images that a trigger has to work on.", ge=1)
+    trigger_steps: int = setting(40, "Steps of the search for each class's trigger.", ge=1)
+    reach: float = setting(0.03, "Largest change of a pixel by a trigger, of 1; Trap-MID blends 0.02.", gt=0, le=1)
 
 
 @ATTACKS.register("trapdoor")

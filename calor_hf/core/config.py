@@ -3,12 +3,32 @@
 import dataclasses
 import difflib
 import math
+import operator
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from calor_hf.core.validation import type_error
 
 C = TypeVar("C", bound="MethodConfig")
+
+_LIMITS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", **rules: Any) -> Any:
+    """Declare a setting of a :class:`MethodConfig`.
+
+    A subclass that gives the setting another default, as in ``steps: int = 50``, inherits help and rules.
+
+    Args:
+        default: Default value; without one the setting is required.
+        help: Description, for the command line and the documentation.
+        rules: ``ge``, ``gt``, ``le``, ``lt`` limit a finite number, or each item of a tuple; ``choices`` are the valid
+            values. None is always valid, if the type allows it. Other names are left to the owner of the settings.
+    """
+    field: Any = dataclasses.field(default=default, metadata={"help": help, **rules} if help else rules)
+    return field
 
 
 def option(default: Any, help: str = "", **metadata: Any) -> Any:
@@ -22,12 +42,25 @@ def option(default: Any, help: str = "", **metadata: Any) -> Any:
 class MethodConfig:
     """Settings of one method: a frozen dataclass that checks itself when it is made."""
 
+    def __init_subclass__(cls) -> None:
+        """Pass help and rules of inherited settings on to those that redefine them."""
+        super().__init_subclass__()
+        for name, inherited in getattr(cls, "__dataclass_fields__", {}).items():
+            if name in vars(cls):
+                own = vars(cls)[name]
+                field: Any = own if isinstance(own, dataclasses.Field) else dataclasses.field(default=own)
+                field.metadata = MappingProxyType({**inherited.metadata, **field.metadata})
+                setattr(cls, name, field)
+
     def __post_init__(self) -> None:
         """Check the settings."""
+        for field in dataclasses.fields(self):
+            if problem := _rule_error(field.name, getattr(self, field.name), field.metadata):
+                raise ValueError(problem)
         self.validate()
 
     def validate(self) -> None:
-        """Raise ``ValueError`` for settings that cannot work; subclasses say which."""
+        """Raise ``ValueError`` for settings that cannot work together; :func:`setting` states rules of single ones."""
 
     def to_dict(self) -> dict[str, Any]:
         """Settings as a dictionary of plain values."""
@@ -76,6 +109,24 @@ class MethodConfig:
                 raise ValueError(f"expected a setting as name=value, got {word!r}")
             values[name] = _value(name, text, hints[name]) if name in hints else text
         return values
+
+
+def _rule_error(name: str, value: Any, rules: Any) -> str | None:
+    """Return which rule of :func:`setting` a value breaks."""
+    limits = {key: rules[key] for key in _LIMITS if key in rules}
+    if value is None:
+        return None
+    if "choices" in rules and value not in rules["choices"]:
+        return f"unknown {name} {value!r}; pass one of {', '.join(rules['choices'])}"
+    for one in (value if isinstance(value, tuple | list) else (value,)) if limits else ():
+        if not (math.isfinite(one) and all(_LIMITS[key](one, limit) for key, limit in limits.items())):
+            if len(limits) == 2:
+                bounds = ", ".join(map(str, limits.values()))
+                wanted = f"in {'[' if 'ge' in limits else '('}{bounds}{']' if 'le' in limits else ')'}"
+            else:
+                wanted = " ".join(f"{_SIGNS[key]} {limit}" for key, limit in limits.items())
+            return f"{name} must be {'' if math.isfinite(one) else 'a finite number '}{wanted}, got {one}"
+    return None
 
 
 def _value(name: str, text: str, hint: Any) -> Any:

@@ -1,7 +1,6 @@
 """Contract of the defenses: a loss of named terms, and optionally a head, stages, hooks and changed batches."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -54,10 +53,10 @@ class Strength:
         return (value - self.weakest) / (self.strongest - self.weakest) if self.strongest != self.weakest else 0.0
 
 
-class Defense(ABC, Generic[C]):
+class Defense(Generic[C]):
     """A way of training a classifier so that less can be rebuilt from its weights.
 
-    Only :meth:`loss` is abstract; every other method has a default that changes nothing.
+    The defaults of all methods are ordinary training.
 
     Attributes:
         config: The settings, frozen.
@@ -159,9 +158,12 @@ class Defense(ABC, Generic[C]):
         """
         return inputs
 
-    @abstractmethod
     def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is the loss, and each is logged under its name."""
+        """Named scalar terms; their sum is the loss, and each is logged under its name.
+
+        By default ``cross_entropy`` in nats, the mean over the batch.
+        """
+        return {"cross_entropy": cross_entropy(out)}
 
     def state_dict(self) -> dict[str, Any]:
         """State of training besides the model: saved with checkpoints and resumed, never published."""

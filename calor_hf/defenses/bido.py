@@ -1,65 +1,49 @@
 """BiDO: hidden layers that depend little on the input and much on the label."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
 from calor_hf.heads.find_head import NoHead
 
 _MEASURED = (nn.Conv2d, nn.Linear, Conv1D, NoHead)  # Conv1D: the linear layer of GPT; NoHead: where the classifier was
-MEASURES = ("hsic", "coco")
-LABEL_KERNELS = ("linear", "gaussian", "imq")
-CENTRINGS = ("one_sided", "double")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiDOConfig(MethodConfig):
     """Settings of :class:`BiDO`; the defaults are CALoR's setting C and the released code's."""
 
-    lambda_out: float = field(
-        default=0.5, metadata={"help": "Weight of the dependence on the label, >= 0; its effect grows with the batch."}
+    lambda_out: float = setting(
+        0.5, "Weight of the dependence on the label, >= 0; its effect grows with the batch.", ge=0
     )
-    lambda_in: float | None = field(
-        default=None, metadata={"help": "Weight of the dependence on the input, >= 0; default a tenth of lambda_out."}
+    lambda_in: float | None = setting(
+        None, "Weight of the dependence on the input, >= 0; default a tenth of lambda_out.", ge=0
     )
-    measure: str = field(default="hsic", metadata={"help": "Dependence: hsic (normalized), or coco."})
-    sigma: float = field(default=5.0, metadata={"help": "Width of the Gaussian kernels, > 0, in units of inputs."})
-    label_kernel: str = field(default="linear", metadata={"help": "Kernel of the labels: linear, gaussian or imq."})
-    centring: str = field(
-        default="one_sided", metadata={"help": "Of hsic: one_sided as in the released code, or double."}
+    measure: str = setting("hsic", "Dependence: hsic (normalized), or coco.", choices=("hsic", "coco"))
+    sigma: float = setting(5.0, "Width of the Gaussian kernels, > 0, in units of inputs.", gt=0)
+    label_kernel: str = setting(
+        "linear", "Kernel of the labels: linear, gaussian or imq.", choices=("linear", "gaussian", "imq")
     )
-    layers: tuple[str, ...] | None = field(
-        default=None,
-        metadata={
-            "help": "Paths in the base model of the modules whose inputs are measured; default: three convolutions or "
-            "linear layers at even distances."
-        },
+    centring: str = setting(
+        "one_sided", "Of hsic: one_sided as in the released code, or double.", choices=("one_sided", "double")
+    )
+    layers: tuple[str, ...] | None = setting(
+        None,
+        "Paths in the base model of the modules whose inputs are measured; default: three convolutions or "
+        "linear layers at even distances.",
     )
 
     def validate(self) -> None:
-        """Check that weights are not negative and choices are known."""
+        """Take the list that JSON gives as a tuple."""
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))  # JSON gives a list
-        for name, weight in (("lambda_out", self.lambda_out), ("lambda_in", self.lambda_in)):
-            if weight is not None and not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be a finite number >= 0, got {weight}")
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be a finite number > 0, got {self.sigma}")
-        for name, value, known in (
-            ("measure", self.measure, MEASURES),
-            ("label_kernel", self.label_kernel, LABEL_KERNELS),
-            ("centring", self.centring, CENTRINGS),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")
+            object.__setattr__(self, "layers", tuple(self.layers))
 
 
 @DEFENSES.register("bido")

@@ -1,13 +1,14 @@
 """CALoR: a low-rank head with Tanh, then confidence adaptation."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.config import setting
 from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.defenses.base import DEFENSES, cross_entropy, mean_over_counted
 from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
@@ -17,11 +18,9 @@ from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 class CALoRDefenseConfig(LowRankConfig):
     """Settings of :class:`CALoR`; the defaults are the paper's."""
 
-    low_rank: bool = field(
-        default=True, metadata={"help": "Whether the head is low-rank; false: confidence adaptation alone."}
-    )
-    ca_a: float = field(default=1.0, metadata={"help": "Strength a of confidence adaptation, > 0."})
-    ca_b: float = field(default=8.0, metadata={"help": "Sharpness b, > 0; the target confidence is e^(-1/b)."})
+    low_rank: bool = setting(True, "Whether the head is low-rank; false: confidence adaptation alone.")
+    ca_a: float = setting(1.0, "Strength a of confidence adaptation, > 0.")
+    ca_b: float = setting(8.0, "Sharpness b, > 0; the target confidence is e^(-1/b).")
 
     def validate(self) -> None:
         """Refuse what no head and no loss can be built from."""

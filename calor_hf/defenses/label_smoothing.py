@@ -1,13 +1,13 @@
 """Label smoothing with a negative factor."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.base import DEFENSES, Defense, Strength
 
@@ -18,20 +18,12 @@ SCHEDULES = ("official", "constant")
 class LabelSmoothingConfig(MethodConfig):
     """Settings of :class:`LabelSmoothing`."""
 
-    alpha: float = field(
-        default=-0.05, metadata={"help": "Share of the uniform label, < 1. Below 0 it defends, above it helps attacks."}
+    alpha: float = setting(-0.05, "Share of the uniform label, < 1. Below 0 it defends, above it helps attacks.", lt=1)
+    schedule: str = setting(
+        "official",
+        "official: off for half of the epochs, then a ramp, then full; constant: from the start.",
+        choices=SCHEDULES,
     )
-    schedule: str = field(
-        default="official",
-        metadata={"help": "official: off for half of the epochs, then a ramp, then full; constant: from the start."},
-    )
-
-    def validate(self) -> None:
-        """Check that the factor keeps the true label."""
-        if not (math.isfinite(self.alpha) and self.alpha < 1):
-            raise ValueError(f"alpha must be a finite number < 1, got {self.alpha}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; pass one of {', '.join(SCHEDULES)}")
 
 
 @DEFENSES.register("label_smoothing")

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses.base import DEFENSES, cross_entropy
+from calor_hf.defenses.base import DEFENSES
 from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 
 
@@ -28,7 +25,3 @@ class LoFt(LowRankDefense[LoFtConfig]):
 
     config_class = LoFtConfig
     log_odds_suffice = True
-
-    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy`` in nats, the mean over the batch."""
-        return {"cross_entropy": cross_entropy(out)}

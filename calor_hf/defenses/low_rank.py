@@ -2,10 +2,10 @@
 
 import logging
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.defenses.base import Defense, Strength
 from calor_hf.heads.low_rank_head import ACTIVATIONS, INPUT_NORMS, LowRankHead, check_head, default_rank
 
@@ -16,22 +16,17 @@ logger = logging.getLogger(__name__)
 class LowRankConfig(MethodConfig):
     """Settings of a low-rank head."""
 
-    rank: int | None = field(
-        default=None,
-        metadata={
-            "help": "Width of the compressed code, 1 to min(features, classes). Default: a quarter of that, at most 32."
-        },
+    rank: int | None = setting(
+        None, "Width of the compressed code, 1 to min(features, classes). Default: a quarter of that, at most 32."
     )
-    activation: str = field(default="tanh", metadata={"help": f"Between the head's layers: {', '.join(ACTIVATIONS)}."})
-    bias: bool = field(default=True, metadata={"help": "Whether the head's layers have biases."})
-    input_norm: str | None = field(default=None, metadata={"help": "batchnorm in front of the head, or None."})
+    activation: str = setting("tanh", f"Between the head's layers: {', '.join(ACTIVATIONS)}.", choices=ACTIVATIONS)
+    bias: bool = setting(True, "Whether the head's layers have biases.")
+    input_norm: str | None = setting(None, "batchnorm in front of the head, or None.")
 
     def validate(self) -> None:
         """Refuse what no head can be built from; the upper limit of the rank needs the model."""
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise ValueError(f"rank must be a whole number >= 1, got {self.rank!r}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"unknown activation {self.activation!r}; pass one of {', '.join(ACTIVATIONS)}")
         if self.input_norm not in INPUT_NORMS:
             raise ValueError(f"unknown input_norm {self.input_norm!r}; pass None or 'batchnorm'")
 

@@ -1,13 +1,13 @@
 """MID: a variational information bottleneck in front of the scores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
 from calor_hf.heads.classifier_head import MeanOfHeads, at_least_float32, linear
@@ -17,18 +17,10 @@ from calor_hf.heads.classifier_head import MeanOfHeads, at_least_float32, linear
 class MIDConfig(MethodConfig):
     """Settings of :class:`MID`."""
 
-    beta: float = field(
-        default=0.1,
-        metadata={"help": "Weight of the KL term, >= 0: 0.1 for 512 features, 0.005 for 2048 in CALoR's comparison."},
+    beta: float = setting(
+        0.1, "Weight of the KL term, >= 0: 0.1 for 512 features, 0.005 for 2048 in CALoR's comparison.", ge=0
     )
-    sample_at_eval: bool = field(
-        default=True, metadata={"help": "Draw noise in evaluation too, as all released code does; false: the mean."}
-    )
-
-    def validate(self) -> None:
-        """Check that the weight is not negative."""
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta must be a finite number >= 0, got {self.beta}")
+    sample_at_eval: bool = setting(True, "Draw noise in evaluation too, as all released code does; false: the mean.")
 
 
 class BottleneckHead(nn.Module):

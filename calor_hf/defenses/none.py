@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses.base import DEFENSES, Defense, cross_entropy
+from calor_hf.defenses.base import DEFENSES, Defense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +17,3 @@ class NoDefense(Defense[NoDefenseConfig]):
 
     config_class = NoDefenseConfig
     log_odds_suffice = True
-
-    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy`` in nats, the mean over the batch."""
-        return {"cross_entropy": cross_entropy(out)}

@@ -1,7 +1,7 @@
 """Random erasing of a square in every training image (MIDRE)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calor_hf.core.config import MethodConfig
-from calor_hf.core.outputs import Forward, Progress
+from calor_hf.core.config import MethodConfig, setting
+from calor_hf.core.outputs import Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.training_run import TrainingRun, check_images
 
 FILLS = ("authors", "mean", "noise")
@@ -23,24 +23,20 @@ AUTHORS_FILL = (0.485, 0.456, 0.406)
 class RandomErasingConfig(MethodConfig):
     """Settings of :class:`RandomErasing`; the defaults are those of the authors' configurations."""
 
-    min_area: float = field(default=0.1, metadata={"help": "Smallest share of an image's area that is erased, > 0."})
-    max_area: float = field(default=0.4, metadata={"help": "Largest share, < 1: the strength. The authors: 0.4, 0.8."})
-    probability: float = field(default=1.0, metadata={"help": "Probability that an image is erased at all, 0 to 1."})
-    fill: str | float = field(
-        default="authors",
-        metadata={
-            "help": "What the hole is filled with: authors (0.485, 0.456, 0.406 in the model's normalized units, as in "
-            "their code), mean (of the image, by channel), noise (standard normal, in normalized units), or a gray "
-            "value in [0, 1]."
-        },
+    min_area: float = setting(0.1, "Smallest share of an image's area that is erased, > 0.", gt=0)
+    max_area: float = setting(0.4, "Largest share, < 1: the strength. The authors: 0.4, 0.8.", lt=1)
+    probability: float = setting(1.0, "Probability that an image is erased at all, 0 to 1.", ge=0, le=1)
+    fill: str | float = setting(
+        "authors",
+        "What the hole is filled with: authors (0.485, 0.456, 0.406 in the model's normalized units, as in "
+        "their code), mean (of the image, by channel), noise (standard normal, in normalized units), or a gray "
+        "value in [0, 1].",
     )
 
     def validate(self) -> None:
-        """Check that areas are increasing shares and that the fill is known."""
-        if not 0 < self.min_area <= self.max_area < 1:
-            raise ValueError(f"expected 0 < min_area <= max_area < 1, got {self.min_area} and {self.max_area}")
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must be between 0 and 1, got {self.probability}")
+        """Check that areas increase and that the fill is known."""
+        if self.min_area > self.max_area:
+            raise ValueError(f"expected min_area <= max_area, got {self.min_area} and {self.max_area}")
         if isinstance(self.fill, str) and self.fill not in FILLS:
             raise ValueError(f"unknown fill {self.fill!r}; pass one of {', '.join(FILLS)}, or a gray value in [0, 1]")
         if not isinstance(self.fill, str) and not 0 <= self.fill <= 1:
@@ -84,10 +80,6 @@ class RandomErasing(Defense[RandomErasingConfig]):
         x = torch.arange(images.shape[3], device=images.device)
         inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
         return {**inputs, "pixel_values": torch.where(inside, self._fill(images, draws), images)}
-
-    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy`` in nats, the mean over the batch."""
-        return {"cross_entropy": cross_entropy(out)}
 
     def _fill(self, images: Tensor, draws: StepDraws) -> Tensor:
         fill = self.config.fill

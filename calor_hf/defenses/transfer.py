@@ -1,47 +1,34 @@
 """Transfer learning: early layers keep their public pre-trained weights."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from calor_hf.core.config import MethodConfig
-from calor_hf.core.outputs import Forward, Progress
+from calor_hf.core.config import MethodConfig, setting
+from calor_hf.core.outputs import Progress
 from calor_hf.core.seeding import StepDraws
-from calor_hf.defenses.base import DEFENSES, Defense, Strength, cross_entropy
+from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.training_run import TrainingRun
-
-COUNTS = ("leaf", "param_leaf", "params", "children")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransferConfig(MethodConfig):
     """Settings of :class:`Transfer`."""
 
-    freeze_ratio: float = field(
-        default=0.5, metadata={"help": "Share of the backbone that is frozen, from the input on, 0 to 1."}
+    freeze_ratio: float = setting(0.5, "Share of the backbone that is frozen, from the input on, 0 to 1.", ge=0, le=1)
+    count_by: str = setting(
+        "leaf",
+        "What the ratio counts: leaf (modules without children, those without weights too: CALoR's "
+        "comparison), param_leaf (leaves with weights), params (weights), children (blocks: the largest part taken "
+        "apart until none holds more than half of the weights).",
+        choices=("leaf", "param_leaf", "params", "children"),
     )
-    count_by: str = field(
-        default="leaf",
-        metadata={
-            "help": "What the ratio counts: leaf (modules without children, those without weights too: CALoR's "
-            "comparison), param_leaf (leaves with weights), params (weights), children (blocks: the largest part taken "
-            "apart until none holds more than half of the weights)."
-        },
+    freeze_bn_stats: bool = setting(
+        False, "Keep running statistics of frozen batch norms too; released code lets them drift."
     )
-    freeze_bn_stats: bool = field(
-        default=False,
-        metadata={"help": "Keep running statistics of frozen batch norms too; released code lets them drift."},
-    )
-
-    def validate(self) -> None:
-        """Check that the ratio is a share and the counting is known."""
-        if not 0 <= self.freeze_ratio <= 1:
-            raise ValueError(f"freeze_ratio must be between 0 and 1, got {self.freeze_ratio}")
-        if self.count_by not in COUNTS:
-            raise ValueError(f"unknown count_by {self.count_by!r}; pass one of {', '.join(COUNTS)}")
 
 
 @DEFENSES.register("transfer")
@@ -117,10 +104,6 @@ class Transfer(Defense[TransferConfig]):
             for path, module in backbone.named_modules()
             if isinstance(module, _BatchNorm) and f"{path}.weight" in frozen
         ]
-
-    def loss(self, out: Forward, progress: Progress) -> dict[str, Tensor]:
-        """``cross_entropy`` in nats, the mean over the batch."""
-        return {"cross_entropy": cross_entropy(out)}
 
     def _frozen_leaves(self, backbone: nn.Module) -> list[nn.Module]:
         ratio, by = self.config.freeze_ratio, self.config.count_by

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.seeding import StepDraws, named_rng, torch_seed
 from calor_hf.data.random_views import RandomView
@@ -29,26 +29,17 @@ AUGMENTATION = RandomView(
 class TrapMIDConfig(MethodConfig):
     """Settings of :class:`TrapMID`; the defaults are those of the authors' configurations."""
 
-    blend: float = field(default=0.02, metadata={"help": "Share of the trigger in a poisoned image, 0 to 1."})
-    weight: float = field(default=0.2, metadata={"help": "Weight of the trapdoor in the loss, 0 to 1."})
-    trigger_step: float = field(default=0.01, metadata={"help": "How far a trigger's pixel moves in a step, > 0."})
-    augment: bool = field(
-        default=True, metadata={"help": "Crop, mirror and turn images, clean and poisoned, so that the trap is robust."}
-    )
-    alpha: float = field(default=0.0, metadata={"help": "Label smoothing of both losses, <= 0; the +NegLS variant."})
-    schedule: str = field(default="official", metadata={"help": "Of alpha, as in label_smoothing."})
+    blend: float = setting(0.02, "Share of the trigger in a poisoned image, 0 to 1.", gt=0, lt=1)
+    weight: float = setting(0.2, "Weight of the trapdoor in the loss, 0 to 1.", gt=0, lt=1)
+    trigger_step: float = setting(0.01, "How far a trigger's pixel moves in a step, > 0.", gt=0, le=1)
+    augment: bool = setting(True, "Crop, mirror and turn images, clean and poisoned, so that the trap is robust.")
+    alpha: float = setting(0.0, "Label smoothing of both losses, <= 0; the +NegLS variant.")
+    schedule: str = setting("official", "Of alpha, as in label_smoothing.", choices=SCHEDULES)
 
     def validate(self) -> None:
-        """Check that shares are in [0, 1]."""
-        for name, value in (("blend", self.blend), ("weight", self.weight)):
-            if not 0 < value < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
-        if not 0 < self.trigger_step <= 1:
-            raise ValueError(f"trigger_step must be in (0, 1], got {self.trigger_step}")
+        """Refuse positive label smoothing."""
         if not -math.inf < self.alpha <= 0:
             raise ValueError(f"alpha must be a finite number <= 0 (positive smoothing helps attacks), got {self.alpha}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}; pass one of {', '.join(SCHEDULES)}")
 
 
 @DEFENSES.register("trap_mid")

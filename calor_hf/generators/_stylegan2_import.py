@@ -45,15 +45,15 @@ def import_stylegan2(file: str | Path) -> StyleGAN2:
         config = _config(found)
         weights = _renamed(found.weights, "")
         discriminator = _renamed(stored.get("D", StoredNetwork()).weights, "discriminator.")
-        if type_error := _misfit(weights, replace(config, discriminator=False)):
-            raise ValueError(type_error)
+        if problem := _misfit(weights, replace(config, discriminator=False)):
+            raise ValueError(problem)
     except ValueError as error:
         raise ValueError(f"{file} is no StyleGAN2 with skips that this library knows: {error}") from error
-    type_error = _misfit(weights | discriminator, config)
-    if type_error and discriminator:
-        logger.warning("the discriminator in %s is of another kind and is left out: %s", file, type_error)
-    generator = StyleGAN2(replace(config, discriminator=not type_error))
-    generator.load_state_dict(weights if type_error else weights | discriminator)
+    problem = _misfit(weights | discriminator, config)
+    if problem and discriminator:
+        logger.warning("the discriminator in %s is of another kind and is left out: %s", file, problem)
+    generator = StyleGAN2(replace(config, discriminator=not problem))
+    generator.load_state_dict(weights if problem else weights | discriminator)
     return generator.eval()
 
 
@@ -70,11 +70,8 @@ def _misfit(weights: dict[str, Tensor], config: StyleGAN2Config) -> str | None:
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        content: Any = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
+        tensors = file.suffix == ".safetensors"
+        content: Any = load_file(file) if tensors else torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch and safetensors raise errors of many kinds for bytes that are not theirs

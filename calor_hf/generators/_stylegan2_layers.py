@@ -53,9 +53,9 @@ def filtered(x: Tensor, before: int, after: int, stride: int = 1, gain: float = 
 def doubled(image: Tensor) -> Tensor:
     """(batch, channels, 2 · height, 2 · width): zeros between the pixels, and the filter over all."""
     batch, channels, height, width = image.shape
-    std = image.new_zeros(batch, channels, height, 2, width, 2)
-    std[:, :, :, 0, :, 0] = image
-    return filtered(std.view(batch, channels, 2 * height, 2 * width), 2, 1, gain=4)
+    spread = image.new_zeros(batch, channels, height, 2, width, 2)
+    spread[:, :, :, 0, :, 0] = image
+    return filtered(spread.view(batch, channels, 2 * height, 2 * width), 2, 1, gain=4)
 
 
 class Dense(nn.Module):

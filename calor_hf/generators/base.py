@@ -1,6 +1,6 @@
 """Base class of the generators: images from latents, saved and shared like a model."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -31,28 +31,37 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         latent_dim: Width of the latents.
         image_size: Side of the images in pixels.
         num_classes: Number of classes of a conditional generator; None for an unconditional one.
-        has_realism: Whether :meth:`realism` is available.
-        num_blocks: Number of blocks that :meth:`run_blocks` can run one by one; 0 if it cannot.
     """
 
     config_class: ClassVar[type[MethodConfig]]
     name: ClassVar[str]
-    has_realism: bool = False
     latent_dim: int
     image_size: int
     num_classes: int | None = None
-    num_blocks: int = 0
 
     def __init__(self, config: C) -> None:
         super().__init__()
         self.config = config
+        self._channels: list[int] = []  # of the map after each block
 
-    @abstractmethod
+    @property
+    def has_realism(self) -> bool:
+        """Whether :meth:`realism` is available."""
+        return getattr(self, "discriminator", None) is not None
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks that :meth:`run_blocks` can run one by one; 0 if it cannot."""
+        return len(self._channels)
+
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """(batch, 3, side, side) in [0, 1] from (batch, latent_dim), and labels (batch,) where it has classes.
 
         In evaluation mode an image depends on its own row alone.
         """
+        image = self.run_blocks(latents, labels=labels)[1]
+        assert image is not None  # the last block was run
+        return image
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """How real images look to the network that the generator was trained against; higher is more real.
@@ -101,7 +110,25 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         Raises:
             ValueError: it cannot be taken apart, or the blocks or the map do not fit.
         """
-        raise self._no_blocks()
+        end = self.num_blocks if stop is None else stop
+        if self.num_blocks and not 0 <= start < end <= self.num_blocks:
+            raise ValueError(
+                f"expected blocks 0 <= start < stop <= {self.num_blocks} of '{self.name}', got {start} and {stop}"
+            )
+        expected = None if start == 0 and self.num_blocks else self.hidden_shape(start)
+        got = None if hidden is None else tuple(hidden.shape[1:])
+        if got != expected:
+            raise ValueError(f"expected a map of (channels, height, width) {expected} for block {start}, got {got}")
+        for block in range(start, end):
+            hidden, image = self._run_block(block, latents, hidden, image, labels)
+        assert hidden is not None  # at least one block was run
+        return hidden, image
+
+    def _run_block(
+        self, block: int, latents: Tensor, hidden: Tensor | None, image: Tensor | None, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run one block; arguments and results as of :meth:`run_blocks`."""
+        raise NotImplementedError
 
     def hidden_shape(self, start: int) -> tuple[int, int, int]:
         """(channels, height, width) of the map entering block ``start``, 1 to num_blocks (there: after the last).
@@ -109,7 +136,12 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         Raises:
             ValueError: it cannot be taken apart, or no map enters there.
         """
-        raise self._no_blocks()
+        if not self.num_blocks:
+            raise ValueError(f"the generator '{self.name}' cannot be taken apart into blocks")
+        if not 1 <= start <= self.num_blocks:
+            raise ValueError(f"maps enter the blocks 1 to {self.num_blocks} of '{self.name}', got {start}")
+        side = 4 * 2 ** (start - 1)
+        return self._channels[start - 1], side, side
 
     def identity(self, latents: Tensor) -> Tensor | None:
         """Return (n, k) true identity numbers of the images, or None if the generator does not know them."""
@@ -128,31 +160,6 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return next((weight.dtype for weight in self.parameters()), torch.float32)
-
-    # For the blocks of subclasses
-
-    def _range(self, hidden: Tensor | None, start: int, stop: int | None) -> range:
-        """The blocks to run, after a check of the arguments of :meth:`run_blocks`."""
-        end = self.num_blocks if stop is None else stop
-        if not 0 <= start < end <= self.num_blocks:
-            raise ValueError(
-                f"expected blocks 0 <= start < stop <= {self.num_blocks} of '{self.name}', got {start} and {stop}"
-            )
-        expected = None if start == 0 else self.hidden_shape(start)
-        got = None if hidden is None else tuple(hidden.shape[1:])
-        if got != expected:
-            raise ValueError(f"expected a map of (channels, height, width) {expected} for block {start}, got {got}")
-        return range(start, end)
-
-    def _map_of(self, channels: list[int], start: int) -> tuple[int, int, int]:
-        """:meth:`hidden_shape`, for blocks that leave maps of so many channels."""
-        if not 1 <= start <= self.num_blocks:
-            raise ValueError(f"maps enter the blocks 1 to {self.num_blocks} of '{self.name}', got {start}")
-        side = 4 * 2 ** (start - 1)
-        return channels[start - 1], side, side
-
-    def _no_blocks(self) -> ValueError:
-        return ValueError(f"the generator '{self.name}' cannot be taken apart into blocks")
 
     # Files: what ModelHubMixin's save_pretrained, from_pretrained and push_to_hub call
 

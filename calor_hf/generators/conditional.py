@@ -1,7 +1,7 @@
 """The class-conditional GAN of PLG and LOKT: residual blocks, conditional batch norm, and their discriminators."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -9,34 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.generators.base import GENERATORS, Generator, check_side, up_channels
-
-DISCRIMINATORS = ("projection", "auxiliary")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalConfig(MethodConfig):
     """Settings of :class:`Conditional`."""
 
-    num_classes: int = field(default=1000, metadata={"help": "Classes of the target."})
-    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
-    latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
-    width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
-    discriminator: str = field(
-        default="projection", metadata={"help": "Discriminator: projection, or auxiliary (LOKT)."}
+    num_classes: int = setting(1000, "Classes of the target.", ge=1)
+    image_size: int = setting(64, "Side in pixels, a power of two from 16 on.")
+    latent_dim: int = setting(128, "Width of the latents.", ge=1)
+    width: int = setting(64, "Channels of the largest maps.", ge=1)
+    discriminator: str = setting(
+        "projection", "Discriminator: projection, or auxiliary (LOKT).", choices=("projection", "auxiliary")
     )
 
     def validate(self) -> None:
         """Refuse sides that the blocks do not reach."""
         check_side(self.image_size)
-        if self.discriminator not in DISCRIMINATORS:
-            raise ValueError(f"unknown discriminator {self.discriminator!r}; pass one of {', '.join(DISCRIMINATORS)}")
-        if min(self.num_classes, self.latent_dim, self.width) < 1:
-            raise ValueError(
-                "num_classes, latent_dim and width must be >= 1, got "
-                f"{self.num_classes}, {self.latent_dim} and {self.width}"
-            )
 
 
 @GENERATORS.register("conditional")
@@ -52,13 +43,12 @@ class Conditional(Generator[ConditionalConfig]):
     """
 
     config_class = ConditionalConfig
-    has_realism = True
 
     def __init__(self, config: ConditionalConfig) -> None:
         super().__init__(config)
         self.latent_dim, self.image_size, self.num_classes = config.latent_dim, config.image_size, config.num_classes
         channels = up_channels(config.image_size, config.width, most=4, first=4)
-        self.num_blocks, self._channels = len(channels), channels
+        self._channels = channels
         self.stem = nn.Linear(config.latent_dim, channels[0] * 16)
         pairs = pairwise(channels)
         self.blocks = nn.ModuleList([_UpBlock(a, b, config.num_classes) for a, b in pairs])
@@ -68,54 +58,19 @@ class Conditional(Generator[ConditionalConfig]):
         kind = ProjectionDiscriminator if config.discriminator == "projection" else AuxiliaryDiscriminator
         self.discriminator: nn.Module = kind(config.image_size, config.num_classes, config.width)
 
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, 3, size, size) in (0, 1) from (batch, latent_dim) and labels (batch,).
-
-        Raises:
-            ValueError: no labels.
-        """
-        images = self.run_blocks(latents, labels=labels)[1]
-        assert images is not None  # the last block was run
-        return images
-
-    def run_blocks(
-        self,
-        latents: Tensor,
-        hidden: Tensor | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        image: Tensor | None = None,
-        labels: Tensor | None = None,
+    def _run_block(
+        self, block: int, latents: Tensor, hidden: Tensor | None, image: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Feature map and image; latents enter block 0 alone, labels the others, and the last of them paints.
-
-        Raises:
-            ValueError: no labels, or what the base class says.
-        """
+        # Latents enter block 0 alone, labels the others, and the last of them paints.
         if labels is None:
             raise ValueError("the generator 'conditional' draws images of a class; pass labels")
-        blocks = self._range(hidden, start, stop)
-        for block in blocks:
-            if block == 0:
-                hidden = self.stem(latents).view(len(latents), -1, 4, 4)
-            else:
-                hidden = self.blocks[block - 1](hidden, labels)
-        assert hidden is not None  # at least one block was run
-        if blocks.stop < self.num_blocks:
-            return hidden, None
-        return hidden, (torch.tanh(self.last(F.relu(self.norm(hidden)))) + 1) / 2
-
-    def hidden_shape(self, start: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
-        return self._map_of(self._channels, start)
+        x = self.stem(latents).view(len(latents), -1, 4, 4) if block == 0 else self.blocks[block - 1](hidden, labels)
+        return x, (torch.tanh(self.last(F.relu(self.norm(x)))) + 1) / 2 if block + 1 == self.num_blocks else None
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) values of the discriminator for images of ``labels``; an auxiliary one's are of the image alone."""
-        value: Tensor = (
-            self.discriminator(images)[0]
-            if self.config.discriminator == "auxiliary"
-            else self.discriminator(images, labels)
-        )
+        auxiliary = self.config.discriminator == "auxiliary"
+        value: Tensor = self.discriminator(images)[0] if auxiliary else self.discriminator(images, labels)
         return value
 
 
@@ -156,30 +111,43 @@ def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class ProjectionDiscriminator(nn.Module):
-    """(batch,) values of images (batch, 3, side, side) for their labels (batch,); spectral norm on every layer."""
-
-    def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
+class _Discriminator(nn.Module):
+    def __init__(self, image_size: int, width: int) -> None:
         super().__init__()
         channels = up_channels(image_size // 2, width, most=4, first=2)[::-1]
+        self.width = channels[-1]
         self.first = _DownBlock(3, channels[0], first=True)
         self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in pairwise(channels)])
-        self.linear = nn.Linear(channels[-1], 1)
-        self.embedding = nn.Embedding(num_classes, channels[-1])
-        _start(self)
-        nn.init.xavier_uniform_(self.embedding.weight)
+        self.linear = nn.Linear(self.width, 1)
+
+    def _sums(self, images: Tensor) -> Tensor:
+        """(batch, width) sums of the last maps."""
+        return F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
+
+    def _normalize(self) -> None:
         for layer in list(self.modules()):
             if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
                 spectral_norm(layer)
 
+
+class ProjectionDiscriminator(_Discriminator):
+    """(batch,) values of images (batch, 3, side, side) for their labels (batch,); spectral norm on every layer."""
+
+    def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
+        super().__init__(image_size, width)
+        self.embedding = nn.Embedding(num_classes, self.width)
+        _start(self)
+        nn.init.xavier_uniform_(self.embedding.weight)
+        self._normalize()
+
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
         """Values, unbounded; positive for what looks real and like its label."""
-        h = F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
+        h = self._sums(images)
         value: Tensor = self.linear(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)
         return value
 
 
-class AuxiliaryDiscriminator(nn.Module):
+class AuxiliaryDiscriminator(_Discriminator):
     """Values (batch,) and logits (batch, classes) of images (batch, 3, side, side): how real, and of which class.
 
     Source:
@@ -187,20 +155,14 @@ class AuxiliaryDiscriminator(nn.Module):
     """
 
     def __init__(self, image_size: int, num_classes: int, width: int = 64) -> None:
-        super().__init__()
-        channels = up_channels(image_size // 2, width, most=4, first=2)[::-1]
-        self.first = _DownBlock(3, channels[0], first=True)
-        self.blocks = nn.Sequential(*[_DownBlock(a, b) for a, b in pairwise(channels)])
-        self.linear = nn.Linear(channels[-1], 1)
-        self.classifier = nn.Linear(channels[-1], num_classes)
+        super().__init__(image_size, width)
+        self.classifier = nn.Linear(self.width, num_classes)
         _start(self)
-        for layer in list(self.modules()):
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                spectral_norm(layer)
+        self._normalize()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds of being real, and the class's logits."""
-        h = F.relu(self.blocks(self.first(images))).sum(dim=(2, 3))
+        h = self._sums(images)
         return self.linear(h).squeeze(1), self.classifier(h)
 
 

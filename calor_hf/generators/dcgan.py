@@ -1,35 +1,31 @@
 """The 64-pixel DCGAN of the GMI line of attacks, with the discriminators of GMI and of KED."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.generators.base import GENERATORS, Generator, check_side, up_channels
-
-DISCRIMINATORS = ("none", "gmi", "ked")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCGANConfig(MethodConfig):
     """Settings of :class:`DCGAN`."""
 
-    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
-    latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
-    width: int = field(default=64, metadata={"help": "Channels of the largest maps."})
-    discriminator: str = field(default="gmi", metadata={"help": "Discriminator saved with it: gmi, ked or none."})
-    num_classes: int = field(default=0, metadata={"help": "Classes that a ked discriminator tells apart."})
+    image_size: int = setting(64, "Side in pixels, a power of two from 16 on.")
+    latent_dim: int = setting(100, "Width of the latents.", ge=1)
+    width: int = setting(64, "Channels of the largest maps.", ge=1)
+    discriminator: str = setting(
+        "gmi", "Discriminator saved with it: gmi, ked or none.", choices=("none", "gmi", "ked")
+    )
+    num_classes: int = setting(0, "Classes that a ked discriminator tells apart.")
 
     def validate(self) -> None:
         """Refuse sides that the strides do not divide, and a labeling discriminator without labels."""
         check_side(self.image_size)
-        if self.latent_dim < 1 or self.width < 1:
-            raise ValueError(f"latent_dim and width must be >= 1, got {self.latent_dim} and {self.width}")
-        if self.discriminator not in DISCRIMINATORS:
-            raise ValueError(f"unknown discriminator {self.discriminator!r}; pass one of {', '.join(DISCRIMINATORS)}")
         if (self.discriminator == "ked") != (self.num_classes > 0):
             raise ValueError(f"num_classes needs discriminator ked, got {self.discriminator} and {self.num_classes}")
 
@@ -50,7 +46,7 @@ class DCGAN(Generator[DCGANConfig]):
         super().__init__(config)
         self.latent_dim, self.image_size = config.latent_dim, config.image_size
         channels = up_channels(config.image_size // 2, config.width, most=3, first=4)
-        self.num_blocks, self._channels = len(channels), channels
+        self._channels = channels
         first = channels[0] * 16
         self.stem = nn.Sequential(nn.Linear(config.latent_dim, first, bias=False), nn.BatchNorm1d(first), nn.ReLU())
         self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(channels)])
@@ -61,36 +57,12 @@ class DCGAN(Generator[DCGANConfig]):
         elif config.discriminator == "ked":
             self.discriminator = KEDDiscriminator(config.image_size, config.num_classes, config.width)
 
-    @property
-    def has_realism(self) -> bool:  # type: ignore[override]
-        """Whether it has a discriminator."""
-        return self.discriminator is not None
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, 3, size, size) in (0, 1) from (batch, latent_dim)."""
-        images = self.run_blocks(latents)[1]
-        assert images is not None  # the last block was run
-        return images
-
-    def run_blocks(
-        self,
-        latents: Tensor,
-        hidden: Tensor | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        image: Tensor | None = None,
-        labels: Tensor | None = None,
+    def _run_block(
+        self, block: int, latents: Tensor, hidden: Tensor | None, image: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Feature map and image; the latents enter block 0 alone, and the layer that paints belongs to the last."""
-        blocks = self._range(hidden, start, stop)
-        for block in blocks:
-            hidden = self.stem(latents).view(len(latents), -1, 4, 4) if block == 0 else self.blocks[block - 1](hidden)
-        assert hidden is not None  # at least one block was run
-        return hidden, torch.sigmoid(self.last(hidden)) if blocks.stop == self.num_blocks else None
-
-    def hidden_shape(self, start: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
-        return self._map_of(self._channels, start)
+        # The latents enter block 0 alone, and the layer that paints belongs to the last.
+        x = self.stem(latents).view(len(latents), -1, 4, 4) if block == 0 else self.blocks[block - 1](hidden)
+        return x, torch.sigmoid(self.last(x)) if block + 1 == self.num_blocks else None
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) the Wasserstein discriminator's value (gmi), or log-probability of being real (ked)."""

@@ -1,11 +1,11 @@
 """The renderer of the drawn faces as a generator: the strongest prior there can be for them."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.data.face_renderer import IDENTITY_NAMES, NUISANCE_NAMES, render_faces
 from calor_hf.generators.base import GENERATORS, Generator
 
@@ -14,12 +14,7 @@ from calor_hf.generators.base import GENERATORS, Generator
 class RendererConfig(MethodConfig):
     """Settings of :class:`Renderer`."""
 
-    image_size: int = field(default=64, metadata={"help": "Side of the images in pixels, >= 16."})
-
-    def validate(self) -> None:
-        """Refuse images too small for a face."""
-        if self.image_size < 16:
-            raise ValueError(f"image_size must be >= 16, got {self.image_size}")
+    image_size: int = setting(64, "Side of the images in pixels, >= 16.", ge=16)
 
 
 @GENERATORS.register("renderer")

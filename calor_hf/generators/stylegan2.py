@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.generators._stylegan2_layers import EPSILON, Dense, PlainConv, StyledConv, ToRGB, doubled
 from calor_hf.generators.base import GENERATORS, Generator, check_side
 
@@ -19,30 +19,21 @@ from calor_hf.generators.base import GENERATORS, Generator, check_side
 class StyleGAN2Config(MethodConfig):
     """Settings of :class:`StyleGAN2`; width 32 at 1024 pixels is the largest official network."""
 
-    image_size: int = field(default=64, metadata={"help": "Side in pixels, a power of two from 16 on."})
-    z_dim: int = field(default=512, metadata={"help": "Width of the normal numbers that styles are made from."})
-    w_dim: int = field(default=512, metadata={"help": "Width of the styles, which are the latents."})
-    width: int = field(default=64, metadata={"help": "Channels of the largest maps; twice as many at half the side."})
-    max_channels: int = field(default=512, metadata={"help": "Channels at most."})
-    mapping_layers: int = field(default=8, metadata={"help": "Layers from z to w."})
-    truncation: float = field(
-        default=0.5, metadata={"help": "Share that sampled styles keep of their distance to the mean style, 0 to 1."}
+    image_size: int = setting(64, "Side in pixels, a power of two from 16 on.")
+    z_dim: int = setting(512, "Width of the normal numbers that styles are made from.", ge=1)
+    w_dim: int = setting(512, "Width of the styles, which are the latents.", ge=1)
+    width: int = setting(64, "Channels of the largest maps; twice as many at half the side.", ge=1)
+    max_channels: int = setting(512, "Channels at most.", ge=1)
+    mapping_layers: int = setting(8, "Layers from z to w.", ge=1)
+    truncation: float = setting(
+        0.5, "Share that sampled styles keep of their distance to the mean style, 0 to 1.", ge=0, le=1
     )
-    discriminator: bool = field(default=True, metadata={"help": "Whether its discriminator is saved with it."})
-    clamp: float = field(
-        default=0.0, metadata={"help": "Bound of activations: 256 in networks made for half precision; 0: none."}
-    )
+    discriminator: bool = setting(True, "Whether its discriminator is saved with it.")
+    clamp: float = setting(0.0, "Bound of activations: 256 in networks made for half precision; 0: none.", ge=0)
 
     def validate(self) -> None:
-        """Refuse sides that doubling does not reach, and empty layers."""
+        """Refuse sides that doubling does not reach."""
         check_side(self.image_size)
-        for name in ("z_dim", "w_dim", "width", "max_channels", "mapping_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.truncation <= 1 or not 0 <= self.clamp < math.inf:
-            raise ValueError(
-                f"expected truncation in [0, 1] and clamp finite, >= 0, got {self.truncation} and {self.clamp}"
-            )
 
     def channels(self) -> list[int]:
         """Channels of the maps of 4, 8, … ``image_size`` pixels."""
@@ -53,6 +44,8 @@ class StyleGAN2Config(MethodConfig):
 @GENERATORS.register("stylegan2")
 class StyleGAN2(Generator[StyleGAN2Config]):
     """The generator of Mirror, PPA and IF: one style w, given to every layer, is the latent.
+
+    It also takes one style for each layer, (batch, layers, w_dim).
 
     Sampled styles are truncated towards the mean style. The sources truncate the first eight layers only and keep the
     style of the first; with one style for all layers that is the truncated one, so a cut-off would change nothing.
@@ -74,45 +67,18 @@ class StyleGAN2(Generator[StyleGAN2Config]):
         super().__init__(config)
         self.latent_dim, self.image_size = config.w_dim, config.image_size
         self._channels = config.channels()
-        self.num_blocks = len(self._channels)
         self.mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = Synthesis(self._channels, config.w_dim, config.clamp)
         self.discriminator = (
             StyleGAN2Discriminator(self._channels[::-1], config.clamp) if config.discriminator else None
         )
 
-    @property
-    def has_realism(self) -> bool:  # type: ignore[override]
-        """Whether it has a discriminator."""
-        return self.discriminator is not None
-
-    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, 3, size, size) in [0, 1] from styles (batch, w_dim), or one each layer (batch, layers, w_dim)."""
-        images = self.run_blocks(latents)[1]
-        assert images is not None  # the last block was run
-        return images
-
-    def run_blocks(
-        self,
-        latents: Tensor,
-        hidden: Tensor | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        image: Tensor | None = None,
-        labels: Tensor | None = None,
+    def _run_block(
+        self, block: int, latents: Tensor, hidden: Tensor | None, image: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Feature map and image; every block reads the style and adds to the image.
-
-        Before the last block ``image`` is (batch, 3, side, side) of the map's side, in about [-1, 1], unclamped.
-        """
-        blocks = self._range(hidden, start, stop)
-        hidden, image = self.synthesis(latents, None, blocks, hidden, image)
-        assert hidden is not None  # at least one block was run
-        return hidden, finished(image) if image is not None and blocks.stop == self.num_blocks else image
-
-    def hidden_shape(self, start: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the map entering block ``start``, 1 to num_blocks."""
-        return self._map_of(self._channels, start)
+        # Every block reads the style and adds to the image, in about [-1, 1] and unclamped before the last.
+        x, painted = self.synthesis(latents, None, range(block, block + 1), hidden, image)
+        return x, finished(painted) if block + 1 == self.num_blocks else painted
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) logits of being real.

@@ -80,11 +80,11 @@ def train_prior(
     generator = training.build(side, target).to(accelerator.device)
     if target is not None:
         target.module.to(accelerator.device)
-    data = training.data(images, target)
+    data: Any = training.data(images, target)
     count = training.config.batch_size * training.batches_per_update
-    if len(data) < count:  # type: ignore[arg-type]
+    if len(data) < count:
         raise ValueError(
-            f"expected at least {count} training images for a batch, got {len(data)}; lower batch_size, or pass more"  # type: ignore[arg-type]
+            f"expected at least {count} training images for a batch, got {len(data)}; lower batch_size, or pass more"
         )
     if accelerator.is_main_process:
         if overwrite:
@@ -95,31 +95,20 @@ def train_prior(
     state = _State(training, generator, seed, folder)
     if resume:
         state.load()
-    batches = _EndlessBatches(
-        len(data),  # type: ignore[arg-type]
-        count,
-        seed,
-        state.step * training.config.discriminator_steps,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    first = state.step * training.config.discriminator_steps
+    batches = _EndlessBatches(len(data), count, seed, first, accelerator.process_index, accelerator.num_processes)
     loader = iter(
         DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
     )
-    bar = ProgressBar(
-        total=training.config.steps,
-        initial=state.step,
-        desc="prior",
-        unit="step",
-        disable=not accelerator.is_main_process,
-    )
+    total, hidden = training.config.steps, not accelerator.is_main_process
+    bar = ProgressBar(total=total, initial=state.step, desc="prior", unit="step", disable=hidden)
     modules = [target.module] if target is not None else []
     begin = time.perf_counter()
     with frozen(*modules), StopRequest("saving after this step", active=accelerator.num_processes == 1) as stop, bar:
-        while state.step < training.config.steps:
-            losses = _update(training, generator, target, state, loader, accelerator, seed)
+        while state.step < total:
+            losses = state.update(target, loader, accelerator)
             bar.update()
-            due = state.step % save_steps == 0 or state.step == training.config.steps or stop.requested
+            due = state.step % save_steps == 0 or state.step == total or stop.requested
             if due or state.step % 20 == 0:
                 state.note(losses, bar)
             if due:
@@ -131,43 +120,6 @@ def train_prior(
                 raise KeyboardInterrupt(f"stopped at step {state.step}; go on with resume")
     accelerator.wait_for_everyone()
     return state.published.eval()
-
-
-def _update(
-    training: PriorTraining[Any],
-    generator: Any,
-    target: Target | None,
-    state: "_State",
-    loader: Any,
-    accelerator: Any,
-    seed: int,
-) -> dict[str, Tensor]:
-    generator.train()
-    draws = TrainDraws(
-        seed,
-        state.step,
-        training.config.batch_size // accelerator.num_processes,
-        next(generator.parameters()).detach(),
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    discriminator = list(generator.discriminator.parameters())
-    losses: dict[str, Tensor] = {}
-    for _ in range(training.config.discriminator_steps):
-        images, labels = next(loader)
-        real = images.to(draws.like), labels.to(draws.like.device)
-        terms = training.discriminator_loss(generator, target, real, draws)
-        _descend(terms, state.discriminator_optimizer, discriminator, accelerator)
-        losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
-    for weight in discriminator:
-        weight.requires_grad_(False)
-    terms = training.generator_loss(generator, target, real, draws)
-    _descend(terms, state.optimizer, state.weights, accelerator)
-    for weight in discriminator:
-        weight.requires_grad_(True)
-    state.step += 1
-    state.follow(training.mean_decay(state.step))
-    return losses | {name: value.detach() for name, value in terms.items()}
 
 
 def _descend(terms: dict[str, Tensor], optimizer: Any, weights: list[nn.Parameter], accelerator: Any) -> None:
@@ -193,7 +145,7 @@ class _State:
     def __init__(self, training: PriorTraining[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
         config = training.config
         discriminator = {id(weight) for weight in generator.discriminator.parameters()}  # type: ignore[union-attr]
-        self.generator, self.folder, self.seed = generator, folder, seed
+        self.training, self.generator, self.folder, self.seed = training, generator, folder, seed
         self.published = generator
         if training.mean_decay(1) is not None:
             self.published = copy.deepcopy(generator)
@@ -206,14 +158,32 @@ class _State:
         self.history: list[dict[str, float]] = []
         # Training may be prolonged, but not turned into another one.
         kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
-        self.settings = {
-            "prior": type(training).__name__,
-            "seed": seed,
-            "image_size": generator.image_size,
-            "generator": generator.config.to_dict(),
-            **kept,
-        }
-        self.steps, self._queries = config.steps, training.queries
+        names = {"prior": type(training).__name__, "seed": seed, "image_size": generator.image_size}
+        self.settings = {**names, "generator": generator.config.to_dict(), **kept}
+
+    def update(self, target: Target | None, loader: Any, accelerator: Any) -> dict[str, Tensor]:
+        """Update discriminator and generator; return the loss terms."""
+        generator: Any = self.generator.train()
+        like, processes = next(generator.parameters()).detach(), accelerator.num_processes
+        count = self.training.config.batch_size // processes
+        draws = TrainDraws(self.seed, self.step, count, like, accelerator.process_index, processes)
+        discriminator = list(generator.discriminator.parameters())
+        losses: dict[str, Tensor] = {}
+        for _ in range(self.training.config.discriminator_steps):
+            images, labels = next(loader)
+            real = images.to(like), labels.to(like.device)
+            terms = self.training.discriminator_loss(generator, target, real, draws)
+            _descend(terms, self.discriminator_optimizer, discriminator, accelerator)
+            losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
+        for weight in discriminator:
+            weight.requires_grad_(False)
+        terms = self.training.generator_loss(generator, target, real, draws)
+        _descend(terms, self.optimizer, self.weights, accelerator)
+        for weight in discriminator:
+            weight.requires_grad_(True)
+        self.step += 1
+        self.follow(self.training.mean_decay(self.step))
+        return losses | {name: value.detach() for name, value in terms.items()}
 
     @torch.no_grad()
     def follow(self, decay: float | None) -> None:
@@ -245,16 +215,9 @@ class _State:
 
     def save(self) -> None:
         """Write record, generator (usable before the end), a grid of samples, and the checkpoint when all is there."""
-        content = {
-            "generator": self.generator.state_dict(),
-            "published": self.published.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "settings": self.settings,
-        }
+        parts = ("generator", "published", "optimizer", "discriminator_optimizer")
+        content = {name: getattr(self, name).state_dict() for name in parts}
+        content |= {name: getattr(self, name) for name in ("step", "seconds", "history", "settings")}
         buffer = io.BytesIO()
         torch.save(content, buffer)
         self.write_record()  # first: by it the folder is known to be a prior's
@@ -280,9 +243,9 @@ class _State:
         record = {
             "calor_hf_version": __version__,
             **self.settings,
-            "steps": self.steps,
+            "steps": self.training.config.steps,
             "steps_done": self.step,
-            **({"target_queries": self._queries(self.step)} if self._queries(self.step) else {}),
+            **({"target_queries": queries} if (queries := self.training.queries(self.step)) else {}),
             "seconds": round(self.seconds, 1),
             "history": self.history,
         }
@@ -308,7 +271,7 @@ class _State:
         self.optimizer.load_state_dict(content["optimizer"])
         self.discriminator_optimizer.load_state_dict(content["discriminator_optimizer"])
         self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
-        logger.info("going on from step %d of %d", self.step, self.steps)
+        logger.info("going on from step %d of %d", self.step, self.training.config.steps)
 
 
 class _EndlessBatches(Sampler[list[int]]):
@@ -332,8 +295,8 @@ class _EndlessBatches(Sampler[list[int]]):
 
 
 def _check(training: PriorTraining[Any], images: Any, target: Target | None, processes: int) -> int:
-    if training.needs_target and target is None:
-        raise ValueError(f"the prior {type(training).__name__} asks the model under attack for labels; pass target=")
+    if training.needs_target:
+        training.asked(target)
     if training.config.batch_size % processes:
         raise ValueError(f"batch_size {training.config.batch_size} cannot be shared by {processes} processes evenly")
     if len(images) == 0:

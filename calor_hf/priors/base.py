@@ -1,15 +1,14 @@
 """Base class of prior training: how a generator is built, and its two losses of named terms."""
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 from calor_hf.core.registry import Registry
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
@@ -20,24 +19,19 @@ from calor_hf.targets.base import Target
 class PriorConfig(MethodConfig):
     """Settings of every prior training; the defaults are its source's."""
 
-    steps: int = field(default=30_000, metadata={"help": "Updates of the generator."})
-    discriminator_steps: int = field(default=5, metadata={"help": "Updates of the discriminator for each."})
-    batch_size: int = field(default=64, metadata={"help": "Real images of an update, over all processes."})
-    lr: float = field(default=2e-4, metadata={"help": "Learning rate of both networks (Adam)."})
-    beta1: float = field(default=0.5, metadata={"help": "First moment's decay."})
-    beta2: float = field(default=0.999, metadata={"help": "Second moment's decay."})
-    width: int = field(default=64, metadata={"help": "Channels of the generator's largest maps."})
-
-    def validate(self) -> None:
-        """Refuse what is not positive."""
-        for name in ("steps", "discriminator_steps", "batch_size", "lr", "width"):
-            if not getattr(self, name) > 0:  # nor NaN
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if math.isinf(self.lr):
-            raise ValueError("lr must be finite, got inf")
+    steps: int = setting(30_000, "Updates of the generator.", gt=0)
+    discriminator_steps: int = setting(5, "Updates of the discriminator for each.", gt=0)
+    batch_size: int = setting(64, "Real images of an update, over all processes.", gt=0)
+    lr: float = setting(2e-4, "Learning rate of both networks (Adam).", gt=0)
+    beta1: float = setting(0.5, "First moment's decay.")
+    beta2: float = setting(0.999, "Second moment's decay.")
+    width: int = setting(64, "Channels of the generator's largest maps.", gt=0)
 
 
 C = TypeVar("C", bound=PriorConfig)
+
+Batch = tuple[Tensor, Tensor]
+"""Images (batches_per_update · batch, 3, side, side) in [0, 1] and their labels."""
 
 
 @dataclass
@@ -98,6 +92,16 @@ class PriorTraining(ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def asked(self, target: Target | None) -> Target:
+        """Return the model under attack, of a prior that needs it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if target is None:
+            raise ValueError(f"the prior {type(self).__name__} asks the model under attack for labels; pass target=")
+        return target
+
     @abstractmethod
     def build(self, image_size: int, target: Target | None) -> Generator[Any]:
         """Generator with random weights, its discriminator as ``discriminator``."""
@@ -120,22 +124,18 @@ class PriorTraining(ABC, Generic[C]):
         return Unlabeled(images)
 
     @abstractmethod
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """Named scalar terms of the discriminator's loss.
 
         Args:
             generator: In training mode.
-            target: The model under attack, frozen.
-            real: Images (batches_per_update · batch, 3, side, side) in [0, 1] and their labels.
+            target: The model under attack, frozen; None means that there is none.
+            real: Images and labels.
             draws: Random numbers for a batch.
         """
 
     @abstractmethod
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """Named scalar terms of the generator's loss; arguments as :meth:`discriminator_loss`."""
 
     def queries(self, steps: int) -> int:

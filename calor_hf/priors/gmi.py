@@ -1,13 +1,14 @@
 """The prior of GMI: a Wasserstein GAN with gradient penalty."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from calor_hf.core.config import setting
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
@@ -15,8 +16,8 @@ from calor_hf.targets.base import Target
 class GMIPriorConfig(PriorConfig):
     """Settings of :class:`GMIPriorTraining`."""
 
-    latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
-    penalty: float = field(default=10.0, metadata={"help": "Weight of the gradient penalty."})
+    latent_dim: int = setting(100, "Width of the latents.")
+    penalty: float = setting(10.0, "Weight of the gradient penalty.")
 
 
 @PRIORS.register("gmi")
@@ -37,9 +38,7 @@ class GMIPriorTraining(PriorTraining[GMIPriorConfig]):
         config = self.config
         return DCGAN(DCGANConfig(image_size=image_size, latent_dim=config.latent_dim, width=config.width))
 
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``wasserstein`` E[D(fake)] − E[D(real)], and ``penalty`` on the gradient between real and fake."""
         images = real[0]
         with torch.no_grad():
@@ -53,8 +52,6 @@ class GMIPriorTraining(PriorTraining[GMIPriorConfig]):
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
         return {"wasserstein": on_fake.mean() - on_real.mean(), "penalty": self.config.penalty * penalty}
 
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``adversarial`` −E[D(fake)]."""
         return {"adversarial": -generator.discriminator(generator(draws.normal(generator.latent_dim))).mean()}

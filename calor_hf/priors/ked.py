@@ -1,14 +1,15 @@
 """The prior of KED: a semi-supervised GAN whose discriminator learns the target's labels of public images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.config import setting
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
@@ -16,9 +17,9 @@ from calor_hf.targets.base import Target
 class KEDPriorConfig(PriorConfig):
     """Settings of :class:`KEDPriorTraining`."""
 
-    steps: int = field(default=10_000, metadata={"help": "Updates of the generator."})
-    latent_dim: int = field(default=100, metadata={"help": "Width of the latents."})
-    entropy: float = field(default=1e-4, metadata={"help": "Weight of the summed entropy of labels of fakes."})
+    steps: int = 10_000
+    latent_dim: int = setting(100, "Width of the latents.")
+    entropy: float = setting(1e-4, "Weight of the summed entropy of labels of fakes.")
 
 
 @PRIORS.register("ked")
@@ -37,27 +38,18 @@ class KEDPriorTraining(PriorTraining[KEDPriorConfig]):
 
     def build(self, image_size: int, target: Target | None) -> DCGAN:
         """DCGAN with KED's discriminator, for the target's classes."""
-        if target is None:
-            raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
+        classes, c = self.asked(target).num_classes, self.config
         return DCGAN(
             DCGANConfig(
-                image_size=image_size,
-                latent_dim=self.config.latent_dim,
-                width=self.config.width,
-                discriminator="ked",
-                num_classes=target.num_classes,
+                image_size=image_size, latent_dim=c.latent_dim, width=c.width, discriminator="ked", num_classes=classes
             )
         )
 
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``labels``: cross-entropy to the target's soft labels; ``realness``: real images are a class, fakes none."""
-        if target is None:
-            raise ValueError("the prior 'ked' asks the model under attack for labels; pass target=")
         labeled, unlabeled = real[0].chunk(2)
         with torch.no_grad():
-            soft = target(labeled).float().softmax(dim=1)
+            soft = self.asked(target)(labeled).float().softmax(dim=1)
             fake = generator(draws.normal(generator.latent_dim))
         on_labeled = generator.discriminator(labeled)[1]
         on_real = generator.discriminator(unlabeled)[1].logsumexp(dim=1)
@@ -65,9 +57,7 @@ class KEDPriorTraining(PriorTraining[KEDPriorConfig]):
         realness = F.softplus(on_real).mean() - on_real.mean() + F.softplus(on_fake).mean()
         return {"labels": F.cross_entropy(on_labeled, soft), "realness": 0.5 * realness}
 
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``features``: the fakes' mean features are the real ones'; ``entropy``: each fake is someone."""
         unlabeled = real[0].chunk(2)[1]
         fake = generator(draws.normal(generator.latent_dim))

@@ -1,14 +1,15 @@
 """The prior of LOKT: an auxiliary-classifier GAN whose fakes the target labels, by its labels alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.config import setting
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import LabelTarget, Target
 
 
@@ -16,19 +17,13 @@ from calor_hf.targets.base import LabelTarget, Target
 class LOKTPriorConfig(PriorConfig):
     """Settings of :class:`LOKTPriorTraining`."""
 
-    steps: int = field(default=21_000, metadata={"help": "Updates of the generator."})
-    batch_size: int = field(default=256, metadata={"help": "Real images of an update, over all processes."})
-    beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
-    beta2: float = field(default=0.9, metadata={"help": "Second moment's decay."})
-    latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
-    warm_up: int = field(default=1000, metadata={"help": "Updates of the generator without the target."})
-    class_weight: float = field(default=1.5, metadata={"help": "Weight of the classes' cross-entropy afterwards."})
-
-    def validate(self) -> None:
-        """Refuse a negative start."""
-        super().validate()
-        if self.warm_up < 0:
-            raise ValueError(f"warm_up must be >= 0, got {self.warm_up}")
+    steps: int = 21_000
+    batch_size: int = 256
+    beta1: float = 0.0
+    beta2: float = 0.9
+    latent_dim: int = setting(128, "Width of the latents.")
+    warm_up: int = setting(1000, "Updates of the generator without the target.", ge=0)
+    class_weight: float = setting(1.5, "Weight of the classes' cross-entropy afterwards.")
 
 
 @PRIORS.register("lokt")
@@ -48,25 +43,12 @@ class LOKTPriorTraining(PriorTraining[LOKTPriorConfig]):
 
     def build(self, image_size: int, target: Target | None) -> Conditional:
         """Conditional generator for the target's classes, with an auxiliary classifier."""
-        if target is None:
-            raise ValueError("the prior 'lokt' asks the model under attack for labels; pass target=")
-        config = self.config
-        return Conditional(
-            ConditionalConfig(
-                num_classes=target.num_classes,
-                image_size=image_size,
-                latent_dim=config.latent_dim,
-                width=config.width,
-                discriminator="auxiliary",
-            )
-        )
+        classes, c = self.asked(target).num_classes, self.config
+        settings = {"image_size": image_size, "latent_dim": c.latent_dim, "width": c.width}
+        return Conditional(ConditionalConfig(num_classes=classes, discriminator="auxiliary", **settings))
 
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``real`` and ``fake``: cross-entropy of real or not; ``labels``: of the fakes' classes by the target."""
-        if target is None:
-            raise ValueError("the prior 'lokt' asks the model under attack for labels; pass target=")
         wanted = draws.labels(generator.num_classes)
         with torch.no_grad():
             fake = generator(draws.normal(generator.latent_dim), wanted)
@@ -75,13 +57,11 @@ class LOKTPriorTraining(PriorTraining[LOKTPriorConfig]):
         # −ln D(real) and −ln(1 − D(fake)), of log-odds.
         terms = {"real": F.softplus(-on_real).mean(), "fake": F.softplus(on_fake).mean()}
         if draws.step >= self.config.warm_up:
-            labels = LabelTarget(target)(fake)
+            labels = LabelTarget(self.asked(target))(fake)
             terms["labels"] = self.config.class_weight * F.cross_entropy(logits, labels)
         return terms
 
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``adversarial`` −ln D(fake), and ``classes``: the discriminator takes each fake for the class it is of."""
         wanted = draws.labels(generator.num_classes)
         on_fake, logits = generator.discriminator(generator(draws.normal(generator.latent_dim), wanted))

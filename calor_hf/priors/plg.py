@@ -1,6 +1,6 @@
 """The prior of PLG: a conditional GAN on the public images that the target is surest of, guided by the target."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from calor_hf.core.config import setting
 from calor_hf.data.random_views import RandomView
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 from calor_hf.targets.identity_losses import max_margin
@@ -20,17 +21,11 @@ from calor_hf.targets.identity_losses import max_margin
 class PLGPriorConfig(PriorConfig):
     """Settings of :class:`PLGPriorTraining`."""
 
-    beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
-    beta2: float = field(default=0.9, metadata={"help": "Second moment's decay."})
-    latent_dim: int = field(default=128, metadata={"help": "Width of the latents."})
-    top: int = field(default=30, metadata={"help": "Public images that each class is given."})
-    guidance: float = field(default=0.2, metadata={"help": "Weight of the target's max-margin loss."})
-
-    def validate(self) -> None:
-        """Refuse a class without images."""
-        super().validate()
-        if self.top < 1:
-            raise ValueError(f"top must be >= 1, got {self.top}")
+    beta1: float = 0.0
+    beta2: float = 0.9
+    latent_dim: int = setting(128, "Width of the latents.")
+    top: int = setting(30, "Public images that each class is given.", ge=1)
+    guidance: float = setting(0.2, "Weight of the target's max-margin loss.")
 
 
 @PRIORS.register("plg")
@@ -49,24 +44,16 @@ class PLGPriorTraining(PriorTraining[PLGPriorConfig]):
 
     def build(self, image_size: int, target: Target | None) -> Conditional:
         """Conditional generator for the target's classes."""
-        if target is None:
-            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
-        config = self.config
+        classes, c = self.asked(target).num_classes, self.config
         return Conditional(
-            ConditionalConfig(
-                num_classes=target.num_classes, image_size=image_size, latent_dim=config.latent_dim, width=config.width
-            )
+            ConditionalConfig(num_classes=classes, image_size=image_size, latent_dim=c.latent_dim, width=c.width)
         )
 
     def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
         """``top`` images a class, by the target's probability."""
-        if target is None:
-            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
-        return PseudoLabelled(images, top_images(images, target, self.config.top))
+        return PseudoLabelled(images, top_images(images, self.asked(target), self.config.top))
 
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``real`` and ``fake``: hinge loss; real images are dithered by one of 256 steps."""
         images, labels = real
         dither = draws.uniform(images[0].numel()).view_as(images) / 256
@@ -77,16 +64,12 @@ class PLGPriorTraining(PriorTraining[PLGPriorConfig]):
         on_fake = generator.discriminator(fake, wanted)
         return {"real": F.relu(1 - on_real).mean(), "fake": F.relu(1 + on_fake).mean()}
 
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``adversarial`` −E[D(fake)], and ``guidance``: the target's margin on a random view of the fake."""
-        if target is None:
-            raise ValueError("the prior 'plg' asks the model under attack for labels; pass target=")
         wanted = draws.labels(generator.num_classes)
         fake = generator(draws.normal(generator.latent_dim), wanted)
         adversarial = -generator.discriminator(fake, wanted).mean()
-        logits = target(self.view(fake, draws.uniform(RandomView.NUMBERS)))
+        logits = self.asked(target)(self.view(fake, draws.uniform(RandomView.NUMBERS)))
         return {"adversarial": adversarial, "guidance": self.config.guidance * max_margin(logits, wanted).mean()}
 
 

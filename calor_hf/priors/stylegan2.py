@@ -1,14 +1,15 @@
 """The prior of Mirror, PPA and IF: StyleGAN2, for those who have no official network for their images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calor_hf.core.config import setting
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from calor_hf.priors.base import PRIORS, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
@@ -16,33 +17,22 @@ from calor_hf.targets.base import Target
 class StyleGAN2PriorConfig(PriorConfig):
     """Settings of :class:`StyleGAN2PriorTraining`."""
 
-    steps: int = field(default=781_250, metadata={"help": "Updates of the generator."})
-    discriminator_steps: int = field(default=1, metadata={"help": "Updates of the discriminator for each."})
-    batch_size: int = field(default=32, metadata={"help": "Real images of an update, over all processes."})
-    lr: float = field(default=2e-3, metadata={"help": "Learning rate of both networks (Adam)."})
-    beta1: float = field(default=0.0, metadata={"help": "First moment's decay."})
-    beta2: float = field(default=0.99, metadata={"help": "Second moment's decay."})
-    latent_dim: int = field(default=512, metadata={"help": "Width of the styles and of what they are made from."})
-    max_channels: int = field(default=512, metadata={"help": "Channels at most."})
-    mapping_layers: int = field(default=8, metadata={"help": "Layers from z to w."})
-    truncation: float = field(default=0.5, metadata={"help": "Truncation of sampled styles, kept with the generator."})
-    gamma: float | None = field(
-        default=None, metadata={"help": "Weight of the gradient penalty; none: 0.0002 · side² / batch_size."}
-    )
-    interval: int = field(default=16, metadata={"help": "Updates from one with the gradient penalty to the next."})
-    mixing: float = field(default=0.9, metadata={"help": "Share of fakes with another style from some layer on."})
-    flip: bool = field(default=True, metadata={"help": "Whether half of the real images are mirrored."})
-    ema_images: int = field(default=10_000, metadata={"help": "Half-life of the mean of the weights, in images."})
-    ema_ramp: float = field(default=0.05, metadata={"help": "Half-life at most, as a share of the images so far."})
-
-    def validate(self) -> None:
-        """Refuse shares out of range, and a negative penalty."""
-        super().validate()
-        for name in ("interval", "ema_images", "ema_ramp"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0 <= self.mixing <= 1 or not 0 <= (self.gamma or 0) < float("inf"):
-            raise ValueError(f"expected mixing in [0, 1] and gamma >= 0, got {self.mixing} and {self.gamma}")
+    steps: int = 781_250
+    discriminator_steps: int = 1
+    batch_size: int = 32
+    lr: float = 2e-3
+    beta1: float = 0.0
+    beta2: float = 0.99
+    latent_dim: int = setting(512, "Width of the styles and of what they are made from.")
+    max_channels: int = setting(512, "Channels at most.")
+    mapping_layers: int = setting(8, "Layers from z to w.")
+    truncation: float = setting(0.5, "Truncation of sampled styles, kept with the generator.")
+    gamma: float | None = setting(None, "Weight of the gradient penalty; none: 0.0002 · side² / batch_size.", ge=0)
+    interval: int = setting(16, "Updates from one with the gradient penalty to the next.", gt=0)
+    mixing: float = setting(0.9, "Share of fakes with another style from some layer on.", ge=0, le=1)
+    flip: bool = setting(True, "Whether half of the real images are mirrored.")
+    ema_images: int = setting(10_000, "Half-life of the mean of the weights, in images.", gt=0)
+    ema_ramp: float = setting(0.05, "Half-life at most, as a share of the images so far.", gt=0)
 
 
 @PRIORS.register("stylegan2")
@@ -63,27 +53,17 @@ class StyleGAN2PriorTraining(PriorTraining[StyleGAN2PriorConfig]):
 
     def build(self, image_size: int, target: Target | None) -> StyleGAN2:
         """StyleGAN2 with its discriminator."""
-        config = self.config
-        return StyleGAN2(
-            StyleGAN2Config(
-                image_size=image_size,
-                z_dim=config.latent_dim,
-                w_dim=config.latent_dim,
-                width=config.width,
-                max_channels=config.max_channels,
-                mapping_layers=config.mapping_layers,
-                truncation=config.truncation,
-            )
-        )
+        names = ("width", "max_channels", "mapping_layers", "truncation")
+        shared = {name: getattr(self.config, name) for name in names}
+        width = self.config.latent_dim
+        return StyleGAN2(StyleGAN2Config(image_size=image_size, z_dim=width, w_dim=width, **shared))
 
     def mean_decay(self, step: int) -> float:
         """So that weights of ``ema_images`` images ago count half, or of a share of the images so far at first."""
         batch = self.config.batch_size
         return float(0.5 ** (batch / min(self.config.ema_images, self.config.ema_ramp * step * batch)))
 
-    def discriminator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``real`` and ``fake``: logistic losses; ``penalty``, in some updates: the squared slope at real images."""
         images = 2 * real[0] - 1
         if self.config.flip:
@@ -101,9 +81,7 @@ class StyleGAN2PriorTraining(PriorTraining[StyleGAN2PriorConfig]):
             terms["penalty"] = weight / 2 * self.config.interval * slope.square().sum(dim=(1, 2, 3)).mean()
         return terms
 
-    def generator_loss(
-        self, generator: Any, target: Target | None, real: tuple[Tensor, Tensor], draws: TrainDraws
-    ) -> dict[str, Tensor]:
+    def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """``adversarial``: the fakes taken for real; also updates the mean style."""
         styles, fake = self._paint(generator, draws)
         generator.mapping.follow(styles)

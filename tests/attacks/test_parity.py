@@ -127,7 +127,7 @@ def test_lomma_objective_by_hand() -> None:
     target, student = tiny_target(), tiny_target("calor", rank=2)
     attack = LOMMA(LOMMAConfig(students=("one",), feature_weight=0.5))
     mean = torch.full((16,), 0.25, dtype=torch.float64)
-    attack._students, attack._mean, attack._std = [student], mean, torch.zeros(16, dtype=torch.float64)
+    attack._prepared = [student], mean, torch.zeros(16, dtype=torch.float64)
     images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
     batch = Batch.of([1, 4], 1, 0, images.new_empty(0))
     got = attack.config.identity_weight * attack.identity(target, images, batch)

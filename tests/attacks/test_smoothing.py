@@ -124,9 +124,9 @@ def test_settings_that_cannot_work() -> None:
         ({"aim": 0.8, "objective": "poincare"}, "aim must be"),
         ({"aim": 0.0}, "aim must be"),
         ({"aim": 1.1}, "aim must be"),
-        ({"temperature": 0.0}, "temperature > 0"),
-        ({"samples": 0}, "samples >= 1"),
-        ({"smoothing_sigma": 0.0}, "smoothing_sigma > 0"),
+        ({"temperature": 0.0}, "temperature must be > 0"),
+        ({"samples": 0}, "samples must be >= 1"),
+        ({"smoothing_sigma": 0.0}, "smoothing_sigma must be > 0"),
         ({"smoothing": "blur"}, "unknown smoothing 'blur'; pass one of none, noise, views"),
     ]
     for settings, message in wrong:

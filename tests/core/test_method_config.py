@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import math
+import re
+from typing import Any
 
 import pytest
 
-from calor_hf.core.config import MethodConfig
+from calor_hf.core.config import MethodConfig, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,46 @@ def test_values_are_checked_however_they_come() -> None:
         Settings.from_dict({"strength": -1.0})
     with pytest.raises(ValueError, match="strength must be >= 0, got -1"):
         dataclasses.replace(Settings(strength=1.0), strength=-1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ruled(MethodConfig):
+    share: float = setting(0.5, "Share of the images.", gt=0, le=1)
+    counts: tuple[int, ...] = setting((), "Numbers of images.", ge=1)
+    weight: float | None = setting(None, "Weight.", lt=2)
+    mode: str = setting("a", "Mode.", choices=("a", "b"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Redefined(Ruled):
+    share: float = 1.0
+    counts: tuple[int, ...] = setting((0,), ge=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (Ruled, {"share": 0.0}, "share must be in (0, 1], got 0.0"),
+        (Ruled, {"share": 1.5}, "share must be in (0, 1], got 1.5"),
+        (Ruled, {"share": math.nan}, "share must be a finite number in (0, 1], got nan"),
+        (Ruled, {"counts": (3, 0)}, "counts must be >= 1, got 0"),
+        (Ruled, {"weight": 2.0}, "weight must be < 2, got 2.0"),
+        (Ruled, {"weight": -math.inf}, "weight must be a finite number < 2, got -inf"),
+        (Ruled, {"mode": "c"}, "unknown mode 'c'; pass one of a, b"),
+        (Redefined, {"share": 0.0}, "share must be in (0, 1], got 0.0"),
+        (Redefined, {"counts": (-1,)}, "counts must be >= 0, got -1"),
+    ],
+)
+def test_rules_of_settings(kind: type[Ruled], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(**values)
+
+
+def test_redefined_settings_inherit_their_help() -> None:
+    assert Redefined() == Redefined(share=1.0, counts=(0,), weight=None, mode="a")
+    assert [field.metadata["help"] for field in dataclasses.fields(Redefined)] == [
+        "Share of the images.", "Numbers of images.", "Weight.", "Mode.",
+    ]  # fmt: skip
 
 
 def test_settings_are_frozen() -> None:

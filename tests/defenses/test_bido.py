@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.defenses.bido import (
-    LABEL_KERNELS,
     BiDO,
     BiDOConfig,
     center,
@@ -26,6 +25,7 @@ from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import tiny_base
 
 END = Progress.at_end("fit")
+LABEL_KERNELS = ("linear", "gaussian", "imq")
 Matrix = NDArray[np.float64]
 
 
@@ -368,10 +368,10 @@ def test_soft_labels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lambda_out": -0.1}, "lambda_out must be a finite number >= 0, got -0.1"),
+        ({"lambda_out": -0.1}, "lambda_out must be >= 0, got -0.1"),
         ({"lambda_out": math.inf}, "lambda_out must be a finite number >= 0, got inf"),
         ({"lambda_in": math.nan}, "lambda_in must be a finite number >= 0, got nan"),
-        ({"sigma": 0.0}, "sigma must be a finite number > 0, got 0.0"),
+        ({"sigma": 0.0}, "sigma must be > 0, got 0.0"),
         ({"sigma": math.nan}, "sigma must be a finite number > 0, got nan"),
         ({"measure": "mmd"}, "unknown measure 'mmd'; pass one of hsic, coco"),
         ({"label_kernel": "rbf"}, "unknown label_kernel 'rbf'; pass one of linear, gaussian, imq"),

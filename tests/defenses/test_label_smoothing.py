@@ -202,7 +202,7 @@ def test_outside_training_the_factor_is_in_full_force() -> None:
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, math.nan, math.inf, -math.inf])
 def test_factors_that_drop_the_label_are_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match="alpha must be a finite number < 1, got"):
+    with pytest.raises(ValueError, match=r"alpha must be .*< 1, got"):
         LabelSmoothingConfig(alpha=alpha)
 
 

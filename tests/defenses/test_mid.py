@@ -207,7 +207,7 @@ def test_two_heads_are_two_codes_side_by_side() -> None:
 
 @pytest.mark.parametrize("beta", [-0.1, math.nan, math.inf])
 def test_impossible_weights_are_refused(beta: float) -> None:
-    with pytest.raises(ValueError, match="beta must be a finite number >= 0, got"):
+    with pytest.raises(ValueError, match=r"beta must be .*>= 0, got"):
         MIDConfig(beta=beta)
 
 

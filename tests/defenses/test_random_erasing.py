@@ -281,12 +281,12 @@ def test_training_without_the_trainer_is_refused(images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_area": 0.0}, "expected 0 < min_area <= max_area < 1, got 0.0 and 0.4"),
-        ({"min_area": 0.5}, "expected 0 < min_area <= max_area < 1, got 0.5 and 0.4"),
-        ({"max_area": 1.0}, "expected 0 < min_area <= max_area < 1, got 0.1 and 1.0"),
-        ({"max_area": math.nan}, "expected 0 < min_area <= max_area < 1, got 0.1 and nan"),
-        ({"probability": 1.1}, "probability must be between 0 and 1, got 1.1"),
-        ({"probability": -0.1}, "probability must be between 0 and 1, got -0.1"),
+        ({"min_area": 0.0}, "min_area must be > 0, got 0.0"),
+        ({"min_area": 0.5}, "expected min_area <= max_area, got 0.5 and 0.4"),
+        ({"max_area": 1.0}, "max_area must be < 1, got 1.0"),
+        ({"max_area": math.nan}, "max_area must be a finite number < 1, got nan"),
+        ({"probability": 1.1}, r"probability must be in \[0, 1\], got 1.1"),
+        ({"probability": -0.1}, r"probability must be in \[0, 1\], got -0.1"),
         ({"fill": "black"}, r"unknown fill 'black'; pass one of authors, mean, noise, or a gray value in \[0, 1\]"),
         ({"fill": 1.5}, r"fill must be a gray value in \[0, 1\], got 1.5"),
         ({"fill": math.nan}, r"fill must be a gray value in \[0, 1\], got nan"),

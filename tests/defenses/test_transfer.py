@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.core.outputs import Forward, Progress
-from calor_hf.defenses.transfer import COUNTS, Transfer, TransferConfig
+from calor_hf.defenses.transfer import Transfer, TransferConfig
 from calor_hf.heads.find_head import NoHead
 from calor_hf.modeling import DefendedForImageClassification
 from tests.tiny_models import EVERY, KINDS, tiny_base
+
+COUNTS = ("leaf", "param_leaf", "params", "children")
 
 
 class Net(nn.Module):
@@ -254,7 +256,7 @@ def test_training_without_the_trainer_is_refused(images: Tensor) -> None:
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, math.nan])
 def test_ratios_that_are_no_shares_are_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match="freeze_ratio must be between 0 and 1, got"):
+    with pytest.raises(ValueError, match=r"freeze_ratio must be .*in \[0, 1\], got"):
         TransferConfig(freeze_ratio=ratio)
 
 

@@ -581,10 +581,10 @@ def test_training_without_the_trainer_is_refused(images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blend": 0.0}, "blend must be between 0 and 1, got 0.0"),
-        ({"blend": 1.0}, "blend must be between 0 and 1, got 1.0"),
-        ({"weight": -0.2}, "weight must be between 0 and 1, got -0.2"),
-        ({"weight": math.nan}, "weight must be between 0 and 1, got nan"),
+        ({"blend": 0.0}, r"blend must be in \(0, 1\), got 0.0"),
+        ({"blend": 1.0}, r"blend must be in \(0, 1\), got 1.0"),
+        ({"weight": -0.2}, r"weight must be in \(0, 1\), got -0.2"),
+        ({"weight": math.nan}, r"weight must be a finite number in \(0, 1\), got nan"),
         ({"trigger_step": 0.0}, r"trigger_step must be in \(0, 1\], got 0.0"),
         ({"trigger_step": 1.5}, r"trigger_step must be in \(0, 1\], got 1.5"),
         ({"alpha": 0.1}, "alpha must be a finite number <= 0 .*, got 0.1"),

@@ -279,9 +279,9 @@ def test_as_many_weights_as_the_published_network() -> None:
         ({"image_size": 24}, "power of two"),
         ({"w_dim": 0}, "w_dim must be >= 1, got 0"),
         ({"mapping_layers": 0}, "mapping_layers must be >= 1"),
-        ({"truncation": 1.5}, r"truncation in \[0, 1\]"),
-        ({"clamp": math.nan}, "clamp finite"),
-        ({"clamp": -1.0}, "clamp finite"),
+        ({"truncation": 1.5}, r"truncation must be in \[0, 1\], got 1.5"),
+        ({"clamp": math.nan}, "clamp must be a finite number >= 0, got nan"),
+        ({"clamp": -1.0}, "clamp must be >= 0, got -1.0"),
     ],
 )
 def test_impossible_settings_are_told(settings: dict[str, Any], message: str) -> None:

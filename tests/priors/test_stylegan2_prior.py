@@ -187,9 +187,9 @@ def test_the_penalty_is_in_the_history(tmp_path: Path) -> None:
     [
         ({"interval": 0}, "interval must be > 0, got 0"),
         ({"ema_images": 0}, "ema_images must be > 0"),
-        ({"ema_ramp": math.nan}, "ema_ramp must be > 0"),
-        ({"mixing": 1.5}, r"mixing in \[0, 1\] and gamma >= 0, got 1.5"),
-        ({"gamma": -1.0}, r"gamma >= 0, got 0.9 and -1.0"),
+        ({"ema_ramp": math.nan}, "ema_ramp must be a finite number > 0"),
+        ({"mixing": 1.5}, r"mixing must be in \[0, 1\], got 1.5"),
+        ({"gamma": -1.0}, "gamma must be >= 0, got -1.0"),
     ],
 )
 def test_impossible_settings_are_told(settings: dict[str, Any], message: str) -> None:
