@@ -8,13 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
-from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
-from calor_hf.attacks.starts import LEAST_POOL
+from calor_hf.attacks.gradient import Projection
+from calor_hf.attacks.ppa import CropAttack, CropAttackConfig
 from calor_hf.core.config import setting
-from calor_hf.data.random_views import RandomView
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 
@@ -23,25 +21,18 @@ STYLE_WIDTH = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class IFConfig(GradientAttackConfig):
+class IFConfig(CropAttackConfig):
     """Settings of :class:`IFGMI`."""
 
     steps: int = setting(50, "Steps of the first stage, on the latents alone.")
     later_steps: int = setting(10, "Steps of each later stage.", ge=1, scales_to=1)
     most_stages: int = setting(8, "Stages at most; always fewer than the blocks.", ge=1)
-    lr: float = setting(0.005, "Learning rate of Adam.")
-    beta1: float = setting(0.1, "Adam's memory of gradients, in [0, 1).", ge=0, lt=1)
-    beta2: float = setting(0.1, "Adam's memory of their squares, in [0, 1).", ge=0, lt=1)
-    objective: str = "poincare"
-    initial_candidates: int = setting(2000, scales_to=LEAST_POOL)
-    crop: float = setting(0.9, "Smallest share of the area that a crop keeps.", gt=0, le=1)
-    shared_views: bool = setting(True, "One crop a step for all images, as in the source.")
     radius: float = setting(1.0, "Factor of the radii that variables may move; 0: anywhere.", ge=0)
     carry_skip: bool = setting(False, "Later stages keep what the blocks before them painted; the source drops it.")
 
 
 @ATTACKS.register("if_gmi")
-class IFGMI(GradientAttack[IFConfig]):
+class IFGMI(CropAttack[IFConfig]):
     """Optimize the latents, then feature maps inside the generator (Qiu et al., ECCV 2024).
 
     Stage k runs the generator from block k on. Its variables are rows (latents, map, what was painted before), the last
@@ -64,6 +55,7 @@ class IFGMI(GradientAttack[IFConfig]):
     """
 
     config_class = IFConfig
+    views_stream = "attacks/if_gmi/views"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {"steps": 70, "later_steps": 25, "most_stages": 4, "initial_candidates": 5000, "shared_views": False}
     }
@@ -76,10 +68,6 @@ class IFGMI(GradientAttack[IFConfig]):
                 "be taken apart; pass one of stylegan2, dcgan or conditional"
             )
 
-    def start_views(self, images: Tensor) -> Sequence[Tensor]:
-        """Images, and their mirror images."""
-        return [images, images.flip(3)]
-
     def stages(self, generator: Generator[Any]) -> Sequence[int]:
         """The last block is never entered by an optimized map, as in the source."""
         count = max(1, min(self.config.most_stages, generator.num_blocks - 1))
@@ -91,10 +79,6 @@ class IFGMI(GradientAttack[IFConfig]):
         hidden, image = generator.run_blocks(latents, hidden, stage - 1, stage, image, batch.labels)
         kept = [latents, hidden] + ([image] if self.config.carry_skip and image is not None else [])
         return torch.cat([part.flatten(1) for part in kept], dim=1)
-
-    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Adam with hardly any memory."""
-        return torch.optim.Adam([variables], lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
 
     def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
         """Latents and map each into its ball."""
@@ -120,12 +104,6 @@ class IFGMI(GradientAttack[IFConfig]):
         assert images is not None  # the last block was run
         return images
 
-    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
-        """Loss of a random crop."""
-        view = RandomView.crop((self.config.crop, 1.0))
-        numbers = batch.uniform("attacks/if_gmi/views", view.numbers, shared=self.config.shared_views)
-        return self.identity_loss(target(view(images, numbers)), batch.labels)
-
     def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of the last stage, and its images."""
         images = self.synthesize(generator, variables, batch, len(self.stages(generator)) - 1)
@@ -133,6 +111,32 @@ class IFGMI(GradientAttack[IFConfig]):
 
     def _radius(self, stage: int, size: int, theirs: int) -> float:
         return self.config.radius * RADII[min(stage, len(RADII) - 1)] * size / theirs
+
+
+def onto_l1_ball(points: Tensor, radius: float) -> Tensor:
+    """The nearest points whose absolute values sum to ``radius`` at most.
+
+    Outside the ball every element is moved to zero by the same amount θ, as far as it goes; θ is where what is left
+    sums to the radius.
+
+    Args:
+        points: (rows, n).
+        radius: Radius of the ball around zero, > 0.
+
+    Returns:
+        (rows, n); points inside as they were.
+
+    Source:
+        Duchi et al., "Efficient Projections onto the l1-Ball", ICML 2008.
+    """
+    sizes = points.abs()
+    ordered = sizes.double().sort(dim=1, descending=True).values
+    counts = torch.arange(1, points.shape[1] + 1, device=points.device, dtype=ordered.dtype)
+    thetas = (ordered.cumsum(dim=1) - radius) / counts
+    # The elements that stay above their θ come first; the last of them says it.
+    last = (ordered > thetas).sum(dim=1, keepdim=True).clamp_min(1) - 1
+    theta = thetas.gather(1, last).clamp_min(0).to(points.dtype)
+    return points.sign() * (sizes - theta).clamp_min(0)
 
 
 def authors_size(stage: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,19 +17,48 @@ from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPAConfig(GradientAttackConfig):
-    """Settings of :class:`PPA`."""
+class CropAttackConfig(GradientAttackConfig):
+    """Settings that PPA and IF-GMI share."""
 
-    steps: int = setting(50, "Optimization steps; 70 for CelebA, 100 for dogs in the source.")
     lr: float = setting(0.005, "Learning rate of Adam.")
     beta1: float = setting(0.1, "Adam's memory of gradients, in [0, 1).", ge=0, lt=1)
     beta2: float = setting(0.1, "Adam's memory of their squares, in [0, 1).", ge=0, lt=1)
-    milestones: tuple[int, ...] = setting((), "Steps at which the learning rate falls to a tenth, such as 30,40.", ge=1)
     objective: str = "poincare"
     initial_candidates: int = setting(2000, scales_to=LEAST_POOL)
-    restarts: int = setting(4, "Candidates optimized for each image kept.")
     crop: float = setting(0.9, "Smallest share of the area that a crop in a step keeps.", gt=0, le=1)
     shared_views: bool = setting(True, "One crop a step for all images, as in the source.")
+
+
+C = TypeVar("C", bound=CropAttackConfig)
+
+
+class CropAttack(GradientAttack[C]):
+    """Adam with hardly any memory, from starts that the target likes mirrored too; each step sees a random crop."""
+
+    views_stream: ClassVar[str]
+
+    def start_views(self, images: Tensor) -> Sequence[Tensor]:
+        """Images, and their mirror images."""
+        return [images, images.flip(3)]
+
+    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
+        """Adam with hardly any memory."""
+        return torch.optim.Adam([variables], lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
+
+    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
+        """Loss of a random crop."""
+        view = RandomView.crop((self.config.crop, 1.0))
+        numbers = batch.uniform(self.views_stream, view.numbers, shared=self.config.shared_views)
+        return self.identity_loss(target(view(images, numbers)), batch.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPAConfig(CropAttackConfig):
+    """Settings of :class:`PPA`."""
+
+    steps: int = setting(50, "Optimization steps; 70 for CelebA, 100 for dogs in the source.")
+    milestones: tuple[int, ...] = setting((), "Steps at which the learning rate falls to a tenth, such as 30,40.", ge=1)
+    restarts: int = setting(4, "Candidates optimized for each image kept.")
     final_views: int = setting(100, "Random views whose mean score chooses among the candidates; 0: the image's.", ge=0)
 
     def scaled(self, factor: float) -> "PPAConfig":
@@ -42,7 +71,7 @@ class PPAConfig(GradientAttackConfig):
 
 
 @ATTACKS.register("ppa")
-class PPA(GradientAttack[PPAConfig]):
+class PPA(CropAttack[PPAConfig]):
     """Adam from selected starts, Poincaré loss, selection by random views (Struppek et al., ICML 2022).
 
     Made for StyleGAN's styles; runs on every generator. The sources crop to whole pixels and resize with antialiasing;
@@ -59,28 +88,15 @@ class PPA(GradientAttack[PPAConfig]):
     """
 
     config_class = PPAConfig
+    views_stream = "attacks/ppa/views"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {"initial_candidates": 5000, "steps": 100, "shared_views": False}
     }
     final_view = RandomView.crop((0.5, 0.9), (0.8, 1.2), flip_probability=0.5)
 
-    def start_views(self, images: Tensor) -> Sequence[Tensor]:
-        """Images, and their mirror images."""
-        return [images, images.flip(3)]
-
-    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Adam with hardly any memory."""
-        return torch.optim.Adam([variables], lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
-
     def rate(self, step: int, steps: int) -> float:
         """A tenth of what it was from each milestone on."""
         return float(0.1 ** sum(step >= milestone for milestone in self.config.milestones))
-
-    def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
-        """Loss of a random crop."""
-        view = RandomView.crop((self.config.crop, 1.0))
-        numbers = batch.uniform("attacks/ppa/views", view.numbers, shared=self.config.shared_views)
-        return self.identity_loss(target(view(images, numbers)), batch.labels)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
         """Mean probability of the label over random views."""

@@ -48,12 +48,8 @@ class LowRankDefense(Defense[L]):
         usual = default_rank(in_features, num_labels)
         if config.rank is None:
             config = replace(config, rank=usual)
-            logger.info(
-                "rank not given: %d, a quarter of min(%d features, %d classes), at most 32",
-                usual,
-                in_features,
-                num_labels,
-            )
+            smaller = f"min({in_features} features, {num_labels} classes)"
+            logger.info("rank not given: %d, a quarter of %s, at most 32", usual, smaller)
         rank: Any = config.rank
         check_head(in_features, num_labels, rank, config.activation, config.input_norm)
         if rank == min(in_features, num_labels):

@@ -27,6 +27,8 @@ from calor_hf.targets.frozen import frozen
 
 logger = logging.getLogger(__name__)
 
+_SAVED = ("published", "generator", "optimizer", "discriminator_optimizer")
+
 
 def train_prior(
     training: PriorTraining[Any],
@@ -215,8 +217,7 @@ class _State:
 
     def save(self) -> None:
         """Write record, generator (usable before the end), a grid of samples, and the checkpoint when all is there."""
-        parts = ("generator", "published", "optimizer", "discriminator_optimizer")
-        content = {name: getattr(self, name).state_dict() for name in parts}
+        content = {name: getattr(self, name).state_dict() for name in _SAVED}
         content |= {name: getattr(self, name) for name in ("step", "seconds", "history", "settings")}
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -266,10 +267,8 @@ class _State:
             raise ValueError(
                 f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same"
             )
-        self.published.load_state_dict(content.get("published", content["generator"]))
-        self.generator.load_state_dict(content["generator"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.discriminator_optimizer.load_state_dict(content["discriminator_optimizer"])
+        for name in _SAVED:
+            getattr(self, name).load_state_dict(content[name])
         self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
         logger.info("going on from step %d of %d", self.step, self.training.config.steps)
 

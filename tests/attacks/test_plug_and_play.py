@@ -11,10 +11,9 @@ from scipy.optimize import lsq_linear
 from torch import Tensor
 
 from calor_hf.attacks import ATTACKS
-from calor_hf.attacks._l1_ball import onto_l1_ball
 from calor_hf.attacks._p_space import bounds
 from calor_hf.attacks.batch import Batch
-from calor_hf.attacks.if_gmi import IFGMI, IFConfig, authors_size
+from calor_hf.attacks.if_gmi import IFGMI, IFConfig, authors_size, onto_l1_ball
 from calor_hf.attacks.mirror import Mirror, MirrorConfig
 from calor_hf.attacks.ppa import PPA, PPAConfig
 from calor_hf.core.seeding import named_rng
