@@ -111,7 +111,7 @@ def test_codes_need_a_low_rank_head() -> None:
         attack.run(tiny_target("calor", rank=3, activation="relu"), tiny_generator("dcgan"), [0])
     assert attack.check(tiny_target("calor", rank=3), tiny_generator("dcgan")) is None  # type: ignore[func-returns-value]
     for wrong in ({"space": "cube"}, {"code": "corner"}, {"match": "dot"}, {"score_weight": -1.0}, {"views": -1}):
-        with pytest.raises(ValueError, match=r"space|code|match|score_weight"):
+        with pytest.raises(ValueError, match=r"space|code|match|score_weight|views"):
             BypassConfig(**wrong)
 
 
