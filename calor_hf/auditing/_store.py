@@ -1,7 +1,8 @@
 """Reconstructions as safetensors files."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -55,29 +56,34 @@ def cost_of(text: str, name: str) -> Cost:
     return Cost(**noted)
 
 
+@dataclass(frozen=True)
 class ChunkStore:
     """Store of the finished chunks of an attack, one file each, read again after a crash.
 
-    Args:
+    Attributes:
         folder: Folder of the chunks.
         result: File of a finished run, which counts as a chunk.
+        labels: Classes of the run.
+        images_per_class: Images of a finished class.
     """
 
-    def __init__(self, folder: Path, result: Path) -> None:
-        self.folder, self.result = folder, result
+    folder: Path
+    result: Path
+    labels: Sequence[int]
+    images_per_class: int
 
     def add(self, found: Reconstruction) -> None:
         """Keep a finished chunk under the name of its first class."""
         save_reconstruction(found, self.folder / f"{int(found.labels[0]):06d}.safetensors")
 
-    def read(self, labels: set[int], images_per_class: int) -> list[Reconstruction]:
-        """Chunks with all images of their classes, cut down to ``labels``."""
+    def read(self) -> list[Reconstruction]:
+        """Chunks with all images of their classes, cut down to the classes of the run."""
         found = []
         for path in [self.result] * self.result.is_file() + sorted(self.folder.glob("*.safetensors")):
             chunk = load_reconstruction(path)
             classes, counts = chunk.labels.unique(return_counts=True)
-            whole = [c for c, n in zip(classes.tolist(), counts.tolist(), strict=True) if n == images_per_class]
-            kept = torch.isin(chunk.labels, torch.tensor([c for c in whole if c in labels], dtype=torch.int64))
+            whole = [c for c, n in zip(classes.tolist(), counts.tolist(), strict=True) if n == self.images_per_class]
+            kept = torch.isin(chunk.labels, torch.tensor([c for c in whole if c in self.labels], dtype=torch.int64))
             if kept.any():
                 images, classes, latents, scores = (getattr(chunk, name)[kept] for name in _TENSORS)
                 found.append(Reconstruction(images, classes, latents, scores, chunk.cost))

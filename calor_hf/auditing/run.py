@@ -114,10 +114,9 @@ def run_attack(
         labels, images_per_class, seed,
     )  # fmt: skip
     _begin(folder, record, target.num_classes, resume, overwrite)
-    store = ChunkStore(folder / CHUNKS, folder / RESULT)
-    begin = time.perf_counter()
-    each = images_per_class * max(1, len(attack.parts))
-    before = store.read(set(labels), each)
+    begin, each = time.perf_counter(), images_per_class * max(1, len(attack.parts))
+    store = ChunkStore(folder / CHUNKS, folder / RESULT, labels, each)
+    before = store.read()
     done = set(gather_object([label for part in before for label in part.labels.unique().tolist()]))
     rest = [label for label in labels if label not in done]
     mine = rest[state.process_index :: state.num_processes]
