@@ -24,6 +24,7 @@ def test_heads_have_no_bias_and_the_low_rank_ones_rank_two() -> None:
     assert shapes == {"a": [(3, 20)], "b": [(3, 20)], "c": [(2, 20), (3, 2)], "d": [(2, 20), (3, 2)]}
 
 
+@pytest.mark.slow  # 10,000 steps of the attack, a path for each network
 def test_distances_are_the_papers_and_adam_undoes_the_last() -> None:
     # About 30 s on one core: the full example, four networks of 5000 iterations and two attacks on each.
     points, labels = toy_2d.make_blobs()
