@@ -16,7 +16,6 @@ from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.plan import Part, plan_audit, plan_prior, plan_training
 from calor_hf.recipes.prior import PriorOptions
 
-PLANNERS: dict[str, Any] = {"audit": (AuditRecipe, plan_audit), "prior": (PriorOptions, plan_prior)}
 DESCRIPTION = """Estimate time, memory, passes and disk of a run before it starts: a few steps are measured, the rest is
 extrapolated, and nothing is kept. Options of the plan come before the command: calor-hf plan --processes 8 train ..."""
 
@@ -31,7 +30,7 @@ class PlanOptions:
     options: Sequence[str] = field(metadata={"positional": True, "nargs": "...", "help": "its options"})
 
     def __post_init__(self) -> None:
-        """Refuse values before any work."""
+        """Check the values."""
         if self.processes < 1:
             raise ValueError(f"--processes must be >= 1, got {self.processes}")
         if self.json is not None and self.json.exists():
@@ -42,11 +41,9 @@ def run(options: PlanOptions) -> None:
     """Plan the command, print the plan, and write it if asked to."""
     started, begin = time.process_time(), time.perf_counter()
     disable_progress_bar()
-    if options.command == "train":
-        plan = plan_training(options.options, options.processes)
-    else:
-        kind, planner = PLANNERS[options.command]
-        plan = planner(read_options(kind, parser_for(kind, options.command, ""), options.options), options.processes)
+    kind: Any = {"audit": AuditRecipe, "prior": PriorOptions}.get(options.command)  # train reads its own options
+    given = read_options(kind, parser_for(kind, options.command, ""), options.options) if kind else options.options
+    plan = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}[options.command](given, options.processes)
     plan = replace(plan, parts=[Part("starting", started), *plan.parts])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:

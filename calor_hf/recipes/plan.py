@@ -117,12 +117,11 @@ def plan_training(argv: Sequence[str], processes: int = 1) -> Plan:
         passes = {"model_forward": trained + one.evaluated, "model_backward": trained}
         parts.append(Part(one.name, seconds, seconds * one.at_least, passes))
     adapts, checkpoints = isinstance(trainer, CALoRTrainer), sum(one.epochs for one in work)
-    kept = min(checkpoints, args.save_total_limit or checkpoints) * 3  # each with the two moments of AdamW
-    kept += 1 + adapts + (model_args.undefended_epochs > 0)
+    kept = 3 * min(checkpoints, args.save_total_limit or checkpoints)  # each with the two moments of AdamW
+    disk = cost.weight_bytes * (kept + 1 + adapts + (model_args.undefended_epochs > 0))
     assumptions = [f"steps as long as those of a trial ({batch} images per device each), an evaluation each epoch"]
     assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
     assumptions += [SHARED] * (processes > 1)
-    disk = kept * cost.weight_bytes
     return Plan("train", parts, cost.memory_bytes, disk, args.device.type, processes, assumptions)
 
 
@@ -146,8 +145,8 @@ def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
     steps = max(more - once, 0.0) / 5 * (config.steps - 1) / processes
     images = {"real_images": config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update}
     parts = [Part("loading and saving", once), Part("training", steps, passes=images)]
-    assumed = ["steps as long as the first ones; checkpoints on the way are not counted"]
-    return Plan("prior", parts, memory.peak, disk, device.type, processes, assumed)
+    assumptions = ["steps as long as the first ones; checkpoints on the way are not counted"]
+    return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)
 
 
 def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
@@ -173,17 +172,16 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
             before.append(replace(plan_training(argv).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
         networks = load_networks(target, model, options)
-        side = target.image_size[0]
-        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
+        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
         splits.check_classes(target.class_names)
-        private = PrivateImages.from_dataset(splits, image_size=side, classes=labels)
+        private = PrivateImages.from_dataset(splits, image_size=target.image_size[0], classes=labels)
         held = 0 if private.held_labels is None else len(private.held_labels)
         images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior
         begin, some = time.perf_counter(), private.images[:64]
         for network in networks.values():
             network.outputs(some)
-        rate = (time.perf_counter() - begin) / len(some)
-        after.append(Part("evaluating", rate * images, passes={"evaluation_passes": images * len(networks)}))
+        spent = (time.perf_counter() - begin) / len(some) * images
+        after.append(Part("evaluating", spent, passes={"evaluation_passes": images * len(networks)}))
         assumptions.append("the first process evaluates; metrics that train something are not counted")
     assumptions += [SHARED] * (processes > 1)
     disk = 4 * (3 * generator.image_size**2 + generator.latent_dim) * rebuilt  # float32
@@ -196,8 +194,8 @@ def plan_attack(
 ) -> tuple[Part, int, bool]:  # fmt: skip
     """Plan an attack, from short runs with two small budgets on few classes and on twice as many.
 
-    Cost is taken to be linear in the budget (:meth:`~calor_hf.attacks.base.AttackConfig.scaled`) and in the classes.
-    Returned are the part, the peak memory of a process in bytes, and whether the attack learns before its first class.
+    Cost is taken to be linear in budget and classes. Returns the part, the peak memory of a process in bytes, and
+    whether the attack learns before its first class.
     """
     attack, images, seed = named.attack, options.images_per_class, options.seed
     mine = math.ceil(len(labels) / processes)
@@ -207,7 +205,13 @@ def plan_attack(
     # From the smallest budget to the whole one; rounding makes some of them equal.
     scaled = [attack.config.scaled(2.0**power) for power in range(-6, 1)]
     budgets = list({_share(attack.config, config): config for config in scaled}.items())
-    lessons: Any = options.public_images if options.public_images is not None else _samples(prior, target, seed)
+    lessons: Any = options.public_images
+    if lessons is None:
+        latents = prior.sample_latents(16, np.random.default_rng(seed)).to(target.device, prior.dtype)
+        with torch.no_grad():
+            lessons = (
+                prior(latents, torch.arange(16, device=target.device) % target.num_classes).clamp(0, 1).cpu().float()
+            )
     lessons = [lessons[index] for index in range(min(len(lessons), 16))]
     with PeakMemory(target.device) as memory, tempfile.TemporaryDirectory() as folder:
 
@@ -249,9 +253,3 @@ def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.nd
         return costs[-1]
     slope = (costs[-1] - costs[-2]) / (shares[-1] - shares[-2])
     return np.asarray(costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0))
-
-
-@torch.no_grad()
-def _samples(generator: Generator[Any], target: Target, seed: int) -> Any:
-    latents = generator.sample_latents(16, np.random.default_rng(seed)).to(target.device, generator.dtype)
-    return generator(latents, torch.arange(16, device=target.device) % target.num_classes).clamp(0, 1).float().cpu()

@@ -164,6 +164,7 @@ def test_autocast_gives_finite_gradients_and_float32_scores(name: str, kind: str
     assert sum(weight.grad is not None for weight in model.parameters()) > 2
 
 
+@pytest.mark.slow  # every defense, in one process and in two; test_processes.py has CALoR in the quick part
 def test_two_processes(tmp_path: Path, server: Server) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
