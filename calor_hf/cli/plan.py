@@ -43,7 +43,8 @@ def run(options: PlanOptions) -> None:
     disable_progress_bar()
     kind: Any = {"audit": AuditRecipe, "prior": PriorOptions}.get(options.command)  # train reads its own options
     given = read_options(kind, parser_for(kind, options.command, ""), options.options) if kind else options.options
-    plan = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}[options.command](given, options.processes)
+    planner: Any = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}[options.command]
+    plan = planner(given, options.processes)
     plan = replace(plan, parts=[Part("starting", started), *plan.parts])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:
