@@ -29,7 +29,7 @@ demo: $(STAMP) ## Train a defended model on synthetic faces and audit it (4 minu
 	$(BIN)/calor-hf audit outputs/demo --output-dir outputs/demo-audit --overwrite \
 		--classes 0-7 --images-per-class 3 --include-private-images
 
-test: $(STAMP) ## Run the tests, without the slow ones (7 minutes on 2 cores)
+test: $(STAMP) ## Run the tests, without the slow ones (6 to 8 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" --timeout 300
 
 test-all: $(STAMP) ## Run all tests that need no GPU (an hour at most)
