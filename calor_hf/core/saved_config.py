@@ -1,4 +1,4 @@
-"""What lies beside the weights of a saved model: its configuration, looked at first, and its image processor."""
+"""Configuration of a saved model, checked before anything is built from it, and its image processor."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def check_config(source: Any, **kwargs: Any) -> None:
     ``kwargs`` are ``revision``, ``token``, ``cache_dir`` and what else finds the folder or Hub id ``source``.
 
     Raises:
-        OSError: there is none.
+        OSError: no configuration is found.
         ValueError: it is refused; the message says why.
     """
     with reading(f"the configuration of {source}"):

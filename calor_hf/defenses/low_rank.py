@@ -1,4 +1,4 @@
-"""What the defenses with a low-rank head share: its settings, and how it is built."""
+"""Settings and construction of the low-rank head, shared by the defenses that have one."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""What a defense may know about its training run."""
+"""State of the training run that a defense may use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
