@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
+from calor_hf.attacks._distill import StudentPlan, students_of
 from calor_hf.attacks.base import ATTACKS, Attack, Task
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.plg import PLG, PLGConfig
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.attacks.queries import Queries, rows_of
 from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.config import setting
@@ -114,7 +115,7 @@ class LOKT(Attack[LOKTConfig]):
     ) -> None:
         """Train the students on samples of the generator."""
         config = self.config
-        images = Drawn(target, generator, config.student_images * target.num_classes, seed, in_turn=True)
+        images = PriorSamples(target, generator, config.student_images * target.num_classes, seed, in_turn=True)
         plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed, hard=True)
         self.students = Students(students_of(target, config.students, images, plan, folder / "students"))
 

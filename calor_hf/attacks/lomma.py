@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from calor_hf.attacks._distill import Drawn, StudentPlan, students_of
+from calor_hf.attacks._distill import StudentPlan, students_of
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gmi import GMI, GMIConfig
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.ked import KED, KEDConfig
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.core.config import setting
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
@@ -90,7 +91,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int
     ) -> None:
         """Distil the students, and measure the target's features on public images."""
-        images = public_images if public_images is not None else Drawn(target, generator, FEATURE_IMAGES, seed)
+        images = public_images if public_images is not None else PriorSamples(target, generator, FEATURE_IMAGES, seed)
         config = self.config
         plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed)
         students = students_of(target, config.students, images, plan, folder / "students")

@@ -11,10 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._distill import Drawn
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.config import setting
 from calor_hf.core.files import read_tensors, write_whole
@@ -87,7 +87,9 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         """Find the triggers' signatures, or read them; after a crash it goes on with the classes that are missing."""
         config = self.config
         plan = TriggerPlan(images=config.trigger_images, steps=config.trigger_steps, reach=config.reach, seed=seed)
-        source = public_images if public_images is not None else Drawn(target, generator, config.trigger_images, seed)
+        source = (
+            public_images if public_images is not None else PriorSamples(target, generator, config.trigger_images, seed)
+        )
         rng = named_rng(seed, "attacks/trapdoor/images")
         chosen = rng.permutation(len(source))[: config.trigger_images]  # type: ignore[arg-type]
         images = torch.stack([source[index] for index in chosen.tolist()]).to(target.device, target.dtype)

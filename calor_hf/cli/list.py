@@ -8,7 +8,7 @@ from typing import Any
 
 from calor_hf.attacks import ATTACKS
 from calor_hf.cli._command import Command
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
@@ -21,7 +21,7 @@ KINDS: dict[str, Registry[Any]] = {"defenses": DEFENSES, "attacks": ATTACKS, "ge
 class ListOptions:
     """Options of :func:`show`."""
 
-    name: str | None = option(None, "a defense, attack, generator or prior, to see its settings", positional=True)
+    name: str | None = setting(None, "a defense, attack, generator or prior, to see its settings", positional=True)
 
 
 def show(options: ListOptions) -> None:
@@ -46,9 +46,9 @@ def show(options: ListOptions) -> None:
         raise ValueError(f"unknown name '{name}'.{hint} Known: {', '.join(known_names)}")
     for kind, method in found:
         print(f"{name} ({kind}): {inspect.getdoc(method)}\n\nsettings:")
-        for setting in dataclasses.fields(method.config_class):
-            default = "(no default)" if setting.default is dataclasses.MISSING else repr(setting.default)
-            print(f"  {setting.name} = {default}\n      {setting.metadata.get('help', '')}")
+        for field in dataclasses.fields(method.config_class):
+            default = "(no default)" if field.default is dataclasses.MISSING else repr(field.default)
+            print(f"  {field.name} = {default}\n      {field.metadata.get('help', '')}")
         for preset, values in getattr(method, "presets", {}).items():
             print(f"preset {preset}: {', '.join(f'{k}={v}' for k, v in values.items())}")
         print()

@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from calor_hf.cli._command import Command
 from calor_hf.cli._options import parser_for, read_options
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import write_json
 from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.plan import Part, plan_audit, plan_prior, plan_training
@@ -24,8 +24,8 @@ extrapolated, and nothing is kept. Options of the plan come before the command: 
 class PlanOptions:
     """Options of the command."""
 
-    processes: int = option(1, "number of devices like this one that share the run")
-    json: Path | None = option(None, "also write the plan to this file", metavar="FILE")
+    processes: int = setting(1, "number of devices like this one that share the run")
+    json: Path | None = setting(None, "also write the plan to this file", metavar="FILE")
     command: Literal["train", "audit", "prior"] = field(metadata={"positional": True, "help": "the planned command"})
     options: Sequence[str] = field(metadata={"positional": True, "nargs": "...", "help": "its options"})
 
@@ -45,7 +45,8 @@ def run(options: PlanOptions) -> None:
     given = read_options(kind, parser_for(kind, options.command, ""), options.options) if kind else options.options
     planner: Any = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}[options.command]
     plan = planner(given, options.processes)
-    plan = replace(plan, parts=[Part("starting", started), *plan.parts])
+    shared = ["processes with devices like this one; communication costs nothing"] * (options.processes > 1)
+    plan = replace(plan, parts=[Part("starting", started), *plan.parts], assumptions=[*plan.assumptions, *shared])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")
     if options.json is not None:
         write_json(options.json, plan.to_dict(), indent=2)

@@ -16,26 +16,22 @@ _LIMITS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operat
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def setting(default: Any = dataclasses.MISSING, help: str = "", **rules: Any) -> Any:
-    """Declare a setting of a :class:`MethodConfig`.
+def setting(default: Any = dataclasses.MISSING, help: str = "", **metadata: Any) -> Any:
+    """Declare a setting of a :class:`MethodConfig`, or a field of the options of a command.
 
     A subclass that gives the setting another default, as in ``steps: int = 50``, inherits help and rules.
 
     Args:
-        default: Default value; without one the setting is required.
+        default: Default value, or a function or a list that makes it; without one the setting is required.
         help: Description, for the command line and the documentation.
-        rules: ``ge``, ``gt``, ``le``, ``lt`` limit a finite number, or each item of a tuple; ``choices`` are the valid
-            values. None is always valid, if the type allows it. Other names are left to the owner of the settings.
+        metadata: ``ge``, ``gt``, ``le``, ``lt`` limit a finite number of a method, or each item of a tuple; ``choices``
+            are the valid values. None is always valid, if the type allows it. Other names are left to the parser, or to
+            the owner of the settings.
     """
-    field: Any = dataclasses.field(default=default, metadata={"help": help, **rules} if help else rules)
-    return field
-
-
-def option(default: Any, help: str = "", **metadata: Any) -> Any:
-    """Field of an options dataclass: default (or its factory), text for ``--help``, more metadata for the parser."""
     factory = default.copy if isinstance(default, list) else default
-    made = {"default_factory": factory} if callable(factory) else {"default": default}
-    return dataclasses.field(**made, metadata={"help": help, **metadata})
+    made: Any = {"default_factory": factory} if callable(factory) else {"default": default}
+    field: Any = dataclasses.field(**made, metadata={"help": help, **metadata} if help else metadata)
+    return field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Confidence intervals by resampling identities, since images of one identity are not independent."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,8 +92,8 @@ def paired_difference(first: dict[int, float], second: dict[int, float], seed: i
     return float(differences.mean()), *bootstrap_interval(differences, seed=seed)
 
 
-def slot_std(values: Tensor, labels: Tensor, summary: Callable[[Tensor], Tensor] = torch.mean) -> float:
-    """Standard deviation over restart slots; slot i summarizes the i-th images of all identities.
+def slot_std(values: Tensor, labels: Tensor) -> float:
+    """Standard deviation over restart slots; slot i is the mean of the i-th images of all identities.
 
     Published tables print it after ±. It is the variation between restarts, not the uncertainty of the mean. The (n,)
     values of an identity are in the order of their restarts; the result is NaN with fewer than two slots.
@@ -104,5 +102,5 @@ def slot_std(values: Tensor, labels: Tensor, summary: Callable[[Tensor], Tensor]
     for label in labels.unique():
         for slot, value in enumerate(values[labels == label]):
             slots.setdefault(slot, []).append(value.double())
-    numbers = torch.stack([summary(torch.stack(members)) for _, members in sorted(slots.items())])
+    numbers = torch.stack([torch.stack(members).mean() for _, members in sorted(slots.items())])
     return float(numbers.std()) if len(numbers) > 1 else float("nan")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from calor_hf._version import __version__
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
@@ -31,26 +31,26 @@ class CompareOptions:
         ValueError: a value is refused.
     """
 
-    defenses: Sequence[str] = option(
+    defenses: Sequence[str] = setting(
         DEFENSES.names,
         "names, such as mid (its strength is tuned), or with settings, such as calor:rank=8 (a given strength is not"
         " tuned) or loft:rank=8,activation=relu; none always runs; default: all",
         nargs="+",
         metavar="DEFENSE[:SETTING=VALUE,...]",
     )
-    seeds: list[int] = option([42], "the first is also used for tuning", nargs="+")
-    tuning_seeds: int = option(1, "tune on the mean accuracy of the first N seeds", metavar="N")
-    accuracy_drop: float = option(2.0, "points of validation accuracy to give up; every defense is tuned to that")
-    tolerance: float = option(1.0, "points from that accuracy that count as reached")
-    trials: int = option(5, "maximum number of strengths tried for a defense")
-    head_init: str = option(
+    seeds: list[int] = setting([42], "the first is also used for tuning", nargs="+")
+    tuning_seeds: int = setting(1, "tune on the mean accuracy of the first N seeds", metavar="N")
+    accuracy_drop: float = setting(2.0, "points of validation accuracy to give up; every defense is tuned to that")
+    tolerance: float = setting(1.0, "points from that accuracy that count as reached")
+    trials: int = setting(5, "maximum number of strengths tried for a defense")
+    head_init: str = setting(
         "random", "start of low-rank heads: svd copies the classifier of --model", choices=("random", "svd")
     )
-    launcher: str = option("", "starts each run, e.g. 'accelerate launch --num_processes 4'")
-    output_dir: Path = option(Path("outputs/compare"), "folder of the runs and the table")
-    resume: bool = option(False, "continue the runs in the output folder")
-    overwrite: bool = option(False, "delete the runs in the output folder first")
-    train_options: Sequence[str] = option((), rest=True)  # of `calor-hf train`, for every run
+    launcher: str = setting("", "starts each run, e.g. 'accelerate launch --num_processes 4'")
+    output_dir: Path = setting(Path("outputs/compare"), "folder of the runs and the table")
+    resume: bool = setting(False, "continue the runs in the output folder")
+    overwrite: bool = setting(False, "delete the runs in the output folder first")
+    train_options: Sequence[str] = setting((), rest=True)  # of `calor-hf train`, for every run
 
     def __post_init__(self) -> None:
         """Refuse values before any run."""

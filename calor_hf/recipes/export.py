@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForImageClassification
 
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import reading
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.modeling.export import FORMATS, export_model
@@ -21,13 +21,13 @@ class ExportOptions:
         metadata={"positional": True, "help": "folder or Hub id of an image classification model, defended or not"}
     )
     output: Path = field(metadata={"metavar": "FILE", "help": "file to write"})
-    format: str = option("onnx", "onnx, or torch (torch.export)", choices=FORMATS)
-    images: bool = option(
+    format: str = setting("onnx", "onnx, or torch (torch.export)", choices=FORMATS)
+    images: bool = setting(
         False, "the file takes images in [0, 1] and normalizes them; default: it takes the image processor's output"
     )
-    image_size: int | None = option(None, "side in pixels, if the model does not say it")
-    revision: str | None = option(None, "branch, tag or commit on the Hub; default: newest")
-    overwrite: bool = option(False, "replace the file")
+    image_size: int | None = setting(None, "side in pixels, if the model does not say it")
+    revision: str | None = setting(None, "branch, tag or commit on the Hub; default: newest")
+    overwrite: bool = setting(False, "replace the file")
 
 
 def export(options: ExportOptions) -> float:

@@ -15,6 +15,7 @@ import torch
 
 from calor_hf._version import __version__
 from calor_hf.attacks import AttackConfig
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions, PrivateImages
 from calor_hf.auditing.networks import Network
@@ -34,7 +35,6 @@ from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.calor_trainer import CALoRTrainer, trainer_class
 from calor_hf.training.estimate import measure_step, planned_work
 
-SHARED = "processes with devices like this one; communication costs nothing"
 PASSES = ("generator_passes", "target_passes", "target_gradients")
 
 
@@ -121,7 +121,6 @@ def plan_training(argv: Sequence[str], processes: int = 1) -> Plan:
     disk = cost.weight_bytes * (kept + 1 + adapts + (model_args.undefended_epochs > 0))
     assumptions = [f"steps as long as those of a trial ({batch} images per device each), an evaluation each epoch"]
     assumptions += ["the adapt stage stops by rule: after one epoch at the earliest"] * adapts
-    assumptions += [SHARED] * (processes > 1)
     return Plan("train", parts, cost.memory_bytes, disk, args.device.type, processes, assumptions)
 
 
@@ -183,7 +182,6 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
         spent = (time.perf_counter() - begin) / len(some) * images
         after.append(Part("evaluating", spent, passes={"evaluation_passes": images * len(networks)}))
         assumptions.append("the first process evaluates; metrics that train something are not counted")
-    assumptions += [SHARED] * (processes > 1)
     disk = 4 * (3 * generator.image_size**2 + generator.latent_dim) * rebuilt  # float32
     return Plan("audit", before + after, memory, disk, target.device.type, processes, assumptions)
 
@@ -197,21 +195,15 @@ def plan_attack(
     Cost is taken to be linear in budget and classes. Returns the part, the peak memory of a process in bytes, and
     whether the attack learns before its first class.
     """
-    attack, images, seed = named.attack, options.images_per_class, options.seed
+    attack, images, seed, chunk = named.attack, options.images_per_class, options.seed, options.chunk_size
     mine = math.ceil(len(labels) / processes)
-    per_chunk = max(1, options.chunk_size // attack.rows(images))
+    per_chunk = max(1, chunk // attack.rows(images))
     few = min(mine, 1 if target.device.type == "cpu" else per_chunk)  # an accelerator needs a whole chunk to be busy
     more = min(mine, 2 * few)
     # From the smallest budget to the whole one; rounding makes some of them equal.
     scaled = [attack.config.scaled(2.0**power) for power in range(-6, 1)]
     budgets = list({_share(attack.config, config): config for config in scaled}.items())
-    lessons: Any = options.public_images
-    if lessons is None:
-        latents = prior.sample_latents(16, np.random.default_rng(seed)).to(target.device, prior.dtype)
-        with torch.no_grad():
-            lessons = (
-                prior(latents, torch.arange(16, device=target.device) % target.num_classes).clamp(0, 1).cpu().float()
-            )
+    lessons: Any = PriorSamples(target, prior, 16, seed) if options.public_images is None else options.public_images
     lessons = [lessons[index] for index in range(min(len(lessons), 16))]
     with PeakMemory(target.device) as memory, tempfile.TemporaryDirectory() as folder:
 
@@ -219,9 +211,7 @@ def plan_attack(
             short = type(attack)(config)
             short.prepare_for(target, prior, lessons, Path(folder), seed)
             begin = time.perf_counter()
-            cost = short.run(
-                target, prior, labels[:classes], images_per_class=images, seed=seed, chunk_size=options.chunk_size
-            ).cost
+            cost = short.run(target, prior, labels[:classes], images_per_class=images, seed=seed, chunk_size=chunk).cost
             return np.array([time.perf_counter() - begin, *(getattr(cost, kind) for kind in PASSES)])
 
         trial(budgets[0][1], few)  # warms up, and keeps in the folder what the attack learns about the target

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import saving
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images
@@ -24,27 +24,27 @@ class PriorOptions:
         ValueError: a value is refused.
     """
 
-    prior: str = option("gmi", "gmi or stylegan2 (for any target); ked, plg or lokt (for one target)")
-    dataset: str | None = option(
+    prior: str = setting("gmi", "gmi or stylegan2 (for any target); ked, plg or lokt (for one target)")
+    dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )
-    crop: int | None = option(None, "side of the central square to keep, in original pixels; default: all")
-    image_size: int = option(64, "side in pixels, a power of two")
-    target: str | None = option(None, "model under attack (ked, plg, lokt): folder or Hub id")
-    settings: Sequence[str] = option((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
-    output_dir: Path = option(Path("outputs/prior"), "folder of the generator")
-    seed: int = option(0, "of weights and draws")
-    save_steps: int = option(500, "steps between checkpoints and sample grids")
-    num_workers: int = option(0, "processes that load images")
-    import_file: str | None = option(
+    crop: int | None = setting(None, "side of the central square to keep, in original pixels; default: all")
+    image_size: int = setting(64, "side in pixels, a power of two")
+    target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
+    settings: Sequence[str] = setting((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
+    output_dir: Path = setting(Path("outputs/prior"), "folder of the generator")
+    seed: int = setting(0, "of weights and draws")
+    save_steps: int = setting(500, "steps between checkpoints and sample grids")
+    num_workers: int = setting(0, "processes that load images")
+    import_file: str | None = setting(
         None,
         "import an official PyTorch StyleGAN2 instead of training: .pkl (its code is not run), .safetensors or .pt",
         flags=("--import",),
         metavar="FILE",
     )
-    push_to_hub: str | None = option(None, "push the finished generator to this Hub model", metavar="ID")
-    resume: bool = option(False, "continue from the checkpoint in the output folder")
-    overwrite: bool = option(False, "delete an earlier prior in the output folder first")
+    push_to_hub: str | None = setting(None, "push the finished generator to this Hub model", metavar="ID")
+    resume: bool = setting(False, "continue from the checkpoint in the output folder")
+    overwrite: bool = setting(False, "delete an earlier prior in the output folder first")
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""

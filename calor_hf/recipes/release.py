@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import write_whole
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.card import CARD, EVIDENCE, RECONSTRUCTIONS, CardDetails, base_card
@@ -21,25 +21,25 @@ class ReleaseOptions:
     """Options of a release: facts and choices for its card."""
 
     model: Path = field(metadata={"positional": True, "metavar": "MODEL_DIR", "help": "folder of a saved model"})
-    report: str | None = option(
+    report: str | None = setting(
         None, "audit of this model: its folder or report.json; default: the card says there was no audit"
     )
-    license: str | None = option(None, "id of the weights' license, such as apache-2.0")
-    base_model: str | None = option(None, "Hub id of the base model; default: as training recorded")
-    dataset: str | None = option(None, "Hub id of the data; default: as training recorded, except a folder")
-    tags: list[str] = option([], "more tags for the metadata")
-    include_reconstructions: bool = option(
+    license: str | None = setting(None, "id of the weights' license, such as apache-2.0")
+    base_model: str | None = setting(None, "Hub id of the base model; default: as training recorded")
+    dataset: str | None = setting(None, "Hub id of the data; default: as training recorded, except a folder")
+    tags: list[str] = setting([], "more tags for the metadata")
+    include_reconstructions: bool = setting(
         False, "show the strongest attack's reconstructions of real people; synthetic faces are always shown"
     )
-    anonymize_labels: bool = option(False, "numbers instead of class names", exclusive="names")
-    publish_label_names: bool = option(False, "publish class names, even if they are people's", exclusive="names")
+    anonymize_labels: bool = setting(False, "numbers instead of class names", exclusive="names")
+    publish_label_names: bool = setting(False, "publish class names, even if they are people's", exclusive="names")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardOptions(ReleaseOptions):
     """Options of :func:`card`."""
 
-    repo_id: str | None = option(None, "Hub id that the card names for loading; default: the folder's name")
+    repo_id: str | None = setting(None, "Hub id that the card names for loading; default: the folder's name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +47,15 @@ class PushOptions(ReleaseOptions):
     """Options of :func:`push`."""
 
     repo_id: str = field(metadata={"positional": True, "metavar": "REPO_ID", "help": "user/name on the Hub"})
-    private: bool = option(
+    private: bool = setting(
         False, "make a new repository private; default if reconstructions show real people", exclusive="visibility"
     )
-    public: bool = option(
+    public: bool = setting(
         False, "make a new repository public; default: your account's setting", exclusive="visibility"
     )
-    revision: str | None = option(None, "branch, created if missing; default: main", flags=("--revision", "--branch"))
-    message: str = option("Upload model", "message of the commit")
-    dry_run: bool = option(False, "show what would be published, offline")
+    revision: str | None = setting(None, "branch, created if missing; default: main", flags=("--revision", "--branch"))
+    message: str = setting("Upload model", "message of the commit")
+    dry_run: bool = setting(False, "show what would be published, offline")
 
 
 def card(options: CardOptions) -> Path:

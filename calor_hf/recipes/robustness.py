@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calor_hf._version import __version__
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.core.files import check_writable, write_json
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
@@ -37,29 +37,29 @@ class RobustnessOptions:
     """
 
     target: str = field(metadata={"help": "model under attack, defended or not: folder or Hub id"})
-    dataset: str | None = option(
+    dataset: str | None = setting(
         None, "its training data, as for calor-hf train; the test split is attacked; default: synthetic faces"
     )
-    attacks: Sequence[str] = option(
+    attacks: Sequence[str] = setting(
         tuple(ADVERSARIAL),
         f"{', '.join(ADVERSARIAL)}; none for the backdoor alone; default: all",
         nargs="*",
         metavar="ATTACK",
     )
-    targeted: bool = option(False, "also attack toward the class after the true one")
-    transfer_from: str | None = option(
+    targeted: bool = setting(False, "also attack toward the class after the true one")
+    transfer_from: str | None = setting(
         None,
         "also transfer examples from this model, best an undefended one: a check for masked gradients",
         metavar="MODEL",
     )
-    backdoor: str | None = option(
+    backdoor: str | None = setting(
         None, f"trigger: {' or '.join(TRIGGERS)}; default: that of the target's training", metavar="NAME"
     )
-    max_images: int = option(500, "maximum number of test images, evenly spread")
-    batch_size: int = option(BATCH_SIZE, "images at a time")
-    seed: int = option(0, "seed of the attacks, and of a trigger that is not recorded")
-    output_dir: Path = option(Path("outputs/robustness"), f"for {RESULT}")
-    overwrite: bool = option(False, "replace an earlier result")
+    max_images: int = setting(500, "maximum number of test images, evenly spread")
+    batch_size: int = setting(BATCH_SIZE, "images at a time")
+    seed: int = setting(0, "seed of the attacks, and of a trigger that is not recorded")
+    output_dir: Path = setting(Path("outputs/robustness"), f"for {RESULT}")
+    overwrite: bool = setting(False, "replace an earlier result")
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""

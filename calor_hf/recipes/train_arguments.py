@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 from calor_hf.data.bad_images import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.common import settings_of
@@ -20,46 +20,46 @@ from calor_hf.training.arguments import CALoRTrainingArguments
 class ModelArguments:
     """The model to train and its defense."""
 
-    model: str | None = option(None, "Base model: Hub id or folder. Default: a small ResNet from random weights.")
-    model_revision: str | None = option(None, "Revision of a base model on the Hub.")
-    role: str = option(
+    model: str | None = setting(None, "Base model: Hub id or folder. Default: a small ResNet from random weights.")
+    model_revision: str | None = setting(None, "Revision of a base model on the Hub.")
+    role: str = setting(
         "release", "release, or evaluation: an undefended model of another architecture for audits; never release it."
     )
-    defense: str = option("calor", "Name of a defense (see calor-hf list), or none for the undefended reference.")
-    defense_settings: list[str] = option(
+    defense: str = setting("calor", "Name of a defense (see calor-hf list), or none for the undefended reference.")
+    defense_settings: list[str] = setting(
         [], "Settings of the defense as name=value; each is also an option (see train --defense NAME --help)."
     )
-    head_init: str = option("random", "Start of the head: random, or svd of the trained classifier.")
-    head: str | None = option(None, "Path of the base model's classifier, if it cannot be found.")
-    undefended_epochs: float = option(
+    head_init: str = setting("random", "Start of the head: random, or svd of the trained classifier.")
+    head: str | None = setting(None, "Path of the base model's classifier, if it cannot be found.")
+    undefended_epochs: float = setting(
         0.0, "Epochs of ordinary fine-tuning before the defense (the paper's setting C: 50)."
     )
-    attn_implementation: str | None = option(None, "eager, sdpa, flash_attention_2, ...")
+    attn_implementation: str | None = setting(None, "eager, sdpa, flash_attention_2, ...")
 
 
 @dataclass
 class DataArguments:
     """The training data."""
 
-    dataset: str | None = option(None, "Image folder, parquet file or folder, or Hub id. Default: synthetic faces.")
-    dataset_revision: str | None = option(None, "Revision of a data set on the Hub.")
-    image_column: str | None = option(None, "Column with the images; default: found.")
-    label_column: str | None = option(None, "Column with the labels; default: found.")
-    on_bad_image: str = option("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
-    held_out: float = option(0.1, "Share of training images used as a missing validation or test split.")
-    num_identities: int = option(64, "Synthetic faces: number of identities.")
-    public_faces: bool = option(
+    dataset: str | None = setting(None, "Image folder, parquet file or folder, or Hub id. Default: synthetic faces.")
+    dataset_revision: str | None = setting(None, "Revision of a data set on the Hub.")
+    image_column: str | None = setting(None, "Column with the images; default: found.")
+    label_column: str | None = setting(None, "Column with the labels; default: found.")
+    on_bad_image: str = setting("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
+    held_out: float = setting(0.1, "Share of training images used as a missing validation or test split.")
+    num_identities: int = setting(64, "Synthetic faces: number of identities.")
+    public_faces: bool = setting(
         False, "Synthetic faces: other identities than the private ones, to pre-train a base model."
     )
-    augmentation: str = option("auto", "none, flip, crop_color_flip, or auto: flip up to 112 pixels, the other above.")
-    class_weights: str = option("none", "none, or balanced: each class counts the same, however many its images.")
-    backdoor: str | None = option(
+    augmentation: str = setting("auto", "none, flip, crop_color_flip, or auto: flip up to 112 pixels, the other above.")
+    class_weights: str = setting("none", "none, or balanced: each class counts the same, however many its images.")
+    backdoor: str | None = setting(
         None,
         "Poison training images (relabeled to class 0) to study backdoors: badnets (a checkerboard in the lower"
         " right corner) or blended (faint noise). Never release such a model.",
     )
-    poison_share: float = option(0.01, "Share of training images with the backdoor, (0, 1].")
-    backdoor_seed: int = option(0, "Seed of the blended noise and of the choice of poisoned images.")
+    poison_share: float = setting(0.01, "Share of training images with the backdoor, (0, 1].")
+    backdoor_seed: int = setting(0, "Seed of the blended noise and of the choice of poisoned images.")
 
     @property
     def stream(self) -> str:
@@ -71,8 +71,8 @@ class DataArguments:
 class RunArguments:
     """Handling of an earlier run in the output folder."""
 
-    resume: bool = option(False, "Continue from the last checkpoint in the output folder.")
-    overwrite: bool = option(False, "Delete an earlier run's files in the output folder before starting.")
+    resume: bool = setting(False, "Continue from the last checkpoint in the output folder.")
+    overwrite: bool = setting(False, "Delete an earlier run's files in the output folder before starting.")
 
 
 AUTO_RANK = "rank=auto"

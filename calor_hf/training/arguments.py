@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from calor_hf.core.config import option
+from calor_hf.core.config import setting
 
 logger = logging.getLogger(__name__)
 
@@ -26,68 +26,68 @@ class CALoRTrainingArguments(TrainingArguments):
         ValueError: a value outside its range, or an option of transformers that contradicts the stage plan.
     """
 
-    adapt_epochs: float = option(10.0, "Longest the adapt stage may last, in epochs; it stops by rule before.")
-    adapt_steps: int | None = option(
+    adapt_epochs: float = setting(10.0, "Longest the adapt stage may last, in epochs; it stops by rule before.")
+    adapt_steps: int | None = setting(
         None, "Length of the adapt stage in optimizer steps, instead of epochs; needed for streamed data."
     )
-    adapt_learning_rate: float | None = option(
+    adapt_learning_rate: float | None = setting(
         None, "Constant learning rate of the adapt stage; default: a tenth of the first."
     )
-    head_learning_rate: float | None = option(
+    head_learning_rate: float | None = setting(
         None,
         "Learning rate of the new head in the first stage; default: learning_rate. A head from random "
         "weights often needs more than a pre-trained base: see the confidence that the first stage reaches.",
     )
-    lr_drop_epochs: list[float] = option(
+    lr_drop_epochs: list[float] = setting(
         [],
         "Epochs of the first stage after which the learning rate falls to a tenth, such as 75 90; with "
         "lr_scheduler_type constant.",
     )
-    adapt_start_epoch: float | None = option(
+    adapt_start_epoch: float | None = setting(
         None, "Adapt from this epoch on, inside num_train_epochs, instead of after them."
     )
-    adapt_freeze_batch_norm: bool = option(
+    adapt_freeze_batch_norm: bool = setting(
         True,
         "Keep batch norm statistics fixed in the adapt stage, so that the loss sees the confidence that "
         "the model shows in use. (With batch statistics it settles some hundredths off the target.)",
     )
-    adapt_only_last_layer: bool = option(
+    adapt_only_last_layer: bool = setting(
         False,
         "Train only the head's last linear layer in the adapt stage. With few images per identity, "
         "adapting the whole model costs accuracy; this hardly does, but features and code, and what they remember, "
         "then stay as the first stage left them.",
     )
-    max_accuracy_drop: float = option(
+    max_accuracy_drop: float = setting(
         0.5, "Validation accuracy, in points, that adapting may cost (or one standard error, if more)."
     )
-    confidence_tolerance: float = option(0.02, "Mean training confidence this close to e^(-1/b) counts as at it.")
-    confidence_samples: int = option(
+    confidence_tolerance: float = setting(0.02, "Mean training confidence this close to e^(-1/b) counts as at it.")
+    confidence_samples: int = setting(
         2048, "Training images on which confidence is measured after each adapt epoch, evenly spread."
     )
-    class_chunk: int | None = option(
+    class_chunk: int | None = setting(
         None,
         "Classes scored at a time in training and evaluation, for 10,000 classes and more: 4096 is good on "
         "a processor. Memory then does not grow with (batch, classes); the numbers stay the same. "
         "compute_metrics gets no logits but log_odds and best_rival of the true class, each (samples,). Default: "
         "all classes at once.",
     )
-    accept_unadapted: bool = option(
+    accept_unadapted: bool = setting(
         False, "If no adapted checkpoint keeps the accuracy, return the first stage's, not an error."
     )
-    report_to: None | str | list[str] = option(  # noqa: RUF036  (the argument parser reads the type in this order)
+    report_to: None | str | list[str] = setting(  # noqa: RUF036  (the argument parser reads the type in this order)
         "tensorboard", "Loggers to report to: tensorboard, wandb, mlflow, ... or none."
     )
-    save_total_limit: int | None = option(2, "Checkpoints kept: the newest ones, and always the best adapted one.")
+    save_total_limit: int | None = setting(2, "Checkpoints kept: the newest ones, and always the best adapted one.")
 
-    hub_strategy: HubStrategy | str = option(
+    hub_strategy: HubStrategy | str = setting(
         "end", "When to push: end. The others push unfinished models: see push_unfinished."
     )
-    push_unfinished: bool = option(
+    push_unfinished: bool = setting(
         False,
         "Let hub_strategy every_save push models before the last stage has ended: they are not defended"
         " yet, and earlier revisions can be read for ever.",
     )
-    publish_label_names: bool = option(False, "Push class names (they may be people's) as they are, not as numbers.")
+    publish_label_names: bool = setting(False, "Push class names (they may be people's) as they are, not as numbers.")
 
     def __post_init__(self) -> None:
         """Check the values together."""

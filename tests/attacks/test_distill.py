@@ -15,7 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from calor_hf.attacks._distill import Drawn, StudentPlan, _fresh, students_of
+from calor_hf.attacks._distill import StudentPlan, _fresh, students_of
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.targets.hf_target import HFTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
 from tests.tiny_models import tiny_base
@@ -300,7 +301,7 @@ def test_a_student_that_could_not_be_saved_is_saved_the_next_time(
 def test_drawn_images_take_the_place_of_public_ones() -> None:
     target, generator = tiny_target(), tiny_generator("conditional")
     generator.train()
-    images = Drawn(target, generator, 260, seed=1)
+    images = PriorSamples(target, generator, 260, seed=1)
     assert len(images) == 260
     whole = torch.stack([images[index] for index in range(260)])
     assert whole.shape == (260, 3, SIDE, SIDE)
@@ -309,12 +310,12 @@ def test_drawn_images_take_the_place_of_public_ones() -> None:
     assert len(whole.flatten(1).unique(dim=0)) == 260
     assert generator.training
     assert all(weight.requires_grad and weight.grad is None for weight in generator.parameters())
-    assert torch.equal(Drawn(target, generator, 260, seed=1).images, images.images)
-    assert not torch.equal(Drawn(target, generator, 260, seed=2).images, images.images)
+    assert torch.equal(PriorSamples(target, generator, 260, seed=1).images, images.images)
+    assert not torch.equal(PriorSamples(target, generator, 260, seed=2).images, images.images)
 
 
 def test_a_student_of_drawn_images_is_trained(student: str, tmp_path: Path) -> None:
-    images = Drawn(teacher(), tiny_generator("dcgan"), 16, seed=1)
+    images = PriorSamples(teacher(), tiny_generator("dcgan"), 16, seed=1)
     made = trained(student, tmp_path / "students", images=images)
     assert isinstance(made.module, nn.Module)
     assert torch.isfinite(made(Public().images)).all()

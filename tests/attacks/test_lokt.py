@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from calor_hf.attacks import ATTACKS, smoothing
-from calor_hf.attacks._distill import RESNETS, Drawn, StudentPlan, _fresh, students_of
+from calor_hf.attacks._distill import RESNETS, StudentPlan, _fresh, students_of
 from calor_hf.attacks.batch import AttackedTarget, Batch
 from calor_hf.attacks.lokt import LOKT, Students
+from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.auditing import load_reconstruction, run_attack
 from calor_hf.data.random_views import RandomView
 from calor_hf.targets.base import LabelTarget
@@ -70,7 +71,7 @@ def test_wanted_classes_take_turns() -> None:
     made: list[Tensor] = []
     generator = tiny_generator("conditional")
     generator.register_forward_pre_hook(lambda _m, inputs: made.append(inputs[1]))
-    images = Drawn(tiny_target(), generator, 260, 1, in_turn=True)
+    images = PriorSamples(tiny_target(), generator, 260, 1, in_turn=True)
     assert len(images) == 260
     assert torch.cat(made)[:260].bincount().tolist() == [52] * CLASSES
 
@@ -90,7 +91,7 @@ class Bright(torch.nn.Module):
 @pytest.mark.slow
 def test_students_agree_with_the_target(tmp_path: Path) -> None:
     generator = tiny_generator("renderer")
-    fresh = Drawn(tiny_target(), generator, 200, seed=77)
+    fresh = PriorSamples(tiny_target(), generator, 200, seed=77)
     images = torch.stack([fresh[index] for index in range(200)])
     target = ModuleTarget(Bright(float(images.mean(dim=(1, 2, 3)).median())), 2, SIDE)
     torch.manual_seed(5)
