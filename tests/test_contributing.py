@@ -98,6 +98,7 @@ def contract_of(folder: Path, room: str, name: str, source: str, tests: list[str
     return re.findall(r"::(test_\w+)(?:\[[^]]*\])? PASSED", done.stdout)
 
 
+@pytest.mark.slow
 def test_the_example_of_a_defense_is_found_trained_saved_and_tested(tmp_path: Path) -> None:
     source, test = blocks_under("How to add a defense")
     own = tmp_path / "test_confidence_penalty.py"
@@ -115,6 +116,7 @@ def test_the_example_of_a_defense_is_found_trained_saved_and_tested(tmp_path: Pa
     assert passed.count("test_resumed_equals_uninterrupted") == 3  # three kinds of base
 
 
+@pytest.mark.slow
 def test_the_example_of_an_attack_passes_the_whole_contract(tmp_path: Path) -> None:
     (source,) = blocks_under("How to add an attack")
     contracts = [

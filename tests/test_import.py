@@ -16,11 +16,11 @@ def run(code: str) -> str:
 def test_import_registers_the_auto_classes_and_loads_nothing_heavy() -> None:
     code = """
 import sys
-import calor_hf
+import calor_hf, calor_hf.data.synthetic_faces, calor_hf.robustness
 from transformers import AutoConfig, AutoModelForImageClassification
 config = AutoConfig.for_model("calor")
 print(type(config).__name__, AutoModelForImageClassification._model_mapping[type(config)].__name__)
-print(sorted({"datasets", "evaluate", "matplotlib", "tensorboard"} & set(sys.modules)))
+print(sorted({"art", "datasets", "evaluate", "matplotlib", "tensorboard"} & set(sys.modules)))
 """
     assert run(code).splitlines() == ["CALoRConfig CALoRForImageClassification", "[]"]
 

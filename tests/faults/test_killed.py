@@ -52,6 +52,7 @@ def test_every_moment_of_a_prior(field: Field) -> None:
             killed_at(field, "prior", moment, torn)
 
 
+@pytest.mark.slow
 def test_a_training_stops_when_its_comparison_is_killed(field: Field) -> None:
     room = field.room("comparison killed alone")
     moment = field.whole("comparison")[0].moments // 3

@@ -17,7 +17,7 @@ import pytest
 
 from tests.fuzz.readers import READERS
 
-SHORT, LONG = 5, 400  # cases of a kind; the long run has more than 10,000
+SHORT, LONG = 2, 400  # cases of a kind; the long run has more than 10,000
 
 
 def run_worker(folder: Path, cases: int, seed: int) -> list[dict[str, Any]]:
@@ -64,8 +64,8 @@ def check(found: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> Co
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     total = check(run_worker(tmp_path, SHORT, 0), capsys)
-    assert total["read"] > 25  # not everything is refused
-    assert total["refused"] > 100
+    assert total["read"] > 10  # not everything is refused
+    assert total["refused"] > 40
 
 
 @pytest.mark.slow

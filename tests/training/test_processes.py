@@ -29,7 +29,7 @@ def finished(
     return CALoRForImageClassification.from_pretrained(folder / "result").eval(), report
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", [pytest.param("resnet", marks=pytest.mark.slow), "vit"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str, server: Server) -> None:
     whole = trainer(tmp_path / "whole", kind)
     whole.train()
