@@ -1,7 +1,9 @@
 """Named random streams: a draw depends on the seed, its name and its key, never on when or by which worker."""
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +34,18 @@ def named_rng(seed: int, name: str, *key: int | str) -> np.random.Generator:
 def torch_seed(seed: int, name: str, *key: int | str) -> int:
     """Seed of a torch generator, by the same rules as :func:`named_rng`."""
     return int(named_rng(seed, name, *key).integers(2**62))
+
+
+@contextmanager
+def unchanged_randomness() -> Iterator[None]:
+    """Restore the random states of torch, NumPy and Python afterwards."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _two_words(item: int | str) -> tuple[int, int]:

@@ -41,6 +41,7 @@ class CardDetails:
         class_names: Published class names that may be names of people.
         remote_code: Whether the model comes with its code, for users without calor_hf.
         curves: Whether the training curves are published with the card; ``reconstructions``: an image of these.
+        language: Language of the class names, for the metadata.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CardDetails:
     remote_code: bool = False
     curves: bool = False
     reconstructions: bool = False
+    language: str | None = None
 
 
 def build_card(evidence: Evidence, method: str, details: CardDetails, existing: str | None = None) -> ModelCard:
@@ -144,6 +146,7 @@ def _metadata(evidence: Evidence, details: CardDetails, old: ModelCardData | Non
         "library_name": "transformers",
         "pipeline_tag": "image-classification",
         "license": details.license,
+        "language": details.language,
         "base_model": details.base_model,
         "datasets": None if dataset is None else [dataset],
         "tags": [*(kept.get("tags") or []), *tags, *details.tags],

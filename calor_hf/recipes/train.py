@@ -107,8 +107,7 @@ def train(
     measured = measured_by(trainer)
     metrics |= measured.metrics
     last = metrics[next(reversed(metrics))]
-    validation = trainer.predict(data["validation"], metric_key_prefix="validation")
-    last["validation_accuracy"] = float(validation.metrics["validation_accuracy"])
+    last["validation_accuracy"] = trainer.measure_images(trainer.get_eval_dataloader())["accuracy"]
     synthetic = f"synthetic faces, {data_args.num_identities} {data_args.stream} identities"
     record = trainer.record(
         replace(measured, metrics=metrics),

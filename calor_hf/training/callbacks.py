@@ -1,4 +1,4 @@
-"""Callback of the trainer: stages (evaluation, checkpoints, optimizer state), and Ctrl-C that saves."""
+"""Callback of the trainer: epochs of the data, fresh optimizer states, and Ctrl-C that saves."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StageCallback(TrainerCallback):
-    """Keep a trainer to its stage plan; on SIGINT or SIGTERM save after the current step and stop.
+    """Begin steps, stages and epochs, and end training with the plan; on SIGINT or SIGTERM after the current step.
 
     Signals count only in one process on the main thread. Several processes cannot agree on a step from a signal alone:
     they end as usual, and resume from the last regular checkpoint.
@@ -24,7 +24,12 @@ class StageCallback(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.stop = StopRequest("saving after this step")  # the trainer listens to signals with it
-        self._evaluated_at = self._saved_at = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the planned number of epochs: the loop has no limit of its own."""
+        plan = self.trainer.plan
+        if plan.steps_per_epoch:
+            state.num_train_epochs = -(-plan.total_steps // plan.steps_per_epoch)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the data which epoch it is: accelerate does so only in single-process runs."""
@@ -41,29 +46,6 @@ class StageCallback(TrainerCallback):
             self.trainer.optimizer.state.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate and save at the end of a stage, and regularly in the later ones; save nothing after a NaN."""
-        if self.stop.requested:
-            control.should_save = control.should_training_stop = True
-        if self.trainer.is_checkpoint_step(state.global_step):
-            control.should_log = control.should_evaluate = control.should_save = True
-        matters = control.should_evaluate or control.should_save or control.should_training_stop
-        if matters or control.should_log or args.device.type == "cpu":
-            # On an accelerator this waits for it, so not at every step.
-            self.trainer.check_finite(weights=matters)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember the step."""
-        self._evaluated_at = state.global_step
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember the step."""
-        self._saved_at = state.global_step
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Do nothing twice if a stage and an epoch end together, and nothing after a signal or a NaN."""
-        if self.stop.requested:  # the epoch did not end
-            control.should_log = control.should_evaluate = control.should_save = False
-        control.should_evaluate &= self._evaluated_at != state.global_step
-        control.should_save &= self._saved_at != state.global_step
-        if control.should_evaluate or control.should_save:
-            self.trainer.check_finite(weights=True)
+        """End training after a signal, or with the plan."""
+        if self.stop.requested or state.global_step >= self.trainer.plan.total_steps:
+            control.should_training_stop = True

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from calor_hf.core.files import read_json
 from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
@@ -23,7 +21,11 @@ _UNDERFITTED_ACCURACY = 0.9
 _UNREACHED_SHARE = 0.05
 
 
-class AccuracyLostError(RuntimeError):
+class NotAdaptedError(RuntimeError):
+    """The run has no adapted checkpoint: it was stopped before."""
+
+
+class AccuracyLostError(NotAdaptedError):
     """No checkpoint of the adapt stage kept the accuracy of the first stage."""
 
 
@@ -107,13 +109,6 @@ class CALoRTrainer(DefenseTrainer):
             )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As ``Trainer.evaluate``; in the adapt stage, measure training confidence and apply the rule too."""
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        if self.is_in_train and self.is_checkpoint_step(self.state.global_step):
-            self._evaluate_adapting()
-        return metrics
-
     def selection(self) -> Selection:
         """Apply the rule to the run so far."""
         if self.plan is None:
@@ -121,10 +116,20 @@ class CALoRTrainer(DefenseTrainer):
         start = self.plan.stages[-1].start
         steps = [s for s in range(start + 1, self.plan.total_steps + 1) if self.is_checkpoint_step(s)]
         limits = self.target, self.args.confidence_tolerance, self.args.max_accuracy_drop
-        return select_adapted(self.state.log_history, start, steps, *limits, len(self.eval_dataset))
+        return select_adapted(self.state.log_history, start, steps, *limits)
 
-    def _evaluate_adapting(self) -> None:
+    def chosen_step(self) -> int | None:
+        """Step of the checkpoint that the rule chooses so far."""
+        best = self.selection().best if self.plan is not None else None
+        return None if best is None else best.step
+
+    def evaluate_candidate(self) -> None:
+        """Measure validation accuracy and training confidence, and apply the rule."""
         reachable = reachable_confidence(self.sharpness)
+
+        def of_validation_images(prediction: Any) -> dict[str, float]:
+            counted = int((prediction.label_ids >= 0).sum())
+            return {"accuracy": classification_metrics(prediction)["accuracy"], "images": counted}
 
         def of_training_images(prediction: Any) -> dict[str, float]:
             found = classification_metrics(prediction)
@@ -132,10 +137,10 @@ class CALoRTrainer(DefenseTrainer):
             return {**kept, "unreached": float((true_class_confidence(prediction) < reachable).mean())}
 
         metrics = self.measure_training_images(of_training_images)
-        self.log({f"train_{name}": value for name, value in metrics.items()})
+        validation = self.measure_images(self.get_eval_dataloader(), of_validation_images)
+        of_training = {f"train_{name}": metrics[name] for name in ("accuracy", "confidence_correct", "unreached")}
+        self.log({**of_training, **{f"validation_{name}": validation[name] for name in ("accuracy", "images")}})
         selection = self.selection()
-        if selection.best is not None:
-            self.state.best_global_step = selection.best.step  # this checkpoint is kept when others are deleted
         if selection.finished:
             self.control.should_training_stop = True
         if selection.candidates:
@@ -157,11 +162,11 @@ class CALoRTrainer(DefenseTrainer):
         """Load the checkpoint that the rule chose.
 
         Raises:
-            AccuracyLostError: no checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
+            NotAdaptedError: there is none, or none keeps the accuracy, and ``accept_unadapted`` is off.
         """
         selection = self.selection()
         if selection.best is not None:
-            load_weights(self.model, Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{selection.best.step}")
+            load_weights(self.model, self.checkpoint_folder(selection.best.step))
             if abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
                 logger.warning(
                     "the result is not at the target: its training confidence is %.4f, not %.4f; nearer checkpoints "
@@ -170,25 +175,37 @@ class CALoRTrainer(DefenseTrainer):
                     *(selection.best.confidence, self.target),
                 )
             return
-        reference = selection.reference
-        accuracies = ", ".join(f"{100 * c.accuracy:.2f}" for c in selection.candidates) or "none evaluated"
-        message = (
-            f"no adapted checkpoint keeps the accuracy: {100 * reference.accuracy if reference else 0:.2f} % after the "
-            f"first stage, at most {100 * selection.budget:.2f} points may be lost, after adapting: {accuracies} %. "
-            f"The first stage's model is in {self._first_stage_folder}"
-        )
-        if not self.args.accept_unadapted:
-            raise AccuracyLostError(
-                f"{message}. Train the first stage longer, raise the rank, lower adapt_learning_rate, adapt only the "
-                "last layer (--adapt-only-last-layer), allow a larger max_accuracy_drop, or take the unadapted model "
-                "with accept_unadapted (--accept-unadapted)"
+        reference, step, total = selection.reference, self.state.global_step, self.state.max_steps
+        if reference is None or not selection.candidates:
+            kind = NotAdaptedError
+            message = (
+                f"a callback ended training in stage '{self.progress().stage}' after step {step} of {total}, before "
+                f"an adapted checkpoint; the last checkpoint is {self.checkpoint_folder(step)}"
             )
-        logger.warning("%s; accept_unadapted: it is the result, its confidence is not adapted", message)
-        load_weights(self.model, self._first_stage_folder)
+            remedy = "Continue with train(resume_from_checkpoint=True) without that callback"
+        else:
+            kind = AccuracyLostError
+            accuracies = ", ".join(f"{100 * c.accuracy:.2f}" for c in selection.candidates)
+            message = (
+                f"no adapted checkpoint keeps the accuracy: {100 * reference.accuracy:.2f} % after the first stage, at "
+                f"most {100 * selection.budget:.2f} points may be lost, after adapting: {accuracies} %. The first "
+                f"stage's model is in {self._first_stage_folder}"
+            )
+            remedy = (
+                "Train the first stage longer, raise the rank, lower adapt_learning_rate, adapt only the last layer "
+                "(--adapt-only-last-layer), allow a larger max_accuracy_drop"
+            )
+        if not self.args.accept_unadapted:
+            raise kind(f"{message}. {remedy}, or take the unadapted model with accept_unadapted (--accept-unadapted)")
+        logger.warning("%s; accept_unadapted: the result is the first stage's, its confidence is not adapted", message)
+        if reference is not None:
+            load_weights(self.model, self._first_stage_folder)
 
     def measure(self, dataset: Any, split: str) -> Measured:
-        """Metrics of the first stage's model and of the result, whose weights the model keeps."""
+        """Metrics of the first stage's model, if it was finished, and of the result, whose weights the model keeps."""
         result, *classes = self._measure(dataset)
+        if self.selection().reference is None:
+            return Measured(split, {"result": result}, *classes)
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         load_weights(self.model, self._first_stage_folder)
         before, *_ = self._measure(dataset)
@@ -204,12 +221,12 @@ class CALoRTrainer(DefenseTrainer):
 
     @property
     def _first_stage_folder(self) -> Path:
-        return Path(self.args.output_dir) / FIRST_STAGE_FOLDER
+        return self.run_folder / FIRST_STAGE_FOLDER
 
 
 def select_adapted(
     history: Sequence[dict[str, Any]], reference_step: int, candidate_steps: Sequence[int], target: float,
-    tolerance: float, max_accuracy_drop: float, validation_samples: int,
+    tolerance: float, max_accuracy_drop: float,
 ) -> Selection:  # fmt: skip
     """Apply the rule to a training log: a pure function, so that a resumed run decides alike.
 
@@ -222,24 +239,22 @@ def select_adapted(
     or when they all lost too much and it gets worse.
 
     Args:
-        history: ``trainer.state.log_history``: entries with ``step``, and ``eval_accuracy`` or
-            ``train_confidence_correct``.
+        history: ``trainer.state.log_history``: entries with ``step``, ``validation_accuracy``, ``validation_images``
+            (for the standard error) and ``train_confidence_correct`` count.
         reference_step: Step at which the first stage ended.
         candidate_steps: Steps whose checkpoints may be chosen; evaluations at other steps do not count.
         target: Confidence e^(−1/b).
         tolerance: Distance to the target that counts as none.
         max_accuracy_drop: In points (hundredths).
-        validation_samples: Size of the validation split, for the standard error.
     """
-    merged: dict[int, dict[str, Any]] = {}
-    for entry in history:
-        merged.setdefault(int(entry.get("step", -1)), {}).update(entry)
-    reference = _candidate(merged, reference_step)
-    candidates = tuple(c for c in (_candidate(merged, step) for step in candidate_steps) if c is not None)
+    measured = {int(entry["step"]): entry for entry in history if "validation_accuracy" in entry}
+    reference = _candidate(measured, reference_step)
+    candidates = tuple(c for c in (_candidate(measured, step) for step in candidate_steps) if c is not None)
     if reference is None:
         return Selection(None, (), None, finished=False, budget=max_accuracy_drop / 100)
 
-    error = math.sqrt(reference.accuracy * (1 - reference.accuracy) / max(1, validation_samples))
+    images = max(1, measured[reference_step]["validation_images"])
+    error = math.sqrt(reference.accuracy * (1 - reference.accuracy) / images)
     budget = max(max_accuracy_drop / 100, error)
     kept = [c for c in candidates if c.accuracy >= reference.accuracy - budget - 1e-9]
 
@@ -257,12 +272,11 @@ def select_adapted(
     return Selection(reference, candidates, best, finished, budget)
 
 
-def _candidate(merged: dict[int, dict[str, Any]], step: int) -> Candidate | None:
-    entry = merged.get(step, {})
-    if "eval_accuracy" not in entry or "train_confidence_correct" not in entry:
+def _candidate(measured: dict[int, dict[str, Any]], step: int) -> Candidate | None:
+    if step not in measured:
         return None
-    confidence = float(entry["train_confidence_correct"])
-    return Candidate(step, float(entry["eval_accuracy"]), 0.0 if math.isnan(confidence) else confidence)
+    accuracy, confidence = (float(measured[step][name]) for name in ("validation_accuracy", "train_confidence_correct"))
+    return Candidate(step, accuracy, 0.0 if math.isnan(confidence) else confidence)
 
 
 TRAINERS: dict[type[Any], type[DefenseTrainer]] = {CALoRForImageClassification: CALoRTrainer}

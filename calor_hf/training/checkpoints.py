@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,20 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def delete_old_checkpoints(output_dir: str | os.PathLike[str], limit: int | None, best_step: int | None) -> None:
-    """Keep the newest checkpoints, and the best one; what is half there, because a process was killed, goes.
+def delete_old_checkpoints(
+    output_dir: str | os.PathLike[str], limit: int | None, best_steps: Collection[int | None] = ()
+) -> None:
+    """Keep the newest checkpoints, and the best ones; what is half there, because a process was killed, goes.
 
     Newest by step. (The Trainer of transformers goes by the time of the folder: where a clock was put back, it deletes
     the checkpoint that it has just written.)
 
-    ``limit`` is how many to keep, as ``save_total_limit``, None or 0 for all; ``best_step`` the step of the best one.
+    ``limit`` is how many to keep, as ``save_total_limit``, None or 0 for all; ``best_steps`` the steps of the best.
     """
     if not limit or limit < 0:
         return
     whole = complete_checkpoints(output_dir)
-    kept = {path for path in whole if _step(path) == best_step} | set(whole[-1:])
+    kept = {path for path in whole if _step(path) in best_steps} | set(whole[-1:])
     for path in reversed(whole):
         if len(kept) < limit:
             kept.add(path)

@@ -1,26 +1,30 @@
-"""Checks of a training run: labels, weights that the loss does not depend on, and numbers that are not finite."""
+"""Checks of a training run: labels, batches, the optimizer, weights without gradients, and numbers not finite."""
 
+import math
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from calor_hf.heads.features import scores_of
 from calor_hf.training.checkpoints import complete_checkpoints
 
+IGNORED = -100  # label of images that do not count, as in torch
+
 
 def check_labels(dataset: Any, num_labels: int) -> None:
-    """Refuse labels of ``num_labels`` or more, if they can be read without decoding images.
+    """Refuse labels outside [0, ``num_labels``), if they can be read without decoding images.
 
     That is an array ``dataset.labels``, or a column ``labels`` or ``label`` of a ``datasets.Dataset``; other data pass,
-    and so do labels below 0 (ignored) and soft ones.
+    and so do soft labels and -100 (ignored).
 
     Raises:
-        ValueError: the model has too few classes.
+        ValueError: the model does not have such a class.
     """
     labels = getattr(dataset, "labels", None)
     columns = getattr(dataset, "column_names", None) or []
@@ -30,10 +34,78 @@ def check_labels(dataset: Any, num_labels: int) -> None:
     if labels is None:
         return
     values = np.asarray(labels)
-    if values.ndim == 1 and values.dtype.kind in "iu" and values.max(initial=0) >= num_labels:
+    if values.ndim == 1 and values.dtype.kind in "iu":
+        _check_range(values, num_labels)
+
+
+def _check_range(labels: NDArray[Any], num_labels: int) -> None:
+    wrong = labels[((labels < 0) & (labels != IGNORED)) | (labels >= num_labels)]
+    if len(wrong):
         raise ValueError(
-            f"a label of the data is {values.max()}, but the model has {num_labels} classes (0 to {num_labels - 1}); "
-            "pass num_labels= the number of classes of the data"
+            f"a label of the data is {wrong.max()}, but the model has {num_labels} classes (0 to {num_labels - 1}); "
+            f"pass num_labels= the number of classes of the data, and {IGNORED} for images that do not count"
+        )
+    if len(labels) and (labels == IGNORED).all():
+        raise ValueError(f"every label of the data is {IGNORED}, so no image counts; number the classes from 0")
+
+
+def first_batches(loader: Any, split: str, count: int = 1) -> list[Any]:
+    """At most ``count`` batches of ``loader``, at least one.
+
+    Raises:
+        ValueError: there is none, or the data and the collator do not fit together.
+    """
+    try:
+        found = list(islice(loader, count))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"no {split} batch can be made: {type(error).__name__}: {error}; samples must be dictionaries with "
+            "pixel_values and labels, unless data_collator makes such batches of them (a data set with set_transform "
+            "needs remove_unused_columns=False)"
+        ) from error
+    if not found:
+        raise ValueError(f"the {split} data are empty; pass images")
+    return found
+
+
+def check_batch(batch: Any, num_labels: int, split: str, soft: bool = False) -> None:
+    """Refuse a batch without labels, with labels that are no class numbers, or, without ``soft``, with soft ones.
+
+    Raises:
+        ValueError: the labels.
+    """
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    if not isinstance(labels, Tensor):
+        found = ", ".join(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(f"a {split} batch must have a tensor named labels, got {found}; see data_collator")
+    if labels.ndim == 1 and not labels.is_floating_point():
+        _check_range(labels.cpu().numpy(), num_labels)
+    elif not (soft and labels.is_floating_point() and labels.shape[1:] == (num_labels,)):
+        expected = f"one whole number per image{f' or soft labels (batch, {num_labels})' if soft else ', no soft ones'}"
+        raise ValueError(
+            f"the labels of a {split} batch must be {expected}, got {labels.dtype} of shape {tuple(labels.shape)}; "
+            "a collator that mixes images belongs into get_train_dataloader, or asks model.training"
+        )
+
+
+def check_optimizer(optimizer: Any, model: nn.Module, learning_rate: float | None) -> None:
+    """Refuse an optimizer that does not hold the weights that learn, or whose rate is not ``learning_rate``, if any.
+
+    Raises:
+        ValueError: another model's optimizer, or another rate.
+    """
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    left = [name for name, weight in model.named_parameters() if weight.requires_grad and id(weight) not in held]
+    if left:
+        raise ValueError(
+            f"the optimizer lacks {len(left)} of the model's weights ({', '.join(left[:3])}), which would not learn; "
+            "make it from the parameters of the defended model, or freeze these with requires_grad_(False)"
+        )
+    rates = sorted({group.get("initial_lr", group["lr"]) for group in optimizer.param_groups})
+    if learning_rate is not None and not any(math.isclose(rate, learning_rate) for rate in rates):
+        raise ValueError(
+            f"learning_rate is {learning_rate:g}, and the optimizer's is {', '.join(f'{rate:g}' for rate in rates)}; "
+            "later stages take a fraction of it: pass learning_rate= the same number"
         )
 
 

@@ -95,7 +95,7 @@ def planned_work(trainer: DefenseTrainer, undefended_epochs: float = 0.0) -> lis
     work = []
     for name, steps in lengths:
         epochs, adapt = math.ceil(steps / per_epoch), adapts and name == plan.stages[-1].name
-        evaluated = epochs * validation + adapt * (epochs + 1) * samples
+        evaluated = epochs * validation + adapt * (epochs + 1) * (samples + validation)
         work.append(Work(name, steps, evaluated, epochs, 1 / epochs if adapt else 1.0))
     models = 1 + adapts + (undefended_epochs > 0)
     return [*work, Work("measuring", 0, models * (test + samples) + validation)]

@@ -31,23 +31,27 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
 
     Args:
         prediction: ``predictions`` (samples, classes) logits, the first of a tuple counts, or what
-            :func:`~calor_hf.heads.chunked_scores.margins` gives; ``label_ids`` (samples,).
+            :func:`~calor_hf.heads.chunked_scores.margins` gives; ``label_ids`` (samples,), those below 0 do not count.
 
     Returns:
         ``accuracy`` in [0, 1]; ``nll`` in nats; ``ece``, the expected calibration error over 15 equal bins of the
         top score, in [0, 1]; ``confidence``, the mean probability of the true class; ``confidence_correct``, the
-        same over correctly classified samples (NaN if there is none).
+        same over correctly classified samples. NaN if there are no such samples.
 
     Raises:
         FloatingPointError: logits that are not finite.
     """
     true_log_p, top_log_p, correct = _counted(prediction)
+
+    def mean(values: NDArray[Any]) -> float:
+        return float(values.mean()) if len(values) else float("nan")
+
     return {
-        "accuracy": float(correct.mean()),
-        "nll": float(-true_log_p.mean()),
-        "ece": calibration_error(np.exp(top_log_p), correct),
-        "confidence": float(np.exp(true_log_p).mean()),
-        "confidence_correct": float(np.exp(true_log_p[correct]).mean()) if correct.any() else float("nan"),
+        "accuracy": mean(correct),
+        "nll": mean(-true_log_p),
+        "ece": calibration_error(np.exp(top_log_p), correct) if len(correct) else float("nan"),
+        "confidence": mean(np.exp(true_log_p)),
+        "confidence_correct": mean(np.exp(true_log_p[correct])),
     }
 
 
@@ -65,27 +69,32 @@ def some_samples(dataset: Any, count: int) -> Any:
 
 
 def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
-    """(samples,) probability of the true class, from ``prediction`` as in :func:`classification_metrics`."""
+    """(samples that count,) probability of the true class, ``prediction`` as in :func:`classification_metrics`."""
     return np.exp(_counted(prediction)[0])
 
 
 def predicted_classes(prediction: Any) -> NDArray[np.int64]:
-    """(samples,) classes, from ``prediction`` as in :func:`classification_metrics`; without logits, -1 if wrong."""
+    """(samples that count,) classes of a ``prediction`` as in :func:`classification_metrics`.
+
+    Without logits, -1 if wrong.
+    """
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)
     if isinstance(found, Mapping):
-        return np.where(_counted(prediction)[2], labels, -1)
+        return np.where(_counted(prediction)[2], labels[labels >= 0], -1)
     classes: NDArray[np.int64] = np.asarray(found[0] if isinstance(found, tuple) else found).argmax(axis=1)
-    return classes
+    return classes[labels >= 0]
 
 
 def _counted(prediction: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Log probability of the true class and of the first choice, and whether the two are the same."""
     found, labels = prediction.predictions, np.asarray(prediction.label_ids)
+    counted = labels >= 0
+    labels = labels[counted]
     if isinstance(found, Mapping):
-        log_odds, best_rival = (_finite(found[name]) for name in ("log_odds", "best_rival"))
+        log_odds, best_rival = (_finite(found[name])[counted] for name in ("log_odds", "best_rival"))
         true_log_p = -np.logaddexp(0, log_odds)
         return true_log_p, true_log_p + np.maximum(best_rival, 0), best_rival < 0
-    logits = _finite(found[0] if isinstance(found, tuple) else found)
+    logits = _finite(found[0] if isinstance(found, tuple) else found)[counted]
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     return log_p[np.arange(len(labels)), labels], log_p.max(axis=1), log_p.argmax(axis=1) == labels

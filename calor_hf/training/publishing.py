@@ -21,15 +21,28 @@ logger = logging.getLogger(__name__)
 
 def card_details(
     name: str, source: str | None = None, license: str | None = None, tags: str | list[str] | None = None,
-    model_name: str | None = None, finetuned_from: str | None = None, dataset: str | None = None,
+    model_name: str | None = None, finetuned_from: str | None = None, dataset: str | list[str] | None = None,
+    language: str | None = None, tasks: str | list[str] | None = None, dataset_tags: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
 ) -> CardDetails:  # fmt: skip
     """Details of a card from the arguments of ``Trainer.create_model_card``.
 
     The last part of ``name``, a path or Hub id, counts if ``model_name`` is not given; ``source``, ``finetuned_from``
-    and ``dataset`` are Hub ids.
+    and ``dataset`` (or ``dataset_tags``) are Hub ids.
+
+    Raises:
+        ValueError: another task than image classification, several data sets, or ``dataset_args``.
     """
-    listed = [tags] if isinstance(tags, str) else tags or ()
-    return CardDetails(model_name or name.rpartition("/")[2], source, license, finetuned_from, dataset, listed)
+    datasets = _listed(dataset_tags) or _listed(dataset)
+    if len(datasets) > 1 or dataset_args:
+        raise ValueError(
+            f"the card names the one data set of the training, got {', '.join(datasets)} and dataset_args="
+            f"{dataset_args}; pass dataset= its Hub id, and write the rest into the card"
+        )
+    if {*_listed(tasks)} - {"image-classification"}:
+        raise ValueError(f"tasks must be image-classification, got {', '.join(_listed(tasks))}; leave it out")
+    base = model_name or name.rpartition("/")[2], source, license, finetuned_from
+    return CardDetails(*base, datasets[0] if datasets else None, _listed(tags), language=language)
 
 
 def write_card(folder: Path, model: Any, details: CardDetails) -> None:
@@ -81,6 +94,10 @@ def publish(
         )
         private = args.hub_private_repo if private is None else private
         return push_release(release, repo, private=private, revision=revision, token=token, message=message)
+
+
+def _listed(values: str | list[str] | None) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or ())
 
 
 def _method_of(model: Any) -> str:

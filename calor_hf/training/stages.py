@@ -118,8 +118,8 @@ class _Factor:
         return float(self.factor * 0.1 ** sum(step >= drop for drop in self.drops))
 
 
-def separate_head(optimizer: torch.optim.Optimizer, head: nn.Module, learning_rate: float) -> None:
-    """Give the weights of ``head`` groups of their own, its last layer another one, with ``learning_rate``."""
+def separate_head(optimizer: torch.optim.Optimizer, head: nn.Module, learning_rate: float | None) -> None:
+    """Give the weights of ``head`` groups of their own, its last layer another one, with ``learning_rate``, if any."""
     parts: list[Any] = heads_of(head)
     all_of_head = {id(weight) for part in parts for weight in part.parameters()}
     last = {id(weight) for part in parts for weight in part.last_layer.parameters()}
@@ -129,4 +129,5 @@ def separate_head(optimizer: torch.optim.Optimizer, head: nn.Module, learning_ra
         for is_last in (False, True):
             weights = [weight for weight in own if (id(weight) in last) == is_last]
             if weights:
-                optimizer.add_param_group({**group, "params": weights, "lr": learning_rate, IS_LAST_LAYER: is_last})
+                rate = learning_rate or group["lr"]
+                optimizer.add_param_group({**group, "params": weights, "lr": rate, IS_LAST_LAYER: is_last})

@@ -1,6 +1,7 @@
 """A Trainer whose stages, logs and checkpoints are those of a defense."""
 
 import inspect
+import json
 import logging
 import time
 from collections import defaultdict
@@ -13,12 +14,12 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from calor_hf.core.files import read_json, saving, weights_digest
 from calor_hf.core.outputs import Forward, Progress, Stage
-from calor_hf.core.seeding import StepDraws
+from calor_hf.core.seeding import StepDraws, unchanged_randomness
 from calor_hf.core.stop_request import StopRequest
 from calor_hf.data.pixel_input import PixelScale
 from calor_hf.defenses.base import Defense, mean_over_counted
@@ -29,7 +30,15 @@ from calor_hf.hub.push import PushFailedError
 from calor_hf.modeling.base_model import defense_of
 from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
 from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights
-from calor_hf.training.checks import bad_weight, check_labels, not_finite, unused_parameters
+from calor_hf.training.checks import (
+    bad_weight,
+    check_batch,
+    check_labels,
+    check_optimizer,
+    first_batches,
+    not_finite,
+    unused_parameters,
+)
 from calor_hf.training.metrics import (
     RECORD,
     Measured,
@@ -40,7 +49,7 @@ from calor_hf.training.metrics import (
     write_record,
 )
 from calor_hf.training.publishing import card_details, publish, write_card
-from calor_hf.training.stages import StagePlan, plan_stages, schedule_of, separate_head
+from calor_hf.training.stages import IS_LAST_LAYER, PlannedStage, StagePlan, plan_stages, schedule_of, separate_head
 
 logger = logging.getLogger(__name__)
 
@@ -67,24 +76,34 @@ class DefenseTrainer(Trainer):
     - Weights that the loss does not depend on are frozen while training (DistributedDataParallel with gradient
       checkpointing would wait for their gradients forever).
     - All processes evaluate the model that is saved: the first one's, whose batch norms have seen other images.
+    - What would stop the run later is looked for before the first step: labels, a batch of each stage, the optimizer,
+      and ``compute_metrics``, which is called once on the validation split.
+    - Results are chosen and measured by the trainer's own metrics: ``compute_metrics`` and
+      ``preprocess_logits_for_metrics`` only say what is logged.
 
     Args:
         args: As for ``Trainer``; ``head_learning_rate`` of ``CALoRTrainingArguments`` is that of a head that the
             defense put in.
         class_weights: (classes,) weight of each class in the loss, or None.
         test_dataset: Images that the result is measured on. None means ``eval_dataset``.
-        kwargs: As for ``Trainer``. ``compute_metrics`` defaults to :func:`classification_metrics`.
+        kwargs: As for ``Trainer``; :data:`~calor_hf.training.parameters.PARAMETERS` lists the differences.
+
+    Raises:
+        TypeError: a model or data that cannot be trained on.
+        ValueError: a parameter that contradicts the stages or their losses.
     """
 
     loss_is_scaled_for_ga = False  # every loss here is a mean over its batch (4.57 reads model_accepts_loss_kwargs)
     lr_scheduler: Any
     compute_metrics: Any
+    preprocess_logits_for_metrics: Any
 
     def __init__(
         self, *args: Any, class_weights: Tensor | None = None, test_dataset: Any = None, **kwargs: Any
     ) -> None:
-        kwargs.setdefault("compute_metrics", classification_metrics)
         super().__init__(*args, **kwargs)
+        if self.compute_metrics is None and not self.args.batch_eval_metrics:
+            self.compute_metrics = classification_metrics
         self.model_accepts_loss_kwargs = False
         self.test_dataset = test_dataset
         self.measured: Measured | None = None
@@ -92,15 +111,50 @@ class DefenseTrainer(Trainer):
         self.train_seconds = 0.0
         self.plan: StagePlan | None = None
         self._running: dict[str, list[Tensor]] = defaultdict(list)
-        self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)  # else cross-entropy
         self._parts_of_step = 0
-        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        self._evaluated_at = self._saved_at = -1
         self._class_weights = None if class_weights is None else class_weights.float().to(self.args.device)
+        self._given_optimizer = self.optimizer is not None or self.optimizer_cls_and_kwargs is not None
+        self._take_model()
+        self._check_parameters()
+        self._stage_callback = StageCallback(self)
+        self.add_callback(self._stage_callback)
+
+    def _take_model(self) -> None:
+        """Prepare the model for its training; ``model_init`` makes a new one for each."""
+        if not isinstance(self.bare_model, PreTrainedModel):
+            raise TypeError(
+                f"model must be an image classification model of transformers, got {type(self.bare_model).__name__}"
+            )
+        self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)  # else cross-entropy
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         if self._own_loss:
             self.bare_model.class_weights = self._class_weights
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
-        self._stage_callback = StageCallback(self)
-        self.add_callback(self._stage_callback)
+
+    def _check_parameters(self) -> None:
+        classes, weights = self.model.config.num_labels, self._class_weights
+        if weights is not None and tuple(weights.shape) != (classes,):
+            raise ValueError(f"class_weights must have shape ({classes},), a weight per class, got {weights.shape}")
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                "compute_loss_func would replace the loss that is the defense; leave it out (class_weights= weighs "
+                "classes, and a loss of your own is a registered defense), or train an undefended model with Trainer"
+            )
+        if self.label_smoother is not None:
+            raise ValueError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor:g} would replace the loss that is the "
+                "defense; leave it at 0: the defense 'label_smoothing' has alpha for it"
+            )
+        if self.lr_scheduler is not None and len(self.stages()) > 1:
+            raise ValueError(
+                "the scheduler in optimizers= does not know the stages, which have learning rates of their own; pass "
+                "optimizers=(optimizer, None), and lr_scheduler_type for the first stage"
+            )
+        for name in ("train_dataset", "eval_dataset", "test_dataset"):
+            data = getattr(self, name)
+            if isinstance(data, str) or (isinstance(data, dict) and name != "eval_dataset"):
+                raise TypeError(f"{name} must be one data set, got {type(data).__name__}")
 
     @property
     def bare_model(self) -> Any:
@@ -128,9 +182,8 @@ class DefenseTrainer(Trainer):
             sized = False
         self.plan = plan_stages(self.stages(), int(values[1]) if sized else None)
         total = self.plan.total_steps
-        if sized:
-            values[0] = -(-total // values[1])
-        else:  # one endless epoch
+        values[0] = total  # a limit: epochs that a callback ends early are made up for
+        if not sized:  # one endless epoch
             values[1] = total
             if not rest:  # 4.57, which hands over one value more, takes a number here for a sized loader
                 values[5] = total * args.gradient_accumulation_steps
@@ -145,13 +198,20 @@ class DefenseTrainer(Trainer):
         return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate."""
-        is_new = self.optimizer is None
+        """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate.
+
+        Raises:
+            ValueError: the optimizer that was passed does not train this model, or not at ``learning_rate``, of which
+                later stages take a fraction.
+        """
         optimizer = super().create_optimizer(*args, **kwargs)
+        if self._given_optimizer and self._reads_plain_checkpoints(None):
+            staged = self.plan is not None and any(stage.learning_rate for stage in self.plan.stages)
+            check_optimizer(optimizer, self.model, self.args.learning_rate if staged else None)
         own_rate = getattr(self.args, "head_learning_rate", None) if self.defense.own_head else None
         last_alone = self._own_loss and getattr(self.args, "adapt_only_last_layer", False)
-        if is_new and (last_alone or own_rate):
-            separate_head(optimizer, self.bare_model.classification_head, own_rate or self.args.learning_rate)
+        if (last_alone or own_rate) and not any(IS_LAST_LAYER in group for group in optimizer.param_groups):
+            separate_head(optimizer, self.bare_model.classification_head, own_rate)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -179,11 +239,13 @@ class DefenseTrainer(Trainer):
 
     # Training
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Train every stage, or continue in the stage in which a run was interrupted; then measure the result.
 
         Arguments are those of ``Trainer.train``; ``resume_from_checkpoint`` is the path of a checkpoint, or True for
-        the last complete one in ``output_dir``.
+        the last complete one in ``output_dir``. The objective of a ``trial`` is that of the result.
 
         Raises:
             TrainingInterrupted: Ctrl-C; the message names the checkpoint.
@@ -196,9 +258,12 @@ class DefenseTrainer(Trainer):
         if resume_from_checkpoint and self.was_finished(resume_from_checkpoint):
             logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
         else:
-            result = self._train_stages(resume_from_checkpoint, *args, **kwargs)
+            result = self._train_stages(resume_from_checkpoint, trial, *args, **kwargs)
         self.load_result()
-        self.measure_result()
+        if trial is None:
+            self.measure_result()
+        else:
+            self.objective = self.compute_objective(self.evaluate())
         return result
 
     def was_finished(self, checkpoint: str) -> bool:
@@ -209,22 +274,100 @@ class DefenseTrainer(Trainer):
         """Load the checkpoint that is the result, if it is not the last one."""
 
     def _train_stages(self, resume_from_checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
-        self._first_bad_step = torch.full((), -1, device=self.args.device)
-        for dataset in (self.train_dataset, self.eval_dataset):
-            check_labels(dataset, self.model.config.num_labels)
         begin = time.perf_counter()
         stop = self._stage_callback.stop = StopRequest("saving after this step", active=self.args.world_size == 1)
-        with stop, self.at_work():
+        with stop:
             result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.train_seconds = time.perf_counter() - begin
         self._delete_old_checkpoints()  # a process that was killed at that may have left some
         if stop.requested:
-            path = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            step, total = self.state.global_step, self.state.max_steps
             raise TrainingInterrupted(
-                f"stopped in stage '{self.progress().stage}' after step {self.state.global_step} of "
-                f"{self.state.max_steps}; checkpoint in {path}"
+                f"stopped in stage '{self.progress().stage}' after step {step} of {total}; checkpoint in "
+                f"{self.checkpoint_folder(step)}"
             )
         return result
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # From here on the model is that of model_init, and the arguments are those of the trial.
+        self._take_model()
+        self._first_bad_step = torch.full((), -1, device=self.args.device)
+        self._evaluated_at = self._saved_at = -1
+        self.check_run()
+        with self.at_work():
+            return super()._inner_training_loop(*args, **kwargs)
+
+    def check_run(self) -> None:
+        """Look for what would stop the run after its first step.
+
+        Raises:
+            ValueError: labels, batches, callbacks or metrics that cannot be trained with.
+        """
+        if self.train_dataset is None:
+            raise ValueError("train_dataset is needed: confidence is measured on training images; pass it")
+        self.planned_values()
+        stages, callbacks = cast(StagePlan, self.plan).stages, self.callback_handler.callbacks
+        if self._stage_callback not in callbacks:
+            raise ValueError("StageCallback was removed, and without it there are no stages; leave it in")
+        if len(stages) > 1 and any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks):
+            raise ValueError(
+                f"EarlyStoppingCallback compares metrics across the stages {', '.join(stage.name for stage in stages)},"
+                " and would end training before the last one; leave it out, and give the first stage its length "
+                "(num_train_epochs): the last one ends by rule"
+            )
+        classes = self.model.config.num_labels
+        splits = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"validation": self.eval_dataset}
+        for dataset in (self.train_dataset, self.test_dataset, *splits.values()):
+            check_labels(dataset, classes)
+        with unchanged_randomness():
+            for stage in stages:
+                self._check_batches(stage)
+            for name in splits if self.eval_dataset is not None else ():
+                loader = self.get_eval_dataloader(name if isinstance(self.eval_dataset, dict) else None)
+                check_batch(first_batches(loader, name)[0], classes, name)
+            self._check_metrics()
+
+    def _check_batches(self, stage: PlannedStage) -> None:
+        """Compute the loss of a later stage for soft labels, which not every loss knows."""
+        later = stage.start > 0
+        if self._own_loss:
+            self.bare_model.progress = Progress.at_end(stage.name)  # for collators that ask
+        # Whether images are mixed is often drawn per batch.
+        for batch in first_batches(self.get_train_dataloader(), "training", 4 if later else 1):
+            check_batch(batch, self.model.config.num_labels, "training", soft=True)
+            if later and batch["labels"].is_floating_point():
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    super().compute_loss(self.model.eval(), self._prepare_inputs(batch))
+
+    def _check_metrics(self) -> None:
+        """Evaluate once, if what is evaluated is not known."""
+        own = self.compute_metrics is classification_metrics and self.preprocess_logits_for_metrics is None
+        if self.eval_dataset is None or (own and self.args.metric_for_best_model is None):
+            return
+        if not self._reads_plain_checkpoints(None):
+            return
+        splits = (
+            {name: f"eval_{name}" for name in self.eval_dataset}
+            if isinstance(self.eval_dataset, dict)
+            else {None: "eval"}
+        )
+        found: dict[str, Any] = {}
+        for name, prefix in splits.items():
+            loader = self.get_eval_dataloader(name)
+            try:
+                found |= self.evaluation_loop(loader, "Evaluation", metric_key_prefix=prefix).metrics
+                json.dumps(found, sort_keys=True)
+            except Exception as error:
+                raise ValueError(
+                    f"compute_metrics fails on the validation split: {type(error).__name__}: {error}; it must return a "
+                    "dictionary of names and numbers"
+                ) from error
+        best = self.args.metric_for_best_model
+        if best is not None and f"eval_{best.removeprefix('eval_')}" not in found:
+            raise ValueError(
+                f"metric_for_best_model={best} is not measured; pass one of "
+                f"{', '.join(sorted(name.removeprefix('eval_') for name in found))}"
+            )
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -245,8 +388,12 @@ class DefenseTrainer(Trainer):
 
     def _training_run(self) -> TrainingRun:
         def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            return cast(torch.optim.Optimizer, cls(parameters, weight_decay=self.args.weight_decay, **options))
+            if self._given_optimizer and self.optimizer is not None:
+                given: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+                return cast(torch.optim.Optimizer, type(given)(parameters, **given.defaults))
+            cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            options = {"weight_decay": self.args.weight_decay, **options}
+            return cast(torch.optim.Optimizer, cls(parameters, **options))
 
         return TrainingRun(
             model=self.bare_model,
@@ -342,7 +489,7 @@ class DefenseTrainer(Trainer):
             return
         what = f"the loss is not finite at step {step}" if bad is None else f"{bad} is not finite after step {step}"
         stage = self.plan.at(step - 1).name if self.plan is not None else self.stages()[0].name
-        raise not_finite(what, stage, self.args.output_dir)
+        raise not_finite(what, stage, str(self.run_folder))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the named terms and confidence since the last log, the mean over processes."""
@@ -358,6 +505,54 @@ class DefenseTrainer(Trainer):
             self._running.clear()
         super().log(logs, *args, **kwargs)
 
+    # Evaluations and checkpoints on the way
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.settle():
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def settle(self) -> bool:
+        """Settle what follows a step or an epoch, after all callbacks; return whether anything does.
+
+        The steps of :meth:`is_checkpoint_step` are evaluated and saved, a run of several stages that ends early is
+        saved, nothing is done twice, and nothing that is not finite is saved.
+        """
+        step, control, stop = self.state.global_step, self.control, self._stage_callback.stop
+        ended = control.should_training_stop and (stop.requested or self.is_unfinished())
+        if stop.requested and self._saved_at == step:  # the epoch did not end
+            return False
+        if self.is_checkpoint_step(step):
+            control.should_log = control.should_evaluate = True
+        control.should_save |= ended or self.is_checkpoint_step(step)
+        control.should_evaluate &= self._evaluated_at != step
+        control.should_save &= self._saved_at != step
+        matters = control.should_evaluate or control.should_save or control.should_training_stop
+        if matters or control.should_log or self.args.device.type == "cpu":
+            # On an accelerator this waits for it, so not at every step.
+            self.check_finite(weights=matters)
+        return True
+
+    def is_unfinished(self) -> bool:
+        """Whether a run of several stages has steps left."""
+        plan = self.plan
+        return plan is not None and len(plan.stages) > 1 and self.state.global_step < plan.total_steps
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        self._evaluated_at = self.state.global_step
+        if self.is_checkpoint_step(self.state.global_step):
+            self.evaluate_candidate()
+        return metrics
+
+    def evaluate_candidate(self) -> None:
+        """Measure what the choice of the result needs, at the steps of :meth:`is_checkpoint_step`."""
+
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        is_best = super()._determine_best_metric(*args, **kwargs)
+        if self.is_checkpoint_step(self.state.global_step):  # whatever save_strategy and callbacks say
+            self.control.should_save = is_best = True
+        return bool(is_best)
+
     # Measuring
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -368,9 +563,8 @@ class DefenseTrainer(Trainer):
 
     def measure_result(self) -> None:
         """Measure the result on the test split if there is one, else on the validation split, if that is possible."""
-        measurable = isinstance(self.model, PreTrainedModel) and self.preprocess_logits_for_metrics is None
         data = self.test_dataset if self.test_dataset is not None else self.eval_dataset
-        if measurable and data is not None and not isinstance(data, dict) and not self.args.prediction_loss_only:
+        if isinstance(self.model, PreTrainedModel) and data is not None and not isinstance(data, dict):
             self.measured = self.measure(data, "validation" if self.test_dataset is None else "test")
             self._measured_versions = self._versions()
 
@@ -382,15 +576,30 @@ class DefenseTrainer(Trainer):
 
     def _measure(self, dataset: Any) -> tuple[dict[str, float], list[int], list[int]]:
         """Metrics of the model as it is; label and predicted class of each image."""
-        usual, self.compute_metrics = self.compute_metrics, classification_metrics
-        try:
+        with self._own_metrics(classification_metrics):
             found = self.predict(dataset, metric_key_prefix="test")
-        finally:
-            self.compute_metrics = usual
         kept = {name: found.metrics[f"test_{name}"] for name in ("accuracy", "nll", "ece", "confidence")}
         training = self.measure_training_images()
         kept |= {f"train_{name}": training[name] for name in ("accuracy", "confidence_correct")}
-        return kept, found.label_ids.tolist(), predicted_classes(found).tolist()
+        return kept, found.label_ids[found.label_ids >= 0].tolist(), predicted_classes(found).tolist()
+
+    @contextmanager
+    def _own_metrics(self, metrics: Callable[[Any], dict[str, float]]) -> Iterator[None]:
+        """Evaluate with ``metrics``, whatever the user's evaluations look like."""
+        of_args = {
+            "batch_eval_metrics": False, "prediction_loss_only": False, "include_for_metrics": [],
+            "eval_do_concat_batches": True,
+        }  # fmt: skip
+        own: list[tuple[Any, str, Any]] = [(self.args, name, value) for name, value in of_args.items()]
+        own += [(self, "compute_metrics", metrics), (self, "preprocess_logits_for_metrics", None)]
+        usual = [(place, name, getattr(place, name)) for place, name, _ in own]
+        try:
+            for place, name, value in own:
+                setattr(place, name, value)
+            yield
+        finally:
+            for place, name, value in usual:
+                setattr(place, name, value)
 
     def measure_training_images(
         self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
@@ -399,16 +608,17 @@ class DefenseTrainer(Trainer):
 
         At most ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly spread.
         """
-        samples = getattr(self.args, "confidence_samples", 2048)
-        usual, self.compute_metrics = self.compute_metrics, metrics
-        try:
-            # Not get_eval_dataloader: with persistent workers that returns the validation split's.
-            loader = self.get_test_dataloader(some_samples(self.train_dataset, samples))
-            output = self.evaluation_loop(loader, "Training images", metric_key_prefix="train")
-        finally:
-            self.compute_metrics = usual
-        dropped = ("train_loss", "train_runtime")
-        return {name.removeprefix("train_"): value for name, value in output.metrics.items() if name not in dropped}
+        samples = some_samples(self.train_dataset, getattr(self.args, "confidence_samples", 2048))
+        # Not get_eval_dataloader: with persistent workers that returns the validation split's.
+        return self.measure_images(self.get_test_dataloader(samples), metrics)
+
+    def measure_images(
+        self, loader: Any, metrics: Callable[[Any], dict[str, float]] = classification_metrics
+    ) -> dict[str, float]:
+        """``metrics`` over the batches of ``loader``, in evaluation mode."""
+        with self._own_metrics(metrics):
+            found = self.evaluation_loop(loader, "Images", metric_key_prefix="own").metrics
+        return {name.removeprefix("own_"): value for name, value in found.items() if name != "own_loss"}
 
     # Checkpoints
 
@@ -451,15 +661,46 @@ class DefenseTrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones are deleted below
         try:
-            with saving(Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"):
+            with saving(self.checkpoint_folder(self.state.global_step)):
                 super()._save_checkpoint(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
+        self._saved_at = self.state.global_step
+        chosen = self.chosen_step()
+        if chosen is not None:  # with save_total_limit=1 the Trainer deletes all others at the end
+            self.state.best_model_checkpoint = str(self.checkpoint_folder(chosen))
         self._delete_old_checkpoints()
 
     def _delete_old_checkpoints(self) -> None:
         if self.args.should_save:
-            delete_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.best_global_step)
+            best = {self.state.best_global_step, self.chosen_step()}
+            delete_old_checkpoints(self.run_folder, self.args.save_total_limit, best)
+
+    def chosen_step(self) -> int | None:
+        """Step of the checkpoint that is the result so far; None if it is the last one."""
+        return None
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the checkpoints: the output folder, or a trial's folder in it."""
+        return Path(self._get_output_dir(trial=getattr(self, "_trial", None)))
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Folder of the checkpoint after ``step`` steps."""
+        return self.run_folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+    def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **kwargs: Any) -> Any:
+        """As ``Trainer.hyperparameter_search``; the objective is that of each trial's result.
+
+        Raises:
+            ValueError: no ``compute_objective``.
+        """
+        if compute_objective is None:
+            raise ValueError(
+                "compute_objective is needed: the default adds up all metrics, better ones and worse ones; pass e.g. "
+                "compute_objective=lambda metrics: metrics['eval_accuracy'] with direction='maximize'"
+            )
+        return super().hyperparameter_search(hp_space, compute_objective, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._reads_plain_checkpoints(model):
@@ -526,7 +767,8 @@ class DefenseTrainer(Trainer):
     def create_model_card(self, **kwargs: Any) -> None:
         """Write ``README.md`` into the output folder, or bring it up to date.
 
-        Arguments are ``license``, ``tags``, ``model_name``, ``finetuned_from`` and ``dataset``, as for ``Trainer``.
+        Arguments are those of ``Trainer.create_model_card``, with the limits of
+        :func:`~calor_hf.training.publishing.card_details`.
         """
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)

@@ -92,7 +92,7 @@ def test_the_result_is_the_chosen_checkpoint(tmp_path: Path, caplog: pytest.LogC
     assert best is not None
     saved = CALoRForImageClassification.from_pretrained(tmp_path / f"checkpoint-{best.step}")
     assert_same_weights(run.model, saved)
-    assert run.state.best_global_step == best.step  # so it outlived save_total_limit=1
+    assert run.chosen_step() == best.step  # so it outlived save_total_limit=1
     assert f"not at the target: its training confidence is {best.confidence:.4f}, not 0.8825" in caplog.text
 
 

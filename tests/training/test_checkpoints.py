@@ -31,7 +31,7 @@ def test_the_newest_and_the_best_that_are_whole_are_kept(
         (tmp_path / f"checkpoint-{step}" / TRAINER_STATE).write_text("{}")
     (tmp_path / "checkpoint-16" / TRAINER_STATE).write_text('{"epoch": ')
     (tmp_path / "checkpoint-mine").mkdir()
-    delete_old_checkpoints(tmp_path, limit, best)
+    delete_old_checkpoints(tmp_path, limit, {best})
     steps = sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.iterdir() if path.name != "checkpoint-mine")
     assert steps == left
     assert (tmp_path / "checkpoint-mine").is_dir()

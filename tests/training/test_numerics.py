@@ -2,18 +2,16 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl
 
 from calor_hf import DEFENSES, CALoRForImageClassification, suggest_rank
 from calor_hf.core.files import read_tensors
 from calor_hf.modeling import defend
-from calor_hf.training.callbacks import StageCallback
 from calor_hf.training.checkpoints import complete_checkpoints
 from calor_hf.training.checks import NonFiniteLossError
 from calor_hf.training.trainer import DefenseTrainer
@@ -95,25 +93,24 @@ def test_ctrl_c_does_not_save_what_a_step_spoiled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "flag", "looked"),
+    ("flag", "looked"),
     [
-        ("on_step_end", None, []),
-        ("on_step_end", "should_log", ["loss"]),
-        ("on_step_end", "should_evaluate", ["loss and weights"]),
-        ("on_step_end", "should_training_stop", ["loss and weights"]),
-        ("on_epoch_end", None, []),
-        ("on_epoch_end", "should_save", ["loss and weights"]),
+        (None, []),
+        ("should_log", ["loss"]),
+        ("should_evaluate", ["loss and weights"]),
+        ("should_save", ["loss and weights"]),
+        ("should_training_stop", ["loss and weights"]),
     ],
 )
-def test_an_accelerator_is_waited_for_only_where_it_matters(at: str, flag: str | None, looked: list[str]) -> None:
+def test_an_accelerator_is_waited_for_only_where_it_matters(
+    tmp_path: Path, flag: str | None, looked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[str] = []
-    trainer: Any = SimpleNamespace(
-        is_checkpoint_step=lambda step: False,
-        check_finite=lambda weights: found.append("loss and weights" if weights else "loss"),
-    )
-    args: Any = SimpleNamespace(device=torch.device("cuda"))
-    control = TrainerControl(**({} if flag is None else {flag: True}))
-    getattr(StageCallback(trainer), at)(args, TrainerState(global_step=3), control)
+    run = short_run(tmp_path, "none")
+    monkeypatch.setattr(run, "check_finite", lambda weights: found.append("loss and weights" if weights else "loss"))
+    monkeypatch.setattr(type(run.args), "device", torch.device("cuda"))
+    run.control = TrainerControl(**({} if flag is None else {flag: True}))
+    assert run.settle()
     assert found == looked
 
 

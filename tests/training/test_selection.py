@@ -7,17 +7,17 @@ from calor_hf.training.calor_trainer import Selection, select_adapted
 TARGET = 0.8825
 
 
-def entries(*points: tuple[int, float, float]) -> list[dict[str, Any]]:
+def entries(*points: tuple[int, float, float], images: int = 10**9) -> list[dict[str, Any]]:
     history: list[dict[str, Any]] = [{"step": 5, "loss": 1.0}]
     for step, accuracy, confidence in points:
-        history.append({"step": step, "eval_accuracy": accuracy})
-        history.append({"step": step, "train_confidence_correct": confidence})
-    return history
+        measured = {"validation_accuracy": accuracy, "validation_images": images}
+        history.append({"step": step, "train_confidence_correct": confidence, **measured})
+    return [*history, {"step": 11, "eval_accuracy": 0.0}]  # what compute_metrics says does not count
 
 
-def rule(*points: tuple[int, float, float], drop: float = 0.5, samples: int = 10**9) -> Selection:
+def rule(*points: tuple[int, float, float], drop: float = 0.5, images: int = 10**9) -> Selection:
     steps = [11, 12, 13, 14]
-    return select_adapted(entries(*points), 10, steps, TARGET, 0.02, drop, samples)
+    return select_adapted(entries(*points, images=images), 10, steps, TARGET, 0.02, drop)
 
 
 def test_nothing_before_the_first_stage_ends() -> None:
@@ -75,11 +75,11 @@ def test_no_candidate_keeps_the_accuracy() -> None:
 
 def test_budget_is_one_standard_error_on_a_small_split() -> None:
     # sqrt(0.9 · 0.1 / 100) = 0.03
-    found = rule((10, 0.9, 0.99), (11, 0.8701, 0.9), samples=100)
+    found = rule((10, 0.9, 0.99), (11, 0.8701, 0.9), images=100)
     assert found.budget == pytest.approx(0.03)
     assert found.best is not None
 
 
 def test_evaluations_at_other_steps_do_not_count() -> None:
-    history = [*entries((10, 0.95, 0.99)), {"step": 17, "eval_accuracy": 0.99, "train_confidence_correct": TARGET}]
-    assert select_adapted(history, 10, [15, 20], TARGET, 0.02, 0.5, 1000).candidates == ()
+    history = entries((10, 0.95, 0.99), (17, 0.99, TARGET))
+    assert select_adapted(history, 10, [15, 20], TARGET, 0.02, 0.5).candidates == ()
