@@ -89,7 +89,7 @@ def contract_of(folder: Path, room: str, name: str, source: str, tests: list[str
     path = f"{REPOSITORY}{os.pathsep}{folder}"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "with_example", "-p", "no:cacheprovider", "-vv", "-n", "0", "-k", name,
-         *tests],
+         "-m", "slow or not slow", *tests],
         cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -124,7 +124,7 @@ def test_the_example_of_an_attack_passes_the_whole_contract(tmp_path: Path) -> N
         "tests/attacks/test_faults.py",
         "tests/cli/test_plan_attack.py",
     ]
-    passed = contract_of(tmp_path, "attacks", "hill_climbing", source, [*contracts, "-m", "slow or not slow"])
+    passed = contract_of(tmp_path, "attacks", "hill_climbing", source, contracts)
     assert set(passed) >= {
         "test_result_depends_on_the_seed_and_not_on_the_grouping",
         "test_an_attack_twice_gives_the_same_bits",

@@ -65,7 +65,7 @@ def check(found: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> Co
 def test_damaged_files_are_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     total = check(run_worker(tmp_path, SHORT, 0), capsys)
     assert total["read"] > 10  # not everything is refused
-    assert total["refused"] > 40
+    assert total["refused"] > 30
 
 
 @pytest.mark.slow

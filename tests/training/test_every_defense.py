@@ -35,6 +35,11 @@ from tests.training.test_processes import TASK
 
 NAMES = DEFENSES.names()
 EVERY = [(name, kind) for name in NAMES for kind in DEFENSE_KINDS]
+# Every base for the library's own method, and one for the others, in the quick run.
+RESUMED = [
+    pytest.param(name, kind, marks=[] if name == "calor" or kind == DEFENSE_KINDS[0] else [pytest.mark.slow])
+    for name, kind in EVERY
+]
 # Their step depends on how it is split: the kernel matrix of a batch, noise drawn in sequence, a discriminator's batch
 # norm.
 BATCH_MATTERS = ("bido", "mid", "trap_mid")
@@ -132,7 +137,7 @@ def test_draws_of_a_batch_follow_step_accumulation_and_process() -> None:
     assert (draws.first, draws.all_first, draws.all_count, draws.per_step) == (16, 12, 12, 24)
 
 
-@pytest.mark.parametrize(("name", "kind"), EVERY)
+@pytest.mark.parametrize(("name", "kind"), RESUMED)
 def test_resumed_equals_uninterrupted(name: str, kind: str, tmp_path: Path) -> None:
     plan: dict[str, Any] = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
     whole = defense_trainer(tmp_path, name, kind, **plan)
