@@ -189,7 +189,8 @@ def _check(logits: Tensor, labels: Tensor, a: float, b: float, reduction: str) -
         raise ValueError(
             f"confidence adaptation needs one whole-number label per image, got {labels.dtype} labels of shape "
             f"{tuple(labels.shape)}: p is the probability of the one true class, which soft labels (mixup, cutmix, "
-            "distillation) do not have; switch them off in the adapt stage (a collator can read model.stage)"
+            "distillation) do not have; switch them off in the adapt stage (a collator can read model.stage if stages "
+            "begin with an epoch)"
         )
     if logits.ndim != 2 or len(logits) != len(labels):
         raise ValueError(f"expected logits (batch, classes) for {len(labels)} labels, got {tuple(logits.shape)}")

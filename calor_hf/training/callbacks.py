@@ -32,7 +32,8 @@ class StageCallback(TrainerCallback):
             state.num_train_epochs = -(-plan.total_steps // plan.steps_per_epoch)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the data which epoch it is: accelerate does so only in single-process runs."""
+        """Tell the collator the stage and the data the epoch, which accelerate does only in single-process runs."""
+        self.trainer.show_progress()
         dataset = self.trainer.train_dataset
         if hasattr(dataset, "set_epoch") and hasattr(dataset, "__len__"):
             dataset.set_epoch(int(state.epoch or 0))

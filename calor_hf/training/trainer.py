@@ -418,6 +418,11 @@ class DefenseTrainer(Trainer):
 
     # Loss
 
+    def show_progress(self) -> None:
+        """Set the stage of the model to that of the next step."""
+        if self._own_loss:
+            self.bare_model.progress = self.progress()
+
     def begin_step(self) -> None:
         """Start an optimizer step: the next batch is its first."""
         self._parts_of_step = 0
