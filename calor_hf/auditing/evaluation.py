@@ -44,14 +44,16 @@ class Evaluator:
             images that metrics may learn from (None means samples of the prior), and seed of every draw.
 
     Raises:
-        ValueError: a class without private images, the evaluation model is the target, a network is not available, or
-            a metric in ``options.metrics`` lacks a network or held-out images.
+        ValueError: a class without private images, the evaluation model is the target, the prior is the renderer and
+            did not draw the images, a network is not available, or a metric in ``options.metrics`` lacks a network or
+            held-out images.
     """
 
     def __init__(
         self, target: Target, private: PrivateImages, prior: Generator[Any], labels: list[int],
         evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions,
     ) -> None:  # fmt: skip
+        private.check_prior(prior)
         self.target, self.prior, self.labels = target, prior, labels
         self.public_images, self.seed, metrics = options.public_images, options.seed, options.metrics
         self.networks = networks = load_networks(target, evaluation_model, options)
@@ -62,6 +64,7 @@ class Evaluator:
             identities=len(private.labels.unique()),
             images=len(private.labels),
             held_out_images=0 if private.held_labels is None else len(private.held_labels),
+            drawn=private.drawn,
         )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:
@@ -189,6 +192,7 @@ class Evaluator:
             held_images=None if private.held_images is None else private.held_images.float() / 255,
             identity=identity,
             true_identity=truth,
+            enrolled_identities=private.true_identity,
             identity_names=private.identity_names,
             **views,
         )

@@ -10,6 +10,11 @@ from torch import Tensor
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
+from calor_hf.data.synthetic_faces import drawn_identities
+from calor_hf.generators import RENDERER, Generator
+
+PRIOR_COMMAND = "calor-hf prior --dataset PUBLIC_IMAGES --image-size 32 --settings width=16 discriminator_steps=1"
+"""Training of a prior at the size of a laptop, for messages."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class PrivateImages:
             None.
         held_labels: (h,) int64.
         label_names: Name of each class.
-        true_identity: (classes, k) parameters of each identity, known for synthetic faces only.
+        true_identity: (classes, k) parameters of each identity, known for drawn faces only.
         identity_names: k names of these parameters.
     """
 
@@ -61,14 +66,14 @@ class PrivateImages:
             test: Images that the target was not trained on, or None.
             image_size: Side in pixels that the images are resized to.
             classes: Classes whose training images are read; None means all.
-            name: Name of the data set.
+            name: Name of the data set. It has no say in whether the images are drawn faces: these are drawn again
+                and compared.
 
         Raises:
             ValueError: a column is missing.
         """
-        truth = None
         if isinstance(train, Splits):
-            train, test, truth = train.train, train.test, train.true_identity
+            train, test = train.train, train.test
         elif isinstance(train, Mapping):
             train, test = train["train"], train.get("test", test)
         for split in (train, test):
@@ -77,8 +82,26 @@ class PrivateImages:
         images, labels = labeled_pixels(train, image_size, classes)
         held_images, held_labels = (None, None) if test is None else labeled_pixels(test, image_size)
         label_names = tuple(getattr(train.features["label"], "names", ()))
+        truth = drawn_identities(train, classes)
         known = () if truth is None else tuple(IDENTITY_NAMES)
         return cls(name, images, labels, held_images, held_labels, label_names, truth, known)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the identities were drawn by this library, so that no one is shown and the truth is known."""
+        return self.true_identity is not None
+
+    def check_prior(self, prior: Generator[Any]) -> None:
+        """Refuse the renderer for images that it did not draw.
+
+        Raises:
+            ValueError: the prior draws synthetic faces, and these images are others.
+        """
+        if prior.name == RENDERER and not self.drawn:
+            raise ValueError(
+                f"the prior 'renderer' draws synthetic faces, and '{self.name}' holds other images: this audit could "
+                f"find nothing; train a prior on public images of the same kind ({PRIOR_COMMAND}) and pass that one"
+            )
 
     def of_classes(self, classes: Sequence[int]) -> "PrivateImages":
         """Keep the training images of some classes, and all held-out images, which serve as impostors too.

@@ -19,8 +19,10 @@ SCHEMA = 2
 REPORT = "report.json"
 HEADLINE, IDENTITIES = "attack_accuracy@1", "identities_recognized"
 """Names of the two measures that summarize an attack: share of images, and share of identities, recognized."""
+MATCH, MATCHED = "identity_match@1", "identities_matched"
+"""Names of their exact counterparts for drawn faces, which need no evaluation model."""
 SYNTHETIC = "synthetic faces"
-"""Name of the embedded data set, whose identities do not exist."""
+"""Name that reports give to the embedded data set; whether images were drawn is :attr:`DataInfo.drawn`."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -138,13 +140,18 @@ class TargetInfo:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The private data: name of the data set, numbers of identities, training images and held-out images."""
+    """The private data: name of the data set, numbers of identities, training images and held-out images.
+
+    ``drawn`` tells whether the training images are faces drawn by this library, which was checked by drawing them
+    again: the identities do not exist, and the truth about them is known.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     name: str
     identities: Count
     images: Count
     held_out_images: Count
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ class LeakageReport:
     @property
     def synthetic(self) -> bool:
         """Whether the attacked identities were drawn by this library and do not exist."""
-        return self.data.name == SYNTHETIC
+        return self.data.drawn
 
     @property
     def strongest(self) -> AttackResult | None:

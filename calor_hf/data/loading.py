@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
 from calor_hf.data.public_images import PublicImages
-from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
+from calor_hf.data.synthetic_faces import load_synthetic_faces
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +30,6 @@ class Splits:
     validation: "Dataset"
     test: "Dataset"
     label_names: list[str]
-    true_identity: Tensor | None = None  # (classes, k) parameters of each identity, of synthetic faces
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Refuse data whose classes are not those of a model.
@@ -99,8 +97,7 @@ def load_splits(
     if (counts == 0).any():
         empty = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
         raise ValueError(f"classes without a training image: {', '.join(empty)}; remove them or add images")
-    truth = sample_identities(num_identities, seed, stream) if source is None else None
-    return Splits(parts["train"], parts["validation"], parts["test"], names, truth)
+    return Splits(parts["train"], parts["validation"], parts["test"], names)
 
 
 def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:

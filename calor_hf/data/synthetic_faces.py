@@ -1,20 +1,26 @@
 """The embedded default data: synthetic faces of no real person, without a download."""
 
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from calor_hf.core.files import parse_json
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.face_renderer import CHUNK, IDENTITY_NAMES, NUISANCE_NAMES, render_faces
 from calor_hf.data.image_grid import png
+from calor_hf.data.public_images import labeled_pixels
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 STREAMS = ("private", "public")
 SPLITS = ("train", "validation", "test")
+_RECIPE = {"images_per_identity": int, "image_size": int, "seed": int, "split": str, "stream": str}
+_MOST = 1000  # images of an identity that are drawn again
 
 
 def sample_identities(num_identities: int, seed: int = 0, stream: str = "private") -> Tensor:
@@ -76,7 +82,8 @@ def load_synthetic_faces(
         stream: ``private`` or ``public``: disjoint identities.
 
     Returns:
-        ``datasets.Dataset`` with ``image`` (PNG in memory) and ``label`` (``identity_000`` …), sorted by label.
+        ``datasets.Dataset`` with ``image`` (PNG in memory) and ``label`` (``identity_000`` …), sorted by label. The
+        description in its ``info`` records the arguments, for :func:`drawn_identities`.
 
     Raises:
         ValueError: an argument outside its range.
@@ -86,7 +93,7 @@ def load_synthetic_faces(
     _check_choice("split", split, SPLITS)
     identities = sample_identities(num_identities, seed, stream)
 
-    from datasets import ClassLabel, Dataset, Features, Image
+    from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
 
     names = [f"identity_{index:03d}" for index in range(num_identities)]
     identity = identities.repeat_interleave(images_per_identity, dim=0)
@@ -101,7 +108,38 @@ def load_synthetic_faces(
             drawn += [{"bytes": png(image, compress_level=1), "path": None} for image in pixels]
     labels = torch.arange(num_identities).repeat_interleave(images_per_identity).tolist()
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
-    return Dataset.from_dict({"image": drawn, "label": labels}, features=features)
+    values = images_per_identity, image_size, seed, split, stream
+    info = DatasetInfo(json.dumps(dict(zip(_RECIPE, values, strict=True))), features=features)
+    return Dataset.from_dict({"image": drawn, "label": labels}, info=info)
+
+
+@torch.no_grad()
+def drawn_identities(data: "Dataset", classes: Sequence[int] | None = None) -> Tensor | None:
+    """Identity numbers of the classes of drawn faces; None for all other data, whatever their names.
+
+    The record of :func:`load_synthetic_faces` in the data set is not believed: each image of ``classes`` (None means
+    all) has to be one that the renderer draws again, up to rounding.
+
+    Returns:
+        (identities, 24) float32 as of :func:`sample_identities`, or None.
+    """
+    names = getattr(data.features["label"], "names", ())
+    wanted = range(len(names)) if classes is None else classes
+    try:
+        record = parse_json(data.info.description, "the record", _RECIPE)
+        count, size, seed, split, stream = (record[name] for name in _RECIPE)
+        if count > _MOST or data[0]["image"].size != (size, size):
+            return None
+        truth = sample_identities(len(names), seed, stream)
+        nuisances = {label: sample_nuisances(label, count, seed, split, stream) for label in wanted}
+    except ValueError:  # not a record of a drawing
+        return None
+    pixels, labels = labeled_pixels(data, size, classes)
+    for label, nuisance in nuisances.items():
+        faces = (render_faces(truth[label].expand(count, -1), nuisance, size) * 255).round()
+        if any((faces - image).abs().amax(dim=(1, 2, 3)).min() > 1 for image in pixels[labels == label]):
+            return None
+    return truth
 
 
 def _check_count(name: str, value: int, least: int) -> None:

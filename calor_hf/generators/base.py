@@ -18,6 +18,8 @@ from calor_hf.core.registry import Registry
 
 C = TypeVar("C", bound=MethodConfig)
 
+RENDERER = "renderer"
+"""Name of the prior that needs no training: the program that draws the synthetic faces."""
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 

@@ -159,7 +159,7 @@ def _metadata(evidence: Evidence, details: CardDetails, old: ModelCardData | Non
 
 def _results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
     training, report = evidence.training, evidence.report
-    drawn = (training is not None and training.synthetic) or (report is not None and report.synthetic)
+    drawn = (training is not None and training.drawn) or (report is not None and report.synthetic)
     common: dict[str, Any] = {
         "task_type": "image-classification",
         "dataset_type": dataset or ("synthetic-faces" if drawn else "private"),

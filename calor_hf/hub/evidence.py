@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from calor_hf._version import __version__
 from calor_hf.core.files import read_json, weights_digest
 from calor_hf.core.label_names import telling_names
-from calor_hf.core.report import SYNTHETIC, Count, LeakageReport, Number, TargetInfo, from_plain, plain
+from calor_hf.core.report import Count, LeakageReport, Number, TargetInfo, from_plain, plain
 
 logger = logging.getLogger(__name__)
 
@@ -83,11 +83,7 @@ class TrainingRecord:
     dataset_id: str | None
     dataset: str
     split: Literal["test", "validation"]
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the images were drawn by this library."""
-        return self.dataset.startswith(f"{SYNTHETIC}, ")
+    drawn: bool = False  # by this library
 
     @property
     def result(self) -> Measured:
@@ -113,7 +109,7 @@ class Evidence:
     def synthetic(self) -> bool:
         """Whether the audit was of synthetic identities, so that reconstructions show no one."""
         audited = self.report is not None and self.report.synthetic and self.model.telling_names == 0
-        return audited and (self.training is None or self.training.synthetic)
+        return audited and (self.training is None or self.training.drawn)
 
     def to_json(self) -> bytes:
         """Return the content of ``evidence.json``."""
@@ -143,7 +139,7 @@ def gather(folder: str | Path, report: str | Path | None = None, use_record: boo
     folder = Path(folder)
     model = read_model(folder)
     record = read_record(folder) if use_record else None
-    if record is not None and not record.synthetic:
+    if record is not None and not record.drawn:
         record = replace(record, dataset="")
     if report is None:
         return Evidence(model, record, None, "")

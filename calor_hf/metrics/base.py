@@ -64,6 +64,7 @@ class Evidence:
         held_images: (h, 3, height, width) those images.
         identity: (n, k) identity numbers drawn in each reconstruction; synthetic faces only.
         true_identity: (n, k) identity numbers that it is meant to show.
+        enrolled_identities: (classes, k) identity numbers of every class of the target, in the order of the labels.
         identity_names: k names of these numbers.
         ask: Outputs that the target releases for (n, 3, height, width) images in [0, 1], by name, each one row per
             image, as :func:`calor_hf.metrics.decoder_inversion.released` gives them.
@@ -83,6 +84,7 @@ class Evidence:
     held_images: Tensor | None = None
     identity: Tensor | None = None
     true_identity: Tensor | None = None
+    enrolled_identities: Tensor | None = None
     identity_names: tuple[str, ...] = ()
     ask: Callable[[Tensor], dict[str, Tensor]] | None = None
     public_images: Tensor | None = None

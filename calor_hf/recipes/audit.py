@@ -11,12 +11,13 @@ from calor_hf.auditing import AuditOptions, PrivateImages
 from calor_hf.auditing.audit import evaluate, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.private_data import PRIOR_COMMAND
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.loading import load_public_images, load_splits
-from calor_hf.generators import load_generator
+from calor_hf.generators import RENDERER, load_generator
 from calor_hf.recipes.common import aligned, is_embedded, log_to_terminal
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
@@ -44,10 +45,11 @@ class AuditRecipe(AuditOptions):
             " evaluation): folder or Hub id; default: for synthetic faces one is trained"
         },
     )
-    generator: str = field(
-        default="renderer",
+    generator: str | None = field(
+        default=None,
         metadata={
-            "help": "folder or Hub id of a trained prior, or renderer, the program that drew the synthetic faces"
+            "help": "prior of the attacks: folder or Hub id (calor-hf prior); for synthetic faces also renderer, the"
+            " program that drew them, which is their default"
         },
     )
     public_dataset: str | None = field(
@@ -104,7 +106,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
         if options.public_dataset is not None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
-    prior = load_generator(options.generator, image_size=side)
+    prior = load_generator(str(options.generator), image_size=side)
     if not options.reconstructions_only:
         evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
     found = reconstruct(target, prior, labels, options)
@@ -124,9 +126,10 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
     """Fill in what depends on the target: its name, and the defaults for synthetic faces.
 
     Raises:
-        ValueError: the private images or the evaluation model are not known.
+        ValueError: the private images, the evaluation model or the prior are not known.
     """
-    synthetic = options.dataset is None and not options.reconstructions_only and is_embedded(target)
+    embedded = options.dataset is None and is_embedded(target)
+    synthetic = embedded and not options.reconstructions_only
     if options.dataset is None and not synthetic and not options.reconstructions_only:
         raise ValueError(
             "the target's classes are not the synthetic faces, so its private images are unknown; pass --dataset and "
@@ -137,9 +140,15 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
             "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
             f"--dataset {options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
         )
+    if options.generator is None and not embedded:
+        raise ValueError(
+            f"no prior: train one on public images of the same kind, none of the private people among them, with "
+            f"{PRIOR_COMMAND}, and pass it as --generator outputs/prior"
+        )
     few = min(SYNTHETIC_CLASSES, target.num_classes)
     return replace(
         options,
+        generator=options.generator or RENDERER,
         target_name=str(options.model or options.target),
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,

@@ -156,7 +156,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     options = with_defaults(options, target)
     if options.public_dataset is not None:
         options = replace(options, public_images=load_public_images(options.public_dataset, target.image_size[0]))
-    generator = load_generator(options.generator, image_size=target.image_size[0]).to(target.device)
+    generator = load_generator(str(options.generator), image_size=target.image_size[0]).to(target.device)
     labels, attacks = options.labels(target.num_classes), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
@@ -174,6 +174,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
         splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
         splits.check_classes(target.class_names)
         private = PrivateImages.from_dataset(splits, image_size=target.image_size[0], classes=labels)
+        private.check_prior(generator)
         held = 0 if private.held_labels is None else len(private.held_labels)
         images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior
         begin, some = time.perf_counter(), private.images[:64]

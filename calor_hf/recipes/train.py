@@ -112,6 +112,7 @@ def train(
     record = trainer.record(
         replace(measured, metrics=metrics),
         dataset=data_args.dataset or synthetic,
+        drawn=data_args.dataset is None,
         dataset_id=hub_id(data_args.dataset),
         base_model=hub_id(model_args.model),
         backdoor=backdoor_record(data["train"]),

@@ -134,8 +134,8 @@ def training_record(
         measured: Its metrics.
         seed: Seed of the run.
         train_seconds: Time that training took in this session.
-        about: Entries that only the caller knows: ``dataset`` (its name, or ""), ``dataset_id`` and ``base_model``
-            (Hub ids or None), ``backdoor``, ``wall_seconds``.
+        about: Entries that only the caller knows: ``dataset`` (its name, or ""), ``drawn`` (whether this library drew
+            the images), ``dataset_id`` and ``base_model`` (Hub ids or None), ``backdoor``, ``wall_seconds``.
     """
     config = model.config
     known = isinstance(config, DefendedConfig)
@@ -146,6 +146,7 @@ def training_record(
         "head": dataclasses.asdict(rank_audit(model)),
         "peak_memory_bytes": peak_memory_bytes(),
         "dataset": "",
+        "drawn": False,
         "dataset_id": None,
         "base_model": None,
         "backdoor": None,

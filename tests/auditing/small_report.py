@@ -38,7 +38,7 @@ def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
 def small_report(**changes: Any) -> LeakageReport:
     known = {
         "target": TargetInfo("me/model", "ResNet", "CALoR", {"rank": 4}, classes=4, parameters=1234),
-        "data": DataInfo("synthetic faces", identities=4, images=80, held_out_images=40),
+        "data": DataInfo("synthetic faces", identities=4, images=80, held_out_images=40, drawn=True),
         "networks": {"evaluation_model": NetworkInfo("RegNet", 0.997)},
         "labels": [0, 1, 2],
         "label_names": ["Ada", "Bob", "Cem"],

@@ -69,7 +69,7 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.label_names == ["a", "b", "d"]
     assert report.target.model == "CALoRForImageClassification"
     assert report.target.settings["rank"] == 2
-    assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20)
+    assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20, drawn=True)
     assert report.networks["evaluation_model"].name == "rows"
     assert 0 <= report.networks["evaluation_model"].accuracy <= 1
     assert report.caveats == caveats(report)
@@ -259,6 +259,16 @@ def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) 
     with pytest.raises(ValueError, match=message):
         small_audit(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["synthetic faces", "photos"])
+def test_the_renderer_is_refused_for_images_it_did_not_draw(name: str, tmp_path: Path) -> None:
+    private = private_images_of(name=name, true_identity=None, identity_names=())
+    with pytest.raises(ValueError, match=f"'{name}' holds other images: this audit could find nothing; train a prior"):
+        small_audit(tmp_path / "out", private=private)
+    assert not (tmp_path / "out").exists()
+    report = small_audit(tmp_path, private=private, prior=tiny_generator("dcgan"), attacks=ATTACKS[:1])
+    assert not report.synthetic
 
 
 def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:

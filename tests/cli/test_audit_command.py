@@ -19,6 +19,7 @@ from tests.tiny_models import tiny_base
 
 REPOSITORY = Path(__file__).parents[2]
 ONLY = "--reconstructions-only"
+ORACLE = ["--generator", "renderer"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,7 @@ def test_attacks_without_a_judge(target: str, tmp_path: Path, capsys: pytest.Cap
         "0-1,3",
         "--output-dir",
         str(tmp_path),
+        *ORACLE,
     ]
     assert calor_hf([*words, "--images-per-class", "2"]) == 0
     shown = capsys.readouterr().out
@@ -107,7 +109,18 @@ def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) ->
         Image.fromarray(pixels).save(images / f"{index}.png")
     torch.manual_seed(1)
     tiny_base("resnet", 7).save_pretrained(tmp_path / "student")
-    options = ["--target", target, "--attacks", "lomma", "--classes", "1", ONLY, "--public-dataset", str(images)]
+    options = [
+        "--target",
+        target,
+        "--attacks",
+        "lomma",
+        "--classes",
+        "1",
+        ONLY,
+        "--public-dataset",
+        str(images),
+        *ORACLE,
+    ]
     students = ["--settings", f"students={tmp_path / 'student'}", "student_epochs=2", "student_batch=3", "steps=2"]
     assert main([*options, *students, "--output-dir", str(tmp_path / "out")]) == 0
     kept = tmp_path / "out" / "lomma" / "students" / "0"
@@ -131,6 +144,7 @@ def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
         "0-2",
         "--output-dir",
         tmp_path,
+        *ORACLE,
     ]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "calor_hf.cli.audit", *map(str, words)],
@@ -165,7 +179,7 @@ def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
 def test_bad_options_are_refused(
     words: list[str], message: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--target", target, ONLY, "--output-dir", str(tmp_path / "out"), *words]
+    options = ["--target", target, ONLY, *ORACLE, "--output-dir", str(tmp_path / "out"), *words]
     assert main(options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -177,6 +191,9 @@ def test_what_a_report_needs_is_asked_for(target: str, tmp_path: Path, capsys: p
     assert "pass --dataset and --evaluation-model, or --reconstructions-only" in capsys.readouterr().err
     assert main([*words, "--dataset", str(tmp_path)]) == 2
     assert "train one with calor-hf train --role evaluation" in capsys.readouterr().err
+    for more in ([ONLY], ["--dataset", str(tmp_path), "--evaluation-model", target]):
+        assert main([*words, *more]) == 2
+        assert "no prior: train one on public images of the same kind" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

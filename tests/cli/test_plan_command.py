@@ -50,7 +50,19 @@ def test_processes_share_the_steps(tmp_path: Path) -> None:
 
 
 def test_audit(target: str, tmp_path: Path) -> None:
-    words = ["--target", target, "--reconstructions-only", "--attacks", "gmi", "plg", "--budget", "0.01", "--classes"]
+    words = [
+        "--target",
+        target,
+        "--reconstructions-only",
+        "--generator",
+        "renderer",
+        "--attacks",
+        "gmi",
+        "plg",
+        "--budget",
+        "0.01",
+        "--classes",
+    ]
     words += ["0-1,3", "--images-per-class", "2", "--output-dir", str(tmp_path / "out")]
     plan = planned(tmp_path, "audit", words)
     assert not (tmp_path / "out").exists()

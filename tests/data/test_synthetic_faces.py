@@ -1,10 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from calor_hf import load_synthetic_faces
 from calor_hf.data.face_renderer import CHUNK, IDENTITY_NAMES, NUISANCE_NAMES, render_faces
-from calor_hf.data.synthetic_faces import sample_identities, sample_nuisances
+from calor_hf.data.synthetic_faces import drawn_identities, sample_identities, sample_nuisances
 
 
 def numbers(count: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,3 +98,26 @@ def test_bad_arguments_are_refused(wrong: dict[str, object], message: str) -> No
 def test_wrong_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected identity \(2, 24\)"):
         render_faces(torch.zeros(2, 3), torch.zeros(2, 13))
+
+
+def test_drawn_faces_are_known_by_drawing_them_again() -> None:
+    faces = load_synthetic_faces(3, 4, 16, seed=5, split="test", stream="public")
+    truth = sample_identities(3, 5, "public")
+    for kept in (faces, faces.shuffle(seed=0), faces.train_test_split(0.3, seed=0)["train"]):
+        found = drawn_identities(kept)
+        assert found is not None
+        assert torch.equal(found, truth)
+
+    def flipped(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"image": row["image"].transpose(0)} if index == 10 else row
+
+    def moved(row: dict[str, Any]) -> dict[str, Any]:
+        return {"label": (row["label"] + 1) % 3}
+
+    mirrored, permuted = faces.map(flipped, with_indices=True), faces.map(moved)
+    for others in (mirrored, permuted):
+        assert others.info.description == faces.info.description  # the record alone is not believed
+        assert drawn_identities(others) is None
+    assert drawn_identities(mirrored, [0, 1]) is not None
+    faces.info.description = "synthetic faces"
+    assert drawn_identities(faces) is None

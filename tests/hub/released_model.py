@@ -67,7 +67,8 @@ def audit_of(model: Path, folder: Path, drawn: bool = False, **changes: Any) -> 
     target = dataclasses.replace(
         report.target, settings=SETTINGS, weights=weights_digest(model), name="my/folders/model"
     )
-    data = dataclasses.replace(report.data, name="synthetic faces" if drawn else "my/folders/faces")
+    # A name proves nothing: a folder of photographs may be called so.
+    data = dataclasses.replace(report.data, name="synthetic faces", drawn=drawn)
     networks = {role: NetworkInfo(f"RegNet (my/folders/{role})", one.accuracy) for role, one in report.networks.items()}
     report = dataclasses.replace(report, target=target, data=data, networks=networks)
     (folder / "adaptive").mkdir(parents=True)

@@ -196,8 +196,7 @@ def test_paths_names_and_single_people_stay_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("drawn", "asked"), [(True, False), (False, False), (False, True)])
 def test_only_listed_files_leave(tmp_path: Path, drawn: bool, asked: bool) -> None:
     model = with_junk(saved_model(tmp_path / "model"))
-    if drawn:
-        record(model, dataset="synthetic faces, 4 private identities")
+    record(model, dataset="synthetic faces, 4 private identities", drawn=drawn)
     audit_of(model, tmp_path / "audit", drawn=drawn)
     made = release(model, tmp_path / "audit", include_reconstructions=asked)
     assert set(made.files) == ALWAYS | ({"reconstructions.png"} if drawn or asked else set())

@@ -51,7 +51,7 @@ def small_evidence(**changes: Any) -> Evidence:
         classifies = role not in ("embedding", "extractor")
         known[role] = small_view(role, *images, seed=seed, faces=faces if classifies else None)
     numbers = 2 * torch.rand(CLASSES, len(NAMES), generator=rng) - 1
-    known["true_identity"] = numbers[labels]
+    known["true_identity"], known["enrolled_identities"] = numbers[labels], numbers
     known["identity"] = (numbers[labels] + 0.2 * torch.randn(len(labels), len(NAMES), generator=rng)).clamp(-1, 1)
     known["identity_names"] = NAMES
     known["public_images"] = noisy(torch.rand(PUBLIC, 3, SIDE, SIDE, generator=rng), 0.1, rng)
