@@ -203,7 +203,7 @@ def cell_of(place: Path) -> dict[str, Any]:
         }  # fmt: skip
     return {
         **row, "networks": {role: asdict(network) for role, network in report.networks.items()}, "seed": report.seed,
-        "budget": report.budget, "version": report.version, "utility": utility, "attacks": attacks,
+        "effort": report.effort, "version": report.version, "utility": utility, "attacks": attacks,
     }  # fmt: skip
 
 

@@ -59,8 +59,8 @@ class Auto(Attack[AutoConfig]):
 
     def __init__(self, config: AutoConfig) -> None:
         super().__init__(config)
-        made = [parse_attack(spec, budget=config.effort / 100) for spec in config.members]
-        self.members: dict[str, Attack[Any]] = {member.name: member.attack for member in made}
+        self._made = [parse_attack(spec, budget=config.effort / 100) for spec in config.members]
+        self.members: dict[str, Attack[Any]] = {member.name: member.attack for member in self._made}
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -71,6 +71,12 @@ class Auto(Attack[AutoConfig]):
     def adaptive(self) -> bool:
         """Whether one of the members is."""
         return any(member.adaptive for member in self.members.values())
+
+    def effort(self, source: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
+        """Compare each member with its own source."""
+        _, changed = super().effort(source)
+        members = [f"{member.name}.{setting}" for member in self._made for setting in member.changed]
+        return min(member.effort for member in self._made), (*changed, *members)
 
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""

@@ -122,6 +122,21 @@ class Attack(ABC, Generic[C]):
         """Whether it uses knowledge of a defense, such as its target confidence."""
         return False
 
+    def effort(self, source: "Attack[C]") -> tuple[float, tuple[str, ...]]:
+        """Compare the settings with those of ``source``, the same attack as published.
+
+        Returns:
+            Least ratio of a setting that sets the effort, and the names of other settings that differ.
+        """
+        ratio, changed = 1.0, []
+        for field in dataclasses.fields(self.config):
+            mine, theirs = (getattr(one.config, field.name) for one in (self, source))
+            if "scales_to" in field.metadata and theirs:
+                ratio = min(ratio, mine / theirs)
+            elif mine != theirs:
+                changed.append(field.name)
+        return ratio, tuple(changed)
+
     def check(self, target: Any, generator: Generator[Any]) -> None:
         """Raise ``ValueError`` if this attack cannot be run on this target with this generator."""
 

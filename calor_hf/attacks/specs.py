@@ -17,11 +17,15 @@ class NamedAttack:
         name: Name in tables, and of its folder; tells settings apart.
         kind: Registered name.
         attack: Ready to run.
+        effort: Least ratio of a setting that sets the effort to that of the preset, 1 for all of it.
+        changed: Other settings that differ from the preset's.
     """
 
     name: str
     kind: str
     attack: Attack[Any]
+    effort: float = 1.0
+    changed: tuple[str, ...] = ()
 
 
 def parse_attacks(
@@ -64,9 +68,10 @@ def parse_attack(
     try:
         values = kind.config_class.parse([*settings, *pairs])
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
+        effort, changed = attack.effort(kind(kind.configure(own_preset if at else preset)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"attack {spec}: {error}") from error
     # The name is a folder's: of a setting that is a path, the last part.
     parts = [(key, value.rstrip("/").rpartition("/")[2]) for key, _, value in (pair.partition("=") for pair in pairs)]
     name = "-".join([head.replace("@", "-"), *(f"{key}-{value}" for key, value in parts)])
-    return NamedAttack(name, kind_name, attack)
+    return NamedAttack(name, kind_name, attack, effort, changed)

@@ -1,25 +1,23 @@
 """Audits: run attacks, evaluate what they reconstruct, and report it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from calor_hf.attacks.base import budget_factor
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.options import AuditOptions
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
+from calor_hf.auditing.verdict import concluded
 from calor_hf.core.files import remove_parts
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, LeakageReport
-from calor_hf.core.report_text import caveats
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 
@@ -107,7 +105,6 @@ def evaluate(
     if state.is_main_process:
         report = LeakageReport(
             **evaluator.numbers(found),
-            budget=budget_factor(options.budget or "paper"),
             target=evaluator.target.describe(options.target_name),
             labels=evaluator.labels,
             label_names=evaluator.label_names,
@@ -116,7 +113,7 @@ def evaluate(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             data=evaluator.data,
         )
-        report = replace(report, caveats=caveats(report))
+        report = concluded(report)
         report = report.anonymous() if options.anonymize_labels else report
         report.save(Path(options.output_dir) / REPORT)
         text = [report.to_json()]

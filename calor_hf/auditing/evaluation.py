@@ -1,7 +1,6 @@
 """Evaluation of reconstructions: metrics on what networks compute from them and from the private images."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -18,12 +17,13 @@ from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.metrics import METRICS, Evidence, Measure, View
+from calor_hf.metrics.agreement import nearest_mean_correct
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import measured
+from calor_hf.metrics.base import mean_over_images, measured
 from calor_hf.metrics.decoder_inversion import released
 from calor_hf.metrics.membership import membership
 from calor_hf.metrics.parts import of_parts
-from calor_hf.metrics.utility import utility
+from calor_hf.metrics.utility import training_fit, utility
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 
@@ -130,19 +130,35 @@ class Evaluator:
         views, private = self.private_views, self.private
         view, labels, networks = views["target"], private.held_labels, {}
         for role, one in views.items():
-            accuracy = math.nan
-            if role in ROLES[:2] and one.held_logits is not None and labels is not None:
-                accuracy = float(topk_correct(one.held_logits, labels).mean())
-            networks[role] = NetworkInfo(one.name, accuracy)
+            same = one.private_logits is not None and one.private_logits.shape[1] == self.target.num_classes
+            networks[role] = NetworkInfo(one.name, None if role == "extractor" else self._accuracy(role, one), same)
         useful: list[Measure] = []
         threats: list[Measure] = []
         if view.held_logits is not None and labels is not None:
             useful = utility(view.held_logits, labels)
-            if view.private_logits is not None:
+        if view.private_logits is not None:
+            useful += training_fit(view.private_logits, private.labels)
+            if view.held_logits is not None and labels is not None:
                 threats = membership(view.private_logits, private.labels, view.held_logits, labels)
         if asked is not None:
             threats += measured(about_target, asked)
         return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
+
+    def _accuracy(self, role: str, view: View) -> Measure | None:
+        """Accuracy of a network on held-out images of the attacked identities; None without such images."""
+        held = self.private.held_labels
+        rows = None if held is None else torch.isin(held, self.private.labels)
+        if held is None or rows is None or not rows.any():
+            return None
+        if view.held_logits is not None and role != "embedding":
+            right = topk_correct(view.held_logits[rows], held[rows])
+        elif view.held_features is not None and len(self.private.labels.unique()) > 1:
+            right, _ = nearest_mean_correct(
+                view.held_features[rows], held[rows], view.private_features, self.private.labels
+            )
+        else:
+            return None
+        return mean_over_images("accuracy", "share", "neither", right, held[rows], slots=False)
 
     def _result(
         self, attack: NamedAttack, found: Reconstruction, drawn: tuple[Tensor, Tensor],
@@ -172,6 +188,8 @@ class Evaluator:
             chance_levels=chance_levels,
             target_confidence=float(found.scores.double().mean()),
             parts=list(attack.attack.parts),
+            effort=attack.effort,
+            changed=list(attack.changed),
         )
 
     def evidence(self, drawn: tuple[Tensor, Tensor], labels: Tensor) -> Evidence:

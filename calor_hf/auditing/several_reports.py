@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from calor_hf.auditing.verdict import concluded
 from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure
-from calor_hf.core.report_text import DASH, caveats, percent, value_of
+from calor_hf.core.report_text import DASH, percent, value_of
 from calor_hf.metrics import paired_difference
 
 
@@ -21,7 +22,7 @@ def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
     if not parts:
         raise ValueError("no reports to merge")
     first = parts[0]
-    for name in ("target", "data", "networks", "labels", "images_per_class", "seed", "budget", "version"):
+    for name in ("target", "data", "networks", "labels", "images_per_class", "seed", "version"):
         if any(repr(getattr(part, name)) != repr(getattr(first, name)) for part in parts):
             raise ValueError(f"the reports differ in {name}, so their attacks cannot be in one table")
     attacks: dict[str, AttackResult] = {}
@@ -29,7 +30,7 @@ def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
         if repr(attacks.setdefault(attack.name, attack).measures) != repr(attack.measures):
             raise ValueError(f"the attack {attack.name!r} appears twice, with different numbers")
     merged = replace(first, attacks=list(attacks.values()))
-    return replace(merged, caveats=caveats(merged))
+    return concluded(merged)
 
 
 def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
@@ -86,7 +87,7 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     if len(reports) < 2:
         raise ValueError(f"expected two reports or more, of other seeds, got {len(reports)}")
     first = reports[0]
-    for name in ("labels", "data", "images_per_class", "budget", "version"):
+    for name in ("labels", "data", "images_per_class", "effort", "version"):
         if any(getattr(report, name) != getattr(first, name) for report in reports):
             raise ValueError(f"the reports differ in {name}; compare audits that differ only in their seed")
     models = sorted({_evaluation_model(report) for report in reports})
@@ -107,7 +108,7 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     return "\n".join(lines)
 
 
-_SETTINGS = ("seed", "budget", "images_per_class", "version")
+_SETTINGS = ("seed", "effort", "images_per_class", "version")
 
 
 def _evaluation_model(report: LeakageReport) -> str:

@@ -15,12 +15,16 @@ from calor_hf.core.files import parse_json, read_text, write_whole
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.validation import MAX_NUMBER
 
-SCHEMA = 2
+SCHEMA = 3
 REPORT = "report.json"
 HEADLINE, IDENTITIES = "attack_accuracy@1", "identities_recognized"
 """Names of the two measures that summarize an attack: share of images, and share of identities, recognized."""
 MATCH, MATCHED = "identity_match@1", "identities_matched"
 """Names of their exact counterparts for drawn faces, which need no evaluation model."""
+EMBEDDING = "embedding_accuracy@1"
+"""Name of the share of images recognized by the embedding, which did not learn the private images."""
+LEADING = (MATCH, EMBEDDING, HEADLINE)
+"""Measures of single images that can carry the verdict, the most trusted first; power is measured by the same."""
 SYNTHETIC = "synthetic faces"
 """Name that reports give to the embedded data set; whether images were drawn is :attr:`DataInfo.drawn`."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -42,6 +46,7 @@ Number = Annotated[float, BeforeValidator(_finite_or_nan)]  # null in JSON is Na
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Direction = Literal["leakage", "privacy", "neither"]
 AttackName = Annotated[str, AfterValidator(_folder_name)]
+Kind = Literal["leaks", "found nothing", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class AttackResult:
         attack: Registered name.
         prior: Name of the generator.
         adaptive: Whether the attack knows the defense, beyond the model's weights.
+        effort: Least ratio of a setting that sets the effort (steps, candidates) to that of the attack's source.
+        changed: Names of other settings that differ from the source's.
         chance_levels: Numbers of the same kind for images that know nothing of the identity, by their source.
         target_confidence: Mean probability given by the target itself, which every attack maximizes.
         parts: Names of the attacks in an ensemble; empty for other attacks.
@@ -106,6 +113,8 @@ class AttackResult:
     chance_levels: dict[str, list[Measure]] = field(default_factory=dict)
     target_confidence: Number = math.nan
     parts: list[str] = field(default_factory=list)
+    effort: Number = 1.0
+    changed: list[str] = field(default_factory=list)
 
     def get(self, name: str) -> Measure | None:
         """Return the measure of this name that has a value, or None."""
@@ -156,11 +165,60 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that looked at reconstructions: its name, and its accuracy on held-out images (NaN if unknown)."""
+    """A network that looked at reconstructions.
+
+    Attributes:
+        name: Name, or folder or Hub id.
+        accuracy: Share of held-out images of the attacked people that it assigns to the right one; None if unknown.
+        same_data: Whether it classifies the target's classes, so that it learned the private images as the target did.
+    """
 
     __pydantic_config__: ClassVar = _STRICT
     name: str
-    accuracy: Number = math.nan
+    accuracy: Measure | None = None
+    same_data: bool = True
+
+
+@dataclass(frozen=True)
+class PowerCheck:
+    """Measurement of whether the audit could have found anything.
+
+    Attributes:
+        name: ``resolution``: private images at the size of the prior. ``prior``: private images projected onto the
+            prior. ``guided``: the attack guided by the truth. ``control``: the attack on an undefended model.
+        images: Share of these images that is recognized, under the name of the measure: one of :data:`LEADING`.
+        identities: Share of identities recognized in at least one of them.
+        chance: Chance level of ``images``; ``chance_identities`` is that of ``identities``.
+        note: What a reader has to know; without paths and class names.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    name: Literal["resolution", "prior", "guided", "control"]
+    images: Measure
+    identities: Measure
+    chance: Number = math.nan
+    chance_identities: Number = math.nan
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Conclusion of an audit, computed from the rest of the report.
+
+    Attributes:
+        kind: ``leaks``; ``found nothing`` although it would have; or ``inconclusive``: the audit had no power.
+        sentences: Text for readers who do not know the code, without paths and class names; the first is the headline.
+        reasons: If inconclusive, what failed and what to do about it.
+        attack: Name of the attack that it rests on; empty if there is none.
+        measure: Name of the measure that it rests on; empty if there is none.
+    """
+
+    __pydantic_config__: ClassVar = _STRICT
+    kind: Kind = "inconclusive"
+    sentences: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    attack: str = ""
+    measure: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,9 +230,10 @@ class LeakageReport:
         labels: Attacked classes.
         label_names: Their names; numbers if they were anonymized.
         images_per_class: Reconstructions of each class.
-        budget: Share of the published effort, 1 for all of it.
         utility: Accuracy, likelihood and calibration of the target on held-out images.
         other_threats: Measures of other threats, such as membership inference.
+        power: Measurements of whether the audit could have found anything.
+        verdict: The conclusion, as :func:`calor_hf.auditing.verdict.concluded` computes it.
         caveats: Sentences to know before relying on the numbers; without paths and class names.
         created: Date and time in UTC, ISO 8601.
         version: Version of this library.
@@ -188,10 +247,11 @@ class LeakageReport:
     label_names: list[str]
     images_per_class: Count
     seed: Count
-    budget: Number
     attacks: list[AttackResult]
     utility: list[Measure] = field(default_factory=list)
     other_threats: list[Measure] = field(default_factory=list)
+    power: list[PowerCheck] = field(default_factory=list)
+    verdict: Verdict = field(default_factory=Verdict)
     caveats: list[str] = field(default_factory=list)
     created: str = ""
     version: str = __version__
@@ -200,6 +260,11 @@ class LeakageReport:
     def synthetic(self) -> bool:
         """Whether the attacked identities were drawn by this library and do not exist."""
         return self.data.drawn
+
+    @property
+    def effort(self) -> float:
+        """The least effort of an attack, as a share of its source's; NaN without attacks."""
+        return min((attack.effort for attack in self.attacks), default=math.nan)
 
     @property
     def strongest(self) -> AttackResult | None:
@@ -234,7 +299,14 @@ class LeakageReport:
             self.anonymous(),
             target=replace(self.target, name="", settings={}),
             data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
-            networks={role: replace(network, name="") for role, network in self.networks.items()},
+            networks={
+                role: replace(one, name="", accuracy=one.accuracy and summary([one.accuracy])[0])
+                for role, one in self.networks.items()
+            },
+            power=[
+                replace(one, images=summary([one.images])[0], identities=summary([one.identities])[0])
+                for one in self.power
+            ],
             attacks=attacks,
             utility=summary(self.utility),
             other_threats=summary(self.other_threats),

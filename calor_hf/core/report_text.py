@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure, NetworkInfo
+from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure
 
 DASH = "–"
 DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neither": ""}
@@ -118,11 +118,14 @@ def verdict(report: LeakageReport) -> list[str]:
 def caveats(report: LeakageReport) -> list[str]:
     """Return the caveats of a report as sentences that may be published: without paths, names of models or classes."""
     roles, found = report.networks, []
-    if report.budget < 1:
-        found.append(
-            f"The attacks ran with {percent(report.budget)} of their published effort; with all of it (--budget paper) "
-            "more may leak."
-        )
+    for attack in report.attacks:
+        if attack.effort < 1:
+            found.append(
+                f"{attack.name} ran with {percent(attack.effort, 1)} of its source's effort; with all of it more may "
+                "leak."
+            )
+        if attack.changed:
+            found.append(f"{attack.name} ran with other settings than its source: {', '.join(attack.changed)}.")
     if not any(attack.adaptive for attack in report.attacks):
         found.append("No attack that knows the defense was run; such attacks recover more from defended models.")
     if any(attack.settings.get("fast") for attack in report.attacks):
@@ -130,7 +133,7 @@ def caveats(report: LeakageReport) -> list[str]:
             "The ensemble stopped at each person as soon as the attacked model agreed (fast mode). Adversarial images "
             "achieve that too, so attacks that would have recovered more may have been skipped."
         )
-    accuracy = roles.get("evaluation_model", NetworkInfo("")).accuracy
+    accuracy = accuracy_of(report, "evaluation_model")
     if math.isnan(accuracy):
         found.append("The evaluation model was not tested on held-out images, so its reliability is unknown.")
     else:
@@ -140,7 +143,7 @@ def caveats(report: LeakageReport) -> list[str]:
             "This evaluation model is weak: it misses people who are shown, so more leaks than the numbers say. Train "
             "a better one before relying on them."
         )
-    second = roles.get("second_evaluation_model", NetworkInfo("")).accuracy
+    second = accuracy_of(report, "second_evaluation_model")
     if second < GOOD_ACCURACY:
         found.append(
             f"The second evaluation model is weak: it recognizes the right person in {percent(second, 1)} of held-out "
@@ -163,6 +166,12 @@ def caveats(report: LeakageReport) -> list[str]:
         "models. Other threats (membership inference, stolen models, poisoned data) are separate."
     )
     return found
+
+
+def accuracy_of(report: LeakageReport, role: str) -> float:
+    """Return the accuracy of a network on held-out images of the attacked people; NaN if unknown."""
+    network = report.networks.get(role)
+    return math.nan if network is None or network.accuracy is None else network.accuracy.value
 
 
 def to_markdown(report: LeakageReport) -> str:
@@ -189,8 +198,8 @@ def to_markdown(report: LeakageReport) -> str:
     parts += [
         "## How",
         table(["attack", "seconds", "images through the target", "with gradient"], cost),
-        f"Seed {report.seed}, {report.images_per_class} images per person, {len(report.labels)} people, budget "
-        f"{report.budget:g}; data: {markdown_text(report.data.name)}; calor_hf {markdown_text(report.version)}, "
+        f"Seed {report.seed}, {report.images_per_class} images per person, {len(report.labels)} people, effort "
+        f"{percent(report.effort)}; data: {markdown_text(report.data.name)}; calor_hf {markdown_text(report.version)}, "
         f"{markdown_text(report.created)}.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -33,6 +33,30 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
     return F.normalize(features.double()) @ F.normalize(means).T, identities
 
 
+def nearest_mean_correct(
+    features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor
+) -> tuple[Tensor, int]:
+    """Whether the nearest of the mean private images is that of the label.
+
+    Args:
+        features: (n, d).
+        labels: (n,) int64, each with a private image.
+        private_features: (m, d).
+        private_labels: (m,) int64 of two identities or more.
+
+    Returns:
+        (n,) float64, 0 or 1; and the number of identities.
+
+    Raises:
+        ValueError: as :func:`mean_cosines`, or a label without a private image.
+    """
+    check_rows(labels, features=features)
+    scores, identities = mean_cosines(features, private_features, private_labels)
+    for label in labels.unique().tolist():
+        private_images_of(label, private_labels)
+    return topk_correct(scores, torch.searchsorted(identities, labels)), len(identities)
+
+
 def cohen_kappa(first: Tensor, second: Tensor) -> float:
     """Agreement of two binary ratings, (n,) bool with n >= 1, beyond chance: 1 for always, 0 for chance.
 
@@ -97,9 +121,5 @@ def _recognized(view: View, evidence: Evidence) -> tuple[Tensor, str]:
     """(n,) bool whether the second evaluation model's first choice is right, and how it chooses."""
     if view.logits is not None:
         return topk_correct(view.logits, evidence.labels) > 0, f"{view.name}'s first choice is the right person"
-    check_rows(evidence.labels, features=view.features)
-    scores, identities = mean_cosines(view.features, view.private_features, evidence.private_labels)
-    for label in evidence.labels.unique().tolist():
-        private_images_of(label, evidence.private_labels)
-    right = topk_correct(scores, torch.searchsorted(identities, evidence.labels)) > 0
-    return right, f"the nearest of {len(identities)} mean private images in {view.name} is the right person's"
+    right, count = nearest_mean_correct(view.features, evidence.labels, view.private_features, evidence.private_labels)
+    return right > 0, f"the nearest of {count} mean private images in {view.name} is the right person's"

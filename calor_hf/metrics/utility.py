@@ -10,9 +10,28 @@ from torch import Tensor
 
 from calor_hf.core.calibration import CALIBRATION_BINS, calibration_error
 from calor_hf.metrics.attack_accuracy import topk_correct
-from calor_hf.metrics.base import Measure, check_rows, mean_over_images
+from calor_hf.metrics.base import Measure, mean_over_images
 
 THRESHOLDS = (0.5, 0.8, 0.85, 0.9, 0.95, 0.99)
+
+
+def training_fit(logits: Tensor, labels: Tensor) -> list[Measure]:
+    """``train_accuracy`` and ``train_confidence``: fit of the images that a model claims to have learned.
+
+    Args:
+        logits: (n, classes) of training images.
+        labels: (n,) int64.
+
+    Raises:
+        ValueError: wrong shapes, labels out of range, or numbers that are not finite.
+    """
+    right = topk_correct(logits, labels)
+    true = logits.double().softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
+    note = "on training images of the attacked people"
+    return [
+        mean_over_images(name, "share", "neither", values, labels, note, slots=False)
+        for name, values in (("train_accuracy", right), ("train_confidence", true))
+    ]
 
 
 def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
@@ -34,7 +53,6 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
     Raises:
         ValueError: wrong shapes, labels out of range, or numbers that are not finite.
     """
-    check_rows(labels, logits=logits)
     right = topk_correct(logits, labels)
     log_p = F.log_softmax(logits.double(), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)

@@ -1,6 +1,5 @@
 """A leakage report worked out by hand: two attacks on three people."""
 
-import dataclasses
 import inspect
 import math
 import re
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from calor_hf.auditing.verdict import concluded
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, NetworkInfo, TargetInfo
 from calor_hf.core.report_text import caveats
@@ -31,33 +31,37 @@ def attack(name: str, topk_correct: list[int], **changes: Any) -> AttackResult:
     chance_levels = {"samples of the prior": [accuracy([0, 1, 0, 0, 0, 0], labels)]}
     known = {"name": name, "attack": "plg", "settings": {"steps": 10}, "prior": "renderer", "prior_settings": {},
              "cost": cost, "adaptive": name == "adaptive", "measures": measures, "chance_levels": chance_levels,
-             "target_confidence": 0.9}  # fmt: skip
+             "target_confidence": 0.9, "effort": 0.25}  # fmt: skip
     return AttackResult(**{**known, **changes})
+
+
+def network(name: str, value: float, low: float = math.nan, high: float = math.nan) -> NetworkInfo:
+    """A network with this accuracy on held-out images."""
+    return NetworkInfo(name, Measure("accuracy", value, "share", "neither", 40, 4, low, high))
 
 
 def small_report(**changes: Any) -> LeakageReport:
     known = {
         "target": TargetInfo("me/model", "ResNet", "CALoR", {"rank": 4}, classes=4, parameters=1234),
         "data": DataInfo("synthetic faces", identities=4, images=80, held_out_images=40, drawn=True),
-        "networks": {"evaluation_model": NetworkInfo("RegNet", 0.997)},
+        "networks": {"evaluation_model": network("RegNet", 0.997)},
         "labels": [0, 1, 2],
         "label_names": ["Ada", "Bob", "Cem"],
         "images_per_class": 2,
         "seed": 0,
-        "budget": 0.25,
         "attacks": [attack("weak", [0, 0, 0, 1, 0, 0]), attack("adaptive", [1, 1, 1, 0, 1, 1])],
         "utility": [Measure("accuracy", 0.9, "share", "neither", 40, 4)],
         "created": "2026-01-02T03:04:05+00:00",
     }  # fmt: skip
     report = LeakageReport(**{**known, **changes})
-    return report if "caveats" in changes else dataclasses.replace(report, caveats=caveats(report))
+    return report if "caveats" in changes else concluded(report)
 
 
 def reports_with_every_caveat() -> list[LeakageReport]:
     """Two reports whose caveats together are all that there are."""
-    poor = {"evaluation_model": NetworkInfo("my/models/a", 0.5), "second_evaluation_model": NetworkInfo("b", 0.4)}
+    poor = {"evaluation_model": network("my/models/a", 0.5), "second_evaluation_model": network("b", 0.4)}
     untested = {"evaluation_model": NetworkInfo("my/models/a")}
-    attacks = [attack("weak", [0] * 6, settings={"fast": True})]
+    attacks = [attack("weak", [0] * 6, settings={"fast": True}, changed=["lr"])]
     found = [small_report(networks=networks, attacks=attacks) for networks in (poor, untested)]
     assert len({line for report in found for line in report.caveats}) == len(
         re.findall(r"\bappend\(", inspect.getsource(caveats))

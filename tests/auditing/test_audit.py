@@ -71,7 +71,10 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.target.settings["rank"] == 2
     assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20, drawn=True)
     assert report.networks["evaluation_model"].name == "rows"
-    assert 0 <= report.networks["evaluation_model"].accuracy <= 1
+    accuracy = report.networks["evaluation_model"].accuracy
+    assert accuracy is not None
+    assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+    assert (accuracy.images, accuracy.identities) == (12, 3)
     assert report.caveats == caveats(report)
     utility = {measure.name: measure for measure in report.utility}
     assert utility["accuracy"].images == 20  # of all people, not of the attacked ones alone

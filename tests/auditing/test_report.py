@@ -52,8 +52,8 @@ def edited(**changes: Any) -> str:
         (edited(seed=1), "was changed after it was written"),
         (edited(extra=1), "was changed after it was written"),
         (small_report().to_json().replace("0.8333333333333334", "0.3333333333333333"), "was changed"),
-        (edited(schema=3), r"schema 3, this version of calor_hf \(.*\) reads schema 2; install a newer one"),
-        (edited(schema=1), r"schema 1, this version of calor_hf \(.*\) reads schema 2; audit again"),
+        (edited(schema=4), r"schema 4, this version of calor_hf \(.*\) reads schema 3; install a newer one"),
+        (edited(schema=1), r"schema 1, this version of calor_hf \(.*\) reads schema 3; audit again"),
         (edited(schema="new"), "schema new"),
         (edited(created="\ud800"), "unpaired surrogate"),
     ],
@@ -69,7 +69,7 @@ def resealed(change: Callable[[dict[str, Any]], Any]) -> str:
     content = json.loads(small_report().to_json())
     del content["schema"], content["checksum"]
     change(content)
-    return json.dumps({"schema": 2, "checksum": checksum(content), **content})
+    return json.dumps({"schema": 3, "checksum": checksum(content), **content})
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_each_part_adds() -> None:
 def test_caveats_say_what_was_not_done() -> None:
     text = "\n".join(small_report().caveats)
     for part in (
-        "25 % of their published effort",
+        "weak ran with 25.0 % of its source's effort",
         "99.7 %",
         "A single evaluation model",
         "the program",
@@ -175,7 +175,7 @@ def test_caveats_say_what_was_not_done() -> None:
         assert part in text
     assert "No attack that knows the defense" not in text
     networks = {"evaluation_model": NetworkInfo("x"), "embedding": NetworkInfo("y")}
-    full = small_report(budget=1.0, attacks=[attack("weak", [0] * 6, prior="dcgan")], networks=networks)
+    full = small_report(attacks=[attack("weak", [0] * 6, prior="dcgan", effort=1.0)], networks=networks)
     assert [line[:20] for line in full.caveats] == [
         "No attack that knows", "The evaluation model", "3 of 4 people were a", "No audit proves a mo"
     ]  # fmt: skip

@@ -86,7 +86,7 @@ def test_the_strongest_attack_and_its_floor_are_the_headline(tmp_path: Path) -> 
     assert leakage == {"attack_accuracy@1": 5 / 6, "identities_recognized": 1.0}
     assert "| Rebuilt images recognized, by adaptive | – | 83.3 %" in made.text
     assert "| Rebuilt images recognized, by chance | – | 16.7 % |" in made.text
-    assert "with 25 % of their published effort" in made.text
+    assert "25.0 % of its source" in made.text
     assert "No audit proves a model safe" in made.text
     assert "No defended model is safe." in card_of(model).text
     assert check_card(str(made)) == []
@@ -238,7 +238,7 @@ def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=match):
             gather(model, file)
 
-    refused("has schema 3, this version of calor_hf .* reads schema 2", schema=3)
+    refused("has schema 4, this version of calor_hf .* reads schema 3", schema=4)
     refused("was changed after it was written", seed=1)
     file.write_text("{")
     with pytest.raises(ValueError, match="not JSON, or cut off"):
