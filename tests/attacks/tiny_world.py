@@ -82,12 +82,17 @@ def length_of(kind: type[Attack[Any]]) -> str:
     return next(name for name, value in whole.items() if isinstance(value, int) and half[name] != value)
 
 
+# Built once for all questions of `fits`, which change nothing in them: every run of the tests collects these files.
+_target_of_all = cache(lambda: tiny_target())
+_generator_of_all = cache(lambda kind: tiny_generator(kind))
+
+
 @cache
 def fits(variant: str, prior: str) -> bool:
     """Whether the attack takes the generator, such as if_gmi one that can be taken apart."""
     attack = tiny_attack(variant)
     try:
-        attack.check(attack.view_of(tiny_target()), tiny_generator(prior))
+        attack.check(attack.view_of(_target_of_all()), _generator_of_all(prior))
     except ValueError as error:
         return "call prepare" in str(error)
     return True
