@@ -12,7 +12,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class StageCallback(TrainerCallback):
-    """Begin steps, stages and epochs, and end training with the plan; on SIGINT or SIGTERM after the current step.
+    """Begin epochs, stages and steps, and listen to SIGINT and SIGTERM, which stop after the current step.
 
     Signals count only in one process on the main thread. Several processes cannot agree on a step from a signal alone:
     they end as usual, and resume from the last regular checkpoint.
@@ -45,8 +45,3 @@ class StageCallback(TrainerCallback):
         starts = [stage.start for stage in plan.stages[1:]] if plan else []
         if state.global_step in starts and not self.trainer.is_deepspeed_enabled:
             self.trainer.optimizer.state.clear()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End training after a signal, or with the plan."""
-        if self.stop.requested or state.global_step >= self.trainer.plan.total_steps:
-            control.should_training_stop = True

@@ -78,13 +78,15 @@ def check_batch(batch: Any, num_labels: int, split: str, soft: bool = False) -> 
     if not isinstance(labels, Tensor):
         found = ", ".join(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"a {split} batch must have a tensor named labels, got {found}; see data_collator")
-    if labels.ndim == 1 and not labels.is_floating_point():
+    if labels.ndim == 1 and labels.dtype == torch.int64:
         _check_range(labels.cpu().numpy(), num_labels)
-    elif not (soft and labels.is_floating_point() and labels.shape[1:] == (num_labels,)):
-        expected = f"one whole number per image{f' or soft labels (batch, {num_labels})' if soft else ', no soft ones'}"
+        return
+    mixed = labels.is_floating_point() and labels.shape[1:] == (num_labels,) and bool((labels >= 0).all())
+    if not (soft and mixed and torch.allclose(labels.sum(dim=1), labels.new_ones(len(labels)), atol=1e-2)):
+        allowed = f" or soft labels (batch, {num_labels}) that add up to 1" if soft else ", no soft ones"
         raise ValueError(
-            f"the labels of a {split} batch must be {expected}, got {labels.dtype} of shape {tuple(labels.shape)}; "
-            "a collator that mixes images belongs into get_train_dataloader, or asks model.training"
+            f"the labels of a {split} batch must be one int64 class per image{allowed}, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; return int(label) from the data set, and mix images in get_train_dataloader only"
         )
 
 

@@ -126,6 +126,8 @@ class DefenseTrainer(Trainer):
             raise TypeError(
                 f"model must be an image classification model of transformers, got {type(self.bare_model).__name__}"
             )
+        if not self.bare_model.config.return_dict:
+            raise ValueError("the model's config has return_dict=False; set it to True, as losses read outputs by name")
         self._own_loss = isinstance(getattr(self.model, "defense", None), Defense)  # else cross-entropy
         self._batch_norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
         if self._own_loss:
@@ -134,6 +136,8 @@ class DefenseTrainer(Trainer):
 
     def _check_parameters(self) -> None:
         classes, weights = self.model.config.num_labels, self._class_weights
+        if classes < 2:
+            raise ValueError(f"the model must have at least 2 classes, got {classes}; pass num_labels=")
         if weights is not None and tuple(weights.shape) != (classes,):
             raise ValueError(f"class_weights must have shape ({classes},), a weight per class, got {weights.shape}")
         if self.compute_loss_func is not None:
@@ -303,8 +307,8 @@ class DefenseTrainer(Trainer):
         Raises:
             ValueError: labels, batches, callbacks or metrics that cannot be trained with.
         """
-        if self.train_dataset is None:
-            raise ValueError("train_dataset is needed: confidence is measured on training images; pass it")
+        if self.train_dataset is None or (hasattr(self.train_dataset, "__len__") and not len(self.train_dataset)):
+            raise ValueError("train_dataset must hold images: confidence is measured on them, too; pass some")
         self.planned_values()
         stages, callbacks = cast(StagePlan, self.plan).stages, self.callback_handler.callbacks
         if self._stage_callback not in callbacks:
@@ -316,22 +320,24 @@ class DefenseTrainer(Trainer):
                 "(num_train_epochs): the last one ends by rule"
             )
         classes = self.model.config.num_labels
-        splits = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"validation": self.eval_dataset}
-        for dataset in (self.train_dataset, self.test_dataset, *splits.values()):
+        splits = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else (self.eval_dataset,)
+        for dataset in (self.train_dataset, self.test_dataset, *splits):
             check_labels(dataset, classes)
         with unchanged_randomness():
             for stage in stages:
                 self._check_batches(stage)
-            for name in splits if self.eval_dataset is not None else ():
-                loader = self.get_eval_dataloader(name if isinstance(self.eval_dataset, dict) else None)
-                check_batch(first_batches(loader, name)[0], classes, name)
+            self.model.eval()  # a collator may ask
+            for name in self._eval_names():
+                split = name or "validation"
+                check_batch(first_batches(self.get_eval_dataloader(name), split)[0], classes, split)
             self._check_metrics()
 
     def _check_batches(self, stage: PlannedStage) -> None:
         """Compute the loss of a later stage for soft labels, which not every loss knows."""
         later = stage.start > 0
+        self.model.train()
         if self._own_loss:
-            self.bare_model.progress = Progress.at_end(stage.name)  # for collators that ask
+            self.bare_model.progress = Progress.at_end(stage.name)  # a collator may ask
         # Whether images are mixed is often drawn per batch.
         for batch in first_batches(self.get_train_dataloader(), "training", 4 if later else 1):
             check_batch(batch, self.model.config.num_labels, "training", soft=True)
@@ -339,21 +345,21 @@ class DefenseTrainer(Trainer):
                 with torch.no_grad(), self.compute_loss_context_manager():
                     super().compute_loss(self.model.eval(), self._prepare_inputs(batch))
 
+    def _eval_names(self) -> list[str | None]:
+        """Names of the evaluation data; None is that of a single data set."""
+        if isinstance(self.eval_dataset, dict):
+            return list(self.eval_dataset)
+        return [] if self.eval_dataset is None else [None]
+
     def _check_metrics(self) -> None:
         """Evaluate once, if what is evaluated is not known."""
         own = self.compute_metrics is classification_metrics and self.preprocess_logits_for_metrics is None
-        if self.eval_dataset is None or (own and self.args.metric_for_best_model is None):
+        best = self.args.metric_for_best_model
+        if (own and best is None) or self.eval_dataset is None or not self._reads_plain_checkpoints(None):
             return
-        if not self._reads_plain_checkpoints(None):
-            return
-        splits = (
-            {name: f"eval_{name}" for name in self.eval_dataset}
-            if isinstance(self.eval_dataset, dict)
-            else {None: "eval"}
-        )
         found: dict[str, Any] = {}
-        for name, prefix in splits.items():
-            loader = self.get_eval_dataloader(name)
+        for name in self._eval_names():
+            loader, prefix = self.get_eval_dataloader(name), "eval" if name is None else f"eval_{name}"
             try:
                 found |= self.evaluation_loop(loader, "Evaluation", metric_key_prefix=prefix).metrics
                 json.dumps(found, sort_keys=True)
@@ -362,7 +368,6 @@ class DefenseTrainer(Trainer):
                     f"compute_metrics fails on the validation split: {type(error).__name__}: {error}; it must return a "
                     "dictionary of names and numbers"
                 ) from error
-        best = self.args.metric_for_best_model
         if best is not None and f"eval_{best.removeprefix('eval_')}" not in found:
             raise ValueError(
                 f"metric_for_best_model={best} is not measured; pass one of "
@@ -390,10 +395,11 @@ class DefenseTrainer(Trainer):
         def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
             if self._given_optimizer and self.optimizer is not None:
                 given: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-                return cast(torch.optim.Optimizer, type(given)(parameters, **given.defaults))
+                group = {**given.defaults, "params": parameters}  # not all are arguments of the class
+                return cast(torch.optim.Optimizer, type(given)([group], lr=given.defaults["lr"]))
             cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            options = {"weight_decay": self.args.weight_decay, **options}
-            return cast(torch.optim.Optimizer, cls(parameters, **options))
+            group = {"params": parameters, "weight_decay": self.args.weight_decay}
+            return cast(torch.optim.Optimizer, cls([group], **options))
 
         return TrainingRun(
             model=self.bare_model,
@@ -514,15 +520,19 @@ class DefenseTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.settle():
+            stops = self.control.should_training_stop
             super()._maybe_log_save_evaluate(*args, **kwargs)
+            self.control.should_training_stop |= stops  # callbacks may return a new control
 
     def settle(self) -> bool:
         """Settle what follows a step or an epoch, after all callbacks; return whether anything does.
 
-        The steps of :meth:`is_checkpoint_step` are evaluated and saved, a run of several stages that ends early is
-        saved, nothing is done twice, and nothing that is not finite is saved.
+        Training ends with the plan or after a signal. The steps of :meth:`is_checkpoint_step` are evaluated and saved,
+        a run of several stages that ends early is saved, nothing is done twice, and nothing that is not finite is
+        saved.
         """
         step, control, stop = self.state.global_step, self.control, self._stage_callback.stop
+        control.should_training_stop |= stop.requested or (self.plan is not None and step >= self.plan.total_steps)
         ended = control.should_training_stop and (stop.requested or self.is_unfinished())
         if stop.requested and self._saved_at == step:  # the epoch did not end
             return False
@@ -559,6 +569,17 @@ class DefenseTrainer(Trainer):
         return bool(is_best)
 
     # Measuring
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As ``Trainer.get_eval_dataloader``.
+
+        Raises:
+            ValueError: there is no data set of that name.
+        """
+        if isinstance(eval_dataset, str) and eval_dataset not in self._eval_names():
+            known = ", ".join(map(repr, filter(None, self._eval_names()))) or "no name"
+            raise ValueError(f"eval_dataset must be a data set or {known}, got {eval_dataset!r}")
+        return super().get_eval_dataloader(eval_dataset)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.evaluation_loop``, of the model that is saved: with the first process's batch norms."""
@@ -696,6 +717,8 @@ class DefenseTrainer(Trainer):
 
     def hyperparameter_search(self, hp_space: Any = None, compute_objective: Any = None, **kwargs: Any) -> Any:
         """As ``Trainer.hyperparameter_search``; the objective is that of each trial's result.
+
+        A trial without a result is an error, which ``catch=(NotAdaptedError,)`` counts as a failed trial.
 
         Raises:
             ValueError: no ``compute_objective``.

@@ -24,7 +24,7 @@ from calor_hf.modeling import defend
 from calor_hf.training.callbacks import StageCallback
 from calor_hf.training.calor_trainer import NotAdaptedError
 from calor_hf.training.parameters import PARAMETERS
-from tests.training.small_task import CLASSES, Patterns, arguments, assert_same_weights, config
+from tests.training.small_task import CLASSES, Patterns, arguments, assert_same_weights, config, defense_trainer
 
 FIT, END = 2, 6  # steps: an epoch of two, then two epochs of adapting
 
@@ -84,6 +84,10 @@ def mixed(batch: Any) -> Any:
     return {"pixel_values": batch["pixel_values"], "labels": (hard + hard.flip(0)) / 2}
 
 
+def several(batch: Any) -> Any:
+    return {**mixed(batch), "labels": torch.ones(len(batch), CLASSES)}
+
+
 def transformed() -> Any:
     data = datasets.Dataset.from_dict({"image": [[0.0]] * 4, "label": [0, 1, 2, 3]})
     return data.with_transform(lambda rows: {"pixel_values": rows["image"], "labels": rows["label"]})
@@ -96,7 +100,7 @@ def without_a_class(p: Any) -> float:
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "loss": ({"compute_loss_func": lambda *a, **k: 0}, {}, "compute_loss_func would replace the loss"),
     "no model": ({"model": torch.nn.Linear(1, 1)}, {}, "of transformers, got Linear"),
-    "no training data": ({"train_dataset": None}, {}, "train_dataset is needed"),
+    "no training data": ({"train_dataset": None}, {}, "train_dataset must hold images"),
     "name": ({"eval_dataset": "test"}, {}, "eval_dataset must be one data set, got str"),
     "splits": ({"eval_dataset": {"a": Patterns(4, 2)}}, {}, "needs one eval_dataset"),
     "class weights": ({"class_weights": torch.ones(2)}, {}, r"shape \(6,\), a weight per class"),
@@ -106,7 +110,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "empty": ({"eval_dataset": Patterns(0, 2)}, {}, "the validation data are empty"),
     "label -1": ({"train_dataset": Labeled(-1)}, {}, "a label of the data is -1"),
     "label 9": ({"eval_dataset": Labeled(9)}, {}, "a label of the data is 9, but the model has 6 classes"),
-    "float": ({"train_dataset": Labeled(0.5)}, {}, "must be one whole number per image or soft labels"),
+    "float": ({"train_dataset": Labeled(0.5)}, {}, "must be one int64 class per image or soft labels"),
+    "several": ({"data_collator": several}, {}, "soft labels .batch, 6. that add up to 1, got torch.float32 of shape"),
     "mixing": ({"data_collator": mixed}, {}, "confidence adaptation needs one whole-number label.*soft"),
     "early": ({"callbacks": [EarlyStoppingCallback()]}, {"metric_for_best_model": "loss"}, "the stages fit, adapt"),
     "metrics fail": ({"compute_metrics": lambda p: p.logits}, {}, "compute_metrics fails on the validation split: At"),
@@ -301,6 +306,25 @@ def test_an_optimizer_acts_in_each_stage(tmp_path: Path) -> None:
     assert changed == {name for name in first if name.startswith("classification_head.up")}
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_networks_of_a_defense_have_the_same_optimizer(tmp_path: Path, by_class: bool) -> None:
+    run = defense_trainer(tmp_path, "trap_mid", "resnet")
+    made: list[Any] = []
+
+    class Noted(torch.optim.AdamW):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    run._given_optimizer = True
+    if by_class:
+        run.optimizer_cls_and_kwargs = (Noted, {"lr": 1e-2, "betas": (0.5, 0.9)})
+    else:
+        run.optimizer = Noted(run.model.parameters(), lr=1e-2, betas=(0.5, 0.9))
+    run.train()
+    assert [optimizer.param_groups[0]["betas"] for optimizer in made] == [(0.5, 0.9)] * 2
+
+
 def test_a_model_from_model_init_is_the_one_that_is_defended(tmp_path: Path, plain: Any) -> None:
     made = []
 
@@ -398,6 +422,8 @@ def test_evaluation_and_prediction_take_the_keywords_of_the_trainer(plain: Any) 
     assert "own_accuracy" in found.metrics
     unlabeled = [{"pixel_values": sample["pixel_values"]} for sample in (Patterns(12, 3)[i] for i in range(12))]
     assert plain.predict(unlabeled).predictions.shape == (12, CLASSES)
+    with pytest.raises(ValueError, match="eval_dataset must be a data set or no name, got 'test'"):
+        plain.evaluate("test")
 
 
 def test_splits_act_for_a_single_stage(tmp_path: Path) -> None:
