@@ -17,6 +17,7 @@ from calor_hf.attacks import Attack
 from calor_hf.attacks.base import CHUNK_SIZE, check_labels
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ClassProgress
 from calor_hf.core.reconstruction import Cost, Reconstruction
@@ -144,6 +145,15 @@ def run_attack(
     return replace(result, cost=result.cost + preparation)
 
 
+def check_begun(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise ``FileExistsError`` if ``folder`` holds an attack that is neither to be resumed nor overwritten."""
+    if (folder / RECORD).is_file() and not resume and not overwrite:
+        raise FileExistsError(
+            f"{folder} holds an attack already; pass another output folder, resume to go on with it, or overwrite to "
+            "delete it"
+        )
+
+
 def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, overwrite: bool) -> None:
     """Check the classes, and make the folder ready."""
     state, labels = process_state(), check_labels(record.labels, num_classes)
@@ -157,11 +167,7 @@ def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, o
         file = folder / RECORD
         now = asdict(record)
         if file.is_file():
-            if not resume:
-                raise FileExistsError(
-                    f"{folder} holds an attack already; pass another output folder, resume to go on with it, or "
-                    "overwrite to delete it"
-                )
+            check_begun(folder, resume, overwrite)
             before = read_json(file, {"labels": list[int]})
             # More classes may be asked for, not fewer: what is finished stays. All else belongs to what is there.
             now["labels"] = labels if set(before["labels"]) - set(labels) else before["labels"]
@@ -182,7 +188,9 @@ def _finish(
     folder: Path, record: AttackRecord, result: Reconstruction, each: int, preparation: Cost, spent: dict[str, Any]
 ) -> None:
     save_reconstruction(result, folder / RESULT)
-    write_whole(folder / GRID, image_grid(result.images, each))
+    finishing = Finishing(f"the reconstructions are saved in {folder / RESULT}", "resume draws them again")
+    with finishing.step("drawing them"):
+        write_whole(folder / GRID, image_grid(result.images, each))
     summary = {
         **asdict(record),
         "cost": {**asdict(result.cost + preparation), **spent},
@@ -191,6 +199,7 @@ def _finish(
     }
     write_json(folder / RECORD, summary, indent=1)
     shutil.rmtree(folder / CHUNKS, ignore_errors=True)
+    finishing.end()
 
 
 __all__ = ["AttackRecord", "load_reconstruction", "run_attack"]

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calor_hf.cli._options import parser_for, read_options
+from calor_hf.core.finishing import FinishingError
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 
 GO_ON = "Go on with the same command and --resume."
 STATUSES: dict[type[Exception], int] = {
-    FloatingPointError: 1, ValueError: 2, OSError: 2, ImportError: 2, MemoryError: 2,
+    FloatingPointError: 1, ValueError: 2, OSError: 2, ImportError: 2, MemoryError: 2, FinishingError: 3,
 }  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def run_command(
 
     Returns:
         0; 1 if numbers are not finite; 2 for options or data that are refused, a missing library or too little memory;
-        130 after Ctrl-C or SIGTERM; the value of ``statuses`` for other errors.
+        3 if the work is done and saved, but something after it failed; 130 after Ctrl-C or SIGTERM; the value of
+        ``statuses`` for other errors.
     """
     known = {**(statuses or {}), **STATUSES}
     try:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from calor_hf.hub.card import CARD
 from calor_hf.hub.release import Release, replaces
@@ -112,16 +113,23 @@ def persistently(do: Callable[[], T], repo_id: str) -> T:
     raise AssertionError("unreachable")
 
 
-def check_token(token: str | None = None) -> None:
-    """Check the token before long work.
+def check_token(token: str | None, repo_id: str) -> None:
+    """Check, before long work, that the token may write to a repository, which need not exist yet.
 
     Raises:
-        PermissionError: there is no token, or it is invalid.
+        PermissionError: there is no token, or it is invalid, only reads, or is of another account.
+        ValueError: ``repo_id`` is no valid name.
         PushFailedError: as :func:`push_release`.
     """
+    validate_repo_id(repo_id)
     if (token or get_token()) is None:
         raise PermissionError("no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-    persistently(lambda: HfApi(token=token).whoami(), "the Hub")
+    account = persistently(lambda: HfApi(token=token).whoami(), "the Hub")
+    owners = [account["name"], *(one["name"] for one in account.get("orgs", []))]
+    if "/" in repo_id and repo_id.partition("/")[0] not in owners:
+        raise PermissionError(f"the token may write to repositories of {', '.join(owners)}, not to {repo_id}")
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise PermissionError(f"the token may only read; set HF_TOKEN to one with write access to {repo_id}")
 
 
 def _check_visibility(release: Release, name: str, is_private: bool, private: bool | None) -> None:

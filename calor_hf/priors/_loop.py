@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calor_hf._version import __version__
 from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import named_rng, torch_seed
@@ -68,6 +69,7 @@ def train_prior(
             cannot share, or a checkpoint of other settings.
         FileExistsError: ``output_dir`` holds files, and they are neither to be resumed nor overwritten.
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
+        FinishingError: samples could not be drawn; the checkpoint is written.
         KeyboardInterrupt: stopped on request, after a checkpoint.
     """
     from accelerate import Accelerator
@@ -224,9 +226,13 @@ class _State:
         self.write_record()  # first: by it the folder is known to be a prior's
         with saving(self.folder):
             self.published.save_pretrained(self.folder)
-        images = self._samples()
-        write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", image_grid(images, 8))
+        finishing = Finishing(
+            f"the generator of step {self.step} is saved in {self.folder}", "resume goes on from there"
+        )
+        with finishing.step("drawing samples"):
+            write_whole(self.folder / SAMPLES / f"{self.step:06d}.png", image_grid(self._samples(), 8))
         write_whole(self.folder / CHECKPOINT, buffer.getvalue())
+        finishing.end()
 
     @torch.no_grad()
     def _samples(self) -> Tensor:

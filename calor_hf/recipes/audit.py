@@ -12,18 +12,22 @@ from calor_hf.auditing.audit import evaluate, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.private_data import PRIOR_COMMAND
+from calor_hf.auditing.run import check_begun
+from calor_hf.core.files import check_writable
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import RENDERER, load_generator
-from calor_hf.recipes.common import aligned, is_embedded, log_to_terminal
+from calor_hf.recipes.common import aligned, check_apart, is_embedded, log_to_terminal
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.hf_target import HFTarget
 
+EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
 
 
@@ -90,13 +94,20 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     Raises:
         ValueError: parts that are missing or do not fit together.
         FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
-        FloatingPointError: scores of the target or of an evaluation model are not finite.
+        FinishingError: the attacks are done and saved, but evaluating or reporting them failed.
+        FloatingPointError: scores of the target are not finite.
     """
     state = process_state()
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(str(options.model or options.target))
     options, side, folder = with_defaults(options, target), target.image_size[0], Path(options.output_dir)
     labels, evaluator = options.labels(target.num_classes), None
+    check_apart(folder, options.dataset)
+    prior = load_generator(str(options.generator), image_size=side)
+    if state.is_local_main_process:
+        check_writable(folder)
+        for attack in options.named_attacks:
+            check_begun(folder / attack.name, options.resume, options.overwrite)
     with state.main_process_first():
         if not options.reconstructions_only:
             evaluation_model = evaluation_model_of(options, target)
@@ -106,7 +117,6 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
         if options.public_dataset is not None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
-    prior = load_generator(str(options.generator), image_size=side)
     if not options.reconstructions_only:
         evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
     found = reconstruct(target, prior, labels, options)
@@ -114,11 +124,18 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
         if state.is_main_process:
             print_reconstructions(found, folder)
         return None
-    report = evaluate(evaluator, found, options)
+    finishing = Finishing(f"the reconstructions are saved in {folder}", EVALUATE_AGAIN)
+    with finishing.step("evaluating them"):
+        report = evaluate(evaluator, found, options)
+    finishing.end()
     if state.is_main_process:
-        shown = private if options.include_private_images else None
-        page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
-        print(f"\n{summary(report)}\n\nreport: {page}\nnumbers: {folder / REPORT}")
+        print(f"\n{summary(report)}\n\nnumbers: {folder / REPORT}")
+        finishing = Finishing(f"the report is saved as {folder / REPORT}", EVALUATE_AGAIN)
+        with finishing.step("writing its page"):
+            shown = private if options.include_private_images else None
+            page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
+            print(f"report: {page}")
+        finishing.end()
     return report
 
 

@@ -29,6 +29,25 @@ def settings_of(kind: type[MethodConfig], settings: Sequence[str], flag: str) ->
     return values
 
 
+def check_apart(folder: Path, dataset: str | None, model: str | None = None) -> None:
+    """Refuse an output folder where results would get among the data, or replace the base model.
+
+    Args:
+        folder: The output folder.
+        dataset: Folder with the data, or another source.
+        model: Folder of the base model, or a Hub id.
+
+    Raises:
+        ValueError: ``folder`` is the data folder, or inside it, or the model's folder.
+    """
+    place = folder.expanduser().resolve()
+    data, base = (None if source is None else Path(source).expanduser().resolve() for source in (dataset, model))
+    if data is not None and data.is_dir() and (place == data or data in place.parents):
+        raise ValueError(f"--output-dir {folder} is in the data folder {dataset}; pass one outside of it")
+    if base is not None and base.is_dir() and place == base:
+        raise ValueError(f"--output-dir {folder} is the folder of the model it starts from; pass another one")
+
+
 def is_embedded(target: HFTarget) -> bool:
     """Return whether the target's classes are the drawn faces."""
     return target.class_names == [f"identity_{index:03d}" for index in range(target.num_classes)]

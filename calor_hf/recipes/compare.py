@@ -13,6 +13,7 @@ import numpy as np
 from calor_hf._version import __version__
 from calor_hf.core.config import setting
 from calor_hf.core.files import write_figure, write_json, write_whole
+from calor_hf.core.finishing import Finishing
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
@@ -21,6 +22,7 @@ from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, perce
 from calor_hf.recipes.train_arguments import setting_names
 
 REFERENCE = "none"
+REPORT_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     Raises:
         ValueError: an option that ``train`` refuses, or that these runs set themselves.
         FileExistsError: the output folder is used, and is neither to be resumed nor overwritten.
+        FinishingError: all runs are done, and the numbers saved, but the table or figure failed.
         RuntimeError: a run ended for a reason other than its training.
         KeyboardInterrupt: Ctrl-C; the current run has saved a checkpoint.
     """
@@ -147,8 +150,12 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             "defenses": rows,
         }
         write_json(options.output_dir / "comparison.json", found, indent=2)
-        write_whole(options.output_dir / "comparison.md", (table(found) + "\n").encode())
-        draw_comparison(found, options.output_dir / "comparison.png")
+        finishing = Finishing(f"the numbers are in {options.output_dir / 'comparison.json'}", REPORT_AGAIN)
+        with finishing.step("writing the table"):
+            write_whole(options.output_dir / "comparison.md", (table(found) + "\n").encode())
+        with finishing.step("drawing the figure"):
+            draw_comparison(found, options.output_dir / "comparison.png")
+    finishing.end()
     print(f"\n{table(found)}\n\nTable, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
     return found
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from calor_hf.core.config import setting
 from calor_hf.core.files import saving
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images
 from calor_hf.generators import Generator, import_stylegan2
+from calor_hf.hub.push import check_token
 from calor_hf.priors import PRIORS, train_prior
 from calor_hf.priors.folder import clear, refuse_used
-from calor_hf.recipes.common import log_to_terminal, settings_of
+from calor_hf.recipes.common import check_apart, log_to_terminal, settings_of
 from calor_hf.targets.hf_target import HFTarget
 
 
@@ -73,11 +75,22 @@ def prior(options: PriorOptions) -> Generator[Any]:
 
     Raises:
         FloatingPointError: a loss is not finite.
+        FinishingError: the generator is saved, but drawing samples or pushing it failed.
         FileExistsError: the output folder is used, and is neither to be resumed nor overwritten.
         ValueError: settings or images that the prior does not take.
         KeyboardInterrupt: Ctrl-C; a checkpoint is saved.
     """
-    return _import(options) if options.import_file else _train(options)
+    check_apart(options.output_dir, options.dataset)
+    if options.push_to_hub:
+        check_token(None, options.push_to_hub)
+    generator = _import(options) if options.import_file else _train(options)
+    if options.push_to_hub and process_state().is_main_process:
+        again = f"push it with load_generator({str(options.output_dir)!r}).push_to_hub({options.push_to_hub!r})"
+        finishing = Finishing(f"the generator is saved in {options.output_dir}", again)
+        with finishing.step("pushing it"):
+            generator.push_to_hub(options.push_to_hub)
+        finishing.end()
+    return generator
 
 
 def _import(options: PriorOptions) -> Generator[Any]:
@@ -90,8 +103,6 @@ def _import(options: PriorOptions) -> Generator[Any]:
     with saving(folder):
         generator.save_pretrained(folder)
     print(f"saved the generator ({generator.image_size} pixels) in {folder}")
-    if options.push_to_hub:
-        generator.push_to_hub(options.push_to_hub)
     return generator
 
 
@@ -111,6 +122,4 @@ def _train(options: PriorOptions) -> Generator[Any]:
     )  # fmt: skip
     if state.is_main_process:
         print(f"saved the generator in {folder}, samples in {folder / 'samples'}")
-        if options.push_to_hub:
-            generator.push_to_hub(options.push_to_hub)
     return generator

@@ -13,7 +13,7 @@ from typing import Any
 
 from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
 from calor_hf.core.validation import type_error
-from calor_hf.recipes.common import PREDICTIONS
+from calor_hf.recipes.common import PREDICTIONS, check_apart
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.training.checkpoints import complete_checkpoints
 
@@ -86,7 +86,8 @@ class Runs:
         own = sorted(given & set(OWN_OPTIONS))
         if own:
             raise ValueError(f"{', '.join(own)}: set for each run by this command; leave out (see --help)")
-        model, *_ = parse(self.common)  # bad options are refused before any run
+        model, data, *_ = parse(self.common)  # bad options are refused before any run
+        check_apart(folder, data.dataset, model.model)
         if model.defense_settings:
             raise ValueError(f"{', '.join(model.defense_settings)}: settings of one defense; leave them out")
         if resume and overwrite:

@@ -2,11 +2,12 @@
 
 import copy
 import logging
+import shutil
 import time
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from torch.utils.data import default_collate
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from calor_hf.core.files import check_unused, check_writable, delete, reading, remove_parts, saving, write_json
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.saved_config import check_config
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
@@ -33,15 +35,16 @@ from calor_hf.hub.push import check_token
 from calor_hf.modeling import defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
-from calor_hf.recipes.common import PREDICTIONS, hub_id, log_to_terminal
+from calor_hf.recipes.common import PREDICTIONS, check_apart, hub_id, log_to_terminal
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
 from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments
-from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, trainer_class
+from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer, trainer_class
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
-from calor_hf.training.metrics import Measured, write_record
+from calor_hf.training.metrics import RECORD, Measured, write_record
 from calor_hf.training.rank import suggest_rank
+from calor_hf.training.same_run import RUN
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger("calor_hf.train")
@@ -50,10 +53,11 @@ EVALUATION_NETWORK: dict[str, Any] = {
     "embedding_size": 32, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1], "groups_width": 16,
     "layer_type": "x",
 }  # fmt: skip
+FINISH_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
 UNDEFENDED_FOLDER = "undefended"
 BEGUN_FILES = ("checkpoint-*", FIRST_STAGE_FOLDER, UNDEFENDED_FOLDER, "runs")
 RESULT_FILES = ("config.json", "model*.safetensors*", "preprocessor_config.json", "trainer_state.json",
-                "training_args.bin", "metrics.json", "curves.png", PREDICTIONS, "evidence.json",
+                "training_args.bin", RECORD, RUN, "curves.png", PREDICTIONS, "evidence.json",
                 "reconstructions.png")  # fmt: skip
 
 
@@ -84,14 +88,16 @@ def train(
     Raises:
         AccuracyLostError: no adapted checkpoint keeps the accuracy.
         FloatingPointError: the loss is not finite.
+        FinishingError: the model is trained and saved, but measuring, drawing or pushing failed.
         ValueError: options that do not fit together, a model or data.
         FileExistsError: the output folder is used.
     """
     begin = time.perf_counter()
     log_to_terminal(args.process_index == 0)
     folder, push = Path(args.output_dir), args.push_to_hub
+    check_apart(folder, data_args.dataset, model_args.model)
     if push:
-        check_token(args.hub_token)
+        check_token(args.hub_token, args.hub_model_id or folder.absolute().name)
     args.push_to_hub = push and args.push_unfinished  # the finished model is pushed once, when its card can be written
     if args.should_save:
         prepare_folder(folder, run_args)
@@ -103,31 +109,58 @@ def train(
         set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
     model = defended(base, model_args, data, trained=model_args.model is not None or bool(metrics))
     trainer = trainer_class(model)(model=model, args=args, **common)
+    if args.should_save and not run_args.resume:
+        check_room(trainer)
     run_trainer(trainer, run_args)
-    measured = measured_by(trainer)
-    metrics |= measured.metrics
-    last = metrics[next(reversed(metrics))]
-    last["validation_accuracy"] = trainer.measure_images(trainer.get_eval_dataloader())["accuracy"]
-    synthetic = f"synthetic faces, {data_args.num_identities} {data_args.stream} identities"
-    record = trainer.record(
-        replace(measured, metrics=metrics),
-        dataset=data_args.dataset or synthetic,
-        drawn=data_args.dataset is None,
-        dataset_id=hub_id(data_args.dataset),
-        base_model=hub_id(model_args.model),
-        backdoor=backdoor_record(data["train"]),
-        wall_seconds=time.perf_counter() - begin,
-    )
     args.push_to_hub = False
-    trainer.save_model(args.output_dir, _internal_call=True)
-    trainer.save_state()
     if args.should_save:
-        draw_curves(trainer, record, folder / "curves.png")
-        write_record(folder, record)  # last: all is there
-        show(trainer.model, record, folder)
+        (folder / RECORD).unlink(missing_ok=True)  # of fewer epochs
+    trainer.save_model(_internal_call=True)
+    trainer.save_state()
+    finishing = Finishing(f"the model is trained and saved in {folder}", FINISH_AGAIN)
+    with finishing.step("measuring it"):
+        measured = measured_by(trainer)
+        metrics |= measured.metrics
+        last = metrics[next(reversed(metrics))]
+        last["validation_accuracy"] = trainer.measure_images(trainer.get_eval_dataloader())["accuracy"]
+        synthetic = f"synthetic faces, {data_args.num_identities} {data_args.stream} identities"
+        record = trainer.record(
+            replace(measured, metrics=metrics),
+            dataset=data_args.dataset or synthetic,
+            drawn=data_args.dataset is None,
+            dataset_id=hub_id(data_args.dataset),
+            base_model=hub_id(model_args.model),
+            backdoor=backdoor_record(data["train"]),
+            wall_seconds=time.perf_counter() - begin,
+        )
+    finishing.end()
+    if args.should_save:
+        with finishing.step("drawing the curves"):
+            draw_curves(trainer, record, folder / "curves.png")
+        with finishing.step("writing its numbers"):
+            write_record(folder, record)  # last: all is there
+            show(trainer.model, record, folder)
     if push:
-        trainer.push_to_hub()
+        with finishing.step("pushing it"):
+            trainer.push_to_hub()
+    finishing.end()
     return Result(trainer.model, record)
+
+
+def check_room(trainer: DefenseTrainer) -> None:
+    """Refuse a disk without room for the least that a run writes: a checkpoint, the first stage and the result.
+
+    Raises:
+        ValueError: the message says how much is needed.
+    """
+    args, weights = trainer.args, sum(weight.nbytes for weight in trainer.model.parameters())
+    models = 2 + isinstance(trainer, CALoRTrainer) + 2 * ("adam" in args.optim)  # with its two moments
+    needed, free = models * weights, shutil.disk_usage(args.output_dir).free
+    if free < needed:
+        raise ValueError(
+            f"{args.output_dir} has room for {free / 2**20:,.0f} MiB, and the run writes at least "
+            f"{needed / 2**20:,.0f}; make room, or pass another --output-dir"
+        )
 
 
 def prepare_folder(folder: Path, run_args: RunArguments) -> None:
@@ -139,7 +172,7 @@ def prepare_folder(folder: Path, run_args: RunArguments) -> None:
     if run_args.overwrite:
         delete(path for pattern in (*BEGUN_FILES, *RESULT_FILES) for path in folder.glob(pattern))
     elif run_args.resume:
-        found = [path.name for path in folder.iterdir()] if folder.exists() else []
+        found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         # Stopped before the first complete checkpoint: there is nothing to lose, but other files are not of this run.
         others = [name for name in found if not any(fnmatch(name, pattern) for pattern in BEGUN_FILES)]
         if others and not complete_checkpoints(folder):
@@ -289,17 +322,21 @@ def fine_tune_undefended(
     own.output_dir, own.num_train_epochs, own.lr_drop_epochs = str(folder), model_args.undefended_epochs, []
     trainer = DefenseTrainer(model=base, args=own, **common)
     if run_args.resume and is_complete(folder):
+        trainer.check_resumes(folder, None)
         load_weights(base, folder)
-        trainer.measured = trainer.measure(common["test_dataset"], "test")
     else:
         run_trainer(trainer, run_args)
         trainer.save_model(_internal_call=True)
         trainer.save_state()  # last: all is there
-    return measured_by(trainer).metrics
+    finishing = Finishing(f"the undefended model is trained and saved in {folder}", FINISH_AGAIN)
+    with finishing.step("measuring it"):
+        measured = measured_by(trainer)
+    finishing.end()
+    return measured.metrics
 
 
 def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
-    """Log the expected duration, and train."""
+    """Log the expected duration, and train; the result is not measured yet."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EpochLine(trainer))
     if trainer.is_world_process_zero():
@@ -309,17 +346,16 @@ def run_trainer(trainer: DefenseTrainer, run_args: RunArguments) -> None:
     begun = run_args.resume and bool(complete_checkpoints(trainer.args.output_dir))
     if run_args.resume and not begun and trainer.is_world_process_zero():
         logger.info("no complete checkpoint in %s: from the beginning", trainer.args.output_dir)
-    trainer.train(resume_from_checkpoint=True if begun else None)
+    trainer.train_stages(resume_from_checkpoint=True if begun else None)
 
 
 def measured_by(trainer: DefenseTrainer) -> Measured:
-    """Test metrics of the models that a trainer measured.
+    """Measure the result of a trainer on the test images.
 
-    Writes ``test_predictions.json``, the test images' labels and predicted classes, by which runs are compared.
+    Writes ``test_predictions.json``, their labels and predicted classes, by which runs are compared.
     """
-    found = trainer.measured
-    if found is None:
-        raise ValueError("the result cannot be measured without its scores; leave --prediction-loss-only out")
+    trainer.measure_result()
+    found = cast(Measured, trainer.measured)
     if trainer.args.should_save:
         record = {"labels": found.labels, "predictions": found.predictions}
         write_json(Path(trainer.args.output_dir) / PREDICTIONS, record)

@@ -26,7 +26,8 @@ class StageCallback(TrainerCallback):
         self.stop = StopRequest("saving after this step")  # the trainer listens to signals with it
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the planned number of epochs: the loop has no limit of its own."""
+        """Check what can learn, and show the planned number of epochs: the loop has no limit of its own."""
+        self.trainer.check_learns()
         plan = self.trainer.plan
         if plan.steps_per_epoch:
             state.num_train_epochs = -(-plan.total_steps // plan.steps_per_epoch)

@@ -95,19 +95,19 @@ class CALoRTrainer(DefenseTrainer):
         """Sharpness b of the confidence adaptation, a setting of the model."""
         return float(self.bare_model.defense.config.ca_b)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train both stages, or continue an interrupted run; then load the chosen checkpoint and measure it.
+    def train_stages(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train both stages, or continue an interrupted run; then load the chosen checkpoint.
 
         Raises:
             AccuracyLostError: no adapted checkpoint keeps the accuracy, and ``accept_unadapted`` is off.
-            ValueError: there is no validation split; or what :meth:`DefenseTrainer.train` raises.
+            ValueError: there is no validation split; or what :meth:`DefenseTrainer.train_stages` raises.
         """
         if self.eval_dataset is None or isinstance(self.eval_dataset, dict):
             raise ValueError(
                 "CALoRTrainer needs one eval_dataset, a validation split (not the test split): it decides how far "
                 "confidence adaptation may go; e.g. train_dataset.train_test_split(0.1)"
             )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return super().train_stages(resume_from_checkpoint, *args, **kwargs)
 
     def selection(self) -> Selection:
         """Apply the rule to the run so far."""

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from calor_hf.core.files import read_tensors
+from calor_hf.core.files import read_json, read_tensors
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -36,6 +36,11 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
 def complete_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     """Checkpoints in ``output_dir`` that were written to their end, oldest first."""
     return [path for path in _checkpoints(output_dir) if is_complete(path)]
+
+
+def steps_done(checkpoint: str | os.PathLike[str]) -> int:
+    """Optimizer steps that were done at a checkpoint."""
+    return int(read_json(Path(checkpoint) / TRAINER_STATE, {"global_step": int})["global_step"])
 
 
 def is_complete(folder: Path) -> bool:

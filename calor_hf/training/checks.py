@@ -1,7 +1,7 @@
 """Checks of a training run: labels, batches, the optimizer, weights without gradients, and numbers not finite."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -17,24 +17,27 @@ from calor_hf.training.checkpoints import complete_checkpoints
 IGNORED = -100  # label of images that do not count, as in torch
 
 
-def check_labels(dataset: Any, num_labels: int) -> None:
-    """Refuse labels outside [0, ``num_labels``), if they can be read without decoding images.
+def readable_labels(dataset: Any) -> NDArray[Any] | None:
+    """Labels that can be read without decoding images, or None.
 
-    That is an array ``dataset.labels``, or a column ``labels`` or ``label`` of a ``datasets.Dataset``; other data pass,
-    and so do soft labels and -100 (ignored).
-
-    Raises:
-        ValueError: the model does not have such a class.
+    That is an array ``dataset.labels``, or a column ``labels`` or ``label`` of a ``datasets.Dataset``.
     """
     labels = getattr(dataset, "labels", None)
     columns = getattr(dataset, "column_names", None) or []
     named = [name for name in ("labels", "label") if name in columns]
     if labels is None and named and hasattr(dataset, "with_format") and hasattr(dataset, "__len__"):
         labels = dataset.with_format(None)[named[0]]
-    if labels is None:
-        return
-    values = np.asarray(labels)
-    if values.ndim == 1 and values.dtype.kind in "iu":
+    return None if labels is None else np.asarray(labels)
+
+
+def check_labels(dataset: Any, num_labels: int) -> None:
+    """Refuse labels outside [0, ``num_labels``) among :func:`readable_labels`; soft ones and -100 (ignored) pass.
+
+    Raises:
+        ValueError: the model does not have such a class.
+    """
+    values = readable_labels(dataset)
+    if values is not None and values.ndim == 1 and values.dtype.kind in "iu":
         _check_range(values, num_labels)
 
 
@@ -108,6 +111,67 @@ def check_optimizer(optimizer: Any, model: nn.Module, learning_rate: float | Non
         raise ValueError(
             f"learning_rate is {learning_rate:g}, and the optimizer's is {', '.join(f'{rate:g}' for rate in rates)}; "
             "later stages take a fraction of it: pass learning_rate= the same number"
+        )
+
+
+_REMEDIES = {
+    "the scores do not depend on it": "run it without torch.no_grad() and detach()",
+    "it is frozen": "call requires_grad_(True) on it, or with peft {peft}",
+    "the optimizer does not hold it": "make the optimizer from the parameters of this model",
+    "its learning rate is 0": "give its group of the optimizer another one",
+}
+
+
+def check_learns(
+    heads: Mapping[str, nn.Module], rest: Sequence[nn.Parameter], optimizer: Any, unused: Container[int]
+) -> None:
+    """Refuse a run in which a weight of a classification head, or everything in front of the heads, cannot learn.
+
+    A layer with an adapter of peft, or with a copy that is trained instead of it, learns if any of its weights does.
+
+    Args:
+        heads: The classification heads by path.
+        rest: Weights of the model outside of them; empty if they need not learn.
+        optimizer: The optimizer of the run.
+        unused: Ids of weights that the scores do not depend on.
+
+    Raises:
+        ValueError: the message names the weight, the reason and the remedy.
+    """
+    rates = {
+        id(one): group.get("initial_lr", group["lr"]) for group in optimizer.param_groups for one in group["params"]
+    }
+
+    def obstacle(weight: nn.Parameter) -> str | None:
+        if id(weight) in unused:
+            return "the scores do not depend on it"
+        if not weight.requires_grad:
+            return "it is frozen"
+        if id(weight) not in rates:
+            return "the optimizer does not hold it"
+        return None if rates[id(weight)] > 0 else "its learning rate is 0"
+
+    for path, head in heads.items():
+        of_peft = {name for name, _ in head.named_modules() if name.endswith(("base_layer", "original_module"))}
+        adapted = [name.rpartition(".")[0] for name in of_peft]
+        layers: dict[str, list[str | None]] = {}
+        for name, weight in head.named_parameters():
+            layer = next((one for one in adapted if f".{name}".startswith(f".{one}".rstrip(".") + ".")), name)
+            layers.setdefault(layer, []).append(obstacle(weight))
+        for layer, found in layers.items():
+            if None in found:
+                continue
+            name, reason = f"{path}.{layer}".rstrip("."), str(found[-1])
+            remedy = _REMEDIES[reason].format(peft=f'pass modules_to_save=["{path}"], as lora_config(model) does')
+            raise ValueError(
+                f"{name} cannot learn, as every weight of the classification head has to: {reason}; {remedy}"
+            )
+    reasons = [obstacle(weight) for weight in rest]
+    if reasons and None not in reasons:
+        remedy = _REMEDIES[str(reasons[-1])].format(peft="name layers of the backbone as target_modules")
+        raise ValueError(
+            f"nothing in front of the classification head can learn: of its last weight, {reasons[-1]}; {remedy}, or "
+            "train the head alone with the defense 'transfer' and freeze_ratio=1"
         )
 
 

@@ -77,16 +77,16 @@ def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePl
     return StagePlan(tuple(planned), steps_per_epoch)
 
 
-def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any) -> LRScheduler:
-    """The user's schedule over the stages without a rate of their own, a constant rate in the others.
+def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any, step: int = 0) -> LRScheduler:
+    """The user's schedule over the stages without a rate of their own, a constant rate in the others; after ``step``.
 
     ``args.lr_drop_epochs``, if there are any, are the schedule. ``optimizer`` has groups as :func:`separate_head` makes
-    them, which ``only_last_layer`` of a stage needs.
+    them, which ``only_last_layer`` of a stage needs. Rates are a function of the step, so a resumed run needs no state.
 
     Raises:
         ValueError: drops counted in epochs, for data without a length.
     """
-    parts: list[LRScheduler] = []
+    parts: list[LambdaLR] = []
     drops = getattr(args, "lr_drop_epochs", None)
     if drops and plan.steps_per_epoch is None:
         raise ValueError("lr_drop_epochs counts epochs, which data of unknown length do not have; leave it out")
@@ -102,14 +102,20 @@ def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any) ->
             steps = stage.stop - stage.start
             kind, options = args.lr_scheduler_type, args.lr_scheduler_kwargs
             parts.append(get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, options))
-    return SequentialLR(optimizer, parts, [stage.stop for stage in plan.stages[:-1]])
+    schedule = SequentialLR(optimizer, [*parts], [stage.stop for stage in plan.stages[:-1]])
+    if step:
+        stage = plan.at(step)
+        part = parts[plan.stages.index(stage)]
+        schedule.last_epoch, part.last_epoch = step, step - stage.start
+        rates = [base * factor(part.last_epoch) for base, factor in zip(part.base_lrs, part.lr_lambdas, strict=True)]
+        schedule._last_lr = part._last_lr = rates
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    return schedule
 
 
 class _Factor:
-    """Factor of the learning rate, a tenth of it after each of ``drops``.
-
-    A class, not a lambda: schedulers save its attributes, and a resumed run finds the same factor.
-    """
+    """Factor of the learning rate, a tenth of it after each of ``drops``; a class, so that it can be pickled."""
 
     def __init__(self, factor: float, drops: Sequence[int] = ()) -> None:
         self.factor, self.drops = factor, drops

@@ -14,10 +14,12 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import SequentialLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
-from calor_hf.core.files import read_json, saving, weights_digest
+from calor_hf.core.files import check_writable, read_json, saving, weights_digest, write_json
+from calor_hf.core.finishing import Finishing
 from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.core.seeding import StepDraws, unchanged_randomness
 from calor_hf.core.stop_request import StopRequest
@@ -26,14 +28,16 @@ from calor_hf.defenses.base import Defense, mean_over_counted
 from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.heads.chunked_scores import margins
 from calor_hf.heads.features import scores_of
+from calor_hf.heads.find_head import find_heads
 from calor_hf.hub.push import PushFailedError
 from calor_hf.modeling.base_model import defense_of
 from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
-from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights
+from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights, steps_done
 from calor_hf.training.checks import (
     bad_weight,
     check_batch,
     check_labels,
+    check_learns,
     check_optimizer,
     first_batches,
     not_finite,
@@ -49,10 +53,12 @@ from calor_hf.training.metrics import (
     write_record,
 )
 from calor_hf.training.publishing import card_details, publish, write_card
+from calor_hf.training.same_run import RUN, about_run, check_same_run
 from calor_hf.training.stages import IS_LAST_LAYER, PlannedStage, StagePlan, plan_stages, schedule_of, separate_head
 
 logger = logging.getLogger(__name__)
 
+MEASURE_AGAIN = "when that is mended, train(resume_from_checkpoint=True) trains nothing again and measures it"
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
 MANY_CLASSES = 10_000
 """From this number of classes on, the scores of a batch take more memory than most models' features."""
@@ -249,26 +255,60 @@ class DefenseTrainer(Trainer):
         """Train every stage, or continue in the stage in which a run was interrupted; then measure the result.
 
         Arguments are those of ``Trainer.train``; ``resume_from_checkpoint`` is the path of a checkpoint, or True for
-        the last complete one in ``output_dir``. The objective of a ``trial`` is that of the result.
+        the last complete one in ``output_dir``. A stage in progress may be given more
+        epochs than it was begun with. The objective of a ``trial`` is that of the result.
 
         Raises:
             TrainingInterrupted: Ctrl-C; the message names the checkpoint.
             NonFiniteLossError: the loss or a weight became NaN or infinite.
-            ValueError: there is no checkpoint to resume from, or a label outside the model's classes.
+            FinishingError: the result could not be measured; it is saved in ``output_dir``.
+            ValueError: there is no checkpoint to resume from, or it belongs to another run; a label outside the model's
+                classes; a weight of the head, or everything in front of it, cannot learn.
         """
+        result = self.train_stages(resume_from_checkpoint, trial, *args, **kwargs)
+        if trial is not None:
+            self.objective = self.compute_objective(self.evaluate())
+            return result
+        finishing = Finishing(f"the model is trained and saved in {self.args.output_dir}", MEASURE_AGAIN)
+        with finishing.step("measuring it"):
+            self.measure_result()
+        if finishing.failed:
+            self.save_model(_internal_call=True)
+        finishing.end()
+        return result
+
+    def train_stages(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As :meth:`train`, without measuring the result."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         result = None
+        if resume_from_checkpoint:
+            self.check_resumes(resume_from_checkpoint, steps_done(resume_from_checkpoint))
         if resume_from_checkpoint and self.was_finished(resume_from_checkpoint):
             logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
         else:
-            result = self._train_stages(resume_from_checkpoint, trial, *args, **kwargs)
+            result = self._run_stages(resume_from_checkpoint, trial, *args, **kwargs)
         self.load_result()
-        if trial is None:
-            self.measure_result()
-        else:
-            self.objective = self.compute_objective(self.evaluate())
         return result
+
+    def check_resumes(self, place: str | Path, step: int | None) -> None:
+        """Refuse to go on, after ``step`` steps, with the run in ``place``, if it was another one.
+
+        A ``place`` without a description, as the Trainer of transformers writes it, is taken as it is, with a warning.
+
+        Raises:
+            ValueError: as :func:`~calor_hf.training.same_run.check_same_run`.
+        """
+        if not (Path(place) / RUN).is_file():
+            logger.warning("%s does not say which run it belongs to; going on with it unchecked", place)
+            return
+        self.planned_values()
+        check_same_run(Path(place), self._about_run(cast(StagePlan, self.plan)), step)
+
+    def _about_run(self, plan: StagePlan) -> dict[str, Any]:
+        return about_run(self.model, self.args, {"train": self.train_dataset, "validation": self.eval_dataset}, plan)
 
     def was_finished(self, checkpoint: str) -> bool:
         """Whether the run that ``checkpoint`` belongs to had ended before its last planned step."""
@@ -277,7 +317,7 @@ class DefenseTrainer(Trainer):
     def load_result(self) -> None:
         """Load the checkpoint that is the result, if it is not the last one."""
 
-    def _train_stages(self, resume_from_checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
+    def _run_stages(self, resume_from_checkpoint: Any, *args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()
         stop = self._stage_callback.stop = StopRequest("saving after this step", active=self.args.world_size == 1)
         with stop:
@@ -306,7 +346,10 @@ class DefenseTrainer(Trainer):
 
         Raises:
             ValueError: labels, batches, callbacks or metrics that cannot be trained with.
+            OSError: the output folder is a file, or not to be written to.
         """
+        if self.args.should_save:
+            check_writable(self.run_folder)
         if self.train_dataset is None or (hasattr(self.train_dataset, "__len__") and not len(self.train_dataset)):
             raise ValueError("train_dataset must hold images: confidence is measured on them, too; pass some")
         self.planned_values()
@@ -382,7 +425,10 @@ class DefenseTrainer(Trainer):
             if self._own_loss:
                 self.defense.begin(self._training_run())
                 self.bare_model.in_training_run = True
-            for weight in self._unused_parameters():
+            self._frozen_by_defense = not all(weight.requires_grad for weight in learning)
+            unused = self._unused_parameters()
+            self._unused = {id(weight) for weight in unused}
+            for weight in unused:
                 weight.requires_grad_(False)
             yield
         finally:
@@ -421,6 +467,26 @@ class DefenseTrainer(Trainer):
         inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
         with self.compute_loss_context_manager():
             return unused_parameters(self.model, inputs)
+
+    def check_learns(self) -> None:
+        """Refuse, before the first step, a run in which the head, or everything in front of it, cannot learn.
+
+        A backbone that the defense itself freezes passes.
+
+        Raises:
+            ValueError: as :func:`~calor_hf.training.checks.check_learns`.
+        """
+        of_others = any(name in self.args.optim for name in ("layerwise", "lomo"))
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or of_others:
+            return  # their optimizers do not hold the model's weights
+        model, paths = self.bare_model, ["classification_head"]
+        if not self._own_loss:
+            with unchanged_randomness():  # the class is built anew
+                paths = find_heads(type(model), model.config)
+        heads = {path: model.get_submodule(path) for path in paths}
+        of_heads = {id(weight) for head in heads.values() for weight in head.parameters()}
+        rest = [] if self._frozen_by_defense else [one for one in model.parameters() if id(one) not in of_heads]
+        check_learns(heads, rest, self.optimizer, self._unused)
 
     # Loss
 
@@ -651,6 +717,8 @@ class DefenseTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As ``Trainer.save_model``; after :meth:`train` with the record of the run, ``metrics.json``.
 
+        Checkpoints get ``run.json``, what the run is about, by which a resume is checked.
+
         Raises:
             NotSavedError: the disk is full or cannot be written to.
         """
@@ -659,6 +727,8 @@ class DefenseTrainer(Trainer):
             super().save_model(output_dir, _internal_call=True)
             if not _internal_call:
                 self._save_record(folder)
+            elif self.plan is not None and self.args.should_save:
+                write_json(folder / RUN, self._about_run(self.plan))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -754,6 +824,9 @@ class DefenseTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and isinstance(self.lr_scheduler, SequentialLR) and self.plan is not None:
+            # By the arguments of now: the stages may be longer, and have other rates, than when it was saved.
+            self.lr_scheduler = schedule_of(self.plan, self.optimizer, self.args, steps_done(checkpoint))
         path = Path(checkpoint or "") / DEFENSE_STATE
         if self._own_loss and checkpoint and path.is_file():
             self.defense.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from calor_hf import LeakageReport
 from calor_hf.cli.audit import main
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
+from calor_hf.recipes import audit as recipe
+from calor_hf.recipes.report import write_pages
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
@@ -31,12 +34,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def writes_and_fails(*words: Any, **more: Any) -> None:
+    write_pages(*words, **more)
+    raise KeyError("no such thing")
+
+
 def test_drawn_people_need_nothing_but_the_target(
-    drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
-    assert main([*words, "--images-per-class", "2"]) == 0
-    shown = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "write_pages", writes_and_fails)
+        assert main([*words, "--images-per-class", "2"]) == 3
+    shown, said = capsys.readouterr()
+    assert f"the report is saved as {tmp_path}/report.json, but writing its page failed (KeyError" in said
     assert "training an evaluation model, once" in shown
     report = LeakageReport.load(tmp_path)
     (auto,) = report.attacks

@@ -4,12 +4,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from calor_hf.cli.compare import main as compare
 from calor_hf.cli.list import main as list_command
+from calor_hf.recipes import compare as recipe
 from tests.processes.launch import LAUNCHER, SOCKET
 from tests.processes.server import Server, wait_for
 
@@ -135,6 +137,29 @@ def test_interrupted_comparison_goes_on_where_it_was(
     assert calls(out)[len(before) :] == ["trap_mid-weight=0.2-seed42 resumed"]
     assert json.loads((out / "comparison.json").read_text())["complete"]
     assert compare([*words, "--overwrite"]) == 130  # from the start: it stops again
+
+
+def fails(*words: Any) -> None:
+    raise KeyError("no such thing")
+
+
+def test_numbers_are_there_if_the_figure_fails(
+    tmp_path: Path, launcher: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["--defenses", "loft:rank=8", "mid:beta=0.1", "--output-dir", str(out), *launcher]
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "draw_comparison", fails)
+        assert compare(words) == 3
+    assert (
+        f"the numbers are in {out}/comparison.json, but drawing the figure failed (KeyError" in capsys.readouterr().err
+    )
+    assert json.loads((out / "comparison.json").read_text())["complete"]
+    assert "| mid:beta=0.1 |" in (out / "comparison.md").read_text()
+    made = calls(out)
+    assert compare([*words, "--resume"]) == 0
+    assert calls(out) == made
+    assert (out / "comparison.png").is_file()
 
 
 def test_tuning_on_several_seeds(tmp_path: Path, launcher: list[str]) -> None:

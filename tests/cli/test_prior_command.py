@@ -25,6 +25,8 @@ from calor_hf.data.loading import load_public_images
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.generators import Generator, load_generator
+from calor_hf.priors import _loop
+from calor_hf.recipes import prior as recipe
 from calor_hf.recipes.common import settings_of
 from tests.generators.official_pkl import write_official
 from tests.generators.test_stylegan2 import small
@@ -211,6 +213,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     pushed: list[Any] = []
     monkeypatch.setattr(PublicImages, "_read", interrupted)
     monkeypatch.setattr(Generator, "push_to_hub", lambda *words: pushed.append(words))
+    monkeypatch.setattr(recipe, "check_token", lambda *words: None)
     assert calor_hf([*words, str(out), "--push-to-hub", "me/prior"]) == 130
     assert "stopped at step 2" in (shown := capsys.readouterr().err)
     assert "Go on with the same command and --resume." in shown
@@ -219,6 +222,34 @@ def test_ctrl_c_saves_and_resume_goes_on(
     assert calor_hf([*words, str(out), "--push-to-hub", "me/prior", "--resume"]) == 0
     assert [names[1:] for names in pushed] == [("me/prior",)]
     assert_same_generator(tmp_path / "whole", out)
+
+
+def fails(*words: Any) -> None:
+    raise KeyError("no such thing")
+
+
+def test_a_finished_generator_is_there_whatever_fails_then(
+    faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recipe, "check_token", lambda *words: None)
+    words = [*SMALL, "--save-steps", "3", "--dataset", faces, "--output-dir", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(_loop, "image_grid", fails)
+        assert calor_hf(words) == 3
+    out = tmp_path / "out"
+    assert f"generator of step 3 is saved in {out}, but drawing samples failed (KeyError" in capsys.readouterr().err
+    assert steps_in(out) == 3
+    monkeypatch.setattr(Generator, "push_to_hub", fails)
+    assert calor_hf([*words, "--resume", "--push-to-hub", "me/prior"]) == 3
+    shown = capsys.readouterr().err
+    assert f"the generator is saved in {out}, but pushing it failed (KeyError" in shown
+    assert f"push it with load_generator({str(out)!r}).push_to_hub('me/prior')" in shown
+    assert load_generator(str(out)).image_size == 16
+
+
+def test_an_output_folder_among_the_images_is_refused(faces: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calor_hf([*SMALL, "--dataset", faces, "--output-dir", f"{faces}/out"]) == 2
+    assert "is in the data folder" in capsys.readouterr().err
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_path: Path) -> None:
