@@ -1,16 +1,19 @@
-"""Write README.md's tables of methods from the registries.
+"""Write the tables of README.md and docs/trainer.md from the registries and from what the code says of itself.
 
 python docs/method_tables.py
 """
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calor_hf import ATTACKS, DEFENSES
+from calor_hf.training.parameters import PARAMETERS
 
 README = Path(__file__).parents[1] / "README.md"
+TRAINER = Path(__file__).parent / "trainer.md"
 SEES = {"white_box": "weights", "scores": "scores", "labels": "labels"}
 
 
@@ -21,8 +24,8 @@ def summary_and_source(method: type) -> tuple[str, str]:
     return (found[1], found[2]) if found else (line, "")
 
 
-def tables() -> dict[str, str]:
-    """Markdown tables by the name of their place in README.md."""
+def tables() -> dict[Path, dict[str, str]]:
+    """Markdown tables by file and by the name of their place in it."""
     defenses: list[tuple[str, ...]] = [("name", "what it does", "classifier", "source")]
     for name in DEFENSES.names():
         defense: Any = DEFENSES.get(name)
@@ -34,24 +37,29 @@ def tables() -> dict[str, str]:
         attack = ATTACKS.get(name)
         summary, source = summary_and_source(attack)
         attacks.append((f"`{name}`", summary, SEES[attack.access], source))
-    return {"defenses": _markdown(defenses), "attacks": _markdown(attacks)}
+    parameters = [("parameter", "how it acts"), *((f"`{name}`", text) for name, text in PARAMETERS.items())]
+    return {
+        README: {"defenses": _markdown(defenses), "attacks": _markdown(attacks)},
+        TRAINER: {"parameters": _markdown(parameters)},
+    }
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> str:
+def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def with_tables(text: str) -> str:
-    """``text`` with every table between its marks ``<!-- table: NAME -->`` and ``<!-- end of table -->`` renewed."""
-    for name, table in tables().items():
+def with_tables(file: Path, text: str) -> str:
+    """``text`` of ``file`` with the tables between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` renewed."""
+    for name, table in tables()[file].items():
         before, begin, rest = text.partition(f"<!-- table: {name} -->\n")
-        _, end, after = rest.partition("\n<!-- end of table -->")
+        _, end, after = rest.partition("<!-- end of table -->")
         if not end:
             raise ValueError(f"expected a place for the table of {name} in the text, got none")
-        text = before + begin + table + end + after
+        text = f"{before}{begin}{table}\n{end}{after}"
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in tables():
+        page.write_text(with_tables(page, page.read_text(encoding="utf-8")), encoding="utf-8")

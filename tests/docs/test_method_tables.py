@@ -1,23 +1,25 @@
-"""README.md's tables of methods are what the registries say."""
+"""The tables of README.md and docs/trainer.md are what the code says."""
 
 import pytest
 
 from calor_hf import ATTACKS, DEFENSES
-from docs.method_tables import README, summary_and_source, with_tables
+from docs.method_tables import README, summary_and_source, tables, with_tables
 
 
-def test_the_readme_has_the_tables_of_the_registries() -> None:
+def test_the_pages_have_the_tables_of_the_code() -> None:
+    for page in tables():
+        text = page.read_text(encoding="utf-8")
+        assert with_tables(page, text) == text, "run make tables"
     text = README.read_text(encoding="utf-8")
-    assert with_tables(text) == text, "run make tables"
     for name in (*DEFENSES.names(), *ATTACKS.names()):
         assert f"\n| `{name}` | " in text
 
 
 def test_a_table_that_was_edited_is_found_and_renewed() -> None:
     text = README.read_text(encoding="utf-8")
-    assert with_tables(text.replace("| `gmi` |", "| `gmy` |")) == text
+    assert with_tables(README, text.replace("| `gmi` |", "| `gmy` |")) == text
     with pytest.raises(ValueError, match="expected a place for the table of defenses in the text, got none"):
-        with_tables("")
+        with_tables(README, "")
 
 
 def test_a_source_is_what_ends_the_first_line() -> None:
