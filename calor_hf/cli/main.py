@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after ``calor-hf``; defaults to those of the process.
 
     Returns:
-        Exit status: 0 for success, 2 for wrong use, 130 after Ctrl-C.
+        Exit status: 0 for success, 2 for wrong use, 130 after Ctrl-C; see ``run_command`` for others.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):

@@ -17,7 +17,7 @@ from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.backdoor import recorded_backdoor
-from calor_hf.recipes.common import is_embedded, log_to_terminal
+from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
@@ -87,6 +87,7 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
         FileExistsError: there is a result, and ``overwrite`` is off.
         ValueError: models or data that do not fit together.
     """
+    check_apart(options.output_dir, options.dataset)
     file = options.output_dir / RESULT
     if options.attacks:
         library()

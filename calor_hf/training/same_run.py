@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from calor_hf.core.files import read_json
+from calor_hf.core.files import read_json, reading
 from calor_hf.data.bad_images import to_rgb
 from calor_hf.modeling.base_model import defense_of
 from calor_hf.training.checks import readable_labels
@@ -20,7 +20,13 @@ RUN = "run.json"
 _ARGUMENTS = ("seed", "optim", "learning_rate", "head_learning_rate", "weight_decay")
 """Training arguments whose new value the optimizer of a resumed run would not follow."""
 _PICTURES, _SIDE, _NEAR = 8, 4, 4  # images per split, pixels of a side, and difference of two decoders, of 255
-_SHAPE = {"about": dict, "classes": list[str], "data": dict, "stages": list, "steps_per_epoch": int | None}
+_SHAPE: dict[str, Any] = {
+    "about": dict,
+    "classes": list[str],
+    "data": dict[str, dict[str, Any]],
+    "stages": list[list[Any]],
+    "steps_per_epoch": int | None,
+}
 
 
 def about_run(model: Any, args: Any, data: Mapping[str, Any], plan: StagePlan) -> dict[str, Any]:
@@ -82,9 +88,10 @@ def check_same_run(place: Path, now: Mapping[str, Any], step: int | None) -> Non
         step: Optimizer steps done, or None if no stage may change.
 
     Raises:
-        ValueError: the message names all that differs, and how.
+        ValueError: the message names all that differs, and how; or the description is damaged.
     """
-    found = list(_differences(read_json(place / RUN, _SHAPE), now, step))
+    with reading(str(place / RUN)):
+        found = list(_differences(read_json(place / RUN, _SHAPE), now, step))
     if found:
         raise ValueError(
             f"{place} belongs to another run: {'; '.join(found)}. Resume with the same, or start again in another "
@@ -127,7 +134,7 @@ def _other_stages(before: Sequence[Any], now: Sequence[Any], step: int | None) -
     """Compare the stages that have begun (all if ``step`` is None); the one at ``step`` may end elsewhere after it."""
     absent: Any = ["", 0, 0]
     for one, two in zip_longest(before, now, fillvalue=absent):
-        name, start, stop = one
+        name, start, stop = one[0], one[1], one[2]  # of a damaged file, `reading` names the file
         if step is not None and (start >= step or (two[:2] == [name, start] and step <= min(stop, two[2]))):
             continue
         if one != two:

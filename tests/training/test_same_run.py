@@ -155,6 +155,16 @@ def test_checkpoint_without_description_is_taken_with_a_warning(
     assert "does not say which run it belongs to" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text", ["{", '{"about": {}, "classes": [], "data": {}, "stages": [[1]], "steps_per_epoch": 2}']
+)
+def test_damaged_description_is_refused(text: str, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "checkpoint-4", tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / RUN).write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json.* damaged"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
 def pictures(*shades: int, form: str = "PNG") -> Dataset:
     """A two-sided gray image per shade."""
     found = []
