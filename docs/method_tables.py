@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf import ATTACKS, DEFENSES
+from calor_hf.training.fields import AS_IN_TRAINER, DIFFERENCES, PASSED_ON, REFUSED, how
 from calor_hf.training.parameters import PARAMETERS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -40,8 +41,17 @@ def tables() -> dict[Path, dict[str, str]]:
     parameters = [("parameter", "how it acts"), *((f"`{name}`", text) for name, text in PARAMETERS.items())]
     return {
         README: {"defenses": _markdown(defenses), "attacks": _markdown(attacks)},
-        TRAINER: {"parameters": _markdown(parameters)},
+        TRAINER: {"parameters": _markdown(parameters), "arguments": _markdown(_arguments())},
     }
+
+
+def _arguments() -> list[tuple[str, str]]:
+    """Rows of the fields of the training arguments, those that act alike in one row, the long rows last."""
+    names: dict[str, list[str]] = {}
+    for name in (*DIFFERENCES, *REFUSED, *sorted(PASSED_ON), *sorted(AS_IN_TRAINER)):
+        names.setdefault(how(name), []).append(f"`{name}`")
+    rows = [(", ".join(dict.fromkeys(alike)), text) for text, alike in names.items()]
+    return [("field", "how it acts"), *rows]
 
 
 def _markdown(rows: Sequence[tuple[str, ...]]) -> str:

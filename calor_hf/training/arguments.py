@@ -1,14 +1,12 @@
 """Training arguments: those of transformers, and the stage plan."""
 
-import logging
 from dataclasses import dataclass
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from calor_hf.core.config import setting
-
-logger = logging.getLogger(__name__)
+from calor_hf.training.fields import check_fields
 
 _ADAPTIVE_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 _POSITIVE = ("adapt_epochs", "adapt_steps", "adapt_learning_rate", "confidence_samples", "confidence_tolerance",
@@ -92,14 +90,19 @@ class CALoRTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check the values together."""
         scheduler = SchedulerType(self.lr_scheduler_type)
-        if HubStrategy(self.hub_strategy) != HubStrategy.END and not self.push_unfinished:
-            logger.warning(
-                "hub_strategy=%s would push models that are not defended yet; it is end now. push_unfinished=True "
-                "(--push-unfinished) pushes them all the same",
-                HubStrategy(self.hub_strategy).value,
-            )
-            self.hub_strategy = HubStrategy.END
         super().__post_init__()
+        check_fields(self)
+        strategy = HubStrategy(self.hub_strategy)
+        if self.push_to_hub and strategy != HubStrategy.END and not self.push_unfinished:
+            raise ValueError(
+                f"hub_strategy={strategy.value} would push models that are not defended yet; leave it out to push the "
+                "finished model alone, or pass push_unfinished=True (--push-unfinished)"
+            )
+        if self.push_to_hub and strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"hub_strategy={strategy.value} would publish optimizer states, which hold traces of single images; "
+                "pass every_save, which pushes models alone"
+            )
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -122,11 +125,6 @@ class CALoRTrainingArguments(TrainingArguments):
                     f"adapt_start_epoch must lie inside num_train_epochs={self.num_train_epochs:g} (there has to be a "
                     f"first stage: the loss cannot start from random weights), got {self.adapt_start_epoch:g}"
                 )
-        if self.label_smoothing_factor != 0:
-            raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor:g} would replace the model's loss in both stages "
-                "(and positive smoothing helps inversion); leave it at 0: confidence adaptation sets the confidence"
-            )
         if self.load_best_model_at_end:
             raise ValueError(
                 "load_best_model_at_end would hand back a checkpoint by one metric, perhaps from before the adapt "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import SequentialLR
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from calor_hf.core.files import check_writable, read_json, saving, weights_digest, write_json
@@ -43,6 +44,7 @@ from calor_hf.training.checks import (
     not_finite,
     unused_parameters,
 )
+from calor_hf.training.fields import check_fields, check_read_by_optimizer
 from calor_hf.training.metrics import (
     RECORD,
     Measured,
@@ -141,6 +143,7 @@ class DefenseTrainer(Trainer):
         score_in_chunks(self.bare_model, getattr(self.args, "class_chunk", None))
 
     def _check_parameters(self) -> None:
+        check_fields(self.args)
         classes, weights = self.model.config.num_labels, self._class_weights
         if classes < 2:
             raise ValueError(f"the model must have at least 2 classes, got {classes}; pass num_labels=")
@@ -150,11 +153,6 @@ class DefenseTrainer(Trainer):
             raise ValueError(
                 "compute_loss_func would replace the loss that is the defense; leave it out (class_weights= weighs "
                 "classes, and a loss of your own is a registered defense), or train an undefended model with Trainer"
-            )
-        if self.label_smoother is not None:
-            raise ValueError(
-                f"label_smoothing_factor={self.args.label_smoothing_factor:g} would replace the loss that is the "
-                "defense; leave it at 0: the defense 'label_smoothing' has alpha for it"
             )
         if self.lr_scheduler is not None and len(self.stages()) > 1:
             raise ValueError(
@@ -207,6 +205,14 @@ class DefenseTrainer(Trainer):
         total = [self.get_total_train_batch_size(self.args)] if rest else []
         return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)
 
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        drops = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drops and is_training  # the Trainer's evaluations drop images, too
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drops
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate.
 
@@ -214,6 +220,8 @@ class DefenseTrainer(Trainer):
             ValueError: the optimizer that was passed does not train this model, or not at ``learning_rate``, of which
                 later stages take a fraction.
         """
+        if not self._given_optimizer:
+            check_read_by_optimizer(self.args, self.model)
         optimizer = super().create_optimizer(*args, **kwargs)
         if self._given_optimizer and self._reads_plain_checkpoints(None):
             staged = self.plan is not None and any(stage.learning_rate for stage in self.plan.stages)
@@ -337,6 +345,7 @@ class DefenseTrainer(Trainer):
         self._take_model()
         self._first_bad_step = torch.full((), -1, device=self.args.device)
         self._evaluated_at = self._saved_at = -1
+        self._running.clear()  # auto_find_batch_size begins anew
         self.check_run()
         with self.at_work():
             return super()._inner_training_loop(*args, **kwargs)
@@ -352,6 +361,7 @@ class DefenseTrainer(Trainer):
             check_writable(self.run_folder)
         if self.train_dataset is None or (hasattr(self.train_dataset, "__len__") and not len(self.train_dataset)):
             raise ValueError("train_dataset must hold images: confidence is measured on them, too; pass some")
+        check_fields(self.args)  # a trial has others
         self.planned_values()
         stages, callbacks = cast(StagePlan, self.plan).stages, self.callback_handler.callbacks
         if self._stage_callback not in callbacks:
@@ -509,7 +519,7 @@ class DefenseTrainer(Trainer):
         """Random numbers of the ``count`` samples of a batch, the one with number ``part`` in its optimizer step."""
         args = self.args
         return StepDraws.of_batch(
-            seed=args.seed, step=self.state.global_step, count=count, batch_size=args.per_device_train_batch_size,
+            seed=args.seed, step=self.state.global_step, count=count, batch_size=self._train_batch_size,
             part=part, parts=args.gradient_accumulation_steps, process=args.process_index, processes=args.world_size,
         )  # fmt: skip
 
@@ -680,7 +690,7 @@ class DefenseTrainer(Trainer):
         """Evaluate with ``metrics``, whatever the user's evaluations look like."""
         of_args = {
             "batch_eval_metrics": False, "prediction_loss_only": False, "include_for_metrics": [],
-            "eval_do_concat_batches": True,
+            "eval_do_concat_batches": True, "bf16_full_eval": False, "fp16_full_eval": False,
         }  # fmt: skip
         own: list[tuple[Any, str, Any]] = [(self.args, name, value) for name, value in of_args.items()]
         own += [(self, "compute_metrics", metrics), (self, "preprocess_logits_for_metrics", None)]
@@ -823,6 +833,11 @@ class DefenseTrainer(Trainer):
             torch.save(state, Path(output_dir) / DEFENSE_STATE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint and self._reads_plain_checkpoints(None) and not (Path(checkpoint) / SCHEDULER_NAME).is_file():
+            raise ValueError(
+                f"{checkpoint} has no optimizer and no schedule (save_only_model), so its stage cannot go on; train "
+                "again, or pass an earlier checkpoint"
+            )
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint and isinstance(self.lr_scheduler, SequentialLR) and self.plan is not None:
             # By the arguments of now: the stages may be longer, and have other rates, than when it was saved.

@@ -65,8 +65,7 @@ def loaded(source: str, **options: Any) -> torch.Tensor:
 def training(folder: Path, repo: str, name: str = "calor", **changes: Any) -> Any:
     """Train with pushing on and every bad habit, then push as the Trainer does."""
     found = defense_trainer(
-        with_junk_beside(folder), name, "resnet", push_to_hub=True, hub_model_id=repo, hub_strategy="all_checkpoints",
-        **changes,
+        with_junk_beside(folder), name, "resnet", push_to_hub=True, hub_model_id=repo, **changes,
     )  # fmt: skip
     found.train()
     return found
@@ -91,11 +90,16 @@ def main(folder: Path) -> dict[str, Any]:
     seen["trained card"] = Path(api.hf_hub_download("me/trained", "README.md")).read_text()
     seen["logits"] = loaded("me/trained").tolist()
     seen["same logits"] = bool(torch.equal(loaded("me/trained"), loaded(str(folder / "run"))))
-    training(folder / "unfinished", "me/unfinished", push_unfinished=True)
+    training(folder / "unfinished", "me/unfinished", push_unfinished=True, hub_strategy="every_save")
     seen["unfinished"] = files("me/unfinished")
     bido = training(folder / "bido", "me/bido", "bido", save_strategy="no", hub_private_repo=True)
     bido.model.config.id2label[0] = "Ada"
     bido.push_to_hub()
+    bido.args.hub_revision = "beta"
+    bido.push_to_hub()
+    seen["beta"] = files("me/bido", "beta")
+    bido.args.hub_token = "hf_stranger"
+    seen["stranger"] = error_of(bido.push_to_hub)
     stock = AutoModelForImageClassification.from_pretrained("me/bido")
     seen["stock"], seen["stock labels"] = type(stock).__name__, stock.config.id2label[0]
 

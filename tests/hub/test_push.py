@@ -50,7 +50,6 @@ def seen(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 def test_nothing_is_pushed_before_training_ends_and_then_only_the_model(seen: dict[str, Any]) -> None:
-    assert "hub_strategy=all_checkpoints would push models that are not defended yet" in seen["words"]
     assert seen["during training"] == [HUB]
     assert seen["after training"] == [HUB, MODEL]
     assert seen["same logits"]
@@ -73,6 +72,11 @@ def test_a_defense_without_a_head_of_its_own_is_pushed_as_a_stock_model(seen: di
     assert seen["stock"] == "ResNetForImageClassification"
     assert seen["stock labels"] == "LABEL_0"  # not Ada: names are published only if asked
     assert "me/bido" in seen["private"]
+
+
+def test_branch_and_token_of_the_arguments_count(seen: dict[str, Any]) -> None:
+    assert seen["beta"][-1] == MODEL
+    assert seen["stranger"].startswith("PermissionError: the Hub refuses access to me/bido")
 
 
 def test_the_model_pushes_itself_with_numbers_for_names(seen: dict[str, Any]) -> None:

@@ -1,4 +1,3 @@
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,13 @@ def test_defaults_are_those_of_the_design(tmp_path: Path) -> None:
     assert args.report_to == ["tensorboard"]
 
 
-def test_unfinished_models_are_not_pushed_unless_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unfinished_models_are_not_pushed_unless_asked(tmp_path: Path) -> None:
     def strategy(**changes: Any) -> HubStrategy:
-        return CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **changes).hub_strategy
+        return CALoRTrainingArguments(output_dir=str(tmp_path), use_cpu=True, push_to_hub=True, **changes).hub_strategy
 
-    logging.getLogger("calor_hf").propagate = True  # commands turn it off
     assert strategy() == HubStrategy.END
-    assert strategy(hub_strategy="every_save") == HubStrategy.END
-    assert "hub_strategy=every_save would push models that are not defended yet; it is end now" in caplog.text
+    with pytest.raises(ValueError, match="hub_strategy=every_save would push models that are not defended yet"):
+        strategy(hub_strategy="every_save")
+    with pytest.raises(ValueError, match="hub_strategy=checkpoint would publish optimizer states"):
+        strategy(hub_strategy="checkpoint", push_unfinished=True)
     assert strategy(hub_strategy="every_save", push_unfinished=True) == HubStrategy.EVERY_SAVE

@@ -134,7 +134,7 @@ def assert_nearly_same(a: torch.nn.Module, b: torch.nn.Module) -> None:
 def test_gradient_checkpointing_in_two_processes_with_weights_that_get_no_gradient(
     tmp_path: Path, server: Server
 ) -> None:
-    options = split("dinov2", tmp_path / "ours", gradient_checkpointing=True)
+    options = split("dinov2", tmp_path / "ours", gradient_checkpointing=True, ddp_backend="gloo")
     finished(server, options, processes=2)
     plain = server.task(TASK, {**options, "folder": str(tmp_path / "plain"), "plain": True}, processes=2)
     # The fault that this cures: DistributedDataParallel waits for the gradient of DINOv2's mask token.
