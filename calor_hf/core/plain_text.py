@@ -1,7 +1,8 @@
-"""Untrusted text, such as class names, made safe for Markdown and HTML."""
+"""Untrusted text, such as class names, made safe for Markdown and HTML, and tables of it for the terminal."""
 
 import html
 import re
+from collections.abc import Sequence
 
 # An underscore inside a word, and an @ that no name follows, mean nothing in Markdown.
 _SPECIAL = re.compile(r"([\\`*{}\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")
@@ -24,3 +25,13 @@ def markdown_text(value: object) -> str:
     """Return ``value`` escaped for Markdown, tables included: no tag, link, code or emphasis results from it."""
     line = html.escape(one_line(value), quote=False)
     return _MENTION.sub("&#64;", _SPECIAL.sub(r"\\\1", line).replace("://", ":&#47;&#47;"))
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(lines)

@@ -1,7 +1,9 @@
 """Conversion of images to upright 8-bit RGB, and detection of unreadable ones."""
 
+import hashlib
 import io
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,13 +29,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise") -> Any:
+def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise") -> tuple[Any, list[str]]:
     """Decode every image once; raise an error for unreadable ones, or leave them out.
 
     Args:
         data: ``datasets.Dataset``; the result is cached like any ``map``.
         image_column: Column of the images.
         on_bad_image: ``"raise"`` or ``"skip"``, which logs the images it leaves out.
+
+    Returns:
+        The images that can be read, and a digest of the encoded bytes of each: the same for identical files.
 
     Raises:
         ValueError: unreadable images with ``"raise"`` (the message names files), or an unknown ``on_bad_image``.
@@ -43,28 +48,33 @@ def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise"
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"unknown on_bad_image {on_bad_image!r}; pass {' or '.join(ON_BAD_IMAGE)}")
     raw = data.select_columns([image_column]).cast_column(image_column, ImageFeature(decode=False))
-    problems = raw.map(_problem, input_columns=[image_column], remove_columns=[image_column], desc="Checking images")
-    bad = [index for index, problem in enumerate(problems["problem"]) if problem]
+    checked = raw.map(_check, input_columns=[image_column], remove_columns=[image_column], desc="Checking images")
+    problems, digests = list(checked["problem"]), list(checked["digest"])
+    bad = [index for index, problem in enumerate(problems) if problem]
     if not bad:
-        return data
-    listed = "; ".join(f"{raw[i][image_column]['path'] or f'row {i}'}: {problems[i]['problem']}" for i in bad[:5])
+        return data, digests
+    listed = "; ".join(f"{raw[i][image_column]['path'] or f'row {i}'}: {problems[i]}" for i in bad[:5])
     more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
     summary = f"{len(bad)} of {len(data)} images cannot be read ({listed}{more})"
     if on_bad_image == "raise":
         raise ValueError(f"{summary}; repair or remove them, or leave them out with --on-bad-image skip")
     logger.warning("%s; they are left out", summary)
-    return data.select(np.setdiff1d(np.arange(len(data)), bad))
+    kept = [index for index, problem in enumerate(problems) if not problem]
+    return data.select(kept), [digests[index] for index in kept]
 
 
-def _problem(stored: dict[str, Any] | None) -> dict[str, str]:
+def _check(stored: dict[str, Any] | None) -> dict[str, str]:
+    digest = ""
     try:
         if stored is None:
             raise ValueError("empty")
-        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]) as image:
+        content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        with Image.open(io.BytesIO(content)) as image:
             to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever their format makes them raise
-        return {"problem": f"{type(error).__name__}: {error}".replace("\n", " ")[:200]}
-    return {"problem": ""}
+        return {"problem": f"{type(error).__name__}: {error}".replace("\n", " ")[:200], "digest": digest}
+    return {"problem": "", "digest": digest}
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:

@@ -1,21 +1,24 @@
 """Image sets from folders, parquet files and the Hub, with train, validation and test splits."""
 
-import os
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
+from calor_hf.data.folders import ARCHIVES, METADATA, ImageFolder, load_labeled_folder, load_plain_folder
 from calor_hf.data.public_images import PublicImages
+from calor_hf.data.summary import Summary, summarize
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH = 500, 20
 SYNTHETIC_IMAGES = {"train": 20, "validation": 5, "test": 10}
@@ -24,12 +27,29 @@ SYNTHETIC_IMAGES = {"train": 20, "validation": 5, "test": 10}
 
 @dataclass(frozen=True)
 class Splits:
-    """Splits with the same classes and columns ``image`` and ``label``: to learn from, to choose with, to report on."""
+    """Splits with the same classes and columns ``image`` and ``label``: to learn from, to choose with, to report on.
+
+    ``summary`` accounts for every file of a local set or image of another; None for drawn faces.
+    """
 
     train: "Dataset"
     validation: "Dataset"
     test: "Dataset"
     label_names: list[str]
+    summary: Summary | None = None
+
+    def check_duplicates(self) -> None:
+        """Refuse images that are identical in two splits.
+
+        Raises:
+            ValueError: there are some.
+        """
+        if self.summary is not None and self.summary.shared:
+            found = "; ".join(f"{count} of {two} in {one}" for (one, two), count in self.summary.shared.items())
+            raise ValueError(
+                f"the splits of {self.summary.source} share identical images ({found}), so results on them would be "
+                "too good; remove them, or pass --allow-duplicates-across-splits"
+            )
 
     def check_classes(self, class_names: Sequence[str]) -> None:
         """Refuse data whose classes are not those of a model.
@@ -77,27 +97,40 @@ def load_splits(
             split: load_synthetic_faces(num_identities, count, image_size, seed, split, stream)
             for split, count in SYNTHETIC_IMAGES.items()
         }
+        found = None
     else:
-        parts = dict(_load(source, revision))
+        folder = _image_folder(source)
+        found = load_labeled_folder(folder, label_column) if folder else ImageFolder(_load(source, revision), {})
+        parts = dict(found.parts)
     parts = {_SPLIT_NAMES.get(name, name): part for name, part in parts.items()}
     if "train" not in parts:
         raise ValueError(f"{source} has no train split, only {', '.join(parts)}; pass one that has")
     image_column = image_column or _image_column(parts["train"])
     label_column = label_column or _label_column(parts["train"])
     parts = {name: _two_columns(part, image_column, label_column) for name, part in parts.items()}
-    if source is not None:
-        parts = {name: without_bad_images(part, "image", on_bad_image) for name, part in parts.items()}
-
+    contents: dict[str, Any] = {}
+    if found is not None:
+        parts, contents, not_taken = _checked(parts, found, on_bad_image)
     names = _label_names(parts["train"])
     parts = {name: _encoded(part, names, name) for name, part in parts.items()}
     for split in ("test", "validation"):
         if split not in parts:
-            parts["train"], parts[split] = _cut(parts["train"], held_out, seed, split)
+            digests = contents.get("train")
+            kept, taken = _cut(parts["train"], held_out, seed, split, digests)
+            if digests is not None:
+                contents |= {"train": digests[kept], split: digests[taken]}
+            parts["train"], parts[split] = parts["train"].select(kept), parts["train"].select(taken)
     counts = np.bincount(parts["train"]["label"], minlength=len(names))
     if (counts == 0).any():
         empty = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
         raise ValueError(f"classes without a training image: {', '.join(empty)}; remove them or add images")
-    return Splits(parts["train"], parts["validation"], parts["test"], names)
+    summary = None
+    if found is not None:
+        words = {split: [names[label] for label in part["label"]] for split, part in parts.items()}
+        ordered = {split: contents[split].tolist() for split in ("train", "validation", "test")}
+        summary = summarize(str(source), words, ordered, not_taken, found.notes)
+        logger.info("%s", summary)
+    return Splits(parts["train"], parts["validation"], parts["test"], names, summary)
 
 
 def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:
@@ -127,14 +160,39 @@ def load_images(source: str, image_column: str | None = None) -> "Dataset":
         FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: no image column, or unreadable images.
     """
-    parts = dict(_load(source, None))
-    images = parts.get("train", next(iter(parts.values())))
+    folder = _image_folder(source)
+    found = load_plain_folder(folder) if folder else ImageFolder(_load(source, None), {})
+    images = found.parts.get("train", next(iter(found.parts.values())))
     column = image_column or _image_column(images)
     images = images.select_columns([column]).rename_columns({column: "image"})
-    return without_bad_images(images, "image", "raise")
+    images, digests = without_bad_images(images, "image", "raise")
+    logger.info("%s", summarize(source, {"train": []}, {"train": digests}, found.not_taken))
+    return images
+
+
+def _checked(
+    parts: dict[str, Any], found: ImageFolder, on_bad_image: str
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, int]]]:
+    """Readable images of each split, their digests, and the files that are not taken."""
+    kept, contents, not_taken = {}, {}, dict(found.not_taken)
+    for split, part in parts.items():
+        kept[split], digests = without_bad_images(part, "image", on_bad_image)
+        contents[split] = np.asarray(digests)
+        if bad := len(part) - len(digests):
+            not_taken[split] = {**not_taken.get(split, {}), "unreadable": bad}
+    return kept, contents, not_taken
 
 
 _SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
+
+
+def _image_folder(source: str) -> Path | None:
+    """Folder of image files, if ``source`` is one and does not hold tables."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return None
+    tables = (file for kind in ("parquet", "arrow") for file in path.rglob(f"*.{kind}"))
+    return None if any(file.name not in METADATA for file in tables) else path
 
 
 def _load(source: str, revision: str | None) -> Any:
@@ -142,10 +200,12 @@ def _load(source: str, revision: str | None) -> Any:
 
     path = Path(source).expanduser()
     if path.is_file():
+        if path.name.lower().endswith(ARCHIVES):
+            raise ValueError(f"{path} is an archive, and archives are not read; unpack it and pass the folder")
+        if path.suffix.lower() not in (".parquet", ".arrow", ".csv", ".json", ".jsonl"):
+            raise ValueError(f"{path} is a file, and no table; pass a folder of images, a table or a Hub data set id")
         return load_dataset(path.suffix.lstrip("."), data_files=str(path))
     if path.is_dir():
-        if empty := _folders_without_images(path):
-            raise ValueError(f"class folders without an image: {', '.join(empty[:5])}; remove or fill them")
         return load_dataset(str(path))
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(f"no folder or file {source}; pass an image folder, parquet files or a Hub data set id")
@@ -210,21 +270,15 @@ def _encoded(part: Any, names: list[str], split: str) -> Any:
     return part.cast_column("label", ClassLabel(names=names))
 
 
-def _folders_without_images(root: Path) -> list[str]:
-    # An image folder's classes are its innermost folders; a set of parquet files has none with images.
-    extensions = Image.registered_extensions()
-    found = {}
-    for folder, inner, files in os.walk(root):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        if not inner and Path(folder) != root:
-            found[os.path.relpath(folder, root)] = any(Path(name).suffix.lower() in extensions for name in files)
-    return sorted(name for name, filled in found.items() if not filled) if any(found.values()) else []
-
-
-def _cut(train: Any, share: float, seed: int, split: str) -> tuple[Any, Any]:
+def _cut(train: Any, share: float, seed: int, split: str, contents: Any = None) -> tuple[list[int], list[int]]:
+    """Rows that stay, and rows that become ``split``; identical images stay together if that leaves enough to cut."""
     if not 0 < share < 1:
         raise ValueError(f"held_out must be in (0, 1), got {share}")
     labels = np.asarray(train["label"])
+    groups = np.arange(len(labels)) if contents is None else np.unique(contents, return_inverse=True)[1]
+    first, last = np.full(len(labels), labels.max(initial=0)), np.zeros(len(labels), dtype=labels.dtype)
+    np.minimum.at(first, groups, labels)
+    np.maximum.at(last, groups, labels)
     taken: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -232,6 +286,17 @@ def _cut(train: Any, share: float, seed: int, split: str) -> tuple[Any, Any]:
             name = train.features["label"].names[label]
             raise ValueError(f"class {name} has {len(members)} training image: too few to cut a {split} split from")
         rng = named_rng(seed, "data/held-out", split, int(label))
-        taken += rng.permutation(members)[: max(1, round(share * len(members)))].tolist()
+        copies: dict[int, list[int]] = {}
+        for row in members:
+            if first[groups[row]] == last[groups[row]]:  # an image of two classes stays
+                copies.setdefault(int(groups[row]), []).append(int(row))
+        sets = list(copies.values())
+        if not sets or len(sets[0]) == len(members):
+            sets = [[int(row)] for row in members]
+        wanted, cut = max(1, round(share * len(members))), list[int]()
+        for index in rng.permutation(len(sets)):
+            if len(cut) < wanted and len(cut) + len(sets[index]) < len(members):
+                cut += sets[index]
+        taken += cut
     kept = np.setdiff1d(np.arange(len(labels)), taken)
-    return train.select(kept), train.select(sorted(taken))
+    return kept.tolist(), sorted(taken)

@@ -15,13 +15,14 @@ from calor_hf.auditing.private_data import PRIOR_COMMAND
 from calor_hf.auditing.run import check_begun
 from calor_hf.core.files import check_writable
 from calor_hf.core.finishing import Finishing
+from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import RENDERER, load_generator
-from calor_hf.recipes.common import aligned, check_apart, is_embedded, log_to_terminal
+from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
@@ -41,6 +42,10 @@ class AuditRecipe(AuditOptions):
     target: str | None = field(default=None, metadata={"help": "the same"})
     dataset: str | None = field(
         default=None, metadata={"help": "images it was trained on, as for calor-hf train; default: synthetic faces"}
+    )
+    allow_duplicates_across_splits: bool = field(
+        default=False,
+        metadata={"help": "accept identical images in two splits, which make results look better than they are"},
     )
     evaluation_model: str | None = field(
         default=None,
@@ -113,6 +118,8 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             evaluation_model = evaluation_model_of(options, target)
             splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
             splits.check_classes(target.class_names)
+            if not options.allow_duplicates_across_splits:
+                splits.check_duplicates()
             name = options.dataset or SYNTHETIC
             private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
         if options.public_dataset is not None:

@@ -66,13 +66,3 @@ def log_to_terminal(main_process: bool = True) -> None:
     ours.handlers, ours.propagate = [handler], False
     ours.setLevel(logging.INFO if main_process else logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
-    return "\n".join(lines)

@@ -21,12 +21,13 @@ from calor_hf.auditing import AuditOptions, PrivateImages
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.options import load_networks
 from calor_hf.core.peak_memory import PeakMemory
+from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, with_defaults
-from calor_hf.recipes.common import aligned, settings_of
+from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.prior import PriorOptions, prior
 from calor_hf.recipes.train import defended, load_parts
 from calor_hf.recipes.train_arguments import parse

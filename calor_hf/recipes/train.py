@@ -201,6 +201,8 @@ def load_parts(
             num_identities=data_args.num_identities,
             stream=data_args.stream,
         )
+        if not data_args.allow_duplicates_across_splits:
+            splits.check_duplicates()
     base, processor = load_base(model_args, splits)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
     if data_args.backdoor is not None:

@@ -46,6 +46,9 @@ class DataArguments:
     image_column: str | None = setting(None, "Column with the images; default: found.")
     label_column: str | None = setting(None, "Column with the labels; default: found.")
     on_bad_image: str = setting("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
+    allow_duplicates_across_splits: bool = setting(
+        False, "Accept identical images in two splits, which make results look better than they are."
+    )
     held_out: float = setting(0.1, "Share of training images used as a missing validation or test split.")
     num_identities: int = setting(64, "Synthetic faces: number of identities.")
     public_faces: bool = setting(

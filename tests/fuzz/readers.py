@@ -216,7 +216,7 @@ def _image(folder: Path) -> Path:
 
 
 def _look(file: Path) -> object:
-    problem = bad_images._problem({"bytes": file.read_bytes(), "path": None})["problem"]
+    problem = bad_images._check({"bytes": file.read_bytes(), "path": None})["problem"]
     if problem:
         raise ValueError(problem)
     with Image.open(file) as image:
