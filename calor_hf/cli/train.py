@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from calor_hf.cli._command import GO_ON, run_command
 from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse
-from calor_hf.training.calor_trainer import AccuracyLostError
+from calor_hf.training.calor_trainer import NotAdaptedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns as :func:`~calor_hf.cli._command.run_command`, 1 also if adapting cost the accuracy."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    return run_command("train", lambda: train(*parse(argv)), GO_ON, {AccuracyLostError: 1})
+    return run_command("train", lambda: train(*parse(argv)), GO_ON, {NotAdaptedError: 1})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from calor_hf.training.trainer import DefenseTrainer
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_FOLDER = "stage-1"
+_MEASURED = {"validation_accuracy", "validation_images", "train_confidence_correct"}
 _UNDERFITTED_ACCURACY = 0.9
 _UNREACHED_SHARE = 0.05
 
@@ -75,6 +76,7 @@ class CALoRTrainer(DefenseTrainer):
 
     Raises:
         TypeError: the model is not a CALoR model.
+        ValueError: the arguments know nothing of stages.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,6 +86,7 @@ class CALoRTrainer(DefenseTrainer):
                 f"CALoRTrainer trains CALoRForImageClassification models, got {type(self.bare_model).__name__}; make "
                 "one with CALoRForImageClassification.from_base(model)"
             )
+        self.stages()  # refuses arguments without them
 
     @property
     def target(self) -> float:
@@ -179,8 +182,9 @@ class CALoRTrainer(DefenseTrainer):
         if reference is None or not selection.candidates:
             kind = NotAdaptedError
             message = (
-                f"a callback ended training in stage '{self.progress().stage}' after step {step} of {total}, before "
-                f"an adapted checkpoint; the last checkpoint is {self.checkpoint_folder(step)}"
+                f"training ended in stage '{self.progress().stage}' after step {step} of {total}, before an adapted "
+                f"checkpoint: a callback stopped it, or a stream had no more data; the last checkpoint is "
+                f"{self.checkpoint_folder(step)}"
             )
             remedy = "Continue with train(resume_from_checkpoint=True) without that callback"
         else:
@@ -247,7 +251,7 @@ def select_adapted(
         tolerance: Distance to the target that counts as none.
         max_accuracy_drop: In points (hundredths).
     """
-    measured = {int(entry["step"]): entry for entry in history if "validation_accuracy" in entry}
+    measured = {int(entry["step"]): entry for entry in history if entry.keys() >= _MEASURED}
     reference = _candidate(measured, reference_step)
     candidates = tuple(c for c in (_candidate(measured, step) for step in candidate_steps) if c is not None)
     if reference is None:

@@ -162,6 +162,11 @@ def test_label_smoothing_of_plain_arguments_is_refused(tmp_path: Path) -> None:
         DefenseTrainer(model=base, args=args)
 
 
+def test_arguments_without_stages_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="TrainingArguments knows nothing of the second; pass CALoRTrainingArguments"):
+        CALoRTrainer(model=model(), args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+
+
 def test_the_callback_of_the_stages_cannot_be_removed(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.remove_callback(StageCallback)
@@ -243,7 +248,7 @@ def test_a_callback_that_stops_too_early_leaves_a_checkpoint_to_continue(
 ) -> None:
     run = trainer(tmp_path, given={"callbacks": [At(step, should_training_stop=True)]})
     folder = tmp_path / f"checkpoint-{step}"
-    with pytest.raises(NotAdaptedError, match=f"ended training in stage '.*' after step {step} of 6, .*{folder}"):
+    with pytest.raises(NotAdaptedError, match=f"training ended in stage '.*' after step {step} of 6, .*{folder}"):
         run.train()
     assert (folder / "model.safetensors").is_file()
     again = trainer(tmp_path)
@@ -277,6 +282,7 @@ def test_callbacks_cannot_lose_a_candidate(tmp_path: Path, plain: Any) -> None:
             if not self.busy:
                 self.busy = True
                 run.evaluate(run.train_dataset)  # logged as eval_*, too
+                run.evaluate(run.train_dataset, metric_key_prefix="validation")
                 self.busy = False
             control.should_save = False
 
