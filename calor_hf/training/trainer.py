@@ -33,7 +33,7 @@ from calor_hf.heads.find_head import find_heads
 from calor_hf.hub.push import PushFailedError
 from calor_hf.modeling.base_model import defense_of
 from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
-from calor_hf.training.checkpoints import delete_old_checkpoints, last_checkpoint, load_weights, steps_done
+from calor_hf.training.checkpoints import delete_old_checkpoints, is_complete, last_checkpoint, load_weights, steps_done
 from calor_hf.training.checks import (
     bad_weight,
     check_batch,
@@ -60,6 +60,7 @@ from calor_hf.training.stages import IS_LAST_LAYER, PlannedStage, StagePlan, pla
 
 logger = logging.getLogger(__name__)
 
+EVALUATE_AGAIN = "when that is mended, train(resume_from_checkpoint=True) repeats what follows the last checkpoint"
 MEASURE_AGAIN = "when that is mended, train(resume_from_checkpoint=True) trains nothing again and measures it"
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
 MANY_CLASSES = 10_000
@@ -269,7 +270,7 @@ class DefenseTrainer(Trainer):
         Raises:
             TrainingInterrupted: Ctrl-C; the message names the checkpoint.
             NonFiniteLossError: the loss or a weight became NaN or infinite.
-            FinishingError: the result could not be measured; it is saved in ``output_dir``.
+            FinishingError: the last evaluation, or measuring the result, failed; the model is saved in ``output_dir``.
             ValueError: there is no checkpoint to resume from, or it belongs to another run; a label outside the model's
                 classes; a weight of the head, or everything in front of it, cannot learn.
         """
@@ -292,6 +293,11 @@ class DefenseTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         result = None
+        if resume_from_checkpoint and not is_complete(Path(resume_from_checkpoint)):
+            raise ValueError(
+                f"{resume_from_checkpoint} holds no complete checkpoint; pass the path of one, or True for the last "
+                "one in output_dir"
+            )
         if resume_from_checkpoint:
             self.check_resumes(resume_from_checkpoint, steps_done(resume_from_checkpoint))
         if resume_from_checkpoint and self.was_finished(resume_from_checkpoint):
@@ -629,10 +635,19 @@ class DefenseTrainer(Trainer):
         return plan is not None and len(plan.stages) > 1 and self.state.global_step < plan.total_steps
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
-        self._evaluated_at = self.state.global_step
-        if self.is_checkpoint_step(self.state.global_step):
-            self.evaluate_candidate()
+        step = self.state.global_step
+        finishing = Finishing(f"the model after the last step is saved in {self.args.output_dir}", EVALUATE_AGAIN)
+        with finishing.step("evaluating it"):
+            metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+            self._evaluated_at = step
+            if self.is_checkpoint_step(step):
+                self.evaluate_candidate()
+        for error in finishing.failed.values():
+            is_last = self.plan is not None and step >= self.plan.total_steps and self.hp_search_backend is None
+            if not is_last or isinstance(error, FloatingPointError):  # not of numbers to be saved
+                raise error
+            self.save_model(_internal_call=True)
+        finishing.end()
         return metrics
 
     def evaluate_candidate(self) -> None:

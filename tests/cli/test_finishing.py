@@ -18,7 +18,7 @@ from calor_hf.hub.push import check_token
 from calor_hf.recipes import train as recipe
 from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.trainer import DefenseTrainer
-from tests.training.small_task import defense_trainer
+from tests.training.small_task import assert_same_weights, defense_trainer
 
 SMALL = [
     "--num-identities", "4", "--num-train-epochs", "1", "--adapt-epochs", "1", "--undefended-epochs", "1",
@@ -79,6 +79,21 @@ def test_trainer_saves_what_it_cannot_measure(tmp_path: Path, monkeypatch: pytes
     ):
         run.train()
     type(run.model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "evaluations"), [("loft", 2), ("calor", 3)])  # the first before training
+def test_last_step_is_saved_if_its_evaluation_fails(name: str, evaluations: int, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        seen.append(prediction)
+        return {"own": 1 / (evaluations - len(seen))}
+
+    run = defense_trainer(tmp_path, name, "resnet", eval_strategy="epoch", save_strategy="no")
+    run.compute_metrics = metrics
+    with pytest.raises(FinishingError, match=r"saved in .*, but evaluating it failed \(ZeroDivisionError: .*; when"):
+        run.train()
+    assert_same_weights(type(run.model).from_pretrained(tmp_path), run.model)
 
 
 def test_steps_after_one_that_failed_are_done_and_a_full_disk_speaks_for_itself() -> None:

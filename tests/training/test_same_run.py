@@ -165,6 +165,11 @@ def test_damaged_description_is_refused(text: str, done: Path, tmp_path: Path) -
         trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
+def test_place_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no complete checkpoint; pass the path of one, or True"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+
+
 def pictures(*shades: int, form: str = "PNG") -> Dataset:
     """A two-sided gray image per shade."""
     found = []
