@@ -17,13 +17,13 @@ from tqdm import tqdm
 from calor_hf.core.files import read_json, read_text, write_json, write_whole
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import to_rgb
+from calor_hf.data.folders import list_files
 
 logger = logging.getLogger(f"calor_hf.{__name__}")  # log_to_terminal shows the messages of calor_hf
 
 RECORD = ".prepared.json"
 TEST_SHARE = 0.1
 _LOW_RESOLUTION = 112  # up to this side, crops are those of the paper's low-resolution images
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _CELEBA_SIZE, _CELEBA_CROP = (178, 218), 108
 
 Crop = Callable[[Image.Image, int], Image.Image]
@@ -37,11 +37,13 @@ class Prepared:
         written: Images written by this call.
         kept: Images that existed already.
         unreadable: Images that could not be decoded and are skipped.
+        others: Files of the source that are not in the set, by reason.
     """
 
     written: int
     kept: int
     unreadable: int
+    others: dict[str, int]
 
 
 def prepare_facescrub(source: Path, output_dir: Path, image_size: int = 64, identities: int | None = None) -> Prepared:
@@ -133,7 +135,7 @@ def prepare_ffhq(source: Path, output_dir: Path, image_size: int = 64, identitie
     if image_size > 88:  # the thumbnails' crop has no more pixels
         names.reverse()
     folder = source if source.name in names else _first_folder(source, "FFHQ", *names)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file())
+    found = [file.path for file in list_files(folder) if not file.reason]
     _warn_if_incomplete("FFHQ", len(found), 70_000)
     twice = [stem for stem, count in Counter(path.stem for path in found).items() if count > 1]
     if twice:
@@ -233,9 +235,9 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGES and path.is_file())
+    found = [file.path for file in list_files(folder) if not file.reason and len(file.parts) == 1]
     if not found:
-        raise ValueError(f"expected images ({', '.join(_IMAGES)}) in {folder}, found none; remove or fill it")
+        raise ValueError(f"expected images in {folder}, found none; remove or fill it")
     return found
 
 
@@ -281,7 +283,9 @@ def _write(
         written += 1
     if unreadable:
         logger.warning("%d unreadable images are skipped (%s)", len(unreadable), "; ".join(unreadable[:5]))
-    return Prepared(written, kept, len(unreadable))
+    chosen = {path for path, _ in jobs}
+    others = Counter(file.reason or "not chosen" for file in list_files(source) if file.path not in chosen)
+    return Prepared(written, kept, len(unreadable), dict(others))
 
 
 def _begin(name: str, source: Path, output_dir: Path, settings: dict[str, str | int]) -> None:

@@ -21,7 +21,7 @@ from transformers import (
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main
-from calor_hf.recipes.train import train
+from calor_hf.recipes.train import load_parts, train
 from calor_hf.recipes.train_arguments import defense_settings, parse
 from tests.processes.server import Server
 
@@ -190,6 +190,24 @@ def test_bad_options_are_refused(
 ) -> None:
     assert main([*SMALL, "--output-dir", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_identical_images_in_two_splits_are_refused_unless_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = tmp_path / "faces"
+    for split, person, red in (("train", "ada", 0), ("train", "alan", 9), ("test", "ada", 0), ("test", "alan", 9)):
+        (faces / split / person).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (8, 8), (red, index, 0)).save(faces / split / person / f"{index}.png")
+    words = [*SMALL, "--dataset", str(faces), "--output-dir", str(tmp_path / "out")]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert "--allow-duplicates-across-splits" in captured.err
+    assert "12 files found" in captured.out
+    model_args, data_args, _, args = parse([*words, "--allow-duplicates-across-splits"])
+    _, data, _ = load_parts(model_args, data_args, args)
+    assert len(data["test"]) == 6
 
 
 def test_losing_accuracy_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,4 +25,7 @@ def run(argv: Sequence[str]) -> int:
     folder = Path(options.output_dir)
     done = SETS[options.name](Path(options.source), folder, options.image_size)
     print(f"{done.written} images written, {done.kept} were there, {done.unreadable} unreadable: {folder}")
+    if done.others:
+        others = ", ".join(f"{count} {reason}" for reason, count in done.others.items())
+        print(f"other files of the source, not in the set: {others}")
     return 0

@@ -101,8 +101,9 @@ def test_low_resolution_facescrub_is_cut_after_resizing() -> None:
 
 def test_facescrub(facescrub: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
+    (facescrub / "facescrub_actors.txt").write_text("a list")
     done = prepare_facescrub(facescrub, out)
-    assert (done.written, done.kept, done.unreadable) == (12, 0, 1)
+    assert (done.written, done.kept, done.unreadable, done.others) == (12, 0, 1, {"no image (.txt)": 1})
     assert "found 3, the complete set has 530" in caplog.text
     assert "Al Bo_4.jpeg: UnidentifiedImageError" in caplog.text
     splits = load_splits(str(out))
@@ -207,7 +208,7 @@ def test_command_and_the_folders_that_it_refuses(
 
 def test_odd_sets_are_refused(facescrub: Path, celeba: Path, tmp_path: Path) -> None:
     (facescrub / "actresses" / "faces" / "Eve Eo").mkdir()
-    with pytest.raises(ValueError, match=r"expected images .* in .*Eve Eo, found none"):
+    with pytest.raises(ValueError, match=r"expected images in .*Eve Eo, found none"):
         prepare_facescrub(facescrub, tmp_path / "out")
     save(facescrub / "actresses" / "faces" / "Eve Eo" / "one.jpg", 0, (9, 9))
     with pytest.raises(ValueError, match="class actresses_Eve Eo has 1 image"):
