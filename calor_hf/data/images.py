@@ -13,6 +13,8 @@ from calor_hf.core.seeding import named_rng
 from calor_hf.data.augment import Augmentation
 from calor_hf.data.bad_images import to_rgb
 
+_TRIAL_IMAGES = Image.new("RGB", (96, 160)), Image.new("RGB", (160, 96))
+
 
 class ImageDataset(Dataset[dict[str, Any]]):
     """Images and labels of a ``datasets.Dataset`` as model inputs (``pixel_values``, mostly) and ``labels``.
@@ -45,9 +47,40 @@ class ImageDataset(Dataset[dict[str, Any]]):
         image, label = self._image(int(index))
         if self.augmentation is not None:
             image = self.augmentation(image, named_rng(self.seed, "data/augmentation", int(self._epoch), int(index)))
-        inputs = self.processor(images=image, return_tensors="np")  # pixel_values, mostly; more or others for some
-        values = {name: torch.from_numpy(np.ascontiguousarray(value[0])) for name, value in inputs.items()}
-        return {**values, "labels": label}
+        return {**self._inputs(image), "labels": label}
+
+    def _inputs(self, image: Image.Image) -> dict[str, Tensor]:
+        inputs = self.processor(images=image, return_tensors="pt")  # pixel_values, mostly; more or others for some
+        return {name: torch.as_tensor(value[0]) for name, value in inputs.items()}
+
+    def check_processor(self) -> int:
+        """Refuse a processor that cannot read these images, or makes inputs of several sizes of them.
+
+        Returns:
+            The longer side of the model inputs, in pixels.
+
+        Raises:
+            ValueError: the processor and the images do not fit together.
+        """
+        name = type(self.processor).__name__
+        try:
+            first, wide, high = (self._inputs(image) for image in (self._image(0)[0], *_TRIAL_IMAGES))
+        except Exception as error:  # of whatever class the processor is
+            raise ValueError(
+                f"{name} cannot read an RGB image ({type(error).__name__}: {error}); save the image processor of the "
+                "model, for images of three channels, in its folder"
+            ) from error
+        shapes = {key: value.shape for key, value in first.items()}
+        if any(shapes != {key: value.shape for key, value in other.items()} for other in (wide, high)):
+            sizes = {self._image(index)[0].size for index in range(len(self))}  # the only images that it can take
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"{name} leaves the size of its output to the image, and the images have {len(sizes)} sizes, such "
+                    f"as {' and '.join(f'{w} x {h}' for w, h in sorted(sizes)[:2])}, which do not fit into one batch; "
+                    'set its size to {"height": ..., "width": ...} and do_resize to true in preprocessor_config.json'
+                )
+        pixels = first.get("pixel_values")
+        return max(self._image(0)[0].size if pixels is None else pixels.shape[-2:])
 
     def _image(self, index: int) -> tuple[Image.Image, int]:
         if index in self._kept:

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from calor_hf.core.saved_config import plain_processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +33,11 @@ class PixelScale:
 
     @classmethod
     def of(cls, processor: Any) -> "PixelScale | None":
-        """Normalization of an image processor; None if ``processor`` does not state one."""
-        return PixelScale(**_scale_of(processor)) if hasattr(processor, "do_normalize") else None
+        """Normalization of an image processor; None if there is none, or it does not state or show one."""
+        try:
+            return PixelScale(**_scale_of(plain_processor(processor)))
+        except ValueError:
+            return None
 
     def normalize(self, images: Tensor) -> Tensor:
         """Model inputs from (batch, channels, height, width) images in [0, 1] of the right size."""
@@ -94,65 +102,140 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
     """Return an image processor's steps as one differentiable function of images in [0, 1].
 
     Args:
-        model: The model; its configuration states the image size if there is no processor.
+        model: The model; its configuration states the image size if the processor leaves it to the images.
         processor: Image processor, or None.
         image_size: Side of the images if there is no processor.
 
     Raises:
-        ValueError: the model reads no pixels, or the size is not known.
+        ValueError: the model reads no RGB pixels, the size is not known, or the processor's steps are not.
     """
+    check_channels(model)
     name = type(model).__name__
     if model.main_input_name not in ("pixel_values", "inputs") or "Siglip2" in name:
         raise ValueError(
             f"{name} reads {model.main_input_name} that are no plain pixels (words or packed patches), so no gradient "
             "reaches an image; choose another architecture"
         )
+    configured = _size_of(image_size or configured_value(model.config, "image_size"))
     if processor is None:
-        size = _size_of(image_size or _configured_size(model))
-        if size is None:
+        if configured is None:
             raise ValueError(f"the configuration of {name} does not say its image size; pass processor= or image_size=")
-        return PixelInput(size, size)
-    resize_to = _resize_goal(processor)
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    if crop is None and isinstance(resize_to, int):
-        crop = processor.size["shortest_edge"]  # ConvNeXT and its kin cut what they resized too far
-    size = _size_of(crop) or _size_of(resize_to) or _size_of(_configured_size(model))
+        return PixelInput(configured, configured)
+    processor = plain_processor(processor)
+    made = {tuple(processed(processor, _plain_image(0, side=side)).shape[-2:]) for side in (96, 160)}
+    size = made.pop() if len(made) == 1 else configured
     if size is None:
-        raise ValueError(f"{type(processor).__name__} does not say the size of its images; pass one that does")
-    return PixelInput(size, resize_to if resize_to is not None else size, **_scale_of(processor))
+        raise ValueError(
+            f"{type(processor).__name__} gives images of the size that they have (or a size that depends on it), and "
+            f"the configuration of {name} states none; pass a processor with size={{'height': ..., 'width': ...}}"
+        )
+    return PixelInput(size, _resize_goal(processor, size) or size, **_scale_of(processor))
+
+
+def processed(processor: Any, image: Image.Image) -> Tensor:
+    """(channels, height, width) model inputs that a processor makes of one RGB image.
+
+    Raises:
+        ValueError: it cannot read the image, or makes something else of it.
+    """
+    name = type(processor).__name__
+    try:
+        pixels = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"])
+    except Exception as error:  # of whatever class it is
+        raise ValueError(
+            f"{name} cannot read an RGB image ({type(error).__name__}: {error}); pass the image processor of the "
+            "model, for images of three channels"
+        ) from error
+    if pixels.ndim != 4 or len(pixels) != 1:
+        raise ValueError(
+            f"{name} must make (1, channels, height, width) pixel_values of one image, got {tuple(pixels.shape)}; "
+            "pass an image processor that gives one view of each image"
+        )
+    return pixels[0]
+
+
+def check_channels(model: PreTrainedModel) -> None:
+    """Refuse a model that does not read three channels.
+
+    Raises:
+        ValueError: its configuration states another number.
+    """
+    timm_args = configured_value(model.config, "model_args") or {}
+    channels = configured_value(model.config, "num_channels") or timm_args.get("in_chans", 3)
+    if channels != 3:
+        raise ValueError(
+            f"{type(model).__name__} reads images of {channels} channel{'s' * (channels != 1)}, but images are RGB "
+            "here, 3 channels; pass a model for RGB images, or widen this one: num_channels (timm: in_chans) 3 in its "
+            "configuration, the weight of its first layer repeated over the channels, and 3 values in image_mean and "
+            "image_std of its image processor"
+        )
+
+
+def configured_value(config: Any, name: str) -> Any:
+    """Value in a configuration or, nested in it, of a defended model's base, a vision part or a backbone; or None."""
+    if config is None or getattr(config, name, None) is not None:
+        return getattr(config, name, None)
+    parts = (getattr(config, part, None) for part in ("base_config", "vision_config", "backbone_config"))
+    return next((value for part in parts if (value := configured_value(part, name)) is not None), None)
+
+
+def _plain_image(*color: int, side: int) -> Image.Image:
+    return Image.new("RGB", (side, side), (color * 3)[:3])
 
 
 def _scale_of(processor: Any) -> dict[str, Any]:
     """Arguments of :class:`PixelScale`."""
-    normalize = bool(getattr(processor, "do_normalize", False))
+    if not hasattr(processor, "do_normalize"):
+        return _measured_scale(processor)
+    normalize = bool(processor.do_normalize)
     rescale = float(getattr(processor, "rescale_factor", 1 / 255)) if getattr(processor, "do_rescale", True) else 1.0
     return {
-        "mean": tuple(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
-        "std": tuple(processor.image_std) if normalize else (1.0, 1.0, 1.0),
+        "mean": _per_channel(processor.image_mean if normalize else None, 0.0),
+        "std": _per_channel(processor.image_std if normalize else None, 1.0),
         "scale": 1.0 if abs(255 * rescale - 1) < 1e-6 else 255 * rescale,
         "offset": -1.0 if getattr(processor, "rescale_offset", False) else 0.0,
         "reverse_channels": bool(getattr(processor, "do_flip_channel_order", False)),
     }
 
 
-def _configured_size(model: PreTrainedModel) -> Any:
-    base = getattr(model.config, "base_config", None)  # of a defended model
-    return getattr(model.config, "image_size", None) or getattr(base, "image_size", None)
+def _measured_scale(processor: Any) -> dict[str, Any]:
+    """Mean, standard deviation and channel order of a processor that does not state them, from plain images."""
+    colors = (0,), (255,), (255, 0, 0), (51, 102, 204)
+    made = [processed(processor, _plain_image(*color, side=96)).double() for color in colors]
+    black, white, red, mixed = (pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2] for pixels in made)
+    spread = white - black
+    if len(spread) == 3 and bool((spread != 0).all()):
+        reverse = bool((red - black)[2] / spread[2] > 0.5)
+        found = PixelScale(
+            mean=tuple((-black / spread).tolist()), std=tuple((1 / spread).tolist()), reverse_channels=reverse
+        )
+        expected = found.normalize(torch.tensor(colors[3]).double().view(1, 3, 1, 1) / 255).flatten()
+        if torch.allclose(mixed, expected, atol=0.02 * float(spread.abs().max())):
+            return {"mean": found.mean, "std": found.std, "reverse_channels": reverse}
+    raise ValueError(
+        f"{type(processor).__name__} states no do_normalize, image_mean and image_std, and does not normalize every "
+        "image by the same mean and deviation of each channel; pass an image processor that does"
+    )
 
 
-def _resize_goal(processor: Any) -> int | tuple[int, int] | None:
+def _per_channel(values: Any, default: float) -> tuple[float, ...]:
+    """Three numbers from a list, one number for all channels, or None."""
+    values = np.atleast_1d(default if values is None else values).tolist()
+    return tuple(values * 3 if len(values) == 1 else values)
+
+
+def _resize_goal(processor: Any, made: tuple[int, int]) -> int | tuple[int, int] | None:
+    """Size before the crop to the size ``made``; None if there is no crop."""
     size = getattr(processor, "size", None)
-    if not getattr(processor, "do_resize", False) or size is None:
+    if not getattr(processor, "do_resize", False) or size is None or isinstance(size, int):
         return None
-    if isinstance(size, int):
-        return (size, size)
     short: int | None = size.get("shortest_edge")
-    if short is None:
-        return _size_of(size)
     share = getattr(processor, "crop_pct", None)  # ConvNeXT and its kin: below 384 pixels, resize more, then crop
-    if share is None:
-        return int(short)
-    return int(short / share) if short < 384 else (int(short), int(short))
+    if short is not None and share is not None:
+        return int(short / share) if short < 384 else (int(short), int(short))
+    if getattr(processor, "do_center_crop", False):
+        return _size_of(size) if short is None else int(short)
+    return short if short == min(made) else None  # more than one number may limit the size, or a number of pixels
 
 
 def _size_of(size: Any) -> tuple[int, int] | None:
@@ -162,7 +245,4 @@ def _size_of(size: Any) -> tuple[int, int] | None:
         return (size, size)
     if isinstance(size, list | tuple):
         return (int(size[0]), int(size[-1]))
-    if "height" in size and "width" in size:
-        return (int(size["height"]), int(size["width"]))
-    short = size.get("shortest_edge")
-    return None if short is None else (int(short), int(short))
+    return (int(size["height"]), int(size["width"])) if "height" in size and "width" in size else None

@@ -69,11 +69,7 @@ def export_model(
     scores = _Scores(model.eval(), pixels if images else None)
     name = "images" if images else model.main_input_name
     draw = torch.Generator().manual_seed(0)
-    base_config = getattr(model.config, "base_config", None)  # of a defended model
-    channels = getattr(model.config, "num_channels", None) or getattr(base_config, "num_channels", None) or 3
-    traced, *others = (
-        torch.rand(count, channels, *pixels.size, generator=draw, dtype=model.dtype) for count in (2, 1, 3)
-    )
+    traced, *others = (torch.rand(count, 3, *pixels.size, generator=draw, dtype=model.dtype) for count in (2, 1, 3))
     metadata = _metadata(model, pixels, name, processor is not None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from calor_hf.core.files import WEIGHTS, read_json, write_json, write_whole
+from calor_hf.core.saved_config import plain_processor
 from calor_hf.modeling import modeling_standalone
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification, model_class_of
@@ -81,7 +82,7 @@ def save_standalone(
     else:
         model.to_base().save_pretrained(folder, **kwargs)
     if processor is not None:
-        processor.save_pretrained(folder)
+        plain_processor(processor).save_pretrained(folder)
 
 
 def _add_code(folder: Path) -> None:

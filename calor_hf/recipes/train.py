@@ -13,7 +13,6 @@ import transformers
 from torch.utils.data import default_collate
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     PreTrainedModel,
     PrinterCallback,
@@ -26,10 +25,11 @@ from transformers import (
 
 from calor_hf.core.files import check_unused, check_writable, delete, reading, remove_parts, saving, write_json
 from calor_hf.core.finishing import Finishing
-from calor_hf.core.saved_config import check_config
+from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.pixel_input import check_channels
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.push import check_token
 from calor_hf.modeling import defend
@@ -204,6 +204,7 @@ def load_parts(
         if not data_args.allow_duplicates_across_splits:
             splits.check_duplicates()
     base, processor = load_base(model_args, splits)
+    check_channels(base)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
     if data_args.backdoor is not None:
         data["train"] = poison(data["train"], base, processor, data_args)
@@ -238,7 +239,7 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         check_config(model_args.model, revision=model_args.model_revision)
         with reading(f"configuration or image processor of {model_args.model}"):
             config = AutoConfig.from_pretrained(model_args.model, revision=model_args.model_revision)
-            processor = AutoImageProcessor.from_pretrained(model_args.model, revision=model_args.model_revision)
+            processor = processor_of(model_args.model, revision=model_args.model_revision)
     except OSError as error:
         raise ValueError(
             f"no model in the folder {model_args.model}, and the Hub gave none of this name ({error}); pass a folder "
@@ -248,6 +249,12 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
         raise ValueError(
             f"{model_args.model} is a model of the defense '{config.defense}' already; pass the base model it was "
             "made from"
+        )
+    if processor is None:
+        raise ValueError(
+            f"{model_args.model} has no image processor, and its normalization of images is not known without; save "
+            "the one that it was trained with as preprocessor_config.json in its folder, for example "
+            "AutoImageProcessor.from_pretrained(original).save_pretrained(folder)"
         )
     kept = model_args.head_init == "svd" and model_args.undefended_epochs == 0
     if kept and config.num_labels != len(names):
@@ -267,12 +274,12 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
 
 def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -> dict[str, ImageDataset]:
     """Train, validation and test data as model inputs; only training images are augmented."""
-    chosen = augmentation_for(augmentation, max(value for value in dict(processor.size).values() if value))
-    return {
-        "train": ImageDataset(splits.train, processor, chosen, seed),
-        "validation": ImageDataset(splits.validation, processor, None, seed),
-        "test": ImageDataset(splits.test, processor, None, seed),
+    plain = {
+        name: ImageDataset(getattr(splits, name), processor, None, seed) for name in ("train", "validation", "test")
     }
+    sides = [data.check_processor() for data in plain.values()]
+    plain["train"].augmentation = augmentation_for(augmentation, sides[0])
+    return plain
 
 
 def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, ImageDataset], trained: bool) -> Any:

@@ -1,5 +1,6 @@
 """Image classifiers of transformers as targets."""
 
+import logging
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,8 @@ from calor_hf.heads.features import scores_of
 from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads, take_out_heads
 from calor_hf.targets.base import Target
 
+logger = logging.getLogger(__name__)
+
 
 class HFTarget(Target):
     """Classifier of transformers behind its image processor, whose steps are differentiable.
@@ -25,7 +28,7 @@ class HFTarget(Target):
         head: Path of the classifier, if it cannot be found.
 
     Raises:
-        ValueError: the model has no pixel input, its image size is unknown, or no classifier is found.
+        ValueError: the model does not read RGB pixels, its image size is unknown, or no classifier is found.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class HFTarget(Target):
         check_config(source, **where)
         with reading(f"the model in {source}"):
             model = AutoModelForImageClassification.from_pretrained(source, **kwargs)
-        revision = {"revision": kwargs["revision"]} if "revision" in kwargs else {}
-        return cls(model, processor_of(source, **revision))
+        processor = processor_of(source, **where)
+        if processor is None:
+            logger.warning("%s has no image processor: it gets the images as they are, in [0, 1]", source)
+        return cls(model, processor)
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, features) entering the classifier; concatenated for several classifiers."""

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from calor_hf.core.files import check_writable, read_json, saving, weights_digest, write_json
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.outputs import Forward, Progress, Stage
+from calor_hf.core.saved_config import plain_processor
 from calor_hf.core.seeding import StepDraws, unchanged_randomness
 from calor_hf.core.stop_request import StopRequest
 from calor_hf.data.pixel_input import PixelScale
@@ -111,6 +112,7 @@ class DefenseTrainer(Trainer):
         self, *args: Any, class_weights: Tensor | None = None, test_dataset: Any = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.processing_class = plain_processor(self.processing_class)  # timm's saves nothing
         if self.compute_metrics is None and not self.args.batch_eval_metrics:
             self.compute_metrics = classification_metrics
         self.model_accepts_loss_kwargs = False
