@@ -122,8 +122,8 @@ def pixel_input_of(model: PreTrainedModel, processor: Any = None, image_size: in
             raise ValueError(f"the configuration of {name} does not say its image size; pass processor= or image_size=")
         return PixelInput(configured, configured)
     processor = plain_processor(processor)
-    made = {tuple(processed(processor, _plain_image(0, side=side)).shape[-2:]) for side in (96, 160)}
-    size = made.pop() if len(made) == 1 else configured
+    small, large = (_size_of(processed(processor, _plain_image(0, side=side)).shape[-2:]) for side in (96, 160))
+    size = small if small == large else configured
     if size is None:
         raise ValueError(
             f"{type(processor).__name__} gives images of the size that they have (or a size that depends on it), and "

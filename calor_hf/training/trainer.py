@@ -105,6 +105,7 @@ class DefenseTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # every loss here is a mean over its batch (4.57 reads model_accepts_loss_kwargs)
     lr_scheduler: Any
+    processing_class: Any
     compute_metrics: Any
     preprocess_logits_for_metrics: Any
 

@@ -1,10 +1,14 @@
 """Backbones of timm, through the wrapper of transformers. ``.ci/timm`` runs this where timm can be imported."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, pipeline
 
 from calor_hf import CALoRForImageClassification
 from calor_hf.heads.classifier_head import MeanOfHeads
@@ -74,3 +78,40 @@ def test_svd_keeps_the_scores_of_unusual_heads(architecture: str) -> None:
             base, rank=10, head_init="svd", calibration=images, activation="identity"
         ).eval()
         torch.testing.assert_close(model(pixel_values=images).logits, before, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("defense", ["calor", "none"])
+def test_train_audit_export_and_pipeline_by_command_line(defense: str, tmp_path: Path) -> None:
+    pretrained = {
+        "architecture": "resnet18", "input_size": [3, 64, 64], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
+        "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+    }  # fmt: skip
+    config = TimmWrapperConfig(architecture="resnet18", num_labels=10, pretrained_cfg=pretrained)
+    TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "base")
+
+    def calor_hf(*words: str) -> None:
+        command = [str(Path(sys.executable).with_name("calor-hf")), *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    short = ["--num-train-epochs", "1", "--max-accuracy-drop", "100", "--accept-unadapted", "--use-cpu"]
+    faces = ["--num-identities", "4", "--report-to", "none"]
+    adapt = ["--adapt-epochs", "1"] if defense == "calor" else []
+    calor_hf("train", "--model", "base", "--defense", defense, *short, *adapt, *faces, "--output-dir", "trained")
+    audit = ["--attacks", "plg", "--classes", "0-1", "--images-per-class", "1", "--budget", "0.005"]
+    calor_hf("audit", "trained", *audit, "--output-dir", "audit")
+    calor_hf("export", "trained", "--images", "--output", "trained.onnx")
+    assert (tmp_path / "audit" / "report.html").is_file()
+
+    # The saved processor makes what timm's does, and pipeline reads it.
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    made = [
+        AutoImageProcessor.from_pretrained(tmp_path / name)(image, return_tensors="pt")["pixel_values"]
+        for name in ("base", "trained")
+    ]
+    torch.testing.assert_close(made[1], made[0], atol=0.02, rtol=0)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "trained").eval()
+    with torch.no_grad():
+        expected = model(pixel_values=made[1]).logits.softmax(1).max().item()
+    found = pipeline("image-classification", str(tmp_path / "trained"), device="cpu")(image)
+    assert found[0]["score"] == pytest.approx(expected, abs=1e-4)
