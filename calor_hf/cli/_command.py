@@ -1,15 +1,23 @@
 """Commands: reading their options, running them, and their exit status."""
 
+import platform
+import re
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
+from calor_hf._version import __version__
 from calor_hf.cli._options import parser_for, read_options
 from calor_hf.core.finishing import FinishingError
+from calor_hf.core.own_errors import TRACEBACK, message_of
 from calor_hf.core.stop_request import sigterm_as_ctrl_c
 
 GO_ON = "Go on with the same command and --resume."
+FAULT = 70  # exit status of a fault of the program, as in sysexits.h
 STATUSES: dict[type[Exception], int] = {
     FloatingPointError: 1, ValueError: 2, OSError: 2, ImportError: 2, MemoryError: 2, FinishingError: 3,
 }  # fmt: skip
@@ -37,39 +45,60 @@ class Command:
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command (``argv`` defaults to that of the process); returns as :func:`run_command`."""
-        argv = list(sys.argv[1:] if argv is None else argv)
         parser = parser_for(self.options, self.name, self.description)
 
-        def call() -> None:
-            self.run(read_options(self.options, parser, argv))
+        def call(words: list[str]) -> None:
+            self.run(read_options(self.options, parser, words))
 
-        return run_command(self.name, call, self.stopped, self.statuses)
+        return run_command(self.name, call, argv, self.stopped, self.statuses)
 
 
 def run_command(
-    name: str, call: Callable[[], object], stopped: str, statuses: Mapping[type[Exception], int] | None = None
-) -> int:
-    """Run a command, and print one line if it ends early.
+    name: str, call: Callable[[list[str]], object], argv: Sequence[str] | None = None,
+    stopped: str = "Nothing was written.", statuses: Mapping[type[Exception], int] | None = None,
+) -> int:  # fmt: skip
+    """Run a command, and print a short text if it ends early; with ``--traceback`` in ``argv``, where it did.
 
     Args:
         name: As after ``calor-hf``.
-        call: The work.
+        call: The work, called with the arguments.
+        argv: Arguments after the name; defaults to those of the process.
         stopped: Sentence shown after Ctrl-C, in general how to go on.
         statuses: Exit statuses of more errors than those of :data:`STATUSES`.
 
     Returns:
         0; 1 if numbers are not finite; 2 for options or data that are refused, a missing library or too little memory;
-        3 if the work is done and saved, but something after it failed; 130 after Ctrl-C or SIGTERM; the value of
-        ``statuses`` for other errors.
+        3 if the work is done and saved, but something after it failed; 70 for a fault of the program, whose text says
+        how to report it; 130 after Ctrl-C or SIGTERM; the value of ``statuses`` for other errors.
     """
-    known = {**(statuses or {}), **STATUSES}
+    argv = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in argv if word != TRACEBACK]
     try:
         with sigterm_as_ctrl_c():
-            call()
+            call(words)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}\n{stopped}", file=sys.stderr)
         return 130
-    except tuple(known) as error:
-        print(f"calor-hf {name}: {error}", file=sys.stderr)
-        return next(status for kind, status in known.items() if isinstance(error, kind))
+    except Exception as error:
+        if words != argv:
+            traceback.print_exc()
+        message = message_of(error)
+        if message is None:
+            print(_bug_report(name, words, error), file=sys.stderr)
+            return FAULT
+        print(f"calor-hf {name}: {message}", file=sys.stderr)
+        known = {**(statuses or {}), **STATUSES}
+        return next((status for kind, status in known.items() if isinstance(error, kind)), 2)
     return 0
+
+
+def _bug_report(name: str, words: Sequence[str], error: Exception) -> str:
+    """Text about a fault of the program, and what a report of it should hold; without the token of the Hub."""
+    shown = re.sub(r"(--hub[-_]token[ =])\S+", r"\1...", shlex.join(["calor-hf", name, *words]))
+    last = traceback.format_exception_only(error)[-1].strip()
+    versions = ", ".join(f"{one} {version(one)}" for one in ("transformers", "torch"))
+    return f"""calor-hf {name}: stopped by a fault in calor_hf or in a library that it uses:
+  {last}
+Please report it where you found calor_hf, with this text and the output of the same command with {TRACEBACK}:
+  {shown}
+  calor_hf {__version__}, {versions}, Python {platform.python_version()}, {platform.platform()}"""

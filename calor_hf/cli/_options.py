@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from calor_hf.core.own_errors import TRACEBACK_HELP
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,9 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
         name: Command, as after ``calor-hf``.
         description: Text at the top of ``--help``.
     """
-    parser = argparse.ArgumentParser(prog=f"calor-hf {name}", description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=f"calor-hf {name}", description=description, epilog=TRACEBACK_HELP, allow_abbrev=False
+    )
     add_options(parser, kind)
     return parser
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from calor_hf._version import __version__
+from calor_hf.cli._command import run_command
+from calor_hf.core.own_errors import TRACEBACK_HELP
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
@@ -44,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" Did you mean '{near[0]}'?" if near else ""
         print(f"calor-hf: unknown command '{name}'.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(f"calor_hf.cli.{name}").main(argv[1:])
-    return status
+    loaded = []
+    failed = run_command(name, lambda _: loaded.append(importlib.import_module(f"calor_hf.cli.{name}")), argv[1:])
+    return failed or int(loaded[0].main(argv[1:]))
 
 
 def _help() -> str:
@@ -57,4 +60,4 @@ Fine-tune image classifiers on private images so that less of them can be recons
 commands:
 {lines}
 
-calor-hf <command> --help explains its options."""
+calor-hf <command> --help explains its options. {TRACEBACK_HELP}"""

@@ -11,8 +11,7 @@ from calor_hf.training.calor_trainer import NotAdaptedError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns as :func:`~calor_hf.cli._command.run_command`, 1 also if adapting cost the accuracy."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    return run_command("train", lambda: train(*parse(argv)), GO_ON, {NotAdaptedError: 1})
+    return run_command("train", lambda words: train(*parse(words)), argv, GO_ON, {NotAdaptedError: 1})
 
 
 if __name__ == "__main__":

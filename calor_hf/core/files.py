@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calor_hf.core.own_errors import is_own
 from calor_hf.core.validation import content_error, type_error
 
 if TYPE_CHECKING:
@@ -196,16 +197,18 @@ def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]"
 def reading(what: str) -> Iterator[None]:
     """Inside, whatever another library raises for damaged files becomes a ``ValueError`` that names ``what``.
 
-    Errors that say themselves what to do (``ValueError``, ``OSError``, a missing package, no memory) stay as they are.
+    Errors that say themselves what to do (our own, ``OSError``, a missing package, no memory) stay as they are.
     """
     try:
         yield
-    except (ValueError, OSError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError):
         raise
     except Exception as error:  # transformers, YAML and safetensors raise errors of dozens of kinds, also for damage
-        if type(error).__name__ == "OutOfMemoryError":  # of torch
+        if is_own(error) or type(error).__name__ == "OutOfMemoryError":  # of torch
             raise
         text = " ".join(str(error).split())[:500]
+        if isinstance(error, ValueError):
+            raise ValueError(f"{what} cannot be read: {text}") from error
         raise ValueError(
             f"{what} cannot be read: damaged, or made for another version ({type(error).__name__}: {text})"
         ) from error

@@ -267,7 +267,7 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             model_args.model,
             revision=model_args.model_revision,
             attn_implementation=model_args.attn_implementation,
-            **({} if kept else {**labels, "ignore_mismatched_sizes": True}),
+            **({} if kept else {**labels, "num_labels": len(names), "ignore_mismatched_sizes": True}),
         )
     return base, processor
 

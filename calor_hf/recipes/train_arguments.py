@@ -9,6 +9,7 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from calor_hf.core.config import setting
+from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.data.bad_images import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.common import settings_of
@@ -128,9 +129,12 @@ def parse(argv: Sequence[str]) -> Arguments:
     defense = _value(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
     parser = _parser(defense)
     parser.set_defaults(**defaults)
-    model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
-        list(argv), return_remaining_strings=True
-    )
+    try:
+        model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
+            list(argv), return_remaining_strings=True
+        )
+    except ValueError as error:  # transformers says what is wrong with a value of its arguments
+        raise ValueError(str(error)) from error
     own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
     model.defense_settings = [*model.defense_settings, *own_settings]
     _check_defense(model)
@@ -168,6 +172,7 @@ def _parser(defense: str) -> HfArgumentParser:
         allow_abbrev=False,  # else a setting may be taken for the beginning of another option
         description="Fine-tune an image classifier with a defense; by default CALoR, in two stages: cross-entropy, then"
         " confidence adaptation.",
+        epilog=TRACEBACK_HELP,
     )
     if defense in DEFENSES.names():
         taken = {action.dest for action in parser._actions}
