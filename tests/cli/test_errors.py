@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,7 +57,7 @@ OWN: dict[str, tuple[Callable[[], object], int, str]] = {
     "no file": (lambda: Path("/no/such/file").read_text(), 2, "No such file or directory: '/no/such/file'"),
     "disk": (full_disk, 2, "'out/model.safetensors'; make room"),
     "memory": (run_out_of_memory, 2, "not enough memory (tried to allocate 2.00 GiB); pass a smaller batch"),
-    "weights": (lambda: safetensors.deserialize(b"123"), 2, "a file of weights is damaged or cut off"),
+    "weights": (lambda: safetensors.torch.load(b"123"), 2, "a file of weights is damaged or cut off"),
     "library": (lambda: __import__("no_such_library"), 2, "No module named 'no_such_library'"),
     "worker": (lambda: list(DataLoader(Unknown(), num_workers=1)), 2, "train: unknown augmentation 'spin'"),
 }
@@ -65,7 +65,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
     "torch": (lambda: torch.ones(2) @ torch.ones(3), "RuntimeError: "),
     "ValueError of a library": (lambda: json.loads("{"), "JSONDecodeError: Expecting property name"),
     "ValueError of Python at our line": (lambda: augmentation_for([], 8), "TypeError: "),  # type: ignore[arg-type]
-    "nothing said": (lambda: {}["loss"], "KeyError: 'loss'"),
+    "nothing said": (lambda: vars(Unknown)["loss"], "KeyError: 'loss'"),
     "unpickled": (lambda: pickle.loads(b"x"), "UnpicklingError: "),
     "a name of ours": (lambda: __import__("calor_hf.no_such"), "No module named 'calor_hf.no_such'"),
 }
