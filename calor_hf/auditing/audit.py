@@ -1,6 +1,7 @@
 """Audits: run attacks, evaluate what they reconstruct, and report it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.options import AuditOptions
+from calor_hf.auditing.power import Power
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
 from calor_hf.auditing.verdict import concluded
@@ -20,6 +22,12 @@ from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
+from calor_hf.targets.hf_target import HFTarget
+
+Found = Sequence[tuple[NamedAttack, Reconstruction]]
+"""Reconstructions by attack."""
+CONTROL = "control"
+"""Sub-folder of an audit with the attacks on the control."""
 
 
 def audit(
@@ -52,12 +60,50 @@ def audit(
     options = options or AuditOptions()
     labels = options.labels(target.num_classes)
     evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
-    return evaluate(evaluator, reconstruct(target, prior, labels, options), options)
+    control = load_control(target, options)
+    found = reconstruct(target, prior, labels, options)
+    return evaluate(evaluator, found, options, attack_control(control, prior, labels, options))
 
 
-def reconstruct(
-    target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions
-) -> list[tuple[NamedAttack, Reconstruction]]:
+def load_control(target: Target, options: AuditOptions) -> Target | None:
+    """Load the undefended model that is attacked like the target; None if there is none.
+
+    Raises:
+        ValueError: it is defended, has other classes than the target, or is not a model.
+    """
+    if options.control is None:
+        return None
+    check_defended(target)
+    if options.control == "auto":
+        raise ValueError("control=auto trains a model, which calor-hf audit does; pass a model, or its folder")
+    control = HFTarget.from_pretrained(options.control) if isinstance(options.control, str) else options.control
+    if (defense := control.describe("").defense) != "none":
+        raise ValueError(f"the control is defended ({defense}); pass an undefended model of the same classes")
+    if control.num_classes != target.num_classes:
+        raise ValueError(
+            f"the control has {control.num_classes} classes, the target {target.num_classes}; pass a model that was "
+            "trained on the same data"
+        )
+    return control
+
+
+def check_defended(target: Target) -> None:
+    """Raise ``ValueError`` for a target that is undefended, which no control can tell more about."""
+    if target.describe("").defense == "none":
+        raise ValueError("the target is undefended itself, so a control shows nothing new; leave it out")
+
+
+def attack_control(
+    control: Target | None, prior: Generator[Any], labels: Sequence[int], options: AuditOptions
+) -> Found:  # fmt: skip
+    """Attack the control as the target was, with the same settings and seeds, in a sub-folder; nothing without one."""
+    if control is None:
+        return []
+    folder = Path(options.output_dir) / CONTROL
+    return reconstruct(control, prior, labels, replace(options, output_dir=str(folder), target_name=CONTROL))
+
+
+def reconstruct(target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions) -> Found:
     """Run all attacks of an audit, without evaluating them.
 
     Args:
@@ -98,11 +144,21 @@ def reconstruct(
 
 
 def evaluate(
-    evaluator: Evaluator, found: Sequence[tuple[NamedAttack, Reconstruction]], options: AuditOptions
-) -> LeakageReport:
-    """Evaluate what the attacks of an audit have rebuilt, and save the report; all processes get it."""
+    evaluator: Evaluator, found: Found, options: AuditOptions, control: Found = ()
+) -> LeakageReport:  # fmt: skip
+    """Evaluate what the attacks of an audit have rebuilt, and save the report; all processes get it.
+
+    Args:
+        evaluator: Computes the numbers.
+        found: Reconstructions from the target.
+        options: Options of the audit.
+        control: Reconstructions from the control by the same attacks.
+    """
     state, text = process_state(), [""]
     if state.is_main_process:
+        power = Power(evaluator, options.images_per_class, options.chunk_size)
+        checks = [] if options.skip_power else power.checks()
+        checks += [power.control(found, control)] if control else []
         report = LeakageReport(
             **evaluator.numbers(found),
             target=evaluator.target.describe(options.target_name),
@@ -112,6 +168,7 @@ def evaluate(
             seed=options.seed,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             data=evaluator.data,
+            power=checks,
         )
         report = concluded(report)
         report = report.anonymous() if options.anonymize_labels else report

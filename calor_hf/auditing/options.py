@@ -35,6 +35,16 @@ class AuditOptions:
             " only the first gives what is called FID"
         },
     )
+    control: "Target | str | None" = field(
+        default=None,
+        metadata={
+            "help": "undefended model that is attacked like the target, so that both are compared person by person:"
+            " folder or Hub id; or auto, to train one with the target's own recipe"
+        },
+    )
+    skip_power: bool = field(
+        default=False, metadata={"help": "do not measure whether the audit could have found anything"}
+    )
     attacks: Sequence[str] = field(
         default=DEFAULT_ATTACKS,
         metadata={

@@ -190,6 +190,8 @@ class PowerCheck:
         identities: Share of identities recognized in at least one of them.
         chance: Chance level of ``images``; ``chance_identities`` is that of ``identities``.
         note: What a reader has to know; without paths and class names.
+        faults: Sentences on what the prior lacks, such as color, for the caveats.
+        difference: Of ``control``: its share minus the target's, paired by identity.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -199,6 +201,8 @@ class PowerCheck:
     chance: Number = math.nan
     chance_identities: Number = math.nan
     note: str = ""
+    faults: list[str] = field(default_factory=list)
+    difference: Measure | None = None
 
 
 @dataclass(frozen=True)

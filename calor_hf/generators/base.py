@@ -33,6 +33,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         latent_dim: Width of the latents.
         image_size: Side of the images in pixels.
         num_classes: Number of classes of a conditional generator; None for an unconditional one.
+        trained_steps: Steps of its training that were done, and that were planned; None if unknown.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -40,6 +41,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     latent_dim: int
     image_size: int
     num_classes: int | None = None
+    trained_steps: tuple[int, int] | None = None
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -167,7 +169,10 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-        settings = {"generator": self.name, "settings": self.config.to_dict(), "calor_hf_version": __version__}
+        settings = {
+            "generator": self.name, "settings": self.config.to_dict(), "trained_steps": self.trained_steps,
+            "calor_hf_version": __version__,
+        }  # fmt: skip
         write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
         write_json(save_directory / CONFIG_FILE, settings, indent=2)
         card = save_directory / "README.md"
@@ -203,7 +208,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
         return folder / name if folder.is_dir() else Path(hf_hub_download(source, name, **options))
 
     try:
-        saved = read_json(file(CONFIG_FILE))
+        saved = read_json(file(CONFIG_FILE), {"trained_steps?": list[int] | None})
     except (OSError, ValueError) as error:  # what is no name of a repository is a ValueError
         raise ValueError(
             f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
@@ -218,6 +223,9 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
     try:
         generator = kind(kind.config_class.from_dict(saved["settings"]))
         generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
+        if saved.get("trained_steps") is not None:
+            done, planned = saved["trained_steps"]
+            generator.trained_steps = done, planned
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"the generator in {source} is damaged: its settings and weights do not fit ({error}); train it again"

@@ -224,6 +224,7 @@ class _State:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         self.write_record()  # first: by it the folder is known to be a prior's
+        self.published.trained_steps = self.step, self.training.config.steps
         with saving(self.folder):
             self.published.save_pretrained(self.folder)
         finishing = Finishing(

@@ -8,12 +8,12 @@ import torch
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions, PrivateImages
-from calor_hf.auditing.audit import evaluate, reconstruct
+from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.private_data import PRIOR_COMMAND
 from calor_hf.auditing.run import check_begun
-from calor_hf.core.files import check_writable
+from calor_hf.core.files import check_writable, read_json
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
@@ -25,11 +25,13 @@ from calor_hf.generators import RENDERER, load_generator
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
-from calor_hf.recipes.train_arguments import parse
+from calor_hf.recipes.train_arguments import parse, undefended
+from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,14 @@ class AuditRecipe(AuditOptions):
         """Raise ``ValueError`` as :class:`AuditOptions`, or if the model is not named exactly once."""
         if (self.model is None) == (self.target is None):
             raise ValueError("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
+        if self.control is not None and self.reconstructions_only:
+            raise ValueError("--control compares what is recognized; leave it or --reconstructions-only out")
         super().__post_init__()
+
+    @property
+    def control_folder(self) -> str:
+        """Folder of the control that is trained on the way."""
+        return str(Path(self.output_dir) / "control-model")
 
     @property
     def evaluation_folder(self) -> str:
@@ -106,15 +115,17 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(str(options.model or options.target))
     options, side, folder = with_defaults(options, target), target.image_size[0], Path(options.output_dir)
-    labels, evaluator = options.labels(target.num_classes), None
+    labels, evaluator, control = options.labels(target.num_classes), None, None
     check_apart(folder, options.dataset)
     prior = load_generator(str(options.generator), image_size=side)
     if state.is_local_main_process:
         check_writable(folder)
-        for attack in options.named_attacks:
-            check_begun(folder / attack.name, options.resume, options.overwrite)
+        for place in [folder, folder / CONTROL][: 1 if options.control is None else 2]:
+            for attack in options.named_attacks:
+                check_begun(place / attack.name, options.resume, options.overwrite)
     with state.main_process_first():
         if not options.reconstructions_only:
+            control = load_control(target, replace(options, control=control_of(options, target)))
             evaluation_model = evaluation_model_of(options, target)
             splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
             splits.check_classes(target.class_names)
@@ -131,9 +142,10 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
         if state.is_main_process:
             print_reconstructions(found, folder)
         return None
+    control_found = attack_control(control, prior, labels, options)
     finishing = Finishing(f"the reconstructions are saved in {folder}", EVALUATE_AGAIN)
     with finishing.step("evaluating them"):
-        report = evaluate(evaluator, found, options)
+        report = evaluate(evaluator, found, options, control_found)
     finishing.end()
     if state.is_main_process:
         print(f"\n{summary(report)}\n\nnumbers: {folder / REPORT}")
@@ -187,6 +199,38 @@ def evaluation_model_of(options: AuditRecipe, target: HFTarget) -> Network:
         train(*parse(argv))
         torch.manual_seed(0)
     return load_network(options.evaluation_model or options.evaluation_folder)
+
+
+def control_of(options: AuditRecipe, target: HFTarget) -> "Target | str | None":
+    """Return the control; for ``auto`` its folder, after training it.
+
+    Raises:
+        ValueError: the target is undefended, or its folder does not say how it was trained.
+    """
+    if options.control != AUTO:
+        return options.control
+    check_defended(target)
+    if argv := control_argv(options):
+        print(f"training the undefended control, once; it is kept in {options.control_folder}")
+        train(*parse(argv))
+        torch.manual_seed(0)
+    return options.control_folder
+
+
+def control_argv(options: AuditRecipe) -> list[str]:
+    """Return options of ``calor-hf train`` for the control; empty if there is a finished one, or none is wanted."""
+    folder, model = Path(options.control_folder), Path(str(options.model or options.target))
+    if options.control != AUTO or (folder / "metrics.json").is_file():
+        return []
+    file = model / "metrics.json"
+    record = read_json(file, {"command?": list[str], "defense": str}) if file.is_file() else {}
+    if not record.get("command"):
+        raise ValueError(
+            f"{model} does not say how it was trained, which --control auto needs (the command in {file.name}); train "
+            "an undefended model of the same base and data with calor-hf train --defense none, and pass its folder"
+        )
+    words = [*undefended(record["command"], record["defense"]), "--output-dir", str(folder)]
+    return [*words, "--resume" if folder.exists() else "--overwrite"]
 
 
 def evaluation_model_argv(options: AuditRecipe, target: HFTarget) -> list[str]:

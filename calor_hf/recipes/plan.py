@@ -26,7 +26,7 @@ from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images, load_splits
 from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
-from calor_hf.recipes.audit import AuditRecipe, evaluation_model_argv, with_defaults
+from calor_hf.recipes.audit import AuditRecipe, control_argv, evaluation_model_argv, with_defaults
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.prior import PriorOptions, prior
 from calor_hf.recipes.train import defended, load_parts
@@ -161,9 +161,13 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     labels, attacks = options.labels(target.num_classes), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
+    assumptions += ["the measurement of the audit's power, a tenth of the attacks at most, is not counted"]
+    if argv := control_argv(options):
+        before.append(replace(plan_training(argv).total, name="control"))
     for named in attacks:
         part, peak, learns = plan_attack(named, target, generator, labels, options, processes, seconds / len(attacks))
         after, memory = [*after, part], max(memory, peak)
+        after += [replace(part, name=f"{named.name} on the control")] if options.control is not None else []
         assumptions += [f"{named.name}: what it learns before the first class is not counted"] * learns
     rebuilt = sum(options.images_per_class * max(1, len(named.attack.parts)) for named in attacks) * len(labels)
     if not options.reconstructions_only:

@@ -132,6 +132,7 @@ def train(
             base_model=hub_id(model_args.model),
             backdoor=backdoor_record(data["train"]),
             wall_seconds=time.perf_counter() - begin,
+            command=run_args.command,
         )
     finishing.end()
     if args.should_save:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ class RunArguments:
 
     resume: bool = setting(False, "Continue from the last checkpoint in the output folder.")
     overwrite: bool = setting(False, "Delete an earlier run's files in the output folder before starting.")
+    command: list[str] = field(default_factory=list, init=False)  # the options as given, for the record
 
 
 AUTO_RANK = "rank=auto"
@@ -137,6 +138,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ValueError(str(error)) from error
     own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
     model.defense_settings = [*model.defense_settings, *own_settings]
+    run.command = list(argv)
     _check_defense(model)
     if unknown:
         own_flags = [f"--{name.replace('_', '-')}" for name in setting_names(defense)]
@@ -144,6 +146,18 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known})")
     _check(model, data, run, training.push_to_hub)
     return model, data, run, training
+
+
+def undefended(argv: Sequence[str], defense: str) -> list[str]:
+    """Options of an undefended reference: those of a defended training, without its defense and its output folder."""
+    own = {"defense", "defense_settings", "head_init", "undefended_epochs", "output_dir", "resume", "overwrite",
+           "push_to_hub", "push_unfinished", *setting_names(defense)}  # fmt: skip
+    kept, keeps = [], True
+    for one in argv:
+        if one.startswith("--"):
+            keeps = one[2:].partition("=")[0].replace("-", "_") not in own
+        kept += [one] if keeps else []
+    return ["--defense", "none", *kept]
 
 
 def setting_names(defense: str) -> list[str]:

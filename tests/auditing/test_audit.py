@@ -56,7 +56,7 @@ def small_audit(folder: Path, **options: Any) -> LeakageReport:
     parts |= {name: options.pop(name) for name in list(options) if name in parts}
     known: dict[str, Any] = {
         "attacks": ATTACKS, "output_dir": str(folder), "classes": [0, 1, 3], "images_per_class": 2,
-        "target_name": "tiny",
+        "target_name": "tiny", "skip_power": True,
     }  # fmt: skip
     return audit(**parts, options=AuditOptions(**{**known, **options}))
 

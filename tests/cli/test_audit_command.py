@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 from PIL import Image
 
 from calor_hf import LeakageReport
+from calor_hf.auditing import power
 from calor_hf.cli.audit import main
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
 from calor_hf.recipes import audit as recipe
+from calor_hf.recipes.audit import AuditRecipe, control_argv
 from calor_hf.recipes.report import write_pages
+from calor_hf.recipes.train_arguments import parse
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
@@ -42,6 +46,8 @@ def writes_and_fails(*words: Any, **more: Any) -> None:
 def test_drawn_people_need_nothing_but_the_target(
     drawn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(power, "PROJECTION", replace(power.GUIDANCE, steps=3, pool=10))
+    monkeypatch.setattr(power, "GUIDANCE", power.PROJECTION)
     words = [drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "write_pages", writes_and_fails)
@@ -59,6 +65,8 @@ def test_drawn_people_need_nothing_but_the_target(
     assert "This evaluation model is weak" in "\n".join(report.caveats)  # of four people it learns little
     assert all(f"\n- {line}" in shown for line in report.caveats)
     assert auto.get("identity_error")
+    assert auto.get("identity_match@1")
+    assert [check.name for check in report.power] == ["resolution", "prior", "guided"]
     assert (tmp_path / "report.html").read_text().count("<img") == 2 * members  # one by each; no private images
     evaluation_model = (tmp_path / "evaluation-model" / "model.safetensors").read_bytes()
     options = [*words, "--images-per-class", "2", "--resume", "--include-private-images", "--anonymize-labels"]
@@ -208,7 +216,29 @@ def test_what_a_report_needs_is_asked_for(target: str, tmp_path: Path, capsys: p
     assert not (tmp_path / "out").exists()
 
 
+def test_the_control_is_trained_as_the_target_was(tmp_path: Path) -> None:
+    options = AuditRecipe(model=str(tmp_path), control="auto", output_dir=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="does not say how it was trained, which --control auto needs"):
+        control_argv(options)
+    command = ["--defense", "calor", "--rank=4", "--num-identities", "4", "--head_init", "svd", "--undefended-epochs",
+               "2", "--output-dir", "outputs/demo", "--seed=3", "--overwrite"]  # fmt: skip
+    (tmp_path / "metrics.json").write_text(json.dumps({"command": command, "defense": "calor"}))
+    argv = control_argv(options)
+    assert argv[:5] == ["--defense", "none", "--num-identities", "4", "--seed=3"]
+    assert argv[5:] == ["--output-dir", str(tmp_path / "out" / "control-model"), "--overwrite"]
+    model, data, _, training = parse(argv)
+    assert (model.defense, data.num_identities, training.seed) == ("none", 4, 3)
+    (tmp_path / "out" / "control-model").mkdir(parents=True)
+    (tmp_path / "out" / "control-model" / "metrics.json").touch()
+    assert control_argv(options) == []  # a finished one is not trained again
+
+
 @pytest.mark.parametrize("words", [[], ["here", "--target", "there"]])
 def test_the_model_is_named_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert "pass the model under attack once" in capsys.readouterr().err
+
+
+def test_a_control_is_evaluated(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([target, ONLY, "--control", target]) == 2
+    assert "--control compares what is recognized" in capsys.readouterr().err
