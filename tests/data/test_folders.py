@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,6 +232,9 @@ def metadata(root: Path, rows: Sequence[tuple[str, object]], column: str = "labe
     if kind == "csv":
         lines = [f"{name},{value}" for name, value in rows]
         (root / "metadata.csv").write_text("\n".join([f"file_name,{column}", *lines]), encoding="utf-8")
+    elif kind == "parquet":
+        names, values = zip(*rows, strict=True)
+        Dataset.from_dict({"file_name": names, column: values}).to_parquet(str(root / "metadata.parquet"))
     else:
         lines = [json.dumps({"file_name": name, column: value}) for name, value in rows]
         (root / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -247,6 +251,7 @@ ROWS = [(f"{i}.png", "ab"[i % 2]) for i in range(8)]
         ([(name, 10 - 8 * (label == "b")) for name, label in ROWS], "label", "csv", ["2", "10"]),
         ([(name, label == "b") for name, label in ROWS], "label", "jsonl", ["False", "True"]),
         (ROWS, "person", "jsonl", ["a", "b"]),
+        (ROWS, "label", "parquet", ["a", "b"]),
     ],
 )
 def test_metadata_gives_labels(
