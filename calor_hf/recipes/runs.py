@@ -14,7 +14,7 @@ from typing import Any
 from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
 from calor_hf.core.validation import type_error
 from calor_hf.recipes.common import PREDICTIONS, check_apart
-from calor_hf.recipes.train_arguments import parse
+from calor_hf.recipes.train_arguments import acting, parse
 from calor_hf.training.checkpoints import complete_checkpoints
 
 OWN_OPTIONS = ("--defense", "--seed", "--output-dir", "--resume", "--overwrite", "--push-to-hub")
@@ -135,7 +135,8 @@ class Runs:
             folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{folder.name}.log")
         begun = "--resume" if complete_checkpoints(folder) else "--overwrite"
-        status = run_process([*self.command, *self.common, *options, "--output-dir", str(folder), begun], log)
+        words = acting([*self.common, *options])
+        status = run_process([*self.command, *words, "--output-dir", str(folder), begun], log)
         if status == 130:
             raise KeyboardInterrupt
         found = self._finished(folder)

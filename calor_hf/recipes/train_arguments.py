@@ -1,7 +1,7 @@
 """Options of `calor-hf train`: model, data and run; the training arguments are those of `CALoRTrainer`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -105,6 +105,30 @@ _EVALUATION = {"output_dir": "outputs/evaluation-model", "seed": 7, "data_seed":
 # For the small RegNet; measured on the synthetic faces.
 _EVALUATION_FROM_SCRATCH = {"num_train_epochs": 15.0, "learning_rate": 3e-3, "per_device_train_batch_size": 64}
 
+_STAGE = (
+    "--adapt-epochs", "--adapt-steps", "--adapt-learning-rate", "--adapt-start-epoch", "--adapt-freeze-batch-norm",
+    "--adapt-only-last-layer", "--max-accuracy-drop", "--confidence-tolerance", "--accept-unadapted",
+)  # fmt: skip
+_SCRIPT = {
+    "--do-train": "leave it out", "--do-eval": "leave it out", "--do-predict": "leave it out",
+    "--resume-from-checkpoint": "pass --resume", "--overwrite-output-dir": "pass --overwrite",
+}  # fmt: skip
+# Options that others leave without effect.
+_OVERRIDDEN = {
+    "--max-steps": ("--num-train-epochs",),
+    "--adapt-steps": ("--adapt-epochs",),
+    "--adapt-start-epoch": ("--adapt-epochs",),
+    "--dataset": ("--num-identities", "--public-faces"),
+}
+# Options that have an effect only with another one.
+_NEEDED = {
+    "--model": ("--model-revision", "--attn-implementation"),
+    "--dataset": ("--dataset-revision", "--image-column", "--label-column"),
+    "--backdoor": ("--poison-share", "--backdoor-seed"),
+    "--push-to-hub": ("--hub-model-id", "--hub-strategy", "--hub-token", "--hub-private-repo", "--hub-always-push",
+                      "--hub-revision", "--push-unfinished", "--publish-label-names"),
+}  # fmt: skip
+
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Read the options of `calor-hf train`.
@@ -117,7 +141,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         ValueError: an option is unknown, or its value is refused.
         SystemExit: a value of another type (status 2), or ``--help``.
     """
-    given = {one.partition("=")[0].replace("_", "-") for one in argv if one.startswith("--")}
+    given = _given(argv)
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
         defaults |= _FROM_SCRATCH
@@ -140,24 +164,68 @@ def parse(argv: Sequence[str]) -> Arguments:
     model.defense_settings = [*model.defense_settings, *own_settings]
     run.command = list(argv)
     _check_defense(model)
+    if scripts := sorted(given & _SCRIPT.keys()):
+        raise ValueError(f"{scripts[0]} would have no effect in this command; {_SCRIPT[scripts[0]]}")
     if unknown:
         own_flags = [f"--{name.replace('_', '-')}" for name in setting_names(defense)]
         known = f"settings of {defense}: {', '.join(own_flags)}" if own_flags else f"{defense} has no settings"
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known})")
     _check(model, data, run, training.push_to_hub)
+    if idle := _idle(argv):
+        flag, reason = next(iter(idle.items()))
+        raise ValueError(f"{flag} would have no effect {reason}")
     return model, data, run, training
 
 
 def undefended(argv: Sequence[str], defense: str) -> list[str]:
     """Options of an undefended reference: those of a defended training, without its defense and its output folder."""
-    own = {"defense", "defense_settings", "head_init", "undefended_epochs", "output_dir", "resume", "overwrite",
-           "push_to_hub", "push_unfinished", *setting_names(defense)}  # fmt: skip
+    own = ["defense", "defense_settings", "head_init", "undefended_epochs", "output_dir", "resume", "overwrite",
+           "push_to_hub", "push_unfinished", *setting_names(defense)]  # fmt: skip
+    return acting(["--defense", "none", *_without(argv, {f"--{name.replace('_', '-')}" for name in own})])
+
+
+def acting(argv: Sequence[str]) -> list[str]:
+    """Options of `calor-hf train` without those that would have no effect, as for a stage that the defense lacks.
+
+    For runs that share options; :func:`parse` refuses these.
+    """
+    return _without(argv, _idle(argv))
+
+
+def _without(argv: Sequence[str], flags: Collection[str]) -> list[str]:
     kept, keeps = [], True
     for one in argv:
         if one.startswith("--"):
-            keeps = one[2:].partition("=")[0].replace("-", "_") not in own
+            keeps = _flag(one) not in flags
         kept += [one] if keeps else []
-    return ["--defense", "none", *kept]
+    return kept
+
+
+def _flag(word: str) -> str:
+    flag = word.partition("=")[0].replace("_", "-")
+    return flag.replace("--no-", "--", 1) if flag.replace("--no-", "--", 1) in _STAGE else flag
+
+
+def _given(argv: Sequence[str]) -> set[str]:
+    return {_flag(one) for one in argv if one.startswith("--")}
+
+
+def _idle(argv: Sequence[str]) -> dict[str, str]:
+    """Options that would have no effect, and why."""
+    given, role = _given(argv), _value(argv, "--role", "release")
+    defense = _value(argv, "--defense", "none" if role == "evaluation" else ModelArguments.defense)
+    found = dict.fromkeys(_SCRIPT, "in this command")
+    for other in _OVERRIDDEN.keys() & given:
+        found |= dict.fromkeys(_OVERRIDDEN[other], f"with {other}; pass one")
+    for other in _NEEDED.keys() - given:
+        found |= dict.fromkeys(_NEEDED[other], f"without {other}; pass both or neither")
+    if defense in DEFENSES.names():
+        method = DEFENSES.get(defense)
+        if "adapt" not in method.stage_names:
+            found |= dict.fromkeys(_STAGE, f"with {defense}, which has no stage adapt; leave it out")
+        if not method(method.config_class()).own_head:
+            found["--head-learning-rate"] = f"with {defense}, which has no head of its own; leave it out"
+    return {flag: reason for flag, reason in found.items() if flag in given}
 
 
 def setting_names(defense: str) -> list[str]:
@@ -203,7 +271,7 @@ def _value(argv: Sequence[str], flag: str, default: str) -> str:
     """Last value given for an option, before the options are parsed."""
     for one, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
         name, equals, value = one.partition("=")
-        if name == flag:
+        if name.replace("_", "-") == flag:
             return value if equals else following
     return default
 

@@ -16,6 +16,7 @@ from calor_hf.cli.train import main
 from calor_hf.core.finishing import Finishing, FinishingError
 from calor_hf.hub.push import check_token
 from calor_hf.recipes import train as recipe
+from calor_hf.recipes.train_arguments import acting
 from calor_hf.training.calor_trainer import CALoRTrainer
 from calor_hf.training.trainer import DefenseTrainer
 from tests.training.small_task import assert_same_weights, defense_trainer
@@ -145,7 +146,7 @@ def test_output_folder_among_the_data_or_in_the_place_of_the_model(
         (["--output-dir", tmp_path / "file", "--resume"], "cannot write to the output folder (File exists)"),
         (["--output-dir", tmp_path / "file" / "out"], "cannot write to the output folder (Not a directory)"),
     ):
-        assert main([*SMALL, *map(str, words)]) == 2
+        assert main(acting([*SMALL, *map(str, words)])) == 2
         assert message in capsys.readouterr().err
     assert (done / "undefended" / "model.safetensors").read_bytes() == weights
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))

@@ -1,6 +1,7 @@
 """The command a user types: real runs on a few drawn people."""
 
 import json
+import re
 from pathlib import Path
 
 import accelerate
@@ -22,7 +23,7 @@ from calor_hf import CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main
 from calor_hf.recipes.train import load_parts, train
-from calor_hf.recipes.train_arguments import defense_settings, parse
+from calor_hf.recipes.train_arguments import acting, defense_settings, parse
 from tests.processes.server import Server
 
 SMALL = [
@@ -59,7 +60,7 @@ def test_a_used_folder_is_refused_unless_overwriting(tmp_path: Path, capsys: pyt
     assert main([*SMALL, "--output-dir", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "checkpoint-999").exists()
-    assert main([*SMALL, "--defense", "none", "--output-dir", str(tmp_path), "--overwrite"]) == 0
+    assert main(acting([*SMALL, "--defense", "none", "--output-dir", str(tmp_path), "--overwrite"])) == 0
     assert (tmp_path / "thesis.tex").read_text() == "mine"
     assert not (tmp_path / "checkpoint-999").exists()
     ResNetForImageClassification.from_pretrained(tmp_path)
@@ -94,7 +95,7 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
         *SMALL, "--model", str(tmp_path / "base"), "--dataset", str(tmp_path / "faces"), "--rank", "2",
         "--class-weights", "balanced", "--output-dir", str(tmp_path / "out"),
     ]  # fmt: skip
-    assert main(words) == 0
+    assert main(acting(words)) == 0
     model = CALoRForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.base_class == "ViTForImageClassification"
     assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
@@ -102,7 +103,7 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
 
 def test_another_defense_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--defense", "mid", "--defense-settings", "beta=0.003", "sample_at_eval=false"]
-    assert main([*SMALL, *words, "--output-dir", str(tmp_path)]) == 0
+    assert main(acting([*SMALL, *words, "--output-dir", str(tmp_path)])) == 0
     assert "DefendedForImageClassification.from_pretrained" in capsys.readouterr().out
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert (numbers["defense"], numbers["settings"]) == ("mid", {"beta": 0.003, "sample_at_eval": False})
@@ -134,7 +135,7 @@ def test_help_shows_the_settings_of_the_defense(capsys: pytest.CaptureFixture[st
 
 def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path: Path) -> None:
     words = ["--role", "evaluation", *SMALL, "--num-train-epochs", "1", "--output-dir", str(tmp_path)]
-    assert main(words) == 0
+    assert main(acting(words)) == 0
     assert isinstance(AutoModelForImageClassification.from_pretrained(tmp_path), RegNetForImageClassification)
     numbers = json.loads((tmp_path / "metrics.json").read_text())
     assert numbers["defense"] == "none"
@@ -188,7 +189,7 @@ def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path:
 def test_bad_options_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert main([*SMALL, "--output-dir", str(tmp_path / "out"), *words]) == 2
+    assert main(acting([*SMALL, "--output-dir", str(tmp_path / "out"), *words])) == 2
     assert message in capsys.readouterr().err
 
 
@@ -212,13 +213,13 @@ def test_identical_images_in_two_splits_are_refused_unless_accepted(
 
 def test_losing_accuracy_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--rank", "3", "--num-train-epochs", "8", "--max-accuracy-drop", "0", "--adapt-learning-rate", "0.1"]
-    assert main([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 1
+    assert main(acting([*SMALL, *words, "--output-dir", str(tmp_path / "out")])) == 1
     assert "--accept-unadapted" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_finite_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--rank", "3", "--num-train-epochs", "8", "--adapt-learning-rate", "1e9"]
-    assert main([*SMALL, *words, "--output-dir", str(tmp_path / "out")]) == 1
+    assert main(acting([*SMALL, *words, "--output-dir", str(tmp_path / "out")])) == 1
     error = capsys.readouterr().err
     assert "the loss is not finite at step" in error
     assert "the last good checkpoint is" in error
@@ -229,7 +230,7 @@ def test_svd_of_a_classifier_with_other_classes_is_refused(tmp_path: Path, capsy
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     words = ["--model", str(folder), "--head-init", "svd", "--output-dir", str(tmp_path / "out")]
-    assert main([*SMALL, *words]) == 2
+    assert main(acting([*SMALL, *words])) == 2
     assert "has 2 classes, but the data have 4" in capsys.readouterr().err
 
 
@@ -270,3 +271,37 @@ def _tiny_resnet(folder: Path) -> Path:
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=2)
     ResNetForImageClassification(config).save_pretrained(folder / "resnet")
     return folder / "resnet"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--do_train"], "--do-train would have no effect in this command; leave it out"),
+        (["--resume_from_checkpoint", "x"], "no effect in this command; pass --resume"),
+        (["--overwrite-output-dir"], "no effect in this command; pass --overwrite"),
+        (["--max-steps", "3", "--num_train_epochs", "2"], "--num-train-epochs would have no effect with --max-steps"),
+        (["--adapt-steps=3", "--adapt-epochs=2"], "--adapt-epochs would have no effect with --adapt-steps; pass one"),
+        (["--dataset", "x", "--num-identities", "3"], "--num-identities would have no effect with --dataset"),
+        (["--model-revision", "v1"], "--model-revision would have no effect without --model; pass both or neither"),
+        (["--label-column", "person"], "--label-column would have no effect without --dataset"),
+        (["--poison-share", "0.1"], "--poison-share would have no effect without --backdoor"),
+        (["--hub-model-id", "me/x"], "--hub-model-id would have no effect without --push-to-hub"),
+        (["--defense", "bido", "--adapt-epochs", "2"], "no effect with bido, which has no stage adapt; leave it out"),
+        (
+            ["--defense=none", "--no_adapt_freeze_batch_norm"],
+            "--adapt-freeze-batch-norm would have no effect",
+        ),
+        (["--role", "evaluation", "--accept-unadapted"], "--accept-unadapted would have no effect with none"),
+        (["--defense", "bido", "--head-learning-rate", "1"], "no effect with bido, which has no head of its own"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(words)
+    parse([*acting([*words, "--use-cpu"]), "--report-to", "none"])
+
+
+def test_runs_share_options_and_leave_out_those_without_effect() -> None:
+    words = ["--adapt-epochs", "2", "--seed", "3", "--adapt_only_last_layer", "--defense"]
+    assert acting([*words, "calor"]) == [*words, "calor"]
+    assert acting([*words, "bido"]) == ["--seed", "3", "--defense", "bido"]

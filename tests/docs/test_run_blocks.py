@@ -26,6 +26,7 @@ from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.recipes import runs as recipe_runs
+from calor_hf.recipes.train_arguments import acting
 from examples.paper.__main__ import main as paper
 from examples.paper.lab import TRAIN as TRAIN_IN_STUDY
 from tests.data.made_up_sets import make_celeba, make_facescrub, make_ffhq
@@ -207,7 +208,10 @@ def to_run(words: list[str]) -> list[str] | None:
     known = max((start for start in (*LIMITS, *NOT_RUN) if line.startswith(start)), key=len, default=None)
     if known is None:
         raise ValueError(f"run '{line}' here (LIMITS), or say why not (NOT_RUN)")
-    return None if known in NOT_RUN else [*words, *LIMITS[known]]
+    if known in NOT_RUN:
+        return None
+    limits = LIMITS[known]
+    return acting([*words, *limits]) if limits[: len(TRAIN)] == TRAIN else [*words, *limits]
 
 
 def run_command(words: list[str], home: Path) -> int:
