@@ -67,14 +67,13 @@ class Auto(Attack[AutoConfig]):
         """Names of the members."""
         return tuple(self.members)
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether one of the members is."""
-        return any(member.adaptive for member in self.members.values())
+    def adaptive_to(self, target: Target) -> bool:
+        """Whether one of the members is adaptive to the target."""
+        return any(member.adaptive_to(target) for member in self.members.values())
 
-    def effort(self, source: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
+    def effort(self, source: Attack[AutoConfig], scaled: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
         """Compare each member with its own source."""
-        _, changed = super().effort(source)
+        _, changed = super().effort(source, scaled)
         members = [f"{member.name}.{setting}" for member in self._made for setting in member.changed]
         return min(member.effort for member in self._made), (*changed, *members)
 

@@ -117,23 +117,26 @@ class Attack(ABC, Generic[C]):
         """Names of the member attacks of an ensemble; the images of a class are then in as many equal blocks."""
         return ()
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether it uses knowledge of a defense, such as its target confidence."""
+    def adaptive_to(self, target: Target) -> bool:
+        """Whether it uses knowledge of a defense, and the target has what it goes around."""
         return False
 
-    def effort(self, source: "Attack[C]") -> tuple[float, tuple[str, ...]]:
-        """Compare the settings with those of ``source``, the same attack as published.
+    def effort(self, source: "Attack[C]", scaled: "Attack[C]") -> tuple[float, tuple[str, ...]]:
+        """Compare the settings with those of the same attack as published.
+
+        Args:
+            source: With all of the published effort.
+            scaled: With the budget of this one.
 
         Returns:
             Least ratio of a setting that sets the effort, and the names of other settings that differ.
         """
         ratio, changed = 1.0, []
         for field in dataclasses.fields(self.config):
-            mine, theirs = (getattr(one.config, field.name) for one in (self, source))
-            if "scales_to" in field.metadata and theirs:
-                ratio = min(ratio, mine / theirs)
-            elif mine != theirs:
+            mine, full, same = (getattr(one.config, field.name) for one in (self, source, scaled))
+            if "scales_to" in field.metadata and full:
+                ratio = min(ratio, mine / full)
+            elif mine != same:
                 changed.append(field.name)
         return ratio, tuple(changed)
 

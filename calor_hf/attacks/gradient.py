@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from calor_hf.attacks.base import Attack, AttackConfig, Task, working_dtype
 from calor_hf.attacks.batch import AttackedTarget, Batch
@@ -15,6 +15,7 @@ from calor_hf.attacks.starts import chosen_starts, random_starts
 from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
+from calor_hf.heads.low_rank_head import LowRankHead
 from calor_hf.targets.base import Target
 from calor_hf.targets.identity_losses import IDENTITY_LOSSES, aimed_cross_entropy
 
@@ -129,11 +130,14 @@ class GradientAttack(Attack[C]):
         """Rows that a class has while it is optimized."""
         return images_per_class * self.config.restarts
 
-    @property
-    def adaptive(self) -> bool:
-        """Whether gradients go past a Tanh, the aim is below 1, or several noisy copies are averaged."""
+    def adaptive_to(self, target: Target) -> bool:
+        """Whether gradients go past a Tanh, the aim is a defense's confidence, or its noise is averaged."""
         config = self.config
-        return config.gradient == "straight_through" or config.aim < 1 or config.samples > 1
+        return (
+            (config.gradient == "straight_through" and _squashes(target.module))
+            or (config.aim < 1 and target.describe("").defense != "none")
+            or (config.samples > 1 and target.stochastic)
+        )
 
     # For hooks
 
@@ -257,3 +261,10 @@ def _not_finite(labels: Sequence[int]) -> FloatingPointError:
         f"the target's scores or the objective became NaN or infinite while attacking class {names}; check the target, "
         "or try another objective or a lower lr"
     )
+
+
+def _squashes(network: nn.Module) -> bool:
+    """Whether a network has a Tanh or a sigmoid whose saturation can hide gradients."""
+    heads = [module for module in network.modules() if isinstance(module, LowRankHead)]
+    squashing = any(head.activation in ("tanh", "sigmoid") for head in heads)
+    return squashing or any(isinstance(module, nn.Tanh | nn.Sigmoid) for module in network.modules())

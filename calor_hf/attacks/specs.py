@@ -68,7 +68,8 @@ def parse_attack(
     try:
         values = kind.config_class.parse([*settings, *pairs])
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
-        effort, changed = attack.effort(kind(kind.configure(own_preset if at else preset)))
+        source, scaled = (kind(kind.configure(own_preset if at else preset, one)) for one in ("paper", budget))
+        effort, changed = attack.effort(source, scaled)
     except (TypeError, ValueError) as error:
         raise ValueError(f"attack {spec}: {error}") from error
     # The name is a folder's: of a setting that is a path, the last part.

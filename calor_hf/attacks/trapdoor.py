@@ -76,10 +76,9 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         super().__init__(config)
         self._found: dict[str, Tensor] | None = None
 
-    @property
-    def adaptive(self) -> bool:
+    def adaptive_to(self, target: Target) -> bool:
         """It expects Trap-MID."""
-        return True
+        return target.describe("").defense == "trap_mid"
 
     def prepare(
         self, target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None, folder: Path, seed: int

@@ -130,7 +130,8 @@ class Evaluator:
         views, private = self.private_views, self.private
         view, labels, networks = views["target"], private.held_labels, {}
         for role, one in views.items():
-            same = one.private_logits is not None and one.private_logits.shape[1] == self.target.num_classes
+            logits = one.private_logits
+            same = logits is not None and (role != "embedding" or logits.shape[1] == self.target.num_classes)
             networks[role] = NetworkInfo(one.name, None if role == "extractor" else self._accuracy(role, one), same)
         useful: list[Measure] = []
         threats: list[Measure] = []
@@ -183,7 +184,7 @@ class Evaluator:
             prior=self.prior.name,
             prior_settings=self.prior.config.to_dict(),
             cost=found.cost,
-            adaptive=attack.attack.adaptive,
+            adaptive=attack.attack.adaptive_to(self.target),
             measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts),
             chance_levels=chance_levels,
             target_confidence=float(found.scores.double().mean()),

@@ -7,9 +7,20 @@ from importlib.resources import files
 from typing import Any
 
 from calor_hf.auditing.gallery import Gallery
+from calor_hf.auditing.several_reports import differences
 from calor_hf.core.plain_text import unturned
-from calor_hf.core.report import HEADLINE, AttackResult, LeakageReport, Measure
-from calor_hf.core.report_text import DIRECTIONS, chance_levels, interval, percent, value_of, verdict
+from calor_hf.core.report import AttackResult, LeakageReport, Measure
+from calor_hf.core.report_text import (
+    DIRECTIONS,
+    POWER_HEAD,
+    SHARES,
+    chance_levels,
+    interval,
+    percent,
+    power_rows,
+    value_of,
+    with_interval,
+)  # fmt: skip
 
 
 def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Sequence[LeakageReport] = ()) -> str:
@@ -30,11 +41,14 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
     return environment.from_string(source).render(
         report=report,
         name=report.target.name or report.target.model,
-        attacks=[_tables(attack) for attack in sorted(report.attacks, key=_accuracy, reverse=True)],
+        attacks=[_tables(one) for one in sorted(report.attacks, key=lambda one: one is not report.strongest)],
         people=_people(report, gallery),
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
-        verdict=verdict(report),
+        share=SHARES.get(report.verdict.measure, ""),
+        models=[(one, with_interval(_lead(report, one)), differences(report, one)) for one in (report, *others)],
+        power_head=POWER_HEAD,
+        power_rows=power_rows(report),
         percent=percent,
         value_of=value_of,
         interval=interval,
@@ -43,9 +57,9 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
     )
 
 
-def _accuracy(attack: AttackResult) -> float:
-    measure = attack.get(HEADLINE)
-    return -1.0 if measure is None else measure.value
+def _lead(report: LeakageReport, other: LeakageReport) -> Measure | None:
+    """The measure that carries the verdict of ``report``, of the strongest attack on another model."""
+    return None if other.strongest is None else other.strongest.get(report.verdict.measure)
 
 
 def _tables(attack: AttackResult) -> dict[str, Any]:
@@ -62,7 +76,8 @@ def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, An
     # Images of an ensemble form one block per part: show one of each.
     step = report.images_per_class if strongest and strongest.parts else 1
     shown = strongest.name if strongest else ""
-    by_attack = [measure.by_identity if (measure := attack.get(HEADLINE)) else {} for attack in report.attacks]
+    lead = report.verdict.measure
+    by_attack = [measure.by_identity if (measure := attack.get(lead)) else {} for attack in report.attacks]
     for label, name in zip(report.labels, report.label_names, strict=True):
         row = {"label": label, "name": name, "shares": [values.get(label, math.nan) for values in by_attack]}
         if gallery is not None:
@@ -76,12 +91,12 @@ def _people(report: LeakageReport, gallery: Gallery | None) -> list[dict[str, An
 
 
 def _plot(reports: list[LeakageReport]) -> str:
-    """Test accuracy of the models against attack accuracy, as SVG text; empty without a test accuracy."""
-    points = []
+    """Test accuracy of the models against the measure of the first verdict, as SVG text; empty without an accuracy."""
+    points, lead = [], reports[0].verdict.measure
     for report in reports:
         accuracy = next((m for m in report.utility if m.name == "accuracy"), None)
         for attack in report.attacks:
-            measure = attack.get(HEADLINE)
+            measure = attack.get(lead)
             if accuracy is not None and measure is not None:
                 points.append((report, attack, accuracy, measure))
     if not points:
@@ -91,7 +106,7 @@ def _plot(reports: list[LeakageReport]) -> str:
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained", facecolor="none")
     axes = figure.add_subplot()
     marks = dict(zip([id(report) for report in reports], "osD^v<>PX*" * (1 + len(reports) // 10), strict=False))
     for report, attack, accuracy, measure in points:
@@ -102,16 +117,17 @@ def _plot(reports: list[LeakageReport]) -> str:
             yerr=[[100 * max(0.0, measure.value - low)], [100 * max(0.0, high - measure.value)]],
             fmt=marks[id(report)],
             capsize=3,
-            label=f"{attack.name} ({report.target.defense})".replace("$", r"\$"),
+            label=f"{attack.name} ({report.target.defense}, {report.verdict.kind})".replace("$", r"\$"),
         )
-    chance = [level for _, attack, _, _ in points if not math.isnan(level := attack.chance_level(HEADLINE))]
+    chance = [level for _, attack, _, _ in points if not math.isnan(level := attack.chance_level(lead))]
     if chance:
-        axes.axhline(100 * max(chance), color="gray", linestyle=":", label="chance level")
-    axes.set(xlabel="test accuracy of the model (%)", ylabel="rebuilt images recognized (%)")
+        axes.axhline(100 * max(chance), color="gray", linestyle=":", label="highest chance level")
+    axes.set(xlabel="test accuracy of the model (%)", ylabel=f"{SHARES[lead]} (%)")
     axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.02), framealpha=0)  # over no point
     buffer = io.StringIO()
+    axes.set_facecolor("none")
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

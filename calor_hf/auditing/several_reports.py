@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from calor_hf.auditing.verdict import concluded
-from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure
-from calor_hf.core.report_text import DASH, percent, value_of
+from calor_hf.auditing.verdict import LEAST_PEOPLE, concluded
+from calor_hf.core.report import AttackResult, LeakageReport, Measure, PowerCheck
+from calor_hf.core.report_text import DASH, percent, power_rows, value_of
 from calor_hf.metrics import paired_difference
+
+_SHOWN = 100  # characters of a difference
 
 
 def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
@@ -29,12 +31,56 @@ def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
     for attack in (attack for part in parts for attack in part.attacks):
         if repr(attacks.setdefault(attack.name, attack).measures) != repr(attack.measures):
             raise ValueError(f"the attack {attack.name!r} appears twice, with different numbers")
-    merged = replace(first, attacks=list(attacks.values()))
-    return concluded(merged)
+    power: dict[str, PowerCheck] = {}
+    for check in (check for part in parts for check in part.power):  # of two, the one that promises less
+        power[check.name] = min(power.get(check.name, check), check, key=lambda one: one.images.value)
+    return concluded(replace(first, attacks=list(attacks.values()), power=list(power.values())))
+
+
+def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
+    """Return what two audits differ in besides the model, so that their numbers cannot be compared.
+
+    People, data, evaluation models and their accuracy, images of each person; and of each attack in both, its settings
+    and its prior with settings.
+    """
+
+    def compared(report: LeakageReport) -> dict[str, object]:
+        networks = {
+            role.replace("_", " "): f"{one.name}, {value_of(one.accuracy)} right on held-out images"
+            for role, one in report.networks.items()
+            if role != "target"
+        }
+        data = {name: value for name, value in asdict(report.data).items() if name != "name"}
+        return {
+            "people": f"{len(report.labels)} of {report.target.classes}: {', '.join(map(str, report.labels))}",
+            "data": f"{report.data.name}, {data}",
+            "images of each person": report.images_per_class,
+            **networks,
+        }
+
+    one, two = compared(first), compared(second)
+    found = [
+        f"{name} ({str(one.get(name, DASH))[:_SHOWN]} and {str(two.get(name, DASH))[:_SHOWN]})"
+        for name in dict.fromkeys([*one, *two])
+        if one.get(name) != two.get(name)
+    ]
+    others = {attack.name: attack for attack in second.attacks}
+    for attack in first.attacks:
+        other = others.get(attack.name, attack)
+        for name in ("attack", "settings", "prior", "prior_settings", "effort"):
+            a, b = getattr(attack, name), getattr(other, name)
+            if isinstance(a, dict):
+                keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key, DASH) != b.get(key, DASH)]
+                a, b = ({key: side.get(key, DASH) for key in keys} for side in (a, b))
+            if a != b:
+                found.append(f"{name.replace('_', ' ')} of {attack.name} ({a} and {b})")
+    return found
 
 
 def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
     """Return paired differences of the measures that both have, attack by attack, and whether they are resolved.
+
+    Nothing is concluded from audits that differ in more than the model, or if neither of them had power.
 
     Raises:
         ValueError: other identities or data, or no attack in both.
@@ -48,29 +94,36 @@ def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
     pairs = [(attack, others[attack.name]) for attack in first.attacks if attack.name in others]
     if not pairs:
         raise ValueError("no attack is in both reports; run the same attacks on both models")
-    lines = [f"A: {_title(first)}", f"B: {_title(second)}", ""]
-    models = [_evaluation_model(report) for report in (first, second)]
-    settings = [("evaluation model", *models)]
-    settings += [(n.replace("_", " "), getattr(first, n), getattr(second, n)) for n in _SETTINGS]
-    lines += [f"Note: {name} differs ({a} and {b})." for name, a, b in settings if a != b]
+    lines, differs = [], differences(first, second)
+    for name, report in (("A", first), ("B", second)):
+        lines += [f"{name}: {_title(report)}", *(f"   {line}" for line in _conclusion(report)), ""]
+    reason = ""
+    if first.verdict.kind == second.verdict.kind == "inconclusive":
+        reason = "no claim, as neither audit had power"
+        lines.append("Neither audit had power, so their difference says nothing about the models.")
+    if differs:
+        reason = "no claim, as the audits differ"
+        lines.append("NOT COMPARABLE: the audits differ in more than the model:")
+        lines += [f"- {line}" for line in differs]
+    for name in ("seed", "version"):
+        if (a := getattr(first, name)) != (b := getattr(second, name)):
+            lines.append(f"Note: {name} differs ({a} and {b}).")
     accuracies = [
         next((m.value for m in report.utility if m.name == "accuracy"), math.nan) for report in (first, second)
     ]
     if not any(map(math.isnan, accuracies)):
-        lines.append(f"Test accuracy: {percent(accuracies[0], 1)} and {percent(accuracies[1], 1)}.")
+        lines.append(f"Test accuracy: {percent(accuracies[0])} and {percent(accuracies[1])}.")
         if abs(accuracies[0] - accuracies[1]) > 0.01:
             lines.append("Note: they are more than a point apart; a weaker model leaks less under any defense.")
     for a, b in pairs:
-        lines += ["", f"{a.name}: B − A, 95 % interval over people", *_differences(a, b)]
+        lines += ["", f"{a.name}: B − A, 95 % interval over people", *_differences(a, b, reason)]
     measures = {one.name: one for one in [*second.utility, *second.other_threats]}
     both = [(one, measures[one.name]) for one in [*first.utility, *first.other_threats] if one.name in measures]
     if both:
-        lines += ["", f"{'On held-out images':<26} {'A':>9} {'B':>9}"]
+        lines += ["", f"{'On private images':<26} {'A':>9} {'B':>9}"]
         lines += [f"  {a.name:<24} {value_of(a):>9} {value_of(b):>9}" for a, b in both]
-    lines += ["", f"Worst case: {_worst(first)} in A, {_worst(second)} in B."]
-    for name, mine, theirs in (("A", first.caveats, second.caveats), ("B", second.caveats, first.caveats)):
-        own = [line for line in mine if line not in theirs]
-        lines += ["", f"Caveats of {name} alone:", *(f"- {line}" for line in own)] if own else []
+    for name, report in (("A", first), ("B", second)):
+        lines += ["", f"Caveats of {name}:", *(f"- {line}" for line in report.caveats)]
     return "\n".join(lines)
 
 
@@ -81,70 +134,66 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     measure the uncertainty over identities; the spread here measures that over training and attack.
 
     Raises:
-        ValueError: fewer than two reports, other identities, data or effort, another evaluation model, or no attack in
-            all of them.
+        ValueError: fewer than two reports, audits that differ in more than seed and model, or no attack in all of them.
     """
     if len(reports) < 2:
         raise ValueError(f"expected two reports or more, of other seeds, got {len(reports)}")
     first = reports[0]
-    for name in ("labels", "data", "images_per_class", "effort", "version"):
-        if any(getattr(report, name) != getattr(first, name) for report in reports):
-            raise ValueError(f"the reports differ in {name}; compare audits that differ only in their seed")
-    models = sorted({_evaluation_model(report) for report in reports})
-    if len(models) > 1:
-        raise ValueError(f"the reports have the evaluation models {', '.join(models)}; use the same one for all")
     common = [a.name for a in first.attacks if all(any(b.name == a.name for b in r.attacks) for r in reports)]
     if not common:
         raise ValueError("no attack is in all reports; run the same attacks")
+    for report in reports[1:]:
+        differs = differences(first, report)
+        differs += [] if report.version == first.version else [f"version ({first.version} and {report.version})"]
+        if differs:
+            raise ValueError(
+                f"the reports differ in {'; '.join(differs)}; compare audits that differ only in their seed"
+            )
     seeds = ", ".join(str(report.seed) for report in reports)
     lines = [
         f"{len(reports)} audits (seeds {seeds}), {len(first.labels)} people × {first.images_per_class} images each",
+        f"verdicts: {', '.join(report.verdict.kind for report in reports)}",
         f"{'':<28} {'mean':>9} {'± sd':>9} {'lowest':>9} {'highest':>9}",
     ]
     for name in common:
         found = [next(a for a in report.attacks if a.name == name) for report in reports]
         lines += ["", name, *_spread([attack.measures for attack in found])]
-    lines += ["", "The model on held-out images", *_spread([report.utility for report in reports])]
-    return "\n".join(lines)
-
-
-_SETTINGS = ("seed", "effort", "images_per_class", "version")
-
-
-def _evaluation_model(report: LeakageReport) -> str:
-    network = report.networks.get("evaluation_model")
-    return DASH if network is None else network.name
+    lines += ["", "The model on private images", *_spread([report.utility for report in reports])]
+    shared = dict.fromkeys(line for report in reports for line in report.caveats)
+    return "\n".join([*lines, "", *(f"- {line}" for line in shared)])
 
 
 def _title(report: LeakageReport) -> str:
     return f"{report.target.name or report.target.model} ({report.target.defense}), {report.created}"
 
 
-def _worst(report: LeakageReport) -> str:
-    attack = report.strongest
-    if attack is None:
-        return DASH
-    measure = attack.get(IDENTITIES if attack.parts else HEADLINE)
-    return f"{value_of(measure)} by {attack.name}"
+def _conclusion(report: LeakageReport) -> list[str]:
+    power = [f"{name}: {images} recognized, by chance {chance}" for name, _, images, chance, *_ in power_rows(report)]
+    return [*report.verdict.sentences, *(f"- {line}" for line in report.verdict.reasons), *power]
 
 
-def _differences(first: AttackResult, second: AttackResult) -> list[str]:
+def _differences(first: AttackResult, second: AttackResult, reason: str) -> list[str]:
     rows = []
     for a in first.measures:
         b = second.get(a.name)
         shared = set() if b is None else set(a.by_identity) & set(b.by_identity)
         if b is None or not shared:
             continue
-        change = _change(a, *paired_difference(a.by_identity, b.by_identity))
-        rows.append(f"  {a.name:<24} {change}  ({len(shared)} people)")
+        difference, low, high = paired_difference(a.by_identity, b.by_identity)
+        if len(shared) < LEAST_PEOPLE:
+            low = high = math.nan
+        rows.append(f"  {a.name:<24} {_change(a, difference, low, high, reason)}  ({len(shared)} people)")
     return rows
 
 
-def _change(measure: Measure, difference: float, low: float, high: float) -> str:
+def _change(measure: Measure, difference: float, low: float, high: float, reason: str) -> str:
     scale, unit = (100, " points") if measure.unit == "share" else (1, "")
-    text = f"{scale * difference:+.3g}{unit} [{scale * low:+.3g}, {scale * high:+.3g}]"
+    text = f"{scale * difference:+.3g}{unit}"
     if math.isnan(low):
-        return f"{text}: one person says nothing about others"
+        return f"{text}: too few people for an interval"
+    text += f" [{scale * low:+.3g}, {scale * high:+.3g}]"
+    if reason:
+        return f"{text}: {reason}"
     if low <= 0 <= high:
         return f"{text}: not resolved by these people"
     if measure.direction == "neither":

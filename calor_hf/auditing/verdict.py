@@ -1,11 +1,340 @@
-"""The conclusion of an audit: it leaks, nothing was found although it would have been, or no power."""
+"""The conclusion of an audit: the model leaks, nothing was found although it would have been, or there was no power."""
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from calor_hf.core.report import LeakageReport
-from calor_hf.core.report_text import caveats
+from calor_hf.auditing.caveats import beyond, caveats
+from calor_hf.core.exact_interval import LEVEL
+from calor_hf.core.report import (
+    EMBEDDING,
+    HEADLINE,
+    IDENTITIES,
+    LEADING,
+    MATCH,
+    MATCHED,
+    AttackResult,
+    Kind,
+    LeakageReport,
+    Measure,
+    PowerCheck,
+    Verdict,
+)  # fmt: skip
+from calor_hf.core.report_text import POWER, interval, percent, with_interval
+from calor_hf.metrics import paired_difference
+
+LEAST_PEOPLE = 6
+"""Identities from which an interval over identities is believed: all of five agree by chance in 1 of 16 cases."""
+GOOD_EVALUATION = 0.8
+"""Accuracy on held-out images of the attacked identities that an evaluation model needs to rule anything out."""
+LEAST_FIT = 0.5
+"""Share of its training images that a target has to recognize, and of its confidence in them that attacks reach."""
+LEAST_EFFORT = 0.2
+"""Share of the effort of their sources that attacks need to rule anything out."""
+MOST_CHANCE = 0.5
+"""Chance level that leaves no room for a difference."""
+MARGIN = 0.05
+"""Difference to the chance level from which a power measurement is clear, if it is also twice that level."""
+ROLES = {EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
+_LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
+_SUBJECTS = {
+    MATCH: "the person drawn is the right one",
+    EMBEDDING: "a network that did not learn the private images recognized the right person",
+    HEADLINE: "the evaluation model recognized the right person",
+}
+_REMEDIES = {
+    "resolution": "use a prior of larger images",
+    "prior": "the prior cannot draw these people; train it longer, or on images of the same kind",
+    "guided": "the attack cannot find them with this prior even when the truth guides it; use a better prior",
+    "control": "the same attacks do not find the people of an undefended model; use more effort or a better prior",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Comparison of one attack with chance.
+
+    Attributes:
+        attack: The attack.
+        measure: Share of its images that are recognized.
+        chance: The same for images that know nothing of the identity; the highest of its sources, or None.
+        above: Whether it is above every chance level, by the interval of the paired difference over identities.
+        rebuilt: Identities recognized more often than by chance, one by one.
+    """
+
+    attack: AttackResult
+    measure: Measure
+    chance: Measure | None
+    above: bool
+    rebuilt: tuple[int, ...]
+
+    @property
+    def evidence(self) -> tuple[bool, float]:
+        """What the strongest attack is chosen by."""
+        return self.above or bool(self.rebuilt), self.measure.value - (self.chance.value if self.chance else 0.0)
 
 
 def concluded(report: LeakageReport) -> LeakageReport:
     """Return the report with its verdict and caveats, computed from the rest of it."""
-    return replace(report, caveats=caveats(report))
+    return replace(report, verdict=verdict(report), caveats=caveats(report))
+
+
+def verdict(report: LeakageReport) -> Verdict:
+    """Conclude from the numbers of a report.
+
+    ``leaks``: an attack is above chance over identities, or some identities are, one by one. ``found nothing``: none
+    is, and every precondition of :func:`failures` holds. ``inconclusive``: everything else.
+    """
+    name = leading(report)
+    found = [finding for attack in report.attacks if (finding := compare_with_chance(report, attack, name)) is not None]
+    if not found:
+        headline = "Inconclusive: no reconstruction was evaluated, so the audit says nothing about what leaks."
+        return Verdict("inconclusive", [headline], ["Pass an evaluation model that knows the classes of the target."])
+    best = max(found, key=lambda finding: finding.evidence)
+    leaks, reasons = best.evidence[0], failures(report, name, found, best)
+    if leaks:
+        who = "its" if best.above else f"{len(best.rebuilt)} of {best.measure.identities}"
+        opening, reasons = f"The model leaks {who} training identities: ", []
+    elif reasons:
+        opening = "Inconclusive: this audit had no power to tell whether the model leaks: "
+    else:
+        opening = "This audit found nothing, and would have found what its power measurements did: "
+    sentences = [opening + _headline(report, best), *_details(report, best)]
+    kind: Kind = "leaks" if leaks else "inconclusive" if reasons else "found nothing"
+    return Verdict(kind, sentences, reasons, best.attack.name, name)
+
+
+def leading(report: LeakageReport) -> str:
+    """Return the measure that carries the verdict: the most trusted one whose network is good on the attacked people.
+
+    Without any, the first that has a value; empty if none has.
+    """
+    known = [name for name in LEADING if any(attack.get(name) is not None for attack in report.attacks)]
+    return next(
+        (name for name in known if _trusted(report, name)), HEADLINE if HEADLINE in known else "".join(known[:1])
+    )
+
+
+def _trusted(report: LeakageReport, name: str) -> bool:
+    if name == MATCH:
+        return report.data.drawn
+    network = report.networks.get(ROLES[name])
+    return network is not None and good(network.accuracy) and not (name == EMBEDDING and network.same_data)
+
+
+def good(accuracy: Measure | None) -> bool:
+    """Whether an evaluation model is good on the attacked identities, as far as its interval says."""
+    return accuracy is not None and accuracy.value >= GOOD_EVALUATION and accuracy.low >= GOOD_EVALUATION / 2
+
+
+def compare_with_chance(report: LeakageReport, attack: AttackResult, name: str) -> Finding | None:
+    """Compare an attack with every chance level; None if it has no such measure."""
+    measure = attack.get(name)
+    if measure is None:
+        return None
+    every = [one for measures in attack.chance_levels.values() for one in measures]
+    levels = [one for one in every if one.name == name and not math.isnan(one.value)]
+    highest = max(levels, key=lambda one: one.value, default=None)
+    tests = len(measure.by_identity) * len(report.attacks)
+    return Finding(
+        attack=attack,
+        measure=measure,
+        chance=highest,
+        above=bool(levels) and all(_above(measure, level) for level in levels),
+        rebuilt=rebuilt_identities(measure, levels, (1 - LEVEL) / max(1, tests)),
+    )
+
+
+def _above(measure: Measure, level: Measure) -> bool:
+    both = measure.by_identity.keys() & level.by_identity.keys()
+    return len(both) >= LEAST_PEOPLE and paired_difference(level.by_identity, measure.by_identity)[1] > 0
+
+
+def rebuilt_identities(measure: Measure, levels: Sequence[Measure], error: float) -> tuple[int, ...]:
+    """Return the identities that are recognized more often than by chance, each tested alone.
+
+    The images of an identity are compared with all images of a chance level by Fisher's exact test, which counts the
+    uncertainty of both; their share must also be more than twice that of the same identity by chance, since some
+    evaluation models take many images for one person. Images of one identity are alike, so a few identities may be hit
+    in all images by chance: more of them must be hit than in any chance level.
+
+    Args:
+        measure: Share of recognized images, with its value for each identity.
+        levels: Chance levels of the same measure.
+        error: Probability of an error that each test may have.
+    """
+    from scipy.stats import hypergeom  # here, as scipy.stats takes a second to import
+
+    if not levels or not measure.by_identity:
+        return ()
+    each = measure.images // len(measure.by_identity)
+    found = []
+    for label, share in measure.by_identity.items():
+        hits = round(share * each)
+        by_chance = [(round(level.value * level.images), level.images) for level in levels]
+        tails = [hypergeom.sf(hits - 1, each + count, hits + right, each) for right, count in by_chance]
+        if max(tails) < error and all(share > 2 * level.by_identity.get(label, 0.0) for level in levels):
+            found.append(label)
+    least = min((measure.by_identity[label] for label in found), default=1.0)
+    alike = max(sum(share >= least for share in level.by_identity.values()) for level in levels)
+    return tuple(found) if len(found) > alike else ()
+
+
+def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: Finding) -> list[str]:
+    """Return what keeps an audit that found nothing from ruling anything out, each with what to do about it."""
+    reasons = []
+    if name != MATCH:
+        network = report.networks.get(ROLES[name])
+        accuracy = None if network is None else network.accuracy
+        if accuracy is None or math.isnan(accuracy.value):
+            reasons.append(
+                "The evaluation model was not tested on held-out images of the attacked people. Pass data with a test "
+                "split."
+            )
+        elif not good(accuracy):
+            reasons.append(
+                f"The evaluation model recognizes {with_interval(accuracy)} of held-out images of the attacked people, "
+                f"and {percent(GOOD_EVALUATION)} are needed. Train a better one, or pass --embedding, a network that "
+                "tells such people apart."
+            )
+    fit, confidence = (next((one.value for one in report.utility if one.name == wanted), math.nan)
+                       for wanted in ("train_accuracy", "train_confidence"))  # fmt: skip
+    if not fit >= LEAST_FIT:
+        reasons.append(
+            f"The attacked model recognizes {percent(fit)} of the images that it is said to have learned. Pass the "
+            "images and the order of classes that it was trained on."
+        )
+    reached = max((finding.attack.target_confidence for finding in found), default=math.nan)
+    wanted = LEAST_FIT * (1.0 if math.isnan(confidence) else confidence)
+    if not reached >= wanted:
+        reasons.append(
+            f"The attacks did not convince the attacked model: its confidence in their images is {percent(reached)}, "
+            f"and {percent(wanted)} are needed. Use more effort, other attacks or a better prior."
+        )
+    effort = max((finding.attack.effort for finding in found), default=math.nan)
+    if not effort >= LEAST_EFFORT:
+        reasons.append(
+            f"The attacks ran with {percent(effort)} of their sources' effort, and {percent(LEAST_EFFORT)} are needed. "
+            "Use a larger --budget."
+        )
+    if any(finding.attack.settings.get("fast") for finding in found):
+        reasons.append("The ensemble left out attacks that could have recovered more (fast mode). Run it without fast.")
+    people = len(best.measure.by_identity) or best.measure.identities
+    if people < LEAST_PEOPLE or math.isnan(best.measure.low) or math.isnan(best.measure.high):
+        reasons.append(
+            f"An interval over {people} people says nothing about others. Attack {LEAST_PEOPLE} people or more."
+        )
+    if best.chance is None:
+        reasons.append("The chance level is unknown. Audit again with this version.")
+    elif best.chance.value >= MOST_CHANCE:
+        reasons.append(
+            f"The chance level, {percent(best.chance.value)}, leaves no room for a difference. Attack more people."
+        )
+    return reasons + _without_power(report, name, best)
+
+
+def _without_power(report: LeakageReport, name: str, best: Finding) -> list[str]:
+    reasons = [
+        f"{POWER[check.name]}: {with_interval(check.images)} recognized, by chance {percent(check.chance)}. Remedy: "
+        f"{_REMEDIES[check.name]}."
+        for check in report.power
+        if not clear(check)
+    ]
+    if not any(check.name in ("guided", "control") for check in report.power):
+        reasons.append(
+            "It was not measured whether this audit could have found anything. Audit without --skip-power, or pass "
+            "--control, an undefended model."
+        )
+    ceiling = _ceiling(report, name)
+    if ceiling is not None and best.chance is not None and not reasons:
+        most = (best.measure.high - best.chance.value) / (ceiling.images.value - ceiling.chance)
+        if most > LEAST_FIT:
+            reasons.append(
+                f"The interval reaches {percent(min(most, 1))} of what this audit could have found. Attack more "
+                "people, or rebuild more images of each."
+            )
+    return reasons
+
+
+def clear(check: PowerCheck) -> bool:
+    """Whether a power measurement is clearly above its chance level."""
+    return check.images.low > max(2 * check.chance, check.chance + MARGIN)
+
+
+def _ceiling(report: LeakageReport, name: str) -> PowerCheck | None:
+    """The highest clear ceiling that was measured as the attack was."""
+    checks = [one for one in report.power if one.name in ("prior", "guided") and one.images.name == name and clear(one)]
+    return max(checks, key=lambda check: check.images.value, default=None)
+
+
+def _headline(report: LeakageReport, best: Finding) -> str:
+    measure, name = best.measure, best.measure.name
+    chance = "" if best.chance is None else f"; by chance {with_interval(best.chance)}"
+    bracket = f"95 % interval {interval(measure)}" if interval(measure) else "too few people for an interval"
+    text = (
+        f"in {percent(measure.value)} of {measure.images} rebuilt images of {measure.identities} people, "
+        f"{_SUBJECTS[name]} ({bracket}{chance})."
+    )
+    network = report.networks.get(ROLES.get(name, ""))
+    if network is None:
+        return text
+    if network.same_data:
+        text += " By a same-data evaluation model alone: it learned the images that the attacked model learned."
+    if network.accuracy is not None and beyond(measure, network.accuracy):
+        text += (
+            f" That is more than the {percent(network.accuracy.value)} of real held-out images that it recognizes: a "
+            "sign of transferred adversarial features, so the number overstates what leaks."
+        )
+    return text
+
+
+def _details(report: LeakageReport, best: Finding) -> list[str]:
+    attack, measure, name = best.attack, best.measure, best.measure.name
+    lines = [f"{len(report.labels)} of {report.target.classes} people were attacked, by {_listed(report)}."]
+    if best.rebuilt:
+        shares = [measure.by_identity[label] for label in best.rebuilt]
+        lines.append(
+            f"{len(best.rebuilt)} of {len(measure.by_identity)} people are recognized beyond chance, each taken alone: "
+            f"in {percent(sum(shares) / len(shares))} of their images."
+        )
+    once = attack.get(_LEVELS.get(name, ""))
+    if once is not None:
+        level = attack.chance_level(once.name)
+        lines.append(
+            f"{round(once.value * once.identities)} of {once.identities} people were recognized in at least one of "
+            f"{measure.images // measure.identities} images"
+            + ("." if math.isnan(level) else f"; by chance {percent(level)}.")
+            + (" So many tries succeed by chance alone." if level >= MOST_CHANCE else "")
+        )
+    for other in LEADING:
+        if other != name and (seen := attack.get(other)) is not None:
+            network = report.networks.get(ROLES.get(other, ""))
+            same = " It is a same-data model, which tends to overstate." if network and network.same_data else ""
+            lines.append(
+                f"For comparison: {_SUBJECTS[other]} in {with_interval(seen)} of the images, by chance "
+                f"{percent(attack.chance_level(other))}.{same}"
+            )
+    both = attack.get("both_evaluation_models@1")
+    if both is not None:
+        lines.append(f"Both evaluation models recognize the right person in {percent(both.value)} of the images.")
+    ceiling = _ceiling(report, name)
+    if ceiling is not None and best.chance is not None:
+        share = (measure.value - best.chance.value) / (ceiling.images.value - ceiling.chance)
+        lines.append(
+            f"Leakage share: {percent(share)} of what could be found ({POWER[ceiling.name]}: "
+            f"{percent(ceiling.images.value)})."
+        )
+    for check in report.power:
+        if check.difference is not None:
+            low, high = 100 * check.difference.low, 100 * check.difference.high
+            lines.append(
+                f"The undefended control gives {percent(check.images.value)}, a difference of "
+                f"{100 * check.difference.value:+.1f} points "
+                + ("(too few people for an interval)." if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}].")
+            )
+    return lines
+
+
+def _listed(report: LeakageReport) -> str:
+    attacks = report.attacks
+    return f"the attack {attacks[0].name}" if len(attacks) == 1 else f"{len(attacks)} attacks"

@@ -34,6 +34,7 @@ class Command:
         run: Recipe, called with an instance of ``options``.
         stopped: Sentence shown after Ctrl-C.
         statuses: Exit statuses of more errors than those of :data:`STATUSES`.
+        status: Exit status for the recipe's result; None means 0.
     """
 
     name: str
@@ -42,20 +43,22 @@ class Command:
     run: Callable[[Any], object]
     stopped: str = "Nothing was written."
     statuses: Mapping[type[Exception], int] = field(default_factory=dict)
+    status: Callable[[Any], int] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the command (``argv`` defaults to that of the process); returns as :func:`run_command`."""
         parser = parser_for(self.options, self.name, self.description)
 
-        def call(words: list[str]) -> None:
-            self.run(read_options(self.options, parser, words))
+        def call(words: list[str]) -> object:
+            return self.run(read_options(self.options, parser, words))
 
-        return run_command(self.name, call, argv, self.stopped, self.statuses)
+        return run_command(self.name, call, argv, self.stopped, self.statuses, self.status)
 
 
 def run_command(
     name: str, call: Callable[[list[str]], object], argv: Sequence[str] | None = None,
     stopped: str = "Nothing was written.", statuses: Mapping[type[Exception], int] | None = None,
+    status: Callable[[Any], int] | None = None,
 ) -> int:  # fmt: skip
     """Run a command, and print a short text if it ends early; with ``--traceback`` in ``argv``, where it did.
 
@@ -65,17 +68,19 @@ def run_command(
         argv: Arguments after the name; defaults to those of the process.
         stopped: Sentence shown after Ctrl-C, in general how to go on.
         statuses: Exit statuses of more errors than those of :data:`STATUSES`.
+        status: Exit status for the result of ``call``; None means 0.
 
     Returns:
-        0; 1 if numbers are not finite; 2 for options or data that are refused, a missing library or too little memory;
-        3 if the work is done and saved, but something after it failed; 70 for a fault of the program, whose text says
-        how to report it; 130 after Ctrl-C or SIGTERM; the value of ``statuses`` for other errors.
+        0, or what ``status`` says; 1 if numbers are not finite; 2 for options or data that are refused, a missing
+        library or too little memory; 3 if the work is done and saved, but something after it failed; 70 for a fault of
+        the program, whose text says how to report it; 130 after Ctrl-C or SIGTERM; the value of ``statuses`` for other
+        errors.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     words = [word for word in argv if word != TRACEBACK]
     try:
         with sigterm_as_ctrl_c():
-            call(words)
+            result = call(words)
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'Stopped.'}\n{stopped}", file=sys.stderr)
         return 130
@@ -89,7 +94,7 @@ def run_command(
         print(f"calor-hf {name}: {message}", file=sys.stderr)
         known = {**(statuses or {}), **STATUSES}
         return next((status for kind, status in known.items() if isinstance(error, kind)), 2)
-    return 0
+    return 0 if status is None else status(result)
 
 
 def _bug_report(name: str, words: Sequence[str], error: Exception) -> str:

@@ -64,6 +64,7 @@ class Measure:
         std: Standard deviation over restart slots (the ± of published tables), or NaN.
         by_identity: The number for each identity, by label.
         note: What a reader has to know.
+        caveat: Sentence for the report's caveats, if the number misleads; without paths and names.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -78,11 +79,12 @@ class Measure:
     std: Number = math.nan
     by_identity: dict[Count, Number] = field(default_factory=dict)
     note: str = ""
+    caveat: str = ""
 
     def failed(self, reason: str) -> "Measure":
         """Return the same measure without a number; ``reason`` becomes its note."""
         nan = math.nan
-        return replace(self, value=nan, low=nan, high=nan, std=nan, by_identity={}, note=reason)
+        return replace(self, value=nan, low=nan, high=nan, std=nan, by_identity={}, note=reason, caveat="")
 
 
 @dataclass(frozen=True)
@@ -272,12 +274,8 @@ class LeakageReport:
 
     @property
     def strongest(self) -> AttackResult | None:
-        """The ensemble of attacks if there is one, else the attack with the highest accuracy; None if unknown."""
-        for attack in self.attacks:
-            if attack.parts and attack.get(IDENTITIES) is not None:
-                return attack
-        scored = [(measure.value, attack) for attack in self.attacks if (measure := attack.get(HEADLINE)) is not None]
-        return max(scored, key=lambda pair: pair[0], default=(math.nan, None))[1]
+        """The attack that the verdict rests on; None if there is none."""
+        return next((attack for attack in self.attacks if attack.name == self.verdict.attack), None)
 
     def anonymous(self) -> "LeakageReport":
         """Return a copy with numbers instead of class names, which may be names of people."""
@@ -308,7 +306,12 @@ class LeakageReport:
                 for role, one in self.networks.items()
             },
             power=[
-                replace(one, images=summary([one.images])[0], identities=summary([one.identities])[0])
+                replace(
+                    one,
+                    images=summary([one.images])[0],
+                    identities=summary([one.identities])[0],
+                    difference=one.difference and summary([one.difference])[0],
+                )
                 for one in self.power
             ],
             attacks=attacks,

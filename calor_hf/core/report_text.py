@@ -4,25 +4,44 @@ import math
 from collections.abc import Sequence
 
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.core.report import HEADLINE, IDENTITIES, AttackResult, LeakageReport, Measure
+from calor_hf.core.report import EMBEDDING, HEADLINE, IDENTITIES, MATCH, MATCHED, AttackResult, LeakageReport, Measure
 
 DASH = "–"
 DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neither": ""}
 TABLE_HEAD = ("attack", "measure", "value", "95 % interval", "chance level", "images", "people", "")
-GOOD_ACCURACY = 0.9
-"""Accuracy on held-out images below which an evaluation model is called weak."""
+POWER_HEAD = ("images", "measure", "recognized", "by chance", "people recognized", "by chance", "")
+POWER = {
+    "resolution": "private images at the size of the prior",
+    "prior": "private images projected onto the prior",
+    "guided": "reconstructions guided by the truth",
+    "control": "reconstructions from the undefended control",
+}
+"""Titles of the measurements of power."""
+SHARES = {
+    MATCH: "rebuilt images that show the right person",
+    EMBEDDING: "rebuilt images recognized by the embedding",
+    HEADLINE: "rebuilt images recognized by the evaluation model",
+    MATCHED: "people shown in at least one image",
+    IDENTITIES: "people recognized by the evaluation model in at least one image",
+}
+"""Titles of the measures that summarize an attack."""
 
 
-def percent(value: float, digits: int = 0) -> str:
-    """Return a share as a percentage; a dash for NaN."""
-    return DASH if math.isnan(value) else f"{100 * value:.{digits}f} %"
+def percent(value: float, digits: int = 1) -> str:
+    """Return a share as a percentage, never rounded to all or nothing; a dash for NaN."""
+    if math.isnan(value):
+        return DASH
+    text, least = f"{100 * value:.{digits}f}", 10.0**-digits
+    if value > 0 and float(text) == 0:
+        return f"< {least:g} %"
+    return f"> {100 - least:g} %" if value < 1 and float(text) == 100 else f"{text} %"
 
 
 def number(value: float, unit: str = "") -> str:
     """Return a number in its unit: one decimal for shares, four significant digits for others; a dash for NaN."""
     if math.isnan(value):
         return DASH
-    return percent(value, 1) if unit == "share" else f"{value:.4g}"
+    return percent(value) if unit == "share" else f"{value:.4g}"
 
 
 def value_of(measure: Measure | None) -> str:
@@ -35,7 +54,9 @@ def interval(measure: Measure) -> str:
     low, high = measure.low, measure.high
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"{100 * low:.0f}–{100 * high:.0f} %" if measure.unit == "share" else f"{low:.4g} to {high:.4g}"
+    if measure.unit == "share":
+        return f"{percent(low).removesuffix(' %')}–{percent(high)}"
+    return f"{low:.4g} to {high:.4g}"
 
 
 def with_interval(measure: Measure | None) -> str:
@@ -71,107 +92,26 @@ def measure_table(report: LeakageReport) -> str:
     return table(TABLE_HEAD, rows)
 
 
+def power_rows(report: LeakageReport) -> list[list[str]]:
+    """Return one row of :data:`POWER_HEAD` for each measurement of the audit's power."""
+    return [
+        [
+            POWER[one.name], one.images.name, with_interval(one.images), percent(one.chance),
+            with_interval(one.identities), percent(one.chance_identities), one.note,
+        ]
+        for one in report.power
+    ]  # fmt: skip
+
+
 def summary(report: LeakageReport) -> str:
-    """Return verdict and caveats as text for a terminal."""
-    return "\n".join([*verdict(report), "", *(f"- {line}" for line in report.caveats)])
-
-
-def verdict(report: LeakageReport) -> list[str]:
-    """Return sentences for readers who do not know the code; the first one is the headline."""
-    attack = report.strongest
-    if attack is None:
-        return ["The audit has no attack accuracy, so it says nothing about what leaks."]
-    headline = IDENTITIES if attack.parts else HEADLINE
-    found, identities, both = (attack.get(name) for name in (HEADLINE, IDENTITIES, "both_evaluation_models@1"))
-    measure, chance = attack.get(headline), attack.chance_level(headline)
-    assert measure is not None  # `strongest` selects by this measure
-    bracket = f" (95 % interval {interval(measure)})" if interval(measure) else ""
-    recognized, tries = "", report.images_per_class * max(1, len(attack.parts))
-    if identities is not None:
-        recognized = f"{round(identities.value * identities.identities)} of {identities.identities} people"
-    if attack.parts:
-        lines = [
-            f"Worst case over {len(attack.parts)} attacks: an independent network recognized {recognized} in at "
-            f"least one of {tries} rebuilt images{bracket}."
-        ]
-        by_chance = f"match {percent(chance, 1)} of the people in as many tries"
-    else:
-        kind = "attack" if len(report.attacks) == 1 else f"strongest of {len(report.attacks)} attacks"
-        lines = [
-            f"The {kind} ({attack.name}) rebuilt {measure.images} images of {measure.identities} people. An "
-            f"independent network recognized the right person in {percent(measure.value)} of them{bracket}."
-        ]
-        lines += [f"{recognized} were recognized in at least one of {tries} tries."] if recognized else []
-        by_chance = f"are recognized in {percent(chance, 1)} of the cases"
-    if not math.isnan(chance):
-        leaks = "The model leaks its training identities."
-        safe = "This audit found no more than chance; that does not prove the model safe."
-        conclusion = leaks if measure.low > chance else safe
-        lines.append(f"Images that know nothing of the person {by_chance}. {conclusion}")
-    if attack.parts and found is not None:
-        lines.append(f"Of all {found.images} rebuilt images, {percent(found.value)} were recognized.")
-    if both is not None:
-        lines.append(f"Two evaluation models of different kinds agree on {percent(both.value)} of the images.")
-    return lines
-
-
-def caveats(report: LeakageReport) -> list[str]:
-    """Return the caveats of a report as sentences that may be published: without paths, names of models or classes."""
-    roles, found = report.networks, []
-    for attack in report.attacks:
-        if attack.effort < 1:
-            found.append(
-                f"{attack.name} ran with {percent(attack.effort, 1)} of its source's effort; with all of it more may "
-                "leak."
-            )
-        if attack.changed:
-            found.append(f"{attack.name} ran with other settings than its source: {', '.join(attack.changed)}.")
-    if not any(attack.adaptive for attack in report.attacks):
-        found.append("No attack that knows the defense was run; such attacks recover more from defended models.")
-    if any(attack.settings.get("fast") for attack in report.attacks):
-        found.append(
-            "The ensemble stopped at each person as soon as the attacked model agreed (fast mode). Adversarial images "
-            "achieve that too, so attacks that would have recovered more may have been skipped."
+    """Return verdict, power and caveats as text for a terminal."""
+    lines = [*report.verdict.sentences, *(f"- {line}" for line in report.verdict.reasons)]
+    for name, _, images, chance, identities, chance_identities, note in power_rows(report):
+        lines.append(
+            f"{name}: {images} of images recognized, by chance {chance}; {identities} of people, by chance "
+            f"{chance_identities}" + (f" ({note})" if note else "")
         )
-    accuracy = accuracy_of(report, "evaluation_model")
-    if math.isnan(accuracy):
-        found.append("The evaluation model was not tested on held-out images, so its reliability is unknown.")
-    else:
-        found.append(f"The evaluation model recognizes the right person in {percent(accuracy, 1)} of held-out images.")
-    if accuracy < GOOD_ACCURACY:
-        found.append(
-            "This evaluation model is weak: it misses people who are shown, so more leaks than the numbers say. Train "
-            "a better one before relying on them."
-        )
-    second = accuracy_of(report, "second_evaluation_model")
-    if second < GOOD_ACCURACY:
-        found.append(
-            f"The second evaluation model is weak: it recognizes the right person in {percent(second, 1)} of held-out "
-            "images."
-        )
-    if not {"second_evaluation_model", "embedding"} & set(roles):
-        found.append(
-            "A single evaluation model can be fooled by images that resemble no one; neither a second one "
-            "(--second-evaluation-model) nor face verification (--embedding) was used."
-        )
-    if any(attack.prior == "renderer" for attack in report.attacks):
-        found.append(
-            "The attacker's prior was the program that drew the images. No real attacker has it, so the numbers are an "
-            "upper bound for priors of this kind."
-        )
-    if report.data.identities > len(report.labels):
-        found.append(f"{len(report.labels)} of {report.data.identities} people were attacked.")
-    found.append(
-        "No audit proves a model safe: it shows what these attacks recovered with this effort, prior and evaluation "
-        "models. Other threats (membership inference, stolen models, poisoned data) are separate."
-    )
-    return found
-
-
-def accuracy_of(report: LeakageReport, role: str) -> float:
-    """Return the accuracy of a network on held-out images of the attacked people; NaN if unknown."""
-    network = report.networks.get(role)
-    return math.nan if network is None or network.accuracy is None else network.accuracy.value
+    return "\n".join([*lines, "", *(f"- {line}" for line in report.caveats)])
 
 
 def to_markdown(report: LeakageReport) -> str:
@@ -183,7 +123,9 @@ def to_markdown(report: LeakageReport) -> str:
     ]
     parts = [
         f"# Leakage report: {markdown_text(report.target.name or report.target.model)}",
-        *map(markdown_text, verdict(report)),
+        *map(markdown_text, report.verdict.sentences),
+        "\n".join(f"- {markdown_text(line)}" for line in report.verdict.reasons),
+        *(["## Could this audit have found anything?", table(POWER_HEAD, power_rows(report))] if report.power else []),
         "## Before you rely on it",
         "\n".join(f"- {markdown_text(line)}" for line in report.caveats),
         "## Numbers",
@@ -191,7 +133,7 @@ def to_markdown(report: LeakageReport) -> str:
         f"Chance levels: {markdown_text(sources)}.",
     ]
     for title, measures in (
-        ("## The model on held-out images", report.utility), ("## Other threats, for orientation", report.other_threats)
+        ("## The model on private images", report.utility), ("## Other threats, for orientation", report.other_threats)
     ):  # fmt: skip
         rows = [[one.name, value_of(one), interval(one), one.note] for one in measures]
         parts += [title, table(["measure", "value", "95 % interval", ""], rows)] if rows else []
@@ -202,4 +144,4 @@ def to_markdown(report: LeakageReport) -> str:
         f"{percent(report.effort)}; data: {markdown_text(report.data.name)}; calor_hf {markdown_text(report.version)}, "
         f"{markdown_text(report.created)}.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"

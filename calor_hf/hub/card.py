@@ -12,14 +12,22 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from calor_hf._version import __version__
 from calor_hf.core.files import read_text
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.core.report import HEADLINE, IDENTITIES
-from calor_hf.core.report_text import measure_table, number, percent, with_interval
+from calor_hf.core.report import LeakageReport
+from calor_hf.core.report_text import (
+    POWER_HEAD,
+    SHARES,
+    measure_table,
+    number,
+    percent,
+    power_rows,
+    table,
+    with_interval,
+)  # fmt: skip
 from calor_hf.hub import blocks
 from calor_hf.hub.evidence import Evidence
 
 CARD, CURVES, RECONSTRUCTIONS, EVIDENCE = "README.md", "curves.png", "reconstructions.png", "evidence.json"
 _OURS = "calor_hf"
-_HEADLINES = (("Rebuilt images recognized", HEADLINE), ("People recognized at least once", IDENTITIES))
 _ROWS_OF_TRAINING = (
     ("{split} accuracy", "accuracy", "share"),
     ("{split} negative log-likelihood, nats", "nll", ""),
@@ -127,7 +135,8 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
         id=repr(details.source or details.name),
         columns=["this model"] if training is None else list(training.measured),
         strongest=None if report is None else report.strongest,
-        headlines=_HEADLINES,
+        headlines=_headlines(report),
+        power_head=POWER_HEAD, power_rows=power_rows, table=table,
         rows_of_training=[
             (title.format(split=training.split.capitalize() if training else ""), name, unit)
             for title, name, unit in _ROWS_OF_TRAINING
@@ -135,6 +144,12 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
         version=__version__, number=number, percent=percent, with_interval=with_interval, measure_table=measure_table,
     )  # fmt: skip
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _headlines(report: LeakageReport | None) -> list[tuple[str, str]]:
+    """Titles and names of the measures that summarize the strongest attack, the most trusted first."""
+    attack = None if report is None else report.strongest
+    return [] if attack is None else [(title, name) for name, title in SHARES.items() if attack.get(name) is not None]
 
 
 def _metadata(evidence: Evidence, details: CardDetails, old: ModelCardData | None) -> ModelCardData:
@@ -172,11 +187,10 @@ def _results(evidence: Evidence, dataset: str | None) -> list[EvalResult]:
         found.append((training.split, "accuracy", name, training.result.accuracy))
     attack = None if report is None else report.strongest
     if report is not None and attack is not None:
-        which = f"strongest of {len(report.attacks)} attacks ({attack.name}); lower is better"
-        titles = {HEADLINE: "Reconstructions recognized by an evaluation model", IDENTITIES: "People recognized"}
-        for name, text in titles.items():
+        which = f"strongest of {len(report.attacks)} attacks ({attack.name}); verdict: {report.verdict.kind}"
+        for title, name in _headlines(report):
             if measure := attack.get(name):
-                found.append(("train", name, f"{text}, {which}", measure.value))
+                found.append(("train", name, f"{title.capitalize()}, {which}", measure.value))
     return [
         EvalResult(**common, dataset_split=split, metric_type=kind, metric_name=name, metric_value=value)
         for split, kind, name, value in found

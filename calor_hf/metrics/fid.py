@@ -80,10 +80,14 @@ class FID(Metric):
         view, labels = self.view(evidence, "extractor"), evidence.labels
         value = frechet_distance(view.features, view.private_features)
         n, (m, width) = len(labels), view.private_features.shape
-        note = f"{n} reconstructions and {m} private images in {width} features of {view.name}"
+        name = "fid" if view.name == INCEPTION else "frechet_distance"
+        note, caveat = f"{n} reconstructions and {m} private images in {width} features of {view.name}", ""
         if min(n, m) < width:
-            note = f"{note}; fewer images than features, so strongly biased upward"
+            caveat = (
+                f"{name} comes from {min(n, m)} images in {width} features; fewer images than features bias it "
+                "strongly upward, so it looks more private than it is."
+            )
         if math.isnan(value):
             note = f"it takes two images on each side, and numbers that float64 can hold: {note}"
-        name = "fid" if view.name == INCEPTION else "frechet_distance"
-        return [Measure(name, value, "squared distance", "privacy", n, len(labels.unique()), note=note)]
+        people = len(labels.unique())
+        return [Measure(name, value, "squared distance", "privacy", n, people, note=note, caveat=caveat)]

@@ -12,12 +12,15 @@ from calor_hf.auditing.html import to_html
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import RESULT
-from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports
+from calor_hf.auditing.several_reports import across_seeds, compare_reports, differences, merge_reports
 from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
 from calor_hf.core.report import LeakageReport
 from calor_hf.core.report_text import summary, to_markdown
 
 PRIVATE_IMAGE = 'alt="private image"'
+INCONCLUSIVE = 4
+"""Exit status of an audit that had no power."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,20 @@ class ReportOptions:
     )
 
 
-def show_report(options: ReportOptions) -> None:
+def status_of(report: LeakageReport | None) -> int:
+    """Return the exit status for a report: 4 if it is inconclusive, else 0.
+
+    It is 0 without a report, and in several processes, whose launcher takes another one for a crash.
+    """
+    inconclusive = report is not None and report.verdict.kind == "inconclusive"
+    return INCONCLUSIVE if inconclusive and process_state().num_processes == 1 else 0
+
+
+def show_report(options: ReportOptions) -> LeakageReport | None:
     """Print a report and write its page, or print a comparison.
+
+    Returns:
+        The report; None for a comparison.
 
     Raises:
         ValueError: no report was named, or one is damaged, or reports do not fit together.
@@ -64,10 +79,10 @@ def show_report(options: ReportOptions) -> None:
     """
     if options.diff:
         print(compare_reports(*(LeakageReport.load(path) for path in options.diff)))
-        return
+        return None
     if options.seeds:
         print(across_seeds([LeakageReport.load(path) for path in options.seeds]))
-        return
+        return None
     if not options.reports:
         raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C")
     report = merge_reports([LeakageReport.load(path) for path in options.reports])
@@ -77,6 +92,10 @@ def show_report(options: ReportOptions) -> None:
     folder = Path(options.output_dir) if options.output_dir else home
     page, _ = write_pages(report, folder, images_from=home, others=others)
     print(f"{summary(report)}\n\nreport: {page}")
+    for other in others:
+        differs = "; ".join(differences(report, other)) or "nothing but the model"
+        print(f"{other.target.name or other.target.model}: {other.verdict.kind}; it differs in {differs}")
+    return report
 
 
 def write_pages(

@@ -14,10 +14,10 @@ from calor_hf import METRICS, AuditOptions, LeakageReport, PrivateImages, audit
 from calor_hf.attacks import GradientAttack
 from calor_hf.attacks.specs import parse_attacks
 from calor_hf.auditing import evaluation
+from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.options import parse_classes
 from calor_hf.core.report import DataInfo
-from calor_hf.core.report_text import caveats
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
@@ -320,10 +320,6 @@ def test_words_of_attacks() -> None:
     assert students.name == "lomma-students-mine-steps-3"  # a folder is named so
     default = parse_attacks()
     assert [one.name for one in default] == ["auto"]
-    assert default[0].attack.adaptive
-    assert [one.attack.adaptive for one in parse_attacks(["gmi", "ppa", "plg@adaptive", "bypass", "trapdoor"])] == [
-        False, False, True, True, True,
-    ]  # fmt: skip
     with pytest.raises(ValueError, match=r"unknown preset 'mine'; pass one of original, calor, adaptive"):
         parse_attacks(["plg@mine"])
     with pytest.raises(ValueError, match="no attacks to run"):
@@ -356,3 +352,31 @@ def test_private_images_of_any_dataset(tmp_path: Path) -> None:
     report = small_audit(tmp_path, attacks=ATTACKS[:1], private=faces, classes=[0, 2], metrics=["attack_accuracy"])
     assert report.label_names == ["identity_000", "identity_002"]
     assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "budget", "effort", "changed"),
+    [
+        ("gmi", "paper", 1.0, ()),
+        ("gmi:steps=150", "paper", 0.1, ()),
+        ("auto:effort=20", "paper", 0.2, ()),
+        ("auto", 0.25, 0.25, ()),
+        ("plg@adaptive", "demo", 0.05, ()),
+        ("plg:samples=4,lr=0.5,steps=1200", "paper", 1.0, ("lr", "samples")),
+        ("ppa", 0.5, 0.5, ()),
+        ("mirror:initial_candidates=1000", "paper", 0.01, ()),
+    ],
+)
+def test_effort_is_that_of_the_settings(
+    spec: str, budget: str | float, effort: float, changed: tuple[str, ...]
+) -> None:
+    (found,) = parse_attacks([spec], budget=budget)
+    assert found.effort == pytest.approx(effort, rel=0.1)
+    assert found.changed == changed
+
+
+def test_only_what_goes_around_something_knows_the_defense() -> None:
+    plain, defended = tiny_target(), tiny_target("calor", rank=2)
+    for spec, knows in (("gmi", False), ("plg@adaptive", True), ("bypass", True), ("trapdoor", False), ("auto", True)):
+        (found,) = parse_attacks([spec])
+        assert (found.attack.adaptive_to(plain), found.attack.adaptive_to(defended)) == (False, knows), spec

@@ -1,6 +1,7 @@
 """The report page in a real browser: no request, no error, sorts, filters, readable on a telephone."""
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from calor_hf.auditing.gallery import Gallery, gallery_of
 from calor_hf.auditing.html import to_html
 from calor_hf.core.reconstruction import Cost, Reconstruction
+from tests.auditing import made_up
 from tests.auditing.small_report import small_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -59,12 +61,13 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.mark.parametrize("width", [1200, 400])
-def test_a_browser_shows_the_page(width: int, browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(to_html(small_report(), images(True)), encoding="utf-8")
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
+def test_a_browser_shows_the_page(width: int, scheme: Any, browser: Any, tmp_path: Path) -> None:
+    report = small_report(power=made_up.POWER)
+    (tmp_path / "report.html").write_text(to_html(report, images(True), [made_up.report()]), encoding="utf-8")
     complaints: list[str] = []
     asked: list[str] = []
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url.split(":")[0]))
@@ -75,7 +78,11 @@ def test_a_browser_shows_the_page(width: int, browser: Any, tmp_path: Path) -> N
         "Math.min(...[...document.querySelectorAll('p, td, li')].map(e => parseFloat(getComputedStyle(e).fontSize)))"
     )
     assert page.evaluate(smallest) >= 14
-    assert "83 %" in page.locator(".verdict p").first.inner_text()
+    back, ink = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color"))
+    assert ([int(x) for x in re.findall(r"\d+", back)] < [int(x) for x in re.findall(r"\d+", ink)]) == (
+        scheme == "dark"
+    )
+    assert "83.3 %" in page.locator(".verdict p").first.inner_text()
 
     def identities() -> list[str]:
         found: list[str] = page.locator("#people tbody tr:visible td:first-child").all_inner_texts()

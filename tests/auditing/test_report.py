@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 
+from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.several_reports import compare_reports, merge_reports
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import LeakageReport, NetworkInfo, checksum
-from calor_hf.core.report_text import caveats, summary, to_markdown, verdict
-from calor_hf.metrics import Evidence, View, mean_over_identities
+from calor_hf.core.report_text import summary, to_markdown
+from calor_hf.metrics import Evidence, View
 from calor_hf.metrics.parts import of_parts
+from tests.auditing import made_up
 from tests.auditing.small_report import attack, reports_with_every_caveat, small_report
 
 
@@ -114,36 +116,6 @@ def test_parts_of_an_audit_merge() -> None:
         merge_reports([])
 
 
-def test_the_worst_attack_makes_the_headline() -> None:
-    report = small_report()
-    assert report.strongest is report.attacks[1]
-    assert report.attacks[1].chance_level("attack_accuracy@1") == pytest.approx(1 / 6)
-    lines = verdict(report)
-    assert "strongest of 2 attacks (adaptive) rebuilt 6 images of 3 people" in lines[0]
-    assert "recognized the right person in 83 % of them" in lines[0]
-    assert lines[1] == "3 of 3 people were recognized in at least one of 2 tries."
-    assert "in 16.7 % of the cases. The model leaks its training identities." in lines[2]
-    weak = verdict(small_report(attacks=[attack("weak", [0, 0, 0, 1, 0, 0])]))
-    assert "no more than chance; that does not prove the model safe" in weak[2]
-
-
-def test_the_union_of_attacks_is_the_headline_with_its_own_floor() -> None:
-    chance_levels = {
-        "samples of the prior": [
-            mean_over_identities("identities_recognized", "share", "leakage", {0: 0, 1: 1, 2: 0}, 6)
-        ]
-    }
-    union = attack(
-        "auto", [1, 0, 0, 0, 0, 1], parts=["plg", "ppa"], chance_levels=chance_levels, settings={"fast": True}
-    )
-    report = small_report(attacks=[attack("weak", [1] * 6), union])
-    assert report.strongest is report.attacks[1]
-    lines = verdict(report)
-    assert "Worst case over 2 attacks: an independent network recognized 2 of 3 people in at least one of 4" in lines[0]
-    assert "match 33.3 % of the people in as many tries. This audit found no more than chance" in lines[1]
-    assert "66.7 % by auto in A" in compare_reports(report, report)
-
-
 def test_what_each_part_adds() -> None:
     # Two parts, two tries each, at three people: the first alone hits person 0, both hit 1, no one 2.
     labels = torch.arange(3).repeat_interleave(4)
@@ -174,12 +146,15 @@ def test_caveats_say_what_was_not_done() -> None:
     ):
         assert part in text
     assert "No attack that knows the defense" not in text
-    networks = {"evaluation_model": NetworkInfo("x"), "embedding": NetworkInfo("y")}
-    full = small_report(attacks=[attack("weak", [0] * 6, prior="dcgan", effort=1.0)], networks=networks)
-    assert [line[:20] for line in full.caveats] == [
-        "No attack that knows", "The evaluation model", "3 of 4 people were a", "No audit proves a mo"
-    ]  # fmt: skip
-    assert "was not tested on held-out images" in full.caveats[1]
+    networks = {"evaluation_model": NetworkInfo("x"), "embedding": NetworkInfo("y", same_data=False)}
+    target = dataclasses.replace(small_report().target, defense="none")  # an undefended model has nothing to know
+    for full, first in ((small_report(attacks=[attack("weak", [0] * 6, prior="dcgan", effort=1.0)], networks=networks),
+                         ["No attack that knows"]),
+                        (small_report(attacks=[attack("weak", [0] * 6, prior="dcgan", effort=1.0)], networks=networks,
+                                      target=target), [])):  # fmt: skip
+        assert [line[:20] for line in full.caveats] == [
+            "3 of 4 people were a", *first, "The evaluation model", "The embedding was no", "An audit shows what "
+        ]  # fmt: skip
 
 
 def test_terminal_page_and_markdown_hold_the_same_caveats() -> None:
@@ -200,19 +175,11 @@ def test_merged_parts_get_the_caveats_of_the_whole() -> None:
     assert merged.caveats == report.caveats
 
 
-def test_diff_shows_the_caveats_of_one_report_alone() -> None:
-    first, second = reports_with_every_caveat()
-    lines = compare_reports(first, second).splitlines()
-    a, b = lines.index("Caveats of A alone:"), lines.index("Caveats of B alone:")
-    assert lines[a + 1 : b - 1] == [f"- {line}" for line in first.caveats if line not in second.caveats]
-    assert lines[b + 1 :] == [f"- {line}" for line in second.caveats if line not in first.caveats]
-    assert "Caveats" not in compare_reports(first, first)
-
-
 def test_an_audit_without_accuracy_says_nothing() -> None:
     report = small_report(attacks=[attack("weak", [0] * 6, measures=[])])
     assert report.strongest is None
-    assert "says nothing" in verdict(report)[0]
+    assert (report.verdict.kind, report.verdict.measure) == ("inconclusive", "")
+    assert "says nothing" in report.verdict.sentences[0]
 
 
 def test_markdown_holds_every_number_and_hostile_names_stay_text() -> None:
@@ -234,18 +201,47 @@ def test_anonymous_names_nobody() -> None:
 
 
 def test_diff_says_what_the_people_resolve() -> None:
-    first = small_report(attacks=[attack("weak", [1] * 6), attack("adaptive", [1, 0, 1, 0, 1, 0])])
-    second = small_report(attacks=[attack("weak", [0] * 6), attack("adaptive", [0, 1, 1, 1, 1, 0])], seed=3)
+    none = [0.0] * 8
+    first, second = (
+        made_up.report([made_up.attack("ppa", ppa, none), made_up.attack("gmi", gmi, none)], seed=seed)
+        for ppa, gmi, seed in (([1.0] * 8, [0.0, 1.0] * 4, 0), ([0.5] * 8, [1.0, 0.0] * 4, 3))
+    )
     text = compare_reports(first, second)
-    weak, adaptive = (line for line in text.splitlines() if line.startswith("  attack_accuracy@1"))
-    assert "-100 points [-100, -100]: B leaks less  (3 people)" in weak
-    assert "+16.7 points [+0, +50]: not resolved by these people" in adaptive
+    ppa, gmi = (line for line in text.splitlines() if line.startswith("  attack_accuracy@1"))
+    assert "-50 points [-50, -50]: B leaks less  (8 people)" in ppa
+    assert "not resolved by these people" in gmi
     assert "Note: seed differs (0 and 3)." in text
-    assert "Worst case: 100.0 % by weak in A, 66.7 % by adaptive in B." in text
+    assert "NOT COMPARABLE" not in text
     with pytest.raises(ValueError, match="about other people"):
-        compare_reports(first, small_report(labels=[0, 1, 3]))
+        compare_reports(first, dataclasses.replace(first, labels=[*range(7), 9]))
     with pytest.raises(ValueError, match="no attack is in both"):
-        compare_reports(first, small_report(attacks=[attack("third", [0] * 6)]))
+        compare_reports(first, made_up.report([made_up.attack("plg", [0.0] * 8, [0.0] * 8)]))
+
+
+def test_diff_claims_nothing_from_two_people_without_power_or_with_other_settings() -> None:
+    def text(shares: list[float], others: list[float], other: dict[str, Any], **more: Any) -> str:
+        first = made_up.report([made_up.attack("ppa", shares, [0.0] * len(shares))])
+        found = made_up.attack("ppa", others, [0.0] * len(shares), **other)
+        return compare_reports(first, made_up.report([found], **more))
+
+    two = text([1.0] * 2, [0.0] * 2, {})
+    assert "-100 points: too few people for an interval" in two
+    assert "leaks less" not in two
+    powerless = text([0.0] * 20, [0.0] * 20, {"target_confidence": 0.1})
+    assert "Neither audit had power" not in powerless
+    networks = {"evaluation_model": made_up.network(0.02)}
+    for other, more, said in (
+        ({"prior_settings": {"width": 1}}, {}, "prior settings of ppa ({'width': '–'} and {'width': 1})"),
+        ({"settings": {"steps": 1}}, {}, "settings of ppa ({'steps': '–'} and {'steps': 1})"),
+        ({"effort": 0.1}, {}, "effort of ppa (1.0 and 0.1)"),
+        ({}, {"networks": networks}, "evaluation model (J, 99.0 % right on held-out images and J, 2.0 % right"),
+        ({}, {"images_per_class": 9}, "images of each person (5 and 9)"),
+    ):
+        differs = text([1.0] * 8, [0.0] * 8, other, **more)
+        assert "NOT COMPARABLE" in differs
+        assert said in differs
+        assert "-100 points [-100, -100]: no claim, as the audits differ" in differs
+        assert "leaks less" not in differs.replace("a weaker model leaks less", "")
 
 
 def test_diff_minds_unequal_accuracy() -> None:

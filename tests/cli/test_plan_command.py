@@ -66,7 +66,7 @@ def test_audit(target: str, tmp_path: Path) -> None:
     words += ["0-1,3", "--images-per-class", "2", "--output-dir", str(tmp_path / "out")]
     plan = planned(tmp_path, "audit", words)
     assert not (tmp_path / "out").exists()
-    assert calor_hf(["audit", *words]) == 0
+    assert calor_hf(["audit", *words]) in (0, 4)
     for name in ("gmi", "plg"):
         spent = json.loads((tmp_path / "out" / name / "attack.json").read_text())["cost"]
         expected = part(plan, name)["passes"]

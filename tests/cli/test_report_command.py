@@ -11,6 +11,7 @@ from calor_hf.auditing.gallery import gallery_of
 from calor_hf.auditing.html import to_html
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.core.reconstruction import Cost, Reconstruction
+from tests.auditing import made_up
 from tests.auditing.small_report import attack, small_report
 
 
@@ -22,10 +23,10 @@ def test_pages_are_made_again_with_the_pictures_that_are_there(
     found = Reconstruction(torch.rand(6, 3, 8, 8), labels, torch.rand(6, 2), torch.rand(6), Cost())
     (tmp_path / "adaptive").mkdir()
     save_reconstruction(found, tmp_path / "adaptive" / "reconstructions.safetensors")
-    assert calor_hf(["report", str(tmp_path)]) == 0
+    assert calor_hf(["report", str(tmp_path)]) == 4  # three people say nothing
     shown = capsys.readouterr().out
-    assert "83 % of them" in shown
-    assert "No audit proves a model safe" in shown
+    assert "in 83.3 % of 6 rebuilt images" in shown
+    assert "others may recover more" in shown
     assert (tmp_path / "report.html").read_text().count("<img") == 6
     assert "| adaptive | attack_accuracy@1 |" in (tmp_path / "report.md").read_text()
 
@@ -40,21 +41,22 @@ def test_a_page_with_private_pictures_is_not_replaced_by_one_without(
     assert calor_hf(["report", str(tmp_path)]) == 2
     assert "shows private images, and the new page would not" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_text() == page
-    assert calor_hf(["report", str(tmp_path), "--output-dir", str(tmp_path / "other")]) == 0
+    assert calor_hf(["report", str(tmp_path), "--output-dir", str(tmp_path / "other")]) == 4
 
 
 def test_several_reports_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = small_report()
     for name, one in zip("ab", whole.attacks, strict=True):
         dataclasses.replace(whole, attacks=[one]).save(tmp_path / name / "report.json")
-    assert calor_hf(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--output-dir", str(tmp_path / "both")]) == 0
-    assert "strongest of 2 attacks" in capsys.readouterr().out
+    assert calor_hf(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--output-dir", str(tmp_path / "both")]) == 4
+    assert "by 2 attacks" in capsys.readouterr().out
     assert (tmp_path / "both" / "report.html").is_file()
 
 
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small_report().save(tmp_path / "a.json")
-    small_report(attacks=[attack("weak", [1] * 6)]).save(tmp_path / "b.json")
+    none = [0.0] * 8
+    made_up.report([made_up.attack("ppa", none, none)]).save(tmp_path / "a.json")
+    made_up.report([made_up.attack("ppa", [1.0] * 8, none)]).save(tmp_path / "b.json")
     assert calor_hf(["report", "--diff", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert "B leaks more" in capsys.readouterr().out
 
@@ -70,7 +72,7 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "attack_accuracy@1", "50", "33.33", "16.67", "83.33", "%",
     ]  # fmt: skip
     small_report(labels=[0, 1, 3]).save(tmp_path / "other.json")
-    for others, message in (([], "two reports or more"), (["other.json"], "differ in labels")):
+    for others, message in (([], "two reports or more"), (["other.json"], "differ in people (3 of 4: 0, 1, 2 and")):
         assert calor_hf(["report", "--seeds", str(tmp_path / "0.json"), *(str(tmp_path / o) for o in others)]) == 2
         assert message in capsys.readouterr().err
 
@@ -78,10 +80,10 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
     small_report().save(tmp_path / "a" / "report.json")
     small_report(target=dataclasses.replace(small_report().target, defense="someone else's")).save(tmp_path / "b.json")
-    assert calor_hf(["report", str(tmp_path / "a"), "--others", str(tmp_path / "b.json")]) == 0
+    assert calor_hf(["report", str(tmp_path / "a"), "--others", str(tmp_path / "b.json")]) == 4
     alone = (tmp_path / "a" / "report.html").read_text()
-    assert "weak (someone else's)" in alone.replace("&#x27;", "'")
-    assert calor_hf(["report", str(tmp_path / "a")]) == 0
+    assert "weak (someone else's, inconclusive)" in alone.replace("&#x27;", "'")
+    assert calor_hf(["report", str(tmp_path / "a")]) == 4
     assert "someone else" not in (tmp_path / "a" / "report.html").read_text()
 
 

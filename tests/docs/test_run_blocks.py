@@ -232,7 +232,9 @@ def run_block(block: Block, names: dict[str, Any], home: Path) -> None:
     elif block.language in ("", "bash", "sh"):
         for words in split(block.text):
             limited = to_run(words)
-            assert limited is None or run_command(limited, home) == 0, shlex.join(limited)
+            # An audit that is cut down to a few steps ends with 4: it has no power.
+            fine = (0, 4) if words[:2] in (["calor-hf", "audit"], ["calor-hf", "report"]) else (0,)
+            assert limited is None or run_command(limited, home) in fine, shlex.join(limited)
 
 
 @pytest.mark.parametrize("file", RUN_FILES)

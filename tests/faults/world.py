@@ -36,10 +36,12 @@ class Work:
     Attributes:
         words: It, with ``{world}`` for the folder of the inputs; what it makes goes to ``out``.
         unit: Optimizer steps between two things that are finished: most that a kill may cost.
+        status: Exit status of the undisturbed command.
     """
 
     words: str
     unit: int
+    status: int = 0
 
     def given(self, world: Path) -> list[str]:
         """The words for a world."""
@@ -63,6 +65,7 @@ WORKS = {
         "--evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
         "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
+        4,  # four steps have no power
     ),
     "comparison": Work(
         "compare --defenses loft --trials 1 --launcher {launcher} --num-train-epochs 2 " + _TRAINING, _STEPS

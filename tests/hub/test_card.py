@@ -84,20 +84,24 @@ def test_the_strongest_attack_and_its_floor_are_the_headline(tmp_path: Path) -> 
     made = card_of(model, tmp_path / "audit")
     leakage = {r.metric_type: r.metric_value for r in made.data.eval_results or [] if r.metric_type != "accuracy"}
     assert leakage == {"attack_accuracy@1": 5 / 6, "identities_recognized": 1.0}
-    assert "| Rebuilt images recognized, by adaptive | – | 83.3 %" in made.text
-    assert "| Rebuilt images recognized, by chance | – | 16.7 % |" in made.text
+    assert "| Rebuilt images recognized by the evaluation model, by adaptive | – | 83.3 %" in made.text
+    assert "| Rebuilt images recognized by the evaluation model, by chance | – | 16.7 % |" in made.text
     assert "25.0 % of its source" in made.text
-    assert "No audit proves a model safe" in made.text
-    assert "No defended model is safe." in card_of(model).text
+    assert "others may recover more" in made.text
+    assert "No defense rules out that training images are reconstructed." in card_of(model).text
     assert check_card(str(made)) == []
 
 
-def test_the_card_holds_the_caveats_of_the_report(tmp_path: Path) -> None:
+def test_the_card_holds_verdict_and_caveats_of_the_report(tmp_path: Path) -> None:
     # tests/auditing holds terminal, page and Markdown to the same list.
     for index, report in enumerate(reports_with_every_caveat()):
         model = saved_model(tmp_path / f"model{index}")
         audit_of(model, tmp_path / f"audit{index}", attacks=report.attacks, networks=report.networks)
-        limits = card_of(model, tmp_path / f"audit{index}").text.partition("## Limits\n\n")[2].splitlines()
+        text = card_of(model, tmp_path / f"audit{index}").text
+        found = LeakageReport.load(tmp_path / f"audit{index}").verdict
+        assert [line for line in [*found.sentences, *found.reasons] if markdown_text(line) not in text] == []
+        assert f"**Verdict of the audit: {found.kind}.**" in text
+        limits = text.partition("## Limits\n\n")[2].splitlines()
         assert limits[: len(report.caveats)] == [f"- {markdown_text(line)}" for line in report.caveats]
 
 

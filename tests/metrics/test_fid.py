@@ -105,7 +105,7 @@ def test_the_note_tells_of_bias() -> None:
     evidence = small_evidence()
     assert evidence.extractor is not None
     (found,) = FID().measure(of_rows(evidence, torch.arange(5)))
-    assert "fewer images than features, so strongly biased upward" in found.note  # 5 < 8
+    assert "from 5 images in 8 features; fewer images than features bias it strongly upward" in found.caveat  # 5 < 8
     (alone,) = FID().measure(of_rows(evidence, torch.arange(1)))
     assert math.isnan(alone.value)
     assert "two images on each side" in alone.note

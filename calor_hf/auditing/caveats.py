@@ -1,0 +1,99 @@
+"""What a reader has to know before relying on a report: one list, which every renderer prints."""
+
+import math
+
+from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, LeakageReport, Measure
+from calor_hf.core.report_text import percent, with_interval
+
+GOOD_ACCURACY = 0.9
+"""Accuracy on held-out images below which a network that evaluates is called weak."""
+_NETWORKS = {
+    "evaluation_model": "evaluation model", "second_evaluation_model": "second evaluation model",
+    "embedding": "embedding",
+}  # fmt: skip
+
+
+def caveats(report: LeakageReport) -> list[str]:
+    """Return the caveats of a report, from what ran; without paths, and names of networks and classes."""
+    found = [f"{len(report.labels)} of {report.target.classes} people were attacked."]
+    found += _about_attacks(report) + _about_networks(report)
+    found += [fault for check in report.power for fault in check.faults]
+    measures = [one for attack in report.attacks for one in attack.measures]
+    found += [one.caveat for one in [*measures, *report.utility, *report.other_threats] if one.caveat]
+    if any(attack.prior == "renderer" for attack in report.attacks):
+        found.append(
+            "The attacker's prior was the program that drew the images. No real attacker has it, so the numbers are "
+            "about drawn faces and not about photographs."
+        )
+    found.append(
+        "An audit shows what these attacks recovered with this effort, prior and evaluation models; others may recover "
+        "more. Other threats (membership inference, stolen models, poisoned data) are separate."
+    )
+    return list(dict.fromkeys(found))
+
+
+def beyond(measure: Measure | None, accuracy: Measure) -> bool:
+    """Whether a network recognizes more reconstructions than its accuracy on real held-out images lets expect."""
+    most = accuracy.value if math.isnan(accuracy.high) else accuracy.high
+    return measure is not None and measure.value > most
+
+
+def _about_attacks(report: LeakageReport) -> list[str]:
+    found = []
+    for attack in report.attacks:
+        if attack.effort < 1:
+            found.append(
+                f"{attack.name} ran with {percent(attack.effort)} of its source's effort; with all of it more may leak."
+            )
+        if attack.changed:
+            found.append(f"{attack.name} ran with other settings than its source: {', '.join(attack.changed)}.")
+        if attack.settings.get("fast"):
+            found.append(
+                f"{attack.name} stopped at each person as soon as the attacked model agreed (fast mode). Adversarial "
+                "images achieve that too, so attacks that would have recovered more may have been skipped."
+            )
+    if report.target.defense != "none" and not any(attack.adaptive for attack in report.attacks):
+        found.append("No attack that knows the defense was run; such attacks recover more from defended models.")
+    return found
+
+
+def _about_networks(report: LeakageReport) -> list[str]:
+    found = []
+    for role, name in _NETWORKS.items():
+        network = report.networks.get(role)
+        if network is None:
+            continue
+        accuracy = network.accuracy
+        if accuracy is None:
+            found.append(f"The {name} was not tested on held-out images, so its reliability is unknown.")
+            continue
+        found.append(
+            f"The {name} recognizes the right person in {with_interval(accuracy)} of held-out images of the attacked "
+            "people."
+        )
+        if accuracy.value < GOOD_ACCURACY:
+            found.append(
+                f"The {name} is weak: it misses people who are shown, so more may leak than its numbers say. Train a "
+                "better one, or pass --embedding or --second-evaluation-model."
+            )
+        for attack in report.attacks:
+            measure = attack.get(EMBEDDING if role == "embedding" else HEADLINE)
+            if role != "second_evaluation_model" and beyond(measure, accuracy):
+                found.append(
+                    f"The {name} recognizes more images of {attack.name} than real held-out images: a sign of "
+                    "transferred adversarial features, so its numbers overstate what leaks."
+                )
+    others = [report.networks[role] for role in ("second_evaluation_model", "embedding") if role in report.networks]
+    exact = any(attack.get(MATCH) is not None for attack in report.attacks)
+    if all(network.same_data for network in others) and not exact:
+        found.append(
+            "Every network that evaluates learned the images that the attacked model learned, so it shares its "
+            "shortcuts and may recognize adversarial images: the numbers may overstate what leaks. Pass --embedding, a "
+            "network that never saw these people."
+        )
+    if not others:
+        found.append(
+            "A single evaluation model can be fooled by images that resemble no one; neither a second one "
+            "(--second-evaluation-model) nor a network that did not learn these people (--embedding) was used."
+        )
+    return found

@@ -1,0 +1,247 @@
+"""The verdict: leaks, found nothing although it would have, or no power; the same in every renderer."""
+
+import dataclasses
+import html
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calor_hf.auditing.html import to_html
+from calor_hf.auditing.several_reports import compare_reports, merge_reports
+from calor_hf.auditing.verdict import concluded
+from calor_hf.core.plain_text import markdown_text
+from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo
+from calor_hf.core.report_text import percent, summary, to_markdown
+from tests.auditing.made_up import (
+    PEOPLE,
+    POWER,
+    attack,
+    check,
+    images,
+    network,
+    report,
+    share,
+    with_embedding,
+)  # fmt: skip
+
+NONE = [0.0] * PEOPLE
+LEAK = attack("plg", [1.0] * PEOPLE, NONE)
+
+
+def test_nothing_is_found_only_with_power() -> None:
+    found = report().verdict
+    assert (found.kind, found.reasons, found.attack, found.measure) == ("found nothing", [], "ppa", HEADLINE)
+    assert found.sentences[0].startswith("This audit found nothing, and would have found")
+    assert (
+        "Leakage share: 0.0 % of what could be found (reconstructions guided by the truth: 80.0 %)." in found.sentences
+    )
+    assert found.sentences[1] == "20 of 64 people were attacked, by the attack ppa."
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "blind evaluation model": ({"networks": {"evaluation_model": network(0.02)}}, "recognizes 2.0 %"),
+    "untested evaluation model": ({"networks": {"evaluation_model": NetworkInfo("J")}}, "was not tested"),
+    "no evaluation model": ({"networks": {}}, "was not tested"),
+    "two held-out images": ({"networks": {"evaluation_model": network(1.0, count=1)}}, "recognizes 100.0 %"),
+    "useless target": ({"utility": [share("train_accuracy", 0.016)]}, "recognizes 1.6 % of the images"),
+    "unknown target": ({"utility": []}, "recognizes – of the images"),
+    "unconvinced target": ({"attacks": [attack("ppa", NONE, NONE, target_confidence=0.01)]}, "did not convince"),
+    "no confidence": ({"attacks": [attack("ppa", NONE, NONE, target_confidence=float("nan"))]}, "did not convince"),
+    "three steps": ({"attacks": [attack("ppa", NONE, NONE, effort=0.005)]}, "with 0.5 % of their sources' effort"),
+    "fast": ({"attacks": [attack("auto", NONE, NONE, settings={"fast": True})]}, "fast mode"),
+    "one person": ({"attacks": [attack("ppa", [0.0], [0.0])]}, "over 1 people says nothing"),
+    "chance unknown": ({"attacks": [attack("ppa", NONE, NONE, chance_levels={})]}, "chance level is unknown"),
+    "chance saturated": ({"attacks": [attack("ppa", [0.6] * PEOPLE, [0.6] * PEOPLE)]}, "no room for a difference"),
+    "power not measured": ({"power": []}, "not measured"),
+    "loop not measured": ({"power": POWER[:2]}, "not measured"),
+    "prior of blotches": ({"power": [POWER[0], check("prior", 0.01), POWER[2]]}, "cannot draw these people"),
+    "low resolution": ({"power": [check("resolution", 0.05), *POWER[1:]]}, "prior of larger images"),
+    "guide finds nothing": ({"power": [*POWER[:2], check("guided", 0.01)]}, "even when the truth guides it"),
+    "control finds nothing": ({"power": [*POWER, check("control", 0.02)]}, "do not find the people of an undefended"),
+    "ceiling unknown": ({"power": [check("guided", 0.9, float("nan"))]}, "by chance –"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_precondition_is_needed(name: str) -> None:
+    changes, reason = BROKEN[name]
+    found = report(**changes).verdict
+    assert found.kind == "inconclusive"
+    assert reason in "\n".join(found.reasons)
+    assert found.sentences[0].startswith("Inconclusive: ")
+
+
+def test_few_images_exclude_little() -> None:
+    # Four of twenty people are seen in three of ten images, as by chance; the ceiling is hardly above that.
+    some = [0.3] * 4 + [0.0] * 16
+    power = [POWER[0], check("prior", 0.1), check("guided", 0.1)]
+    found = report([attack("ppa", some, some[::-1])], power=power).verdict
+    assert (found.kind, len(found.reasons)) == ("inconclusive", 1)
+    assert "The interval reaches" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "said"),
+    [
+        ([attack("plg", [1.0], [0.0], 5)], "leaks 1 of 1 training identities: in 100.0 % of 5 rebuilt images"),
+        ([attack("auto", NONE, NONE, parts=["gmi"]), LEAK], "leaks its training identities: in 100.0 % of 200"),
+        ([attack("auto", [0.9] * 10, [0.1] * 10, 20, parts=list("abcd"))], "in 90.0 % of 200 rebuilt images"),
+        ([attack("auto", [1.0] * 3 + [0.0] * 97, [0.0] * 100, 20)], "leaks 3 of 100 training identities: in 3.0 %"),
+    ],
+)
+def test_evidence_is_not_called_chance(attacks: list[Any], said: str) -> None:
+    found = report(attacks)
+    assert found.verdict.kind == "leaks"
+    assert said in found.verdict.sentences[0]
+    assert found.strongest is attacks[-1]
+
+
+def test_an_evaluation_model_with_a_favorite_is_no_evidence() -> None:
+    # Whatever is drawn, the evaluation model names the first person in most images.
+    favorite = [0.9] + [0.0] * 19
+    assert report([attack("ppa", [1.0] + [0.0] * 19, favorite)]).verdict.kind != "leaks"
+    # All images of one person are alike and hit by chance, as those of other people do.
+    level = {"reconstructions of other people": [images([0.0, 1.0] + [0.0] * 18)]}
+    assert report([attack("ppa", [1.0] + [0.0] * 19, NONE, chance_levels=level)]).verdict.kind != "leaks"
+
+
+def test_the_independent_network_leads_and_both_are_shown() -> None:
+    found = with_embedding([0.9] * PEOPLE, [0.2] * PEOPLE)
+    assert (found.verdict.kind, found.verdict.measure) == ("leaks", EMBEDDING)
+    assert "in 20.0 % of 200 rebuilt images of 20 people, a network that did not learn" in found.verdict.sentences[0]
+    assert any(
+        line.startswith("For comparison: the evaluation model recognized the right person in 90.0 %")
+        and line.endswith("It is a same-data model, which tends to overstate.")
+        for line in found.verdict.sentences
+    )
+    blind = with_embedding([0.9] * PEOPLE, NONE, accuracy=0.1)
+    assert (blind.verdict.kind, blind.verdict.measure) == ("leaks", HEADLINE)
+    assert "By a same-data evaluation model alone" in blind.verdict.sentences[0]
+
+
+def test_more_than_the_evaluation_model_can_know_is_said_in_the_headline() -> None:
+    found = report([attack("plg", [0.6] * PEOPLE, NONE)], networks={"evaluation_model": network(0.47)})
+    assert found.verdict.kind == "leaks"
+    assert "more than the 47.0 % of real held-out images" in found.verdict.sentences[0]
+    assert "transferred adversarial features" in found.verdict.sentences[0]
+    assert any("transferred adversarial features" in line for line in found.caveats)
+
+
+def test_the_known_truth_leads() -> None:
+    one = attack("plg", [0.5] * PEOPLE, NONE, lead=MATCH)
+    both = dataclasses.replace(one, measures=[*one.measures, images([1.0] * PEOPLE)])
+    data = DataInfo("d", 64, 100, 640, drawn=True)
+    assert (
+        report([both], data=data)
+        .verdict.sentences[0]
+        .startswith(
+            "The model leaks its training identities: in 50.0 % of 200 rebuilt images of 20 people, the person drawn"
+        )
+    )
+    assert report([both]).verdict.measure == HEADLINE  # photographs have no known truth
+
+
+def test_the_control_is_a_paired_difference() -> None:
+    control = check("control", 0.6)
+    difference = dataclasses.replace(control.images, value=0.5, low=0.4, high=0.6)
+    found = report(power=[*POWER, dataclasses.replace(control, difference=difference)]).verdict
+    assert "The undefended control gives 60.0 %, a difference of +50.0 points [+40.0, +60.0]." in found.sentences
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.996, "99.6 %"), (0.9996, "> 99.9 %"), (1.0, "100.0 %"), (0.0004, "< 0.1 %"), (0.0, "0.0 %"), (0.004, "0.4 %")],
+)
+def test_nearly_all_is_not_all(value: float, text: str) -> None:
+    assert percent(value) == text
+
+
+def shown(one: LeakageReport) -> dict[str, tuple[str, Callable[[str], str]]]:
+    """The renderers whose text holds whole sentences, and how they escape them."""
+    return {
+        "terminal": (summary(one), str),
+        "page": (html.unescape(to_html(one)), str),
+        "Markdown": (to_markdown(one), markdown_text),
+        "difference": (compare_reports(one, one), str),
+        "JSON": (one.to_json(), lambda line: re.sub(r'(["\\])', r"\\\1", line)),
+    }
+
+
+def spoken(one: LeakageReport) -> list[str]:
+    return [*one.verdict.sentences, *one.verdict.reasons, *one.caveats]
+
+
+@pytest.mark.parametrize("name", ["", *BROKEN])
+def test_every_renderer_says_the_same(name: str) -> None:
+    # tests/hub holds the card to it.
+    one = report(**BROKEN[name][0] if name else {})
+    for renderer, (text, escape) in shown(one).items():
+        assert [line for line in spoken(one) if escape(line) not in text] == [], renderer
+        if one.verdict.kind == "inconclusive":
+            assert re.search(r"(?i)\bsafe\b|no more than chance|\bbounds?\b|found nothing, and", text) is None, renderer
+
+
+def test_neither_names_nor_paths_are_in_verdict_and_caveats() -> None:
+    for name, (changes, _) in BROKEN.items():
+        one = report(**changes)
+        renamed = dataclasses.replace(
+            one,
+            target=dataclasses.replace(one.target, name="/secret/model"),
+            data=dataclasses.replace(one.data, name="/secret/data"),
+            label_names=[f"secret {label}" for label in one.labels],
+            networks={role: dataclasses.replace(net, name="/secret") for role, net in one.networks.items()},
+        )
+        assert "secret" not in "\n".join(spoken(concluded(renamed))), name
+
+
+SHARES = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=8)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    shares=SHARES, chance=st.sampled_from([0.0, 0.1, 0.5]), tries=st.sampled_from([1, 10, 20]),
+    accuracy=st.sampled_from([0.02, 0.7, 1.0]), fit=st.sampled_from([0.0, 0.4, 1.0]),
+    confidence=st.sampled_from([0.0, 0.3, 0.9]), effort=st.sampled_from([0.01, 1.0]),
+    power=st.lists(st.builds(check, st.sampled_from(["prior", "guided", "control"]), st.sampled_from([0.0, 0.1, 0.9]))),
+)  # fmt: skip
+def test_no_made_up_audit_flatters(
+    shares: list[float], chance: float, tries: int, accuracy: float, fit: float, confidence: float, effort: float,
+    power: list[Any],
+) -> None:  # fmt: skip
+    one = attack("ppa", shares, [chance] * len(shares), tries, target_confidence=confidence, effort=effort)
+    networks = {"evaluation_model": network(accuracy)}
+    found = report([one], networks=networks, utility=[share("train_accuracy", fit)], power=power)
+    powers = [one for one in power if one.images.low > max(2 * one.chance, one.chance + 0.05)]
+    holds = (
+        len(shares) >= 6 and chance < 0.5 and accuracy >= 0.8 and fit >= 0.5 and confidence >= 0.5 and effort >= 0.2
+        and len(powers) == len(power) and any(one.name in ("guided", "control") for one in power)
+    )  # fmt: skip
+    if found.verdict.kind == "found nothing":
+        assert holds
+    if all(one == 1 for one in shares) and chance == 0 and tries > 1:
+        assert found.verdict.kind == "leaks"
+    assert (found.verdict.kind == "inconclusive") == bool(found.verdict.reasons)
+    assert LeakageReport.from_json(found.to_json()).verdict == found.verdict
+    with_leak = report([one, dataclasses.replace(LEAK)], networks=networks, power=power)
+    assert with_leak.verdict.kind == "leaks"
+
+
+def test_merging_keeps_the_strongest_and_the_least_power() -> None:
+    weak, strong = report([attack("auto", NONE, NONE)]), report([LEAK], power=[check("guided", 0.3)])
+    merged = merge_reports([weak, strong])
+    assert merged.strongest is not None
+    assert merged.strongest.name == "plg"
+    assert [one.images.value for one in merged.power if one.name == "guided"] == [0.3]
+
+
+def test_the_axis_names_what_is_plotted() -> None:
+    axes = [re.findall(r"<!-- (rebuilt images .*?) -->", to_html(one)) for one in (
+        report([attack("ppa", [0.2] * PEOPLE, NONE)]), with_embedding([0.2] * PEOPLE, [0.2] * PEOPLE)
+    )]  # fmt: skip
+    assert axes == [
+        ["rebuilt images recognized by the evaluation model (%)"], ["rebuilt images recognized by the embedding (%)"]
+    ]  # fmt: skip
