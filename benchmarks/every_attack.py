@@ -84,7 +84,7 @@ def table(options: argparse.Namespace) -> None:
 
 
 def _cell(measure: Measure) -> str:
-    return f"{percent(measure.value)} [{interval(measure).removesuffix(' %')}]"
+    return f"{percent(measure.value, 0)} [{interval(measure, 0).removesuffix(' %')}]"
 
 
 def _scores(evaluation_model: Network, images: Tensor) -> Tensor:

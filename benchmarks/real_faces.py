@@ -231,7 +231,7 @@ def tables(cells: list[dict[str, Any]]) -> str:
         for cell in some:
             for name, measures in cell["attacks"][worst]["chance_levels"].items():
                 chance_levels.setdefault(name, []).append(measures["identities_recognized"])
-        words = [f"{percent(mean_and_range(values)[0])} {name}" for name, values in chance_levels.items()]
+        words = [f"{percent(mean_and_range(values)[0], 0)} {name}" for name, values in chance_levels.items()]
         found.append([*title, *(_pooled(by_identity(some, worst, name)) for name in WORST), ", ".join(words)])
         same = [cell for cell in undefended if cell["training_seed"] in {other["training_seed"] for other in some}]
         if title[0] != "none":
@@ -268,7 +268,7 @@ def _pooled(values: NDArray[np.float64], points: bool = False) -> str:
         return f"{100 * mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
     low, high = share_interval(low, high, values.shape[1])
     shown = Measure("", mean, "share", "leakage", 1, 1, low, high)
-    return f"{percent(mean)} [{interval(shown).removesuffix(' %')}]"
+    return f"{percent(mean, 0)} [{interval(shown, 0).removesuffix(' %')}]"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

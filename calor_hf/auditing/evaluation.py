@@ -1,6 +1,7 @@
 """Evaluation of reconstructions: metrics on what networks compute from them and from the private images."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +16,7 @@ from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
 from calor_hf.core.seeding import named_rng
-from calor_hf.generators import Generator
+from calor_hf.generators import RENDERER, Generator
 from calor_hf.metrics import METRICS, Evidence, Measure, View
 from calor_hf.metrics.agreement import nearest_mean_correct
 from calor_hf.metrics.attack_accuracy import topk_correct
@@ -26,6 +27,8 @@ from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import training_fit, utility
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
+
+logger = logging.getLogger(__name__)
 
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
 PUBLIC = 1000  # public images that a metric may learn from, at most
@@ -61,11 +64,16 @@ class Evaluator:
         self.label_names = [names[label] if names else str(label) for label in labels]
         self.data = DataInfo(
             name=private.name,
-            identities=len(private.labels.unique()),
+            identities=target.num_classes,
             images=len(private.labels),
             held_out_images=0 if private.held_labels is None else len(private.held_labels),
             drawn=private.drawn,
         )
+        if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
+            logger.warning(
+                "No --embedding: the evaluation model learned the private images, as the target did, and may recognize "
+                "adversarial images. A network that never saw these people makes the verdict more trustworthy."
+            )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:
             self.metrics = {name: metric for name, metric in self.metrics.items() if not metric.slow}
@@ -242,6 +250,9 @@ class Evaluator:
         dtype = torch.float32 if weights is None else weights.dtype
         for name, (labels, purpose) in wanted.items():
             rng, latents, images = named_rng(self.seed, "auditing/prior-samples", purpose), [], []
+            if self.prior.num_classes is not None:  # the class alone may draw its person: samples are of any class
+                classes = named_rng(self.seed, "auditing/prior-samples/classes", purpose)
+                labels = torch.from_numpy(classes.integers(0, self.prior.num_classes, len(labels)))
             with frozen(self.prior):
                 for some in labels.split(256):
                     some_latents = self.prior.sample_latents(len(some), rng).to(device, dtype)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -122,7 +123,7 @@ def _plot(reports: list[LeakageReport]) -> str:
     chance = [level for _, attack, _, _ in points if not math.isnan(level := attack.chance_level(lead))]
     if chance:
         axes.axhline(100 * max(chance), color="gray", linestyle=":", label="highest chance level")
-    axes.set(xlabel="test accuracy of the model (%)", ylabel=f"{SHARES[lead]} (%)")
+    axes.set(xlabel="test accuracy of the model (%)", ylabel="\n".join(textwrap.wrap(f"{SHARES[lead]} (%)", 32)))
     axes.set_xlim(right=min(101, axes.get_xlim()[1]))
     axes.set_ylim(-3, 103)
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.02), framealpha=0)  # over no point

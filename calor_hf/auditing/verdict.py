@@ -39,7 +39,7 @@ ROLES = {EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
 _LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
 _SUBJECTS = {
     MATCH: "the person drawn is the right one",
-    EMBEDDING: "a network that did not learn the private images recognized the right person",
+    EMBEDDING: "the embedding recognized the right person",
     HEADLINE: "the evaluation model recognized the right person",
 }
 _REMEDIES = {
@@ -278,7 +278,9 @@ def _headline(report: LeakageReport, best: Finding) -> str:
     network = report.networks.get(ROLES.get(name, ""))
     if network is None:
         return text
-    if network.same_data:
+    if not network.same_data:
+        text += " That network did not learn the private images as the attacked model did."
+    else:
         text += " By a same-data evaluation model alone: it learned the images that the attacked model learned."
     if network.accuracy is not None and beyond(measure, network.accuracy):
         text += (

@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from calor_hf.core.report_text import percent
+
 
 class ProgressBar(tqdm):  # type: ignore[type-arg, unused-ignore]
     """A tqdm bar that keeps its times if the system clock is set back during a run."""
@@ -40,7 +42,7 @@ class ClassProgress:
     def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
         """Show where these classes are; the arguments are those of a progress callback of an attack."""
         self._bar.n = self._finished + len(labels) * step / steps
-        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {100 * success:.0f} %")
+        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {percent(success, 0)}")
         if step == steps:
             self._finished += len(labels)
 

@@ -49,13 +49,13 @@ def value_of(measure: Measure | None) -> str:
     return DASH if measure is None else number(measure.value, measure.unit)
 
 
-def interval(measure: Measure) -> str:
-    """Return a measure's 95 % interval, or an empty string."""
+def interval(measure: Measure, digits: int = 1) -> str:
+    """Return a measure's 95 % interval, or an empty string; ``digits`` are those of a share."""
     low, high = measure.low, measure.high
     if math.isnan(low) or math.isnan(high):
         return ""
     if measure.unit == "share":
-        return f"{percent(low).removesuffix(' %')}–{percent(high)}"
+        return f"{percent(low, digits).removesuffix(' %')}–{percent(high, digits)}"
     return f"{low:.4g} to {high:.4g}"
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calor_hf.core.fit import fit, minibatches
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.heads.classifier_head import heads_of
 from calor_hf.metrics.base import METRICS, Direction, Evidence, Measure, Metric, check_rows, mean_over_images
@@ -206,7 +207,7 @@ def decoder_inversion(
             decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
             errors = decoding_errors(decoder, asked[name], private_images)
             left = float(errors.mean() / chance.mean()) if chance.mean() > 0 else math.nan
-            note = f"{left:.0%} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
+            note = f"{percent(left, 0)} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
             found.append(measure(name, errors, "privacy", note))
     return found
 

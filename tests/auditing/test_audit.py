@@ -380,3 +380,11 @@ def test_only_what_goes_around_something_knows_the_defense() -> None:
     for spec, knows in (("gmi", False), ("plg@adaptive", True), ("bypass", True), ("trapdoor", False), ("auto", True)):
         (found,) = parse_attacks([spec])
         assert (found.attack.adaptive_to(plain), found.attack.adaptive_to(defended)) == (False, knows), spec
+
+
+def test_samples_of_a_conditional_prior_know_nothing_of_the_class(tmp_path: Path) -> None:
+    parts = tiny_target("calor", rank=2), private_images_of(), tiny_generator("conditional", torch.float32), [0, 1, 3]
+    evaluator = evaluation.Evaluator(*parts, evaluation_model(), AuditOptions(output_dir=str(tmp_path)))
+    wanted = {name: (torch.tensor(labels), "chance level") for name, labels in (("a", [0] * 6), ("b", [3] * 6))}
+    drawn = evaluator.samples(wanted)
+    assert torch.equal(drawn["a"][1], drawn["b"][1])

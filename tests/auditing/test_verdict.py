@@ -112,7 +112,8 @@ def test_an_evaluation_model_with_a_favorite_is_no_evidence() -> None:
 def test_the_independent_network_leads_and_both_are_shown() -> None:
     found = with_embedding([0.9] * PEOPLE, [0.2] * PEOPLE)
     assert (found.verdict.kind, found.verdict.measure) == ("leaks", EMBEDDING)
-    assert "in 20.0 % of 200 rebuilt images of 20 people, a network that did not learn" in found.verdict.sentences[0]
+    assert "in 20.0 % of 200 rebuilt images of 20 people, the embedding recognized" in found.verdict.sentences[0]
+    assert "did not learn the private images" in found.verdict.sentences[0]
     assert any(
         line.startswith("For comparison: the evaluation model recognized the right person in 90.0 %")
         and line.endswith("It is a same-data model, which tends to overstate.")
@@ -239,9 +240,17 @@ def test_merging_keeps_the_strongest_and_the_least_power() -> None:
 
 
 def test_the_axis_names_what_is_plotted() -> None:
-    axes = [re.findall(r"<!-- (rebuilt images .*?) -->", to_html(one)) for one in (
-        report([attack("ppa", [0.2] * PEOPLE, NONE)]), with_embedding([0.2] * PEOPLE, [0.2] * PEOPLE)
-    )]  # fmt: skip
-    assert axes == [
-        ["rebuilt images recognized by the evaluation model (%)"], ["rebuilt images recognized by the embedding (%)"]
-    ]  # fmt: skip
+    for one, title in (
+        (report([attack("ppa", [0.2] * PEOPLE, NONE)]), "rebuilt images recognized by the evaluation model (%)"),
+        (with_embedding([0.2] * PEOPLE, [0.2] * PEOPLE), "rebuilt images recognized by the embedding (%)"),
+    ):
+        assert title in " ".join(re.findall(r"<!-- (.*?) -->", to_html(one)))
+
+
+def test_an_embedding_that_learned_the_people_is_not_called_independent() -> None:
+    found = with_embedding([0.9] * PEOPLE, [0.2] * PEOPLE)
+    networks = {role: dataclasses.replace(one, same_data=True) for role, one in found.networks.items()}
+    same = concluded(dataclasses.replace(found, networks=networks))
+    assert same.verdict.measure == HEADLINE
+    assert "did not learn" not in "\n".join([*same.verdict.sentences, same.caveats[-1]])
+    assert any("Every network that evaluates learned the images" in line for line in same.caveats)

@@ -77,7 +77,7 @@ def test_measures_say_what_they_are() -> None:
         assert "60 private images, rebuilt by decoders trained on 160 public ones" in measure.note
     assert "from 1 numbers an image" in found["code"].note
     share = found["features"].value / found["chance"].value
-    assert found["features"].note.startswith(f"{share:.0%} of the chance level")
+    assert found["features"].note.startswith(f"{100 * share:.0f} % of the chance level")
 
 
 def test_an_untrained_decoder_draws_the_mean_picture() -> None:
