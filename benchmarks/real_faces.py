@@ -160,9 +160,10 @@ def attack(options: argparse.Namespace) -> None:
                 target_name=place.name, metrics=METRICS[: 2 + (options.second_evaluation_model is not None)],
                 resume=True,
             )  # fmt: skip
-            splits.check_classes(target.class_names)
             labels, side = choices.labels(target.num_classes), target.image_size[0]
-            private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=options.dataset.name)
+            private = PrivateImages.from_dataset(
+                splits.for_classes(target.class_names), image_size=side, classes=labels, name=options.dataset.name
+            )
             prior = load_generator(str(options.prior), image_size=target.image_size[0])
             report = audit(target, private, prior, evaluation_model, choices)
             record = {"defense": row["name"], "training_seed": seed, **{key: row[key] for key in ROW}}

@@ -230,9 +230,10 @@ class Attack(ABC, Generic[C]):
             FloatingPointError: the target returns numbers that are not finite.
             MemoryError: not even one class fits.
         """
-        labels = check_labels(labels, target.num_classes)
+        labels = attacked_classes(labels, target.num_classes)
         if images_per_class < 1 or chunk_size < 1:
             raise ValueError(f"images_per_class and chunk_size must be >= 1, got {images_per_class} and {chunk_size}")
+        generator = generator.for_classes(target.class_names)
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         task = Task(images_per_class, seed, callback, tuple(labels), like=like)
         parts: list[Reconstruction] = []
@@ -302,7 +303,7 @@ def budget_factor(budget: str | float) -> float:
     return factor
 
 
-def check_labels(labels: Sequence[int], num_classes: int) -> list[int]:
+def attacked_classes(labels: Sequence[int], num_classes: int) -> list[int]:
     """``labels`` as a list.
 
     Raises:

@@ -17,6 +17,7 @@ from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
 from calor_hf.auditing.verdict import concluded
 from calor_hf.core.files import remove_parts
+from calor_hf.core.label_names import class_order
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, LeakageReport
@@ -79,11 +80,8 @@ def load_control(target: Target, options: AuditOptions) -> Target | None:
     control = HFTarget.from_pretrained(options.control) if isinstance(options.control, str) else options.control
     if (defense := control.describe("").defense) != "none":
         raise ValueError(f"the control is defended ({defense}); pass an undefended model of the same classes")
-    if control.num_classes != target.num_classes:
-        raise ValueError(
-            f"the control has {control.num_classes} classes, the target {target.num_classes}; pass a model that was "
-            "trained on the same data"
-        )
+    if class_order(control.class_names, target.class_names, "the control") is not None:
+        raise ValueError("the control has the target's classes in another order; pass a model of the same data")
     return control
 
 

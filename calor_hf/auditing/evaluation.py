@@ -57,6 +57,7 @@ class Evaluator:
         evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions,
     ) -> None:  # fmt: skip
         private.check_prior(prior)
+        private, prior = private.for_classes(target.class_names), prior.for_classes(target.class_names)
         self.target, self.prior, self.labels = target, prior, labels
         self.public_images, self.seed, metrics = options.public_images, options.seed, options.metrics
         self.networks = networks = load_networks(target, evaluation_model, options)

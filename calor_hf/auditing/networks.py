@@ -1,13 +1,14 @@
 """Networks that evaluate reconstructions: evaluation models, and extractors of features."""
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
+from calor_hf.core.label_names import class_order
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 
@@ -24,12 +25,14 @@ class Network:
         module: The network itself.
         features: (batch, 3, height, width) in [0, 1] → (batch, d).
         head: (batch, d) features → (batch, classes) logits; None for a network that is no classifier.
+        class_names: Names of its classes; empty if they are not known.
     """
 
     name: str
     module: nn.Module
     features: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor] | None = None
+    class_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for another network under a name whose numbers are compared with published ones."""
@@ -39,6 +42,18 @@ class Network:
                 f"the name '{self.name}' belongs to the network that published tables use; give yours another name, or "
                 f"pass the word {self.name} alone to have that one loaded"
             )
+
+    def for_classes(self, class_names: Sequence[str], role: str) -> "Network":
+        """Return the network with logits in the order of the target's ``class_names``.
+
+        Raises:
+            ValueError: other classes than the target's.
+        """
+        order = class_order(self.class_names, class_names, f"the {role} '{self.name}'") if self.class_names else None
+        head = self.head
+        if order is None or head is None:
+            return self
+        return replace(self, head=lambda features: head(features)[:, order], class_names=tuple(class_names))
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -83,7 +98,8 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
         folder, source = source, HFTarget.from_pretrained(source)
         name = name or f"{type(source.module).__name__} ({folder})"
     if isinstance(source, Target):
-        return Network(name or type(source.module).__name__, source.module, source.features, source.head)
+        names = tuple(source.class_names)
+        return Network(name or type(source.module).__name__, source.module, source.features, source.head, names)
     if isinstance(source, StandardExtractor):
         name = source.name
     if isinstance(source, nn.Module):

@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.base import CHUNK_SIZE, attacked_classes
 from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
 from calor_hf.auditing.networks import ROLES, Network, load_network
 from calor_hf.metrics import METRICS
@@ -125,7 +125,7 @@ class AuditOptions:
             chosen = parse_classes(self.classes)
         elif self.classes is not None:
             chosen = self.classes
-        return check_labels(chosen, num_classes)
+        return attacked_classes(chosen, num_classes)
 
 
 def parse_classes(text: str) -> list[int]:
@@ -149,11 +149,14 @@ def load_networks(
     """Load the networks of an audit, by role: ``ROLES`` and ``target``.
 
     Raises:
-        ValueError: the evaluation model is the target, or a network is not available.
+        ValueError: the evaluation model is the target or has other classes, or a network is not available.
     """
     sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
     networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
     if networks["evaluation_model"].module is target.module:
         raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
+    for role in ROLES[:2]:
+        if role in networks:
+            networks[role] = networks[role].for_classes(target.class_names, role.replace("_", " "))
     networks["target"] = load_network(target, options.target_name)
     return networks

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calor_hf.core.label_names import class_order
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
@@ -85,6 +86,24 @@ class PrivateImages:
         truth = drawn_identities(train, classes)
         known = () if truth is None else tuple(IDENTITY_NAMES)
         return cls(name, images, labels, held_images, held_labels, label_names, truth, known)
+
+    def for_classes(self, class_names: Sequence[str]) -> "PrivateImages":
+        """Return the same images, with the labels of a target whose classes have these names.
+
+        Raises:
+            ValueError: other classes than the target's.
+        """
+        order = class_order(self.label_names, class_names, f"'{self.name}'") if self.label_names else None
+        if order is None:
+            return self
+        number = torch.tensor(order).argsort()
+        return replace(
+            self,
+            labels=number[self.labels],
+            held_labels=None if self.held_labels is None else number[self.held_labels],
+            label_names=tuple(class_names),
+            true_identity=None if self.true_identity is None else self.true_identity[order],
+        )
 
     @property
     def drawn(self) -> bool:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from calor_hf._version import __version__
 from calor_hf.attacks import Attack
-from calor_hf.attacks.base import CHUNK_SIZE, check_labels
+from calor_hf.attacks.base import CHUNK_SIZE, attacked_classes
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.finishing import Finishing
@@ -109,6 +109,7 @@ def run_attack(
             "images_per_class and chunk_size must be >= 1 and seed >= 0, got "
             f"{images_per_class}, {chunk_size} and {seed}"
         )
+    generator = generator.for_classes(target.class_names)
     state, folder, labels = process_state(), Path(output_dir), [int(label) for label in labels]
     record = AttackRecord(
         name, attack.config.to_dict(), {"generator": generator.name, **generator.config.to_dict()}, target_name,
@@ -156,7 +157,7 @@ def check_begun(folder: Path, resume: bool, overwrite: bool) -> None:
 
 def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, overwrite: bool) -> None:
     """Check the classes, and make the folder ready."""
-    state, labels = process_state(), check_labels(record.labels, num_classes)
+    state, labels = process_state(), attacked_classes(record.labels, num_classes)
     if state.is_main_process:
         remove_parts(folder)
     state.wait_for_everyone()

@@ -1,19 +1,22 @@
-"""Image sets from folders, parquet files and the Hub, with train, validation and test splits."""
+"""Image sets from folders, tables and the Hub, with train, validation and test splits."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calor_hf.core.label_names import class_order
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
-from calor_hf.data.folders import ARCHIVES, METADATA, ImageFolder, load_labeled_folder, load_plain_folder
+from calor_hf.data.folders import ARCHIVES, ImageFolder, load_labeled_folder, load_plain_folder
+from calor_hf.data.labels import chosen_splits, image_column_of, labeled, only_images, with_labels
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.summary import Summary, summarize
 from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.data.tables import is_table, load_hub, load_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,33 +54,37 @@ class Splits:
                 "too good; remove them, or pass --allow-duplicates-across-splits"
             )
 
-    def check_classes(self, class_names: Sequence[str]) -> None:
-        """Refuse data whose classes are not those of a model.
+    def for_classes(self, class_names: Sequence[str]) -> "Splits":
+        """Return the same images, with the labels of a model whose classes have these names.
 
         Raises:
-            ValueError: other classes than the model's, or the same in another order.
+            ValueError: other classes than the model's.
         """
-        names, wanted = self.label_names, list(class_names)
-        if len(names) != len(wanted):
-            raise ValueError(
-                f"the data have {len(names)} classes, the target {len(wanted)}; pass the data it was trained on"
-            )
-        if set(names) == set(wanted) and names != wanted:
-            raise ValueError("the target has the same class names in another order; pass the data it was trained on")
+        order = class_order(self.label_names, class_names, "the data")
+        if order is None:
+            return self
+        number, names = np.argsort(order), list(class_names)
+        train, validation, test = (
+            with_labels(part, number[np.asarray(part["label"])].tolist(), names)
+            for part in (self.train, self.validation, self.test)
+        )
+        return Splits(train, validation, test, names, self.summary)
 
 
 def load_splits(
     source: str | None = None, *, image_column: str | None = None, label_column: str | None = None,
-    revision: str | None = None, held_out: float = 0.1, seed: int = 0, on_bad_image: str = "raise",
-    num_identities: int = 64, image_size: int = 64, stream: str = "private",
+    splits: Mapping[str, str] | None = None, revision: str | None = None, held_out: float = 0.1, seed: int = 0,
+    on_bad_image: str = "raise", num_identities: int = 64, image_size: int = 64, stream: str = "private",
 ) -> Splits:  # fmt: skip
     """Load a labeled image set; splits it lacks are cut from its training split, class by class.
 
     Args:
-        source: Folder (one sub-folder a class, with or without ``train/`` and ``test/`` above; or parquet files named
-            after the splits), a parquet file, a Hub id, or None for synthetic faces.
-        image_column: Column with the images; None means the one that holds images.
-        label_column: Column with the labels; None means the one with class labels, or ``label``.
+        source: Folder (one sub-folder a class, with or without ``train/`` and ``test/`` above), a table or a folder of
+            tables named after their splits (see :mod:`calor_hf.data.tables`), a Hub id, or None for synthetic faces.
+        image_column: Column with the images; None means ``image``, or the only one that holds images.
+        label_column: Column with the labels; None means ``label``, or the only one with class labels.
+        splits: Own name of each split to use, such as ``{"train": "train_clean"}``; None means all, which must then be
+            named train, validation (val, dev, valid) and test.
         revision: Revision of a Hub data set.
         held_out: Share of each class's training images that a missing validation or test split takes, in (0, 1);
             at least one image.
@@ -93,26 +100,20 @@ def load_splits(
             images lack, or too few images to cut.
     """
     if source is None:
+        if image_column or label_column or splits or revision:
+            raise ValueError("synthetic faces have no columns, splits or revisions to choose; pass a dataset")
         parts: dict[str, Any] = {
             split: load_synthetic_faces(num_identities, count, image_size, seed, split, stream)
             for split, count in SYNTHETIC_IMAGES.items()
         }
-        found = None
+        found, contents, names = None, dict[str, Any](), parts["train"].features["label"].names
     else:
+        if revision is not None and Path(source).expanduser().exists():
+            raise ValueError(f"a revision is that of a Hub data set, and {source} is on this machine; leave it out")
         folder = _image_folder(source)
         found = load_labeled_folder(folder, label_column) if folder else ImageFolder(_load(source, revision), {})
-        parts = dict(found.parts)
-    parts = {_SPLIT_NAMES.get(name, name): part for name, part in parts.items()}
-    if "train" not in parts:
-        raise ValueError(f"{source} has no train split, only {', '.join(parts)}; pass one that has")
-    image_column = image_column or _image_column(parts["train"])
-    label_column = label_column or _label_column(parts["train"])
-    parts = {name: _two_columns(part, image_column, label_column) for name, part in parts.items()}
-    contents: dict[str, Any] = {}
-    if found is not None:
+        parts, names = labeled(chosen_splits(found.parts, splits), image_column, label_column, _folder(source))
         parts, contents, not_taken = _checked(parts, found, on_bad_image)
-    names = _label_names(parts["train"])
-    parts = {name: _encoded(part, names, name) for name, part in parts.items()}
     for split in ("test", "validation"):
         if split not in parts:
             digests = contents.get("train")
@@ -123,7 +124,10 @@ def load_splits(
     counts = np.bincount(parts["train"]["label"], minlength=len(names))
     if (counts == 0).any():
         empty = [names[i] for i in np.flatnonzero(counts == 0)[:5]]
-        raise ValueError(f"classes without a training image: {', '.join(empty)}; remove them or add images")
+        raise ValueError(
+            f"classes without a training image: {', '.join(empty)}; add images, or remove these classes (if the label "
+            "column declares more classes than it holds, store class names as words instead)"
+        )
     summary = None
     if found is not None:
         words = {split: [names[label] for label in part["label"]] for split, part in parts.items()}
@@ -133,20 +137,23 @@ def load_splits(
     return Splits(parts["train"], parts["validation"], parts["test"], names, summary)
 
 
-def load_public_images(source: str | None, image_size: int, crop: int | None = None) -> PublicImages:
+def load_public_images(
+    source: str | None, image_size: int, crop: int | None = None, image_column: str | None = None
+) -> PublicImages:
     """Load the public images of an attacker.
 
     Args:
         source: As for :func:`load_splits`; None for drawn faces of identities that are disjoint from the private ones.
         image_size: Side in pixels.
         crop: Side of the central square that is kept, in pixels of the original.
+        image_column: As for :func:`load_splits`.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: it holds no images.
     """
     if source is not None:
-        return PublicImages(load_images(source), image_size, crop)
+        return PublicImages(load_images(source, image_column), image_size, crop)
     identities = load_synthetic_faces(PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH, image_size, stream="public")
     return PublicImages(identities, image_size)
 
@@ -162,9 +169,11 @@ def load_images(source: str, image_column: str | None = None) -> "Dataset":
     """
     folder = _image_folder(source)
     found = load_plain_folder(folder) if folder else ImageFolder(_load(source, None), {})
-    images = found.parts.get("train", next(iter(found.parts.values())))
-    column = image_column or _image_column(images)
-    images = images.select_columns([column]).rename_columns({column: "image"})
+    name = "train" if "train" in found.parts else next(iter(found.parts))
+    if len(found.parts) > 1 and name != "train":
+        raise ValueError(f"{source} has several splits ({', '.join(found.parts)}), none named train; pass one of them")
+    data = found.parts[name]
+    images = only_images(data, image_column or image_column_of(data), name, _folder(source))
     images, digests = without_bad_images(images, "image", "raise")
     logger.info("%s", summarize(source, {"train": []}, {"train": digests}, found.not_taken))
     return images
@@ -183,91 +192,29 @@ def _checked(
     return kept, contents, not_taken
 
 
-_SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation"}
-
-
 def _image_folder(source: str) -> Path | None:
     """Folder of image files, if ``source`` is one and does not hold tables."""
     path = Path(source).expanduser()
-    if not path.is_dir():
-        return None
-    tables = (file for kind in ("parquet", "arrow") for file in path.rglob(f"*.{kind}"))
-    return None if any(file.name not in METADATA for file in tables) else path
+    return path if path.is_dir() and not is_table(path) else None
 
 
-def _load(source: str, revision: str | None) -> Any:
-    from datasets import load_dataset
-
+def _load(source: str, revision: str | None) -> dict[str, Any]:
     path = Path(source).expanduser()
+    if path.exists() and is_table(path):
+        return load_table(path)
     if path.is_file():
         if path.name.lower().endswith(ARCHIVES):
             raise ValueError(f"{path} is an archive, and archives are not read; unpack it and pass the folder")
-        if path.suffix.lower() not in (".parquet", ".arrow", ".csv", ".json", ".jsonl"):
-            raise ValueError(f"{path} is a file, and no table; pass a folder of images, a table or a Hub data set id")
-        return load_dataset(path.suffix.lstrip("."), data_files=str(path))
-    if path.is_dir():
-        return load_dataset(str(path))
+        raise ValueError(f"{path} is a file, and no table; pass a folder of images, a table or a Hub data set id")
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise FileNotFoundError(f"no folder or file {source}; pass an image folder, parquet files or a Hub data set id")
-    try:
-        return load_dataset(source, revision=revision)
-    except Exception as error:
-        raise ValueError(
-            f"{source} is no folder here, and the Hub gave no data set of this name ({error}); pass the path of an "
-            "image folder or parquet file, or check the id and the connection"
-        ) from error
+    return load_hub(source, revision)
 
 
-def _image_column(data: Any) -> str:
-    from datasets import Image
-
-    found = [name for name, feature in data.features.items() if isinstance(feature, Image)]
-    if not found:
-        raise ValueError(f"no column holds images; columns: {', '.join(data.column_names)}; pass image_column")
-    return str(found[0])
-
-
-def _label_column(data: Any) -> str:
-    from datasets import ClassLabel
-
-    found = [name for name, feature in data.features.items() if isinstance(feature, ClassLabel)]
-    found += [name for name in ("label", "labels") if name in data.column_names]
-    if not found:
-        raise ValueError(f"no column holds class labels; columns: {', '.join(data.column_names)}; pass label_column")
-    return str(found[0])
-
-
-def _two_columns(data: Any, image_column: str, label_column: str) -> Any:
-    for column in (image_column, label_column):
-        if column not in data.column_names:
-            raise ValueError(f"no column {column!r}; columns: {', '.join(data.column_names)}")
-    return data.select_columns([image_column, label_column]).rename_columns(
-        {image_column: "image", label_column: "label"}
-    )
-
-
-def _label_names(train: Any) -> list[str]:
-    from datasets import ClassLabel
-
-    feature = train.features["label"]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    return [str(value) for value in sorted(set(train["label"]))]  # numbers with gaps, or words
-
-
-def _encoded(part: Any, names: list[str], split: str) -> Any:
-    from datasets import ClassLabel
-
-    feature = part.features["label"]
-    own = feature.names if isinstance(feature, ClassLabel) else None
-    if own == names:
-        return part
-    index = {name: number for number, name in enumerate(names)}
-    words = [own[value] if own else str(value) for value in part["label"]]
-    if unknown := sorted(set(words) - index.keys()):
-        raise ValueError(f"the {split} split has classes that the train split lacks: {', '.join(unknown[:5])}")
-    part = part.remove_columns("label").add_column("label", [index[word] for word in words])
-    return part.cast_column("label", ClassLabel(names=names))
+def _folder(source: str) -> Path | None:
+    """Folder that relative paths in a table start from; None for the Hub."""
+    path = Path(source).expanduser().absolute()
+    return (path if path.is_dir() else path.parent) if path.exists() else None
 
 
 def _cut(train: Any, share: float, seed: int, split: str, contents: Any = None) -> tuple[list[int], list[int]]:

@@ -1,6 +1,8 @@
 """Base class of the generators: images from latents, saved and shared like a model."""
 
+import copy
 from abc import ABC
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from calor_hf._version import __version__
 from calor_hf.core.config import MethodConfig
 from calor_hf.core.files import read_json, write_json, write_whole
+from calor_hf.core.label_names import class_order
 from calor_hf.core.registry import Registry
 
 C = TypeVar("C", bound=MethodConfig)
@@ -33,6 +36,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         latent_dim: Width of the latents.
         image_size: Side of the images in pixels.
         num_classes: Number of classes of a conditional generator; None for an unconditional one.
+        class_names: Names of these classes; empty if they are not known.
         trained_steps: Steps of its training that were done, and that were planned; None if unknown.
     """
 
@@ -41,6 +45,8 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     latent_dim: int
     image_size: int
     num_classes: int | None = None
+    class_names: Sequence[str] = ()
+    class_order: Sequence[int] | None = None  # own number of each label, see for_classes
     trained_steps: tuple[int, int] | None = None
 
     def __init__(self, config: C) -> None:
@@ -83,6 +89,27 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         """
         raise ValueError(f"the generator '{self.name}' has no discriminator to evaluate realism")
 
+    def for_classes(self, class_names: Sequence[str]) -> "Generator[C]":
+        """Return the generator for labels of a target whose classes have these names; weights are shared.
+
+        Raises:
+            ValueError: it was trained for other classes.
+        """
+        if not self.class_names:
+            return self
+        order = class_order(self.class_names, class_names, f"the prior '{self.name}'")
+        if order == self.class_order:
+            return self
+        view = copy.copy(self)
+        view.class_order = order
+        return view
+
+    def own_labels(self, labels: Tensor | None) -> Tensor | None:
+        """Labels of :meth:`for_classes` as the generator's own numbers."""
+        if labels is None or self.class_order is None:
+            return labels
+        return torch.tensor(self.class_order, device=labels.device)[labels]
+
     def run_blocks(
         self,
         latents: Tensor,
@@ -123,6 +150,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         got = None if hidden is None else tuple(hidden.shape[1:])
         if got != expected:
             raise ValueError(f"expected a map of (channels, height, width) {expected} for block {start}, got {got}")
+        labels = self.own_labels(labels)
         for block in range(start, end):
             hidden, image = self._run_block(block, latents, hidden, image, labels)
         assert hidden is not None  # at least one block was run
@@ -169,15 +197,25 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
-        settings = {
+        settings: dict[str, Any] = {
             "generator": self.name, "settings": self.config.to_dict(), "trained_steps": self.trained_steps,
             "calor_hf_version": __version__,
         }  # fmt: skip
+        if self.class_names:
+            settings["class_names"] = list(self.class_names)
         write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
         write_json(save_directory / CONFIG_FILE, settings, indent=2)
         card = save_directory / "README.md"
         if card.is_file() and card.stat().st_size == 0:  # left by a full disk; ModelHubMixin writes none where one is
             card.unlink()
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
+        """As of ``ModelHubMixin``; class names, which may be people's, stay here."""
+        names, self.class_names = self.class_names, ()
+        try:
+            return str(super().push_to_hub(*args, **kwargs))
+        finally:
+            self.class_names = names
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":
@@ -222,6 +260,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
     kind = GENERATORS.get(saved["generator"])
     try:
         generator = kind(kind.config_class.from_dict(saved["settings"]))
+        generator.class_names = tuple(map(str, saved.get("class_names", ())))
         generator.load_state_dict(load_file(file(WEIGHTS_FILE)))
         if saved.get("trained_steps") is not None:
             done, planned = saved["trained_steps"]

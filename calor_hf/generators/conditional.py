@@ -70,6 +70,7 @@ class Conditional(Generator[ConditionalConfig]):
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) values of the discriminator for images of ``labels``; an auxiliary one's are of the image alone."""
         auxiliary = self.config.discriminator == "auxiliary"
+        labels = self.own_labels(labels)
         value: Tensor = self.discriminator(images)[0] if auxiliary else self.discriminator(images, labels)
         return value
 

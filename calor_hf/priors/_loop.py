@@ -82,6 +82,8 @@ def train_prior(
 
     torch.manual_seed(torch_seed(seed, "priors/weights"))
     generator = training.build(side, target).to(accelerator.device)
+    if target is not None and generator.num_classes is not None:
+        generator.class_names = tuple(target.class_names)
     if target is not None:
         target.module.to(accelerator.device)
     data: Any = training.data(images, target)

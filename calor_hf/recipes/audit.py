@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from calor_hf.attacks.specs import NamedAttack
-from calor_hf.auditing import AuditOptions, PrivateImages
+from calor_hf.auditing import AuditOptions
 from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
@@ -18,11 +18,12 @@ from calor_hf.core.finishing import Finishing
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import REPORT, SYNTHETIC, LeakageReport
+from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.core.report_text import summary
-from calor_hf.data.loading import load_public_images, load_splits
+from calor_hf.data.loading import load_public_images
 from calor_hf.generators import RENDERER, load_generator
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
+from calor_hf.recipes.data_options import DataOptions
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse, undefended
@@ -35,20 +36,13 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditRecipe(AuditOptions):
+class AuditRecipe(AuditOptions, DataOptions):
     """Options of :func:`run_audit`: those of an audit, and where its parts come from."""
 
     model: str | None = field(
         default=None, metadata={"positional": True, "help": "model under attack, defended or not: folder or Hub id"}
     )
     target: str | None = field(default=None, metadata={"help": "the same"})
-    dataset: str | None = field(
-        default=None, metadata={"help": "images it was trained on, as for calor-hf train; default: synthetic faces"}
-    )
-    allow_duplicates_across_splits: bool = field(
-        default=False,
-        metadata={"help": "accept identical images in two splits, which make results look better than they are"},
-    )
     evaluation_model: str | None = field(
         default=None,
         metadata={
@@ -78,12 +72,13 @@ class AuditRecipe(AuditOptions):
     )
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` as :class:`AuditOptions`, or if the model is not named exactly once."""
+        """Raise ``ValueError`` as the two it extends, or if the model is not named exactly once."""
         if (self.model is None) == (self.target is None):
             raise ValueError("pass the model under attack once: calor-hf audit MODEL, or --target MODEL")
         if self.control is not None and self.reconstructions_only:
             raise ValueError("--control compares what is recognized; leave it or --reconstructions-only out")
-        super().__post_init__()
+        AuditOptions.__post_init__(self)
+        DataOptions.__post_init__(self)
 
     @property
     def control_folder(self) -> str:
@@ -127,12 +122,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
         if not options.reconstructions_only:
             control = load_control(target, replace(options, control=control_of(options, target)))
             evaluation_model = evaluation_model_of(options, target)
-            splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=side)
-            splits.check_classes(target.class_names)
-            if not options.allow_duplicates_across_splits:
-                splits.check_duplicates()
-            name = options.dataset or SYNTHETIC
-            private = PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
+            private = options.private_images(target, labels)
         if options.public_dataset is not None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
     if not options.reconstructions_only:

@@ -17,13 +17,13 @@ from calor_hf._version import __version__
 from calor_hf.attacks import AttackConfig
 from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.attacks.specs import NamedAttack
-from calor_hf.auditing import AuditOptions, PrivateImages
+from calor_hf.auditing import AuditOptions
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.options import load_networks
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
-from calor_hf.data.loading import load_public_images, load_splits
+from calor_hf.data.loading import load_public_images
 from calor_hf.generators import Generator, load_generator
 from calor_hf.priors import PRIORS
 from calor_hf.recipes.audit import AuditRecipe, control_argv, evaluation_model_argv, with_defaults
@@ -176,9 +176,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
             before.append(replace(plan_training(argv).total, name="evaluation model"))
             model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
         networks = load_networks(target, model, options)
-        splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-        splits.check_classes(target.class_names)
-        private = PrivateImages.from_dataset(splits, image_size=target.image_size[0], classes=labels)
+        private = options.private_images(target, labels)
         private.check_prior(generator)
         held = 0 if private.held_labels is None else len(private.held_labels)
         images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior

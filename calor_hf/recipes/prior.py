@@ -30,6 +30,7 @@ class PriorOptions:
     dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )
+    image_column: str | None = setting(None, "column with the images; default: image, or the only one with images")
     crop: int | None = setting(None, "side of the central square to keep, in original pixels; default: all")
     image_size: int = setting(64, "side in pixels, a power of two")
     target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
@@ -51,8 +52,8 @@ class PriorOptions:
     def __post_init__(self) -> None:
         """Refuse values before any work."""
         if self.import_file:
-            taken = {"--target": self.target, "--dataset": self.dataset, "--crop": self.crop,
-                     "--settings": self.settings, "--resume": self.resume}  # fmt: skip
+            taken = {"--target": self.target, "--dataset": self.dataset, "--image-column": self.image_column,
+                     "--crop": self.crop, "--settings": self.settings, "--resume": self.resume}  # fmt: skip
             if useless := [name for name, value in taken.items() if value]:
                 raise ValueError(f"--import trains nothing; leave out {', '.join(useless)}")
             return
@@ -113,7 +114,7 @@ def _train(options: PriorOptions) -> Generator[Any]:
     state = process_state()
     log_to_terminal(state.is_main_process)
     with state.main_process_first():
-        images = load_public_images(options.dataset, options.image_size, options.crop)
+        images = load_public_images(options.dataset, options.image_size, options.crop, options.image_column)
     target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
     folder = options.output_dir
     generator: Generator[Any] = train_prior(

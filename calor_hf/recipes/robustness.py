@@ -12,12 +12,14 @@ from torch import Tensor
 from calor_hf._version import __version__
 from calor_hf.core.config import setting
 from calor_hf.core.files import check_writable, write_json
+from calor_hf.core.label_names import class_order
 from calor_hf.core.processes import process_state
 from calor_hf.data.images import ImageDataset
-from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.backdoor import recorded_backdoor
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
+from calor_hf.recipes.data_options import DataOptions
 from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
@@ -29,7 +31,7 @@ RESULT = "robustness.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessOptions:
+class RobustnessOptions(DataOptions):
     """Options of :func:`robustness`.
 
     Raises:
@@ -37,9 +39,6 @@ class RobustnessOptions:
     """
 
     target: str = field(metadata={"help": "model under attack, defended or not: folder or Hub id"})
-    dataset: str | None = setting(
-        None, "its training data, as for calor-hf train; the test split is attacked; default: synthetic faces"
-    )
     attacks: Sequence[str] = setting(
         tuple(ADVERSARIAL),
         f"{', '.join(ADVERSARIAL)}; none for the backdoor alone; default: all",
@@ -63,6 +62,7 @@ class RobustnessOptions:
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""
+        super().__post_init__()
         check_attacks(self.attacks)
         if self.backdoor is not None:
             trigger_named(self.backdoor)
@@ -104,20 +104,17 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
         other = HFTarget.from_pretrained(options.transfer_from)
         other = as_read(other) if other.image_size == target.image_size else other
         other.module.to(device)
-        if other.num_classes != target.num_classes:
-            raise ValueError(
-                f"--transfer-from has {other.num_classes} classes, the target {target.num_classes}; pass a model of the"
-                " same data"
-            )
+        order = class_order(other.class_names, target.class_names, "--transfer-from")
+        if order is not None:
+            own = other.head
+            other.head = lambda features: own(features)[:, order]
     recorded = recorded_backdoor(options.target)
     name = options.backdoor or (recorded["trigger"]["name"] if recorded else None)
     seed = recorded["seed"] if recorded and recorded["trigger"]["name"] == name else options.seed
     trigger = None if name is None else trigger_named(name, seed)
     if trigger is not None:
         trigger(torch.zeros(1, 3, *target.image_size))  # a trigger that does not fit is refused before any work
-    splits = load_splits(options.dataset, num_identities=target.num_classes, image_size=target.image_size[0])
-    splits.check_classes(target.class_names)
-    images, labels = attacked_images(splits, target, options.max_images)
+    images, labels = attacked_images(options.load_for(target), target, options.max_images)
     check_writable(file.parent)
 
     results: list[AdversarialResult] = []

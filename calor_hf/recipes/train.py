@@ -28,7 +28,7 @@ from calor_hf.core.finishing import Finishing
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.images import ImageDataset, balanced_class_weights
-from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.loading import Splits
 from calor_hf.data.pixel_input import check_channels
 from calor_hf.defenses import DEFENSES
 from calor_hf.hub.push import check_token
@@ -192,18 +192,7 @@ def load_parts(
 ) -> tuple[PreTrainedModel, dict[str, ImageDataset], dict[str, Any]]:
     """Base model, data by split, and keyword arguments for every trainer of the run."""
     with args.main_process_first(desc="loading data"):
-        splits = load_splits(
-            data_args.dataset,
-            image_column=data_args.image_column,
-            label_column=data_args.label_column,
-            revision=data_args.dataset_revision,
-            held_out=data_args.held_out,
-            on_bad_image=data_args.on_bad_image,
-            num_identities=data_args.num_identities,
-            stream=data_args.stream,
-        )
-        if not data_args.allow_duplicates_across_splits:
-            splits.check_duplicates()
+        splits = data_args.load(data_args.num_identities, stream=data_args.stream)
     base, processor = load_base(model_args, splits)
     check_channels(base)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)

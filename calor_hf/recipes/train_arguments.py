@@ -10,9 +10,9 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from calor_hf.core.config import setting
 from calor_hf.core.own_errors import TRACEBACK_HELP
-from calor_hf.data.bad_images import ON_BAD_IMAGE
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.common import settings_of
+from calor_hf.recipes.data_options import DataOptions
 from calor_hf.robustness.backdoor import TRIGGERS
 from calor_hf.training.arguments import CALoRTrainingArguments
 
@@ -38,19 +38,10 @@ class ModelArguments:
     attn_implementation: str | None = setting(None, "eager, sdpa, flash_attention_2, ...")
 
 
-@dataclass
-class DataArguments:
+@dataclass(frozen=True, kw_only=True)
+class DataArguments(DataOptions):
     """The training data."""
 
-    dataset: str | None = setting(None, "Image folder, parquet file or folder, or Hub id. Default: synthetic faces.")
-    dataset_revision: str | None = setting(None, "Revision of a data set on the Hub.")
-    image_column: str | None = setting(None, "Column with the images; default: found.")
-    label_column: str | None = setting(None, "Column with the labels; default: found.")
-    on_bad_image: str = setting("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
-    allow_duplicates_across_splits: bool = setting(
-        False, "Accept identical images in two splits, which make results look better than they are."
-    )
-    held_out: float = setting(0.1, "Share of training images used as a missing validation or test split.")
     num_identities: int = setting(64, "Synthetic faces: number of identities.")
     public_faces: bool = setting(
         False, "Synthetic faces: other identities than the private ones, to pre-train a base model."
@@ -123,7 +114,7 @@ _OVERRIDDEN = {
 # Options that have an effect only with another one.
 _NEEDED = {
     "--model": ("--model-revision", "--attn-implementation"),
-    "--dataset": ("--dataset-revision", "--image-column", "--label-column"),
+    "--dataset": ("--dataset-revision", "--image-column", "--label-column", "--splits"),
     "--backdoor": ("--poison-share", "--backdoor-seed"),
     "--push-to-hub": ("--hub-model-id", "--hub-strategy", "--hub-token", "--hub-private-repo", "--hub-always-push",
                       "--hub-revision", "--push-unfinished", "--publish-label-names"),
@@ -287,7 +278,6 @@ def _check_defense(model: ModelArguments) -> None:
 def _check(model: ModelArguments, data: DataArguments, run: RunArguments, push: bool) -> None:
     for flag, given, choices in (
         ("--role", model.role, ("release", "evaluation")),
-        ("--on-bad-image", data.on_bad_image, ON_BAD_IMAGE),
         ("--class-weights", data.class_weights, ("none", "balanced")),
         ("--backdoor", data.backdoor, TRIGGERS),
     ):

@@ -39,6 +39,11 @@ class Target(ABC):
         return self.head(self.features(images))
 
     @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; ``LABEL_0`` … if they are not known."""
+        return [f"LABEL_{index}" for index in range(self.num_classes)]
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.module.parameters()).device

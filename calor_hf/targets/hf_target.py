@@ -37,7 +37,6 @@ class HFTarget(Target):
         self.module = model.eval()
         self.processor = processor
         self.num_classes = int(model.config.num_labels)
-        self.class_names = [str(model.config.id2label[index]) for index in range(self.num_classes)]
         self.pixel_input = pixel_input_of(model, processor, image_size)
         self.image_size = self.pixel_input.size
         self.stochastic = bool(getattr(getattr(model, "defense", None), "stochastic", False))
@@ -50,6 +49,12 @@ class HFTarget(Target):
             widths = check_heads(model, self._paths)
             heads = [ClassifierHead(cast(Any, model.get_submodule(path))) for path in self._paths]
             self.head = MeanOfHeads(heads, widths) if len(heads) > 1 else heads[0]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the model's configuration."""
+        names = cast(PreTrainedModel, self.module).config.id2label
+        return [str(names[index]) for index in range(self.num_classes)]
 
     @classmethod
     def from_pretrained(cls, source: str, **kwargs: Any) -> "HFTarget":

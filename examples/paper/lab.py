@@ -191,8 +191,7 @@ class Lab:
         """Return training images of the first ``identities`` classes (None: of all), and test images of all."""
         labels = first_labels(target, identities)
         side, name = target.image_size[0], self.options.dataset or SYNTHETIC
-        splits = self.splits(side)
-        splits.check_classes(target.class_names)
+        splits = self.splits(side).for_classes(target.class_names)
         return PrivateImages.from_dataset(splits, image_size=side, classes=labels, name=name)
 
     # Attacks and evaluation

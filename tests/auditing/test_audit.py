@@ -345,13 +345,13 @@ def test_private_images_of_any_dataset(tmp_path: Path) -> None:
     assert apart.held_images is not None
     assert apart.held_images.shape == both.images.shape
     assert torch.equal(apart.images, both.of_classes([0, 2]).images)
-    faces = PrivateImages.from_dataset(train, image_size=SIDE)
+    faces = PrivateImages.from_dataset(load_synthetic_faces(5, 2, image_size=20), image_size=SIDE)
     assert faces.held_images is None
     with pytest.raises(ValueError, match="expected columns image and label, got picture, label"):
         PrivateImages.from_dataset(train.rename_column("image", "picture"), image_size=SIDE)
     report = small_audit(tmp_path, attacks=ATTACKS[:1], private=faces, classes=[0, 2], metrics=["attack_accuracy"])
     assert report.label_names == ["identity_000", "identity_002"]
-    assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 6, 0)
+    assert (report.data.name, report.data.images, report.data.held_out_images) == ("private images", 10, 0)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,7 @@ class Robustness(Study[RobustnessConfig]):
             suffix = f"-{backdoor}-{config.poison_share:g}"
         folder, numbers = lab.train(name, config.training_seed, rank=config.rank, suffix=suffix, options=options)
         target = as_read(lab.target(folder))
-        splits = lab.splits(target.image_size[0])
-        splits.check_classes(target.class_names)
+        splits = lab.splits(target.image_size[0]).for_classes(target.class_names)
         images, labels = attacked_images(splits, target, config.images)
         if backdoor is None:
             results = [
