@@ -144,7 +144,12 @@ def test_the_trigger_lies_in_what_the_network_sees(tmp_path: Path) -> None:
     torch.testing.assert_close(images[3, :, 5, 5], torch.tensor([100, 20, 7]) / 255, atol=1e-5, rtol=0)
     assert labels.tolist() == [0, 0, 1, 1]
     words = ["--target", str(tmp_path / "model"), "--dataset", str(tmp_path / "data"), "--attacks", "fgsm"]
-    assert main([*words, "--backdoor", "badnets", "--output-dir", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [*words, "--allow-duplicates-across-splits", "--backdoor", "badnets", "--output-dir", str(tmp_path / "out")]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
