@@ -3,11 +3,12 @@
     calor-hf prior --image-size 32 --settings width=16 discriminator_steps=1 steps=1200 --output-dir outputs/prior_drawn
     calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 \
         --settings width=16 discriminator_steps=1 steps=1500 --output-dir outputs/prior_lfw
-    python -m benchmarks.audit_power --evaluation-model outputs/demo-audit/evaluation-model \
+    python -m benchmarks.audit_power --target outputs/demo --evaluation-model outputs/demo-audit/evaluation-model \
         --drawn-prior outputs/prior_drawn --data DATA --real-prior outputs/prior_lfw --output-dir outputs/power
 
-The ceilings do not depend on the target. On real faces face network B judges and network A guides; neither learned
-these people. A spoiled prior is the trained one with a last layer of a tenth.
+On drawn faces the true identity judges what the renderer draws, the evaluation model what other priors draw, and the
+target guides. On real faces face network B judges and network A guides; neither learned these
+people, and the target has no say. A spoiled prior is the trained one with a last layer of a tenth.
 """
 
 import argparse
@@ -53,19 +54,16 @@ def nearest_mean(network: Embedding, images: Tensor, labels: Tensor) -> Callable
     return lambda seen: F.normalize(seen, dim=1) @ means.T
 
 
-def evaluator_of(private: PrivateImages, prior: Generator[Any], model: Any, **networks: Any) -> Evaluator:
-    """Evaluator of people of a data set; its target has random weights."""
-    torch.manual_seed(0)
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=len(private.label_names)
-    )
-    target = HFTarget(ResNetForImageClassification(config), image_size=SIDE)
-    return Evaluator(target, private, prior, list(range(PEOPLE)), model, AuditOptions(**networks))
+def untrained(classes: int) -> HFTarget:
+    """Target of random weights."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=classes)
+    return HFTarget(ResNetForImageClassification(config), image_size=SIDE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the cells that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", help="model of the drawn faces: folder")
     parser.add_argument("--evaluation-model", help="of the drawn faces: folder")
     parser.add_argument("--drawn-prior", help="trained on drawn faces of other people: folder")
     parser.add_argument("--data", type=Path, help="folder of the real faces")
@@ -100,11 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _evaluator(data: str, prior: Generator[Any], options: argparse.Namespace) -> Evaluator:
     source = None if data == "drawn faces" else str(options.data / "bolly100_64")
     private = PrivateImages.from_dataset(load_splits(source), image_size=SIDE, name=data)
+    networks: dict[str, Any] = {}
     if source is None:
-        return evaluator_of(private, prior, options.evaluation_model)
-    judge, guide = Embedding(options.data, "B"), Embedding(options.data, "A")
-    model = Network("network A", guide, guide, nearest_mean(guide, private.images, private.labels))
-    return evaluator_of(private, prior, model, embedding=Network("network B", judge, judge))
+        target, model = HFTarget.from_pretrained(options.target), options.evaluation_model
+    else:
+        judge, guide = Embedding(options.data, "B"), Embedding(options.data, "A")
+        model = Network("network A", guide, guide, nearest_mean(guide, private.images, private.labels))
+        networks = {"embedding": Network("network B", judge, judge), "second_evaluation_model": model}
+        target = untrained(len(private.label_names))
+    return Evaluator(target, private, prior, list(range(PEOPLE)), model, AuditOptions(**networks))
 
 
 if __name__ == "__main__":

@@ -65,11 +65,12 @@ class TowardTruth(GradientAttack[TowardTruthConfig]):
     def __init__(self, config: TowardTruthConfig, look: Look, truth: Tensor, classes: Sequence[int]) -> None:
         super().__init__(config)
         self.look, self.truth, self.each = look, truth, len(truth) // len(classes)
+        self.shared = bool((truth.unflatten(0, (-1, self.each)) == truth[:: self.each, None]).all())
         self.first = {label: place * self.each for place, label in enumerate(classes)}
 
     @torch.no_grad()
     def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
-        """Return, for each row, the nearest sample of one pool."""
+        """Return, for each row, the nearest sample of one pool; the next nearest for each further row of one truth."""
         pool = generator.sample_latents(self.config.pool, named_rng(batch.seed, "auditing/power/pool")).to(latents)
         wanted, found = self._wanted(batch), latents.clone()
         # The images of a generator without classes serve all rows.
@@ -78,7 +79,9 @@ class TowardTruth(GradientAttack[TowardTruthConfig]):
             rows = batch.labels == label if len(labels) > 1 else slice(None)
             parts = [self.look(generator(some, label.expand(len(some)))) for some in pool.split(AT_ONCE)]
             apart = torch.cdist(wanted[rows], torch.cat(parts), compute_mode="donot_use_mm_for_euclid_dist")
-            found[rows] = pool[apart.argmin(dim=1)]
+            nearest = apart.topk(min(self.each, len(pool)), largest=False).indices
+            ranks = [place % nearest.shape[1] if self.shared else 0 for _, place in batch.row_keys]
+            found[rows] = pool[nearest.gather(1, torch.tensor(ranks, device=nearest.device)[rows, None]).squeeze(1)]
         return found
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
@@ -198,10 +201,13 @@ class Power:
         return "evaluation_model" if views["evaluation_model"].private_logits is not None else ""
 
     def _guide(self) -> str:
-        """Role of a network that neither judges nor is attacked; of the target if there is no other."""
-        networks = self.evaluator.networks
-        taken = [networks[role].module for role in ("target", self._judge())]
-        others = [role for role in ("second_evaluation_model", "embedding", "evaluation_model") if role in networks]
+        """Role of a network that neither judges nor is attacked; of the target if there is no other.
+
+        An evaluation model that learned the private images guides to adversarial images, so it is not taken.
+        """
+        networks, judge = self.evaluator.networks, self._judge()
+        taken = [networks[role].module for role in ("target", judge)]
+        others = [role for role in ("second_evaluation_model", "embedding") if role in networks]
         return next((role for role in others if all(networks[role].module is not one for one in taken)), "target")
 
     def _samples(self, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions
+from calor_hf.auditing.attribute_network import attribute_network
 from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
@@ -32,7 +33,7 @@ from calor_hf.targets.hf_target import HFTarget
 
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
-AUTO = "auto"
+AUTO, ATTRIBUTES = "auto", "attributes.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,9 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             control = load_control(target, replace(options, control=control_of(options, target)))
             evaluation_model = evaluation_model_of(options, target)
             private = options.private_images(target, labels)
+            # The renderer's truth is exact; of other priors' images a network reads it that saw none of these people.
+            if private.drawn and options.generator != RENDERER and options.embedding is None:
+                options = replace(options, embedding=attribute_network(folder / ATTRIBUTES))
         if options.public_dataset is not None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
     if not options.reconstructions_only:

@@ -105,7 +105,7 @@ def test_the_guide_neither_judges_nor_is_attacked(drawn: PrivateImages) -> None:
     flat = nn.Flatten()
     for options, judge, guide in (
         ({}, "evaluation_model", "target"),
-        ({"embedding": flat}, "embedding", "evaluation_model"),
+        ({"embedding": flat}, "embedding", "target"),
         ({"embedding": flat, "second_evaluation_model": pixels(drawn)}, "embedding", "second_evaluation_model"),
         ({"second_evaluation_model": pixels(drawn)}, "evaluation_model", "second_evaluation_model"),
     ):
@@ -113,7 +113,7 @@ def test_the_guide_neither_judges_nor_is_attacked(drawn: PrivateImages) -> None:
         assert (tested._judge(), tested._guide()) == (judge, guide)
     check = power_of(drawn, spoiled(), embedding=flat).guided()
     assert check.images.name == "embedding_accuracy@1"
-    assert "the network with the role evaluation_model" in check.note
+    assert "the network with the role target" in check.note
 
 
 def test_the_control_is_compared_person_by_person(drawn: PrivateImages) -> None:
