@@ -156,7 +156,8 @@ def rebuilt_identities(measure: Measure, levels: Sequence[Measure], error: float
     The images of an identity are compared with all images of a chance level by Fisher's exact test, which counts the
     uncertainty of both; their share must also be more than twice that of the same identity by chance, since some
     evaluation models take many images for one person. Images of one identity are alike, so a few identities may be hit
-    in all images by chance: more of them must be hit than in any chance level.
+    in all images by chance: the share of identities found must itself be above the share of images hit by chance (the
+    same test), and more of them must be found than a chance level has.
 
     Args:
         measure: Share of recognized images, with its value for each identity.
@@ -168,16 +169,18 @@ def rebuilt_identities(measure: Measure, levels: Sequence[Measure], error: float
     if not levels or not measure.by_identity:
         return ()
     each = measure.images // len(measure.by_identity)
+    by_chance = [(round(level.value * level.images), level.images) for level in levels]
     found = []
     for label, share in measure.by_identity.items():
         hits = round(share * each)
-        by_chance = [(round(level.value * level.images), level.images) for level in levels]
         tails = [hypergeom.sf(hits - 1, each + count, hits + right, each) for right, count in by_chance]
         if max(tails) < error and all(share > 2 * level.by_identity.get(label, 0.0) for level in levels):
             found.append(label)
     least = min((measure.by_identity[label] for label in found), default=1.0)
     alike = max(sum(share >= least for share in level.by_identity.values()) for level in levels)
-    return tuple(found) if len(found) > alike else ()
+    people = len(measure.by_identity)
+    together = max(hypergeom.sf(len(found) - 1, people + count, len(found) + hit, people) for hit, count in by_chance)
+    return tuple(found) if len(found) > alike and together < people * error else ()
 
 
 def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: Finding) -> list[str]:

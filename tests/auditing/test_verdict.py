@@ -87,7 +87,7 @@ def test_few_images_exclude_little() -> None:
 @pytest.mark.parametrize(
     ("attacks", "said"),
     [
-        ([attack("plg", [1.0], [0.0], 5)], "leaks 1 of 1 training identities: in 100.0 % of 5 rebuilt images"),
+        ([attack("plg", [1.0], [0.0], 20)], "leaks 1 of 1 training identities: in 100.0 % of 20 rebuilt images"),
         ([attack("auto", NONE, NONE, parts=["gmi"]), LEAK], "leaks its training identities: in 100.0 % of 200"),
         ([attack("auto", [0.9] * 10, [0.1] * 10, 20, parts=list("abcd"))], "in 90.0 % of 200 rebuilt images"),
         ([attack("auto", [1.0] * 3 + [0.0] * 97, [0.0] * 100, 20)], "leaks 3 of 100 training identities: in 3.0 %"),
@@ -98,6 +98,13 @@ def test_evidence_is_not_called_chance(attacks: list[Any], said: str) -> None:
     assert found.verdict.kind == "leaks"
     assert said in found.verdict.sentences[0]
     assert found.strongest is attacks[-1]
+
+
+def test_one_person_in_five_images_is_neither_chance_nor_a_leak() -> None:
+    # One image of six, the person's or one of five by chance, could be the one that is hit.
+    found = report([attack("plg", [1.0], [0.0], 5)]).verdict
+    assert found.kind == "inconclusive"
+    assert "in 100.0 % of 5 rebuilt images of 1 people" in found.sentences[0]
 
 
 def test_an_evaluation_model_with_a_favorite_is_no_evidence() -> None:
@@ -223,7 +230,7 @@ def test_no_made_up_audit_flatters(
     )  # fmt: skip
     if found.verdict.kind == "found nothing":
         assert holds
-    if all(one == 1 for one in shares) and chance == 0 and tries > 1:
+    if all(one == 1 for one in shares) and chance == 0 and len(shares) >= 6:
         assert found.verdict.kind == "leaks"
     assert (found.verdict.kind == "inconclusive") == bool(found.verdict.reasons)
     assert LeakageReport.from_json(found.to_json()).verdict == found.verdict

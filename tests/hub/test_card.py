@@ -101,6 +101,7 @@ def test_the_card_holds_verdict_and_caveats_of_the_report(tmp_path: Path) -> Non
         found = LeakageReport.load(tmp_path / f"audit{index}").verdict
         assert [line for line in [*found.sentences, *found.reasons] if markdown_text(line) not in text] == []
         assert f"**Verdict of the audit: {found.kind}.**" in text
+        assert re.search(r"(?i)\bsafe\b|no more than chance|\bbounds?\b", text) is None
         limits = text.partition("## Limits\n\n")[2].splitlines()
         assert limits[: len(report.caveats)] == [f"- {markdown_text(line)}" for line in report.caveats]
 
