@@ -1,4 +1,4 @@
-"""What a reader has to know before relying on a report: one list, which every renderer prints."""
+"""Caveats of a report: one list of sentences to know before relying on it, which every renderer prints."""
 
 import math
 

@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def evidence(self) -> tuple[bool, float]:
-        """What the strongest attack is chosen by."""
+        """Key by which the strongest attack is chosen."""
         return self.above or bool(self.rebuilt), self.measure.value - (self.chance.value if self.chance else 0.0)
 
 

@@ -63,7 +63,7 @@ class Measure:
         low: Lower end of the 95 % interval over identities, or NaN; ``high`` is the upper one.
         std: Standard deviation over restart slots (the ± of published tables), or NaN.
         by_identity: The number for each identity, by label.
-        note: What a reader has to know.
+        note: Remark for the reader.
         caveat: Sentence for the report's caveats, if the number misleads; without paths and names.
     """
 
@@ -191,7 +191,7 @@ class PowerCheck:
         images: Share of these images that is recognized, under the name of the measure: one of :data:`LEADING`.
         identities: Share of identities recognized in at least one of them.
         chance: Chance level of ``images``; ``chance_identities`` is that of ``identities``.
-        note: What a reader has to know; without paths and class names.
+        note: Remark for the reader; without paths and class names.
         faults: Sentences on what the prior lacks, such as color, for the caveats.
         difference: Of ``control``: its share minus the target's, paired by identity.
     """
