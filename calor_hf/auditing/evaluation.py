@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.attacks.specs import NamedAttack
-from calor_hf.auditing.networks import ROLES, Network
+from calor_hf.auditing.networks import ROLES, Network, check_different
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
+from calor_hf.core.digests import network_digest
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
 from calor_hf.core.seeding import named_rng
@@ -47,9 +48,9 @@ class Evaluator:
             images that metrics may learn from (None means samples of the prior), and seed of every draw.
 
     Raises:
-        ValueError: a class without private images, the evaluation model is the target, the prior is the renderer and
-            did not draw the images, a network is not available, or a metric in ``options.metrics`` lacks a network or
-            held-out images.
+        ValueError: a class without private images, a network is a copy of the target or of another one, the prior is
+            the renderer and did not draw the images, a network is not available, or a metric in ``options.metrics``
+            lacks a network or held-out images.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Evaluator:
         self.target, self.prior, self.labels = target, prior, labels
         self.public_images, self.seed, metrics = options.public_images, options.seed, options.metrics
         self.networks = networks = load_networks(target, evaluation_model, options)
+        check_different(networks, *private.images.shape[-2:])
         self.private, names = private.of_classes(labels), private.label_names
         self.label_names = [names[label] if names else str(label) for label in labels]
         self.data = DataInfo(
@@ -69,6 +71,7 @@ class Evaluator:
             images=len(private.labels),
             held_out_images=0 if private.held_labels is None else len(private.held_labels),
             drawn=private.drawn,
+            digest=private.digest,
         )
         if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
             logger.warning(
@@ -141,7 +144,10 @@ class Evaluator:
         for role, one in views.items():
             logits = one.private_logits
             same = logits is not None and (role != "embedding" or logits.shape[1] == self.target.num_classes)
-            networks[role] = NetworkInfo(one.name, None if role == "extractor" else self._accuracy(role, one), same)
+            accuracy = None if role == "extractor" else self._accuracy(role, one)
+            module = self.networks[role].module
+            digest = network_digest(module) if module.state_dict() else None
+            networks[role] = NetworkInfo(one.name, accuracy, same, digest)
         useful: list[Measure] = []
         threats: list[Measure] = []
         if view.held_logits is not None and labels is not None:
@@ -192,6 +198,7 @@ class Evaluator:
             settings=attack.attack.config.to_dict(),
             prior=self.prior.name,
             prior_settings=self.prior.config.to_dict(),
+            prior_digest=network_digest(self.prior),
             cost=found.cost,
             adaptive=attack.attack.adaptive_to(self.target),
             measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts),

@@ -1,18 +1,21 @@
 """Networks that evaluate reconstructions: evaluation models, and extractors of features."""
 
 import importlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from calor_hf.auditing.extractors import SOURCES, StandardExtractor
+from calor_hf.core.digests import tensor_digest
 from calor_hf.core.label_names import class_order
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 
 BATCH = 128
+_ROUNDING = 0.01  # relative difference of logits, up to that of weights in bfloat16
 ROLES = ("evaluation_model", "second_evaluation_model", "embedding", "extractor")
 
 
@@ -75,6 +78,44 @@ class Network:
             if self.head is not None:
                 logits.append(self.head(seen).float().cpu())
         return torch.cat(features), torch.cat(logits) if logits else None
+
+
+def check_different(networks: Mapping[str, Network], *size: int) -> None:
+    """Refuse networks that are copies of the target, or of each other, under whatever name.
+
+    A copy has the same weights, or nearly the same logits on noise, which networks that were trained apart never have.
+
+    Args:
+        networks: By role; the extractor only describes images, and may be any of them.
+        size: Height and width of the noise.
+
+    Raises:
+        ValueError: two are the same.
+    """
+    noise = torch.rand(8, 3, *size, generator=torch.Generator().manual_seed(0))
+    weights = {
+        role: {tensor_digest(tensor) for tensor in network.module.state_dict().values() if tensor.numel() > 1}
+        for role, network in networks.items()
+    }
+    with torch.random.fork_rng(devices=[]):  # of stochastic heads
+        answers = {role: network.outputs(noise)[1] for role, network in networks.items()}
+    judges = [role for role in ("target", *ROLES) if role in networks and role != "extractor"]
+    for one, other in itertools.combinations(judges, 2):
+        held = weights[other] and weights[other] <= weights[one]
+        if held or networks[one].module is networks[other].module or _alike(answers[one], answers[other]):
+            first, second = (role.replace("_", " ") for role in (one, other))
+            raise ValueError(
+                f"the {second} is the {first} or a copy of it, and agrees with it whatever the images show; pass "
+                "another network, trained on its own"
+            )
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether logits are the same up to rounding of the weights, and not constant."""
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    one, other = (logits - logits.mean(dim=1, keepdim=True) for logits in (one, other))
+    return float(one.norm()) > 0 and float((one - other).norm()) < _ROUNDING * float(one.norm())
 
 
 def load_network(source: "str | Network | Target | nn.Module", name: str = "") -> Network:

@@ -149,12 +149,10 @@ def load_networks(
     """Load the networks of an audit, by role: ``ROLES`` and ``target``.
 
     Raises:
-        ValueError: the evaluation model is the target or has other classes, or a network is not available.
+        ValueError: an evaluation model has other classes, or a network is not available.
     """
     sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
     networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
-    if networks["evaluation_model"].module is target.module:
-        raise ValueError("the target cannot evaluate itself: it agrees with every attack; pass another network")
     for role in ROLES[:2]:
         if role in networks:
             networks[role] = networks[role].for_classes(target.class_names, role.replace("_", " "))

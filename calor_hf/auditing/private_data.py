@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calor_hf.core.digests import images_digest
 from calor_hf.core.label_names import class_order
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.loading import Splits
@@ -109,6 +110,15 @@ class PrivateImages:
     def drawn(self) -> bool:
         """Whether the identities were drawn by this library, so that no one is shown and the truth is known."""
         return self.true_identity is not None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all images with their class names, whatever their order; not to be published."""
+        parts = ((self.images, self.labels), (self.held_images, self.held_labels))
+        pairs = [pair for images, labels in parts if images is not None and labels is not None
+                 for pair in zip(images, labels.tolist(), strict=True)]  # fmt: skip
+        names = [self.label_names[label] if self.label_names else str(label) for _, label in pairs]
+        return images_digest((image for image, _ in pairs), names)
 
     def check_prior(self, prior: Generator[Any]) -> None:
         """Refuse the renderer for images that it did not draw.

@@ -16,6 +16,7 @@ from calor_hf._version import __version__
 from calor_hf.attacks import Attack
 from calor_hf.attacks.base import CHUNK_SIZE, attacked_classes
 from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, save_reconstruction
+from calor_hf.core.digests import images_digest, network_digest
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 RESULT, RECORD, GRID, CHUNKS = "reconstructions.safetensors", "attack.json", "grid.png", "chunks"
 PREPARATION = "preparation.json"
+_COMPARED = 64  # public images that a resume compares, at most
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class AttackRecord:
         labels: Classes attacked.
         images_per_class: Reconstructions of each.
         seed: Seed of every draw.
+        digests: SHA-256 of each part by what it is: target, its image processing, prior and public images.
         version: Version of this library.
     """
 
@@ -53,6 +56,7 @@ class AttackRecord:
     labels: list[int]
     images_per_class: int
     seed: int
+    digests: dict[str, str]
     version: str = __version__
 
 
@@ -113,7 +117,7 @@ def run_attack(
     state, folder, labels = process_state(), Path(output_dir), [int(label) for label in labels]
     record = AttackRecord(
         name, attack.config.to_dict(), {"generator": generator.name, **generator.config.to_dict()}, target_name,
-        labels, images_per_class, seed,
+        labels, images_per_class, seed, _digests(target, generator, public_images),
     )  # fmt: skip
     _begin(folder, record, target.num_classes, resume, overwrite)
     begin, each = time.perf_counter(), images_per_class * max(1, len(attack.parts))
@@ -146,6 +150,15 @@ def run_attack(
     return replace(result, cost=result.cost + preparation)
 
 
+def _digests(target: Target, generator: Generator[Any], public_images: Dataset[Tensor] | None) -> dict[str, str]:
+    found = {**target.digests(), "weights of the prior": network_digest(generator)}
+    if public_images is not None:
+        count: int = len(public_images)  # type: ignore[arg-type]
+        rows = range(0, count, max(1, count // _COMPARED))
+        found["public images"] = images_digest((public_images[row] for row in rows), (f"{row}/{count}" for row in rows))
+    return found
+
+
 def check_begun(folder: Path, resume: bool, overwrite: bool) -> None:
     """Raise ``FileExistsError`` if ``folder`` holds an attack that is neither to be resumed nor overwritten."""
     if (folder / RECORD).is_file() and not resume and not overwrite:
@@ -169,7 +182,8 @@ def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, o
         now = asdict(record)
         if file.is_file():
             check_begun(folder, resume, overwrite)
-            before = read_json(file, {"labels": list[int]})
+            before = read_json(file, {"labels": list[int], "digests": dict[str, str]})
+            _check_same_parts(folder, before.pop("digests"), now.pop("digests"))
             # More classes may be asked for, not fewer: what is finished stays. All else belongs to what is there.
             now["labels"] = labels if set(before["labels"]) - set(labels) else before["labels"]
             other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]
@@ -183,6 +197,14 @@ def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, o
         check_writable(folder)
         write_json(file, asdict(record), indent=1)
     state.wait_for_everyone()
+
+
+def _check_same_parts(folder: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    if changed := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise ValueError(
+            f"the attack in {folder} was begun with other {' and '.join(changed)}: its reconstructions say nothing "
+            "about these; put back the files that it was begun with, overwrite it, or pass another output folder"
+        )
 
 
 def _finish(

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from calor_hf.auditing.verdict import LEAST_PEOPLE, concluded
-from calor_hf.core.report import AttackResult, LeakageReport, Measure, PowerCheck
+from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, Measure, NetworkInfo, PowerCheck
 from calor_hf.core.report_text import DASH, percent, power_rows, value_of
 from calor_hf.metrics import paired_difference
 
@@ -46,14 +46,14 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
 
     def compared(report: LeakageReport) -> dict[str, object]:
         networks = {
-            role.replace("_", " "): f"{one.name}, {value_of(one.accuracy)} right on held-out images"
+            role.replace("_", " "): f"{_content(one)}, {value_of(one.accuracy)} right on held-out images"
             for role, one in report.networks.items()
             if role != "target"
         }
-        data = {name: value for name, value in asdict(report.data).items() if name != "name"}
+        data = {name: value for name, value in asdict(report.data).items() if name not in ("name", "digest")}
         return {
             "people": f"{len(report.labels)} of {report.target.classes}: {', '.join(map(str, report.labels))}",
-            "data": f"{report.data.name}, {data}",
+            "data": f"{_content(report.data)}, {data}",
             "images of each person": report.images_per_class,
             **networks,
         }
@@ -67,7 +67,7 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
     others = {attack.name: attack for attack in second.attacks}
     for attack in first.attacks:
         other = others.get(attack.name, attack)
-        for name in ("attack", "settings", "prior", "prior_settings", "effort"):
+        for name in ("attack", "settings", "prior", "prior_settings", "prior_digest", "effort"):
             a, b = getattr(attack, name), getattr(other, name)
             if isinstance(a, dict):
                 keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key, DASH) != b.get(key, DASH)]
@@ -75,6 +75,11 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
             if a != b:
                 found.append(f"{name.replace('_', ' ')} of {attack.name} ({a} and {b})")
     return found
+
+
+def _content(one: DataInfo | NetworkInfo) -> str:
+    """Content of data or a network, by which two are the same: the digest, or the name if there is none."""
+    return one.name if one.digest is None else f"content {one.digest[:16]}"
 
 
 def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
@@ -85,10 +90,10 @@ def compare_reports(first: LeakageReport, second: LeakageReport) -> str:
     Raises:
         ValueError: other identities or data, or no attack in both.
     """
-    if first.labels != second.labels or first.data != second.data:
+    if first.labels != second.labels or _content(first.data) != _content(second.data):
         raise ValueError(
             f"the reports are about other people ({len(first.labels)} of {first.data.name} and "
-            f"{len(second.labels)} of {second.data.name}); compare audits of the same classes and data"
+            f"{len(second.labels)} of {second.data.name}) or other images; compare audits of the same classes and data"
         )
     others = {attack.name: attack for attack in second.attacks}
     pairs = [(attack, others[attack.name]) for attack in first.attacks if attack.name in others]

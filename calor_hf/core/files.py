@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 256 * 2**20
 """Bytes of a text file that is read at most."""
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
 # What torch.save raises where a disk is full, or not to be written to, is a RuntimeError; faults of programs are, too.
 _FAULT_OF_DISK = re.compile("PytorchStreamWriter|inline_container|iostream")
@@ -138,6 +139,14 @@ def weights_digest(folder: Path) -> str | None:
             while chunk := content.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def processor_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of a saved image processor's settings; None if there is none."""
+    for name in PROCESSORS:
+        if (file := folder / name).is_file():
+            return hashlib.sha256(json.dumps(read_json(file), sort_keys=True).encode()).hexdigest()
+    return None
 
 
 def read_text(path: Path) -> str:

@@ -7,13 +7,25 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# Numbers, with or without one of these words: no one is called so.
-_SAYS_NOTHING = re.compile(r"(label|class|identity|person|id|n|s)?[ _-]?\d+", re.IGNORECASE)
+_GENERATED = re.compile(r"((?:label|class|identity|person)[ _-]?)?([0-9]+)", re.IGNORECASE)
 
 
 def telling_names(names: Iterable[str]) -> list[str]:
-    """Those of the class names that are more than numbers, and may name people."""
-    return [name for name in names if not _SAYS_NOTHING.fullmatch(str(name))]
+    """Return the class names that may name people, so all but those that count the classes.
+
+    These are all numbers from 0 or 1 on without a gap; and ``LABEL_7``, ``class 7``, ``person 7`` or ``identity_007``
+    with a number of at most the number of classes. Other numbers may be of patients, telephones or passports.
+    """
+    names = [str(name) for name in names]
+    found = {name: match for name in names if (match := _GENERATED.fullmatch(name))}
+    numbers = sorted(int(name) for name, match in found.items() if match[1] is None)
+    counted = numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
+
+    def says_nothing(name: str) -> bool:
+        match = found.get(name)
+        return match is not None and (counted if match[1] is None else int(match[2]) <= len(names))
+
+    return [name for name in names if not says_nothing(name)]
 
 
 def numbered(id2label: Mapping[Any, Any]) -> dict[int, str]:

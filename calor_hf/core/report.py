@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -98,6 +99,7 @@ class AttackResult:
         adaptive: Whether the attack knows the defense, beyond the model's weights.
         effort: Least ratio of a setting that sets the effort (steps, candidates) to that of the attack's source.
         changed: Names of other settings that differ from the source's.
+        prior_digest: SHA-256 of the weights and configuration of the generator.
         chance_levels: Numbers of the same kind for images that know nothing of the identity, by their source.
         target_confidence: Mean probability given by the target itself, which every attack maximizes.
         parts: Names of the attacks in an ensemble; empty for other attacks.
@@ -117,6 +119,7 @@ class AttackResult:
     parts: list[str] = field(default_factory=list)
     effort: Number = 1.0
     changed: list[str] = field(default_factory=list)
+    prior_digest: str | None = None
 
     def get(self, name: str) -> Measure | None:
         """Return the measure of this name that has a value, or None."""
@@ -136,7 +139,8 @@ class TargetInfo:
         name: As given by the user; may be a path.
         model: Class of the model.
         defense: Name of the defense, or ``none``; ``settings`` are its settings.
-        weights: SHA-256 of the weight files, or None for a model in memory.
+        weights: SHA-256 of the weight files when they were loaded, or None for a model in memory.
+        processor: The same of the settings of its image processor.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -147,6 +151,7 @@ class TargetInfo:
     classes: Count
     parameters: Count
     weights: str | None = None
+    processor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,8 @@ class DataInfo:
     """The private data: name of the data set, numbers of identities, training images and held-out images.
 
     ``drawn`` tells whether the training images are faces drawn by this library, which was checked by drawing them
-    again: the identities do not exist, and the truth about them is known.
+    again: the identities do not exist, and the truth about them is known. ``digest`` is a SHA-256 of the images with
+    their class names, which is not to be published.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -163,6 +169,7 @@ class DataInfo:
     images: Count
     held_out_images: Count
     drawn: bool = False
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,12 +180,14 @@ class NetworkInfo:
         name: Name, or folder or Hub id.
         accuracy: Share of held-out images of the attacked people that it assigns to the right one; None if unknown.
         same_data: Whether it classifies the target's classes, so that it learned the private images as the target did.
+        digest: SHA-256 of its weights and configuration.
     """
 
     __pydantic_config__: ClassVar = _STRICT
     name: str
     accuracy: Measure | None = None
     same_data: bool = True
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -278,45 +287,67 @@ class LeakageReport:
         return next((attack for attack in self.attacks if attack.name == self.verdict.attack), None)
 
     def anonymous(self) -> "LeakageReport":
-        """Return a copy with numbers instead of class names, which may be names of people."""
-        return replace(self, label_names=[f"person {label}" for label in self.labels])
+        """Return a copy with numbers instead of class names, and without names of model, data and networks.
+
+        Class names may be names of people; the others may be paths, which name users.
+        """
+        roles = {one.name: role.replace("_", " ") for role, one in self.networks.items() if one.name}
+
+        def nameless(measure: Measure) -> Measure:
+            note = measure.note
+            for name in sorted(roles, key=len, reverse=True):
+                note = note.replace(name, f"the {roles[name]}")
+            return replace(measure, note=note)
+
+        return replace(
+            self._with_measures(nameless),
+            label_names=[f"person {label}" for label in self.labels],
+            target=replace(self.target, name=""),
+            data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
+            networks={role: replace(one, name="") for role, one in self.networks.items()},
+        )
 
     def publishable(self) -> "LeakageReport":
-        """Return a copy without class names, per-identity numbers, paths and free text."""
-
-        def summary(measures: list[Measure]) -> list[Measure]:
-            return [replace(one, by_identity={}, note="") for one in measures]
-
-        attacks = [
-            replace(
-                attack,
-                settings={},
-                prior_settings={},
-                measures=summary(attack.measures),
-                chance_levels={name: summary(measures) for name, measures in attack.chance_levels.items()},
-            )
-            for attack in self.attacks
-        ]
+        """Return a copy without class names, per-identity numbers, paths, free text and the digest of the images."""
+        known = self.anonymous()._with_measures(lambda one: replace(one, by_identity={}, note=""))
         return replace(
-            self.anonymous(),
-            target=replace(self.target, name="", settings={}),
-            data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
+            known,
+            target=replace(known.target, settings={}),
+            data=replace(known.data, digest=None),
             networks={
-                role: replace(one, name="", accuracy=one.accuracy and summary([one.accuracy])[0])
-                for role, one in self.networks.items()
+                role: replace(one, accuracy=one.accuracy and replace(one.accuracy, by_identity={}, note=""))
+                for role, one in known.networks.items()
             },
+            attacks=[replace(attack, settings={}, prior_settings={}) for attack in known.attacks],
+        )
+
+    def _with_measures(self, change: Callable[[Measure], Measure]) -> "LeakageReport":
+        """Return a copy with every measure of attacks, power, utility and other threats changed."""
+
+        def changed(measures: list[Measure]) -> list[Measure]:
+            return [change(one) for one in measures]
+
+        return replace(
+            self,
+            attacks=[
+                replace(
+                    attack,
+                    measures=changed(attack.measures),
+                    chance_levels={name: changed(measures) for name, measures in attack.chance_levels.items()},
+                )
+                for attack in self.attacks
+            ],
             power=[
                 replace(
                     one,
-                    images=summary([one.images])[0],
-                    identities=summary([one.identities])[0],
-                    difference=one.difference and summary([one.difference])[0],
+                    images=change(one.images),
+                    identities=change(one.identities),
+                    difference=one.difference and change(one.difference),
                 )
                 for one in self.power
             ],
-            attacks=attacks,
-            utility=summary(self.utility),
-            other_threats=summary(self.other_threats),
+            utility=changed(self.utility),
+            other_threats=changed(self.other_threats),
         )
 
     def to_dict(self) -> dict[str, Any]:

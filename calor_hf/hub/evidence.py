@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict
 
 from calor_hf._version import __version__
-from calor_hf.core.files import read_json, weights_digest
+from calor_hf.core.files import processor_digest, read_json, weights_digest
 from calor_hf.core.label_names import telling_names
 from calor_hf.core.report import Count, LeakageReport, Number, TargetInfo, from_plain, plain
 
@@ -41,7 +41,7 @@ class ModelInfo:
         base_class: Class of the base model; None for stock models.
         defense: Name of the defense, or ``none``; ``settings`` are its settings.
         telling_names: Number of class names that may be names of people.
-        weights: SHA-256 of the weights.
+        weights: SHA-256 of the weights; ``processor`` is that of the image processor's settings.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
@@ -52,6 +52,7 @@ class ModelInfo:
     classes: int
     telling_names: int
     weights: str | None
+    processor: str | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TrainingRecord:
     dataset: str
     split: Literal["test", "validation"]
     drawn: bool = False  # by this library
+    adapted: bool = True  # no adapt stage was thrown away
 
     @property
     def result(self) -> Measured:
@@ -167,6 +169,7 @@ def read_model(folder: Path) -> ModelInfo:
         "classes": len(names) or config.get("num_labels", 2),  # transformers does not save default names of two classes
         "telling_names": len(telling_names(names)),
         "weights": weights_digest(folder),
+        "processor": processor_digest(folder),
     }
     return from_plain(ModelInfo, found, str(file))  # type: ignore[no-any-return]
 
@@ -203,8 +206,9 @@ def read_record(folder: Path) -> TrainingRecord | None:
 
 
 def _check_same_model(report: str | Path, target: TargetInfo, model: ModelInfo) -> None:
-    if target.weights is not None and target.weights != model.weights:
-        raise ValueError(f"{report} is about other weights than those of this model; audit this one")
+    for name, part in (("weights", "weights"), ("processor", "image processor")):
+        if target.weights is not None and getattr(target, name) != getattr(model, name):
+            raise ValueError(f"{report} is about another model: other {part} than this model has; audit this one")
     differs = [name for name in ("classes", "settings") if getattr(target, name) != getattr(model, name)]
     if differs and not (model.defense == "none" and differs == ["settings"]):
         there, here = (getattr(one, differs[0]) for one in (target, model))

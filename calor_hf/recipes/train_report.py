@@ -56,6 +56,8 @@ def show(model: PreTrainedModel, record: dict[str, Any], folder: Path) -> None:
     if record["target_confidence"] is not None:
         last = record["measured"][next(reversed(record["measured"]))]
         print(about_confidence(last["train_confidence_correct"], record["target_confidence"]))
+    if not record.get("adapted", True):
+        print("The model was not adapted: no adapted checkpoint kept the accuracy, so it is the first stage's.")
     defended = isinstance(model, DefendedForImageClassification)
     if defended and model.defense.release_warning:
         print(model.defense.release_warning)

@@ -1,13 +1,13 @@
 """The model under attack: white-box, scores only, or labels only."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from calor_hf.core.files import weights_digest
+from calor_hf.core.digests import network_digest, text_digest
 from calor_hf.core.report import TargetInfo
 
 
@@ -21,6 +21,7 @@ class Target(ABC):
         image_size: Height and width of the network's input, in pixels.
         resizes: Whether images of another size are resized to it.
         stochastic: Whether two passes over the same image differ.
+        files: SHA-256 of ``weights`` and ``processor`` in the folder that it was loaded from; empty without one.
     """
 
     module: nn.Module
@@ -29,6 +30,7 @@ class Target(ABC):
     image_size: tuple[int, int]
     resizes: bool = True
     stochastic: bool = False
+    files: Mapping[str, str | None] = MappingProxyType({})
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -63,8 +65,15 @@ class Target(ABC):
             settings={} if defense is None else defense.config.to_dict(),
             classes=self.num_classes,
             parameters=sum(weight.numel() for weight in self.module.parameters()),
-            weights=weights_digest(Path(name)) if name and Path(name).is_dir() else None,
+            **self.files,
         )
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each part whose change makes it another target."""
+        return {
+            "weights of the target": network_digest(self.module),
+            "image processing of the target": text_digest(getattr(self, "pixel_input", None)),
+        }
 
 
 class _BlackBox:

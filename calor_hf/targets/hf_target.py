@@ -1,13 +1,14 @@
 """Image classifiers of transformers as targets."""
 
 import logging
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from calor_hf.core.files import reading
+from calor_hf.core.files import processor_digest, reading, weights_digest
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.pixel_input import pixel_input_of
 from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads
@@ -71,7 +72,10 @@ class HFTarget(Target):
         processor = processor_of(source, **where)
         if processor is None:
             logger.warning("%s has no image processor: it gets the images as they are, in [0, 1]", source)
-        return cls(model, processor)
+        target, folder = cls(model, processor), Path(source)
+        if folder.is_dir():
+            target.files = {"weights": weights_digest(folder), "processor": processor_digest(folder)}
+        return target
 
     def features(self, images: Tensor) -> Tensor:
         """(batch, features) entering the classifier; concatenated for several classifiers."""

@@ -216,6 +216,10 @@ class CALoRTrainer(DefenseTrainer):
         self.model.load_state_dict(kept)
         return Measured(split, {"before adapting": before, "result": result}, *classes)
 
+    def record(self, measured: Measured, **about: Any) -> dict[str, Any]:
+        """As :meth:`DefenseTrainer.record`, and whether the result is an adapted model."""
+        return super().record(measured, adapted=self.chosen_step() is not None, **about)
+
     def was_finished(self, checkpoint: str) -> bool:
         """Whether the adapt stage had ended by rule at ``checkpoint``."""
         self.planned_values()

@@ -124,13 +124,15 @@ class Measured:
 
 
 def training_record(
-    model: PreTrainedModel, plan: StagePlan | None, measured: Measured, seed: int, train_seconds: float, **about: Any
-) -> dict[str, Any]:
+    model: PreTrainedModel, plan: StagePlan | None, done: int, measured: Measured, seed: int, train_seconds: float,
+    **about: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Numbers of a training run, as ``metrics.json`` holds them next to a saved model.
 
     Args:
         model: The result.
         plan: The stages.
+        done: Optimizer steps that were done; a rule may end the last stage early.
         measured: Its metrics.
         seed: Seed of the run.
         train_seconds: Time that training took in this session.
@@ -159,7 +161,7 @@ def training_record(
         "classes": config.num_labels,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "wall_seconds": train_seconds,
-        "steps": {stage.name: stage.stop - stage.start for stage in plan.stages} if plan is not None else {},
+        "steps": {stage.name: max(0, min(stage.stop, done) - stage.start) for stage in (plan.stages if plan else ())},
         **about,
     }
 

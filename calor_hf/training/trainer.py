@@ -770,8 +770,8 @@ class DefenseTrainer(Trainer):
 
     def record(self, measured: Measured, **about: Any) -> dict[str, Any]:
         """Numbers of the finished run, as ``metrics.json`` holds them; ``about`` as for :func:`training_record`."""
-        seed, seconds = self.args.seed, self.train_seconds
-        return training_record(self.model, self.plan, measured, seed=seed, train_seconds=seconds, **about)
+        done, seed, seconds = self.state.global_step, self.args.seed, self.train_seconds
+        return training_record(self.model, self.plan, done, measured, seed=seed, train_seconds=seconds, **about)
 
     def _versions(self) -> list[int]:
         # torch counts changes in place: weights that were changed after the measurement are not what it is about.

@@ -1,5 +1,6 @@
 """The whole audit on a tiny target: attacks, judges, chance levels, report; shared, resumed, refused."""
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -15,13 +16,16 @@ from calor_hf.attacks import GradientAttack
 from calor_hf.attacks.specs import parse_attacks
 from calor_hf.auditing import evaluation
 from calor_hf.auditing.caveats import caveats
+from calor_hf.auditing.html import to_html
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.options import parse_classes
 from calor_hf.core.report import DataInfo
+from calor_hf.core.report_text import to_markdown
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
 from calor_hf.metrics import Evidence, Measure, Metric
 from calor_hf.targets.base import Target
+from calor_hf.targets.hf_target import HFTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
 
 ATTACKS = ["gmi:steps=2", "plg:steps=2,gradient=straight_through"]
@@ -69,7 +73,8 @@ def test_the_report_says_everything(tmp_path: Path) -> None:
     assert report.label_names == ["a", "b", "d"]
     assert report.target.model == "CALoRForImageClassification"
     assert report.target.settings["rank"] == 2
-    assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20, drawn=True)
+    digest = private_images_of().digest
+    assert report.data == DataInfo("made up", identities=5, images=20, held_out_images=20, drawn=True, digest=digest)
     assert report.networks["evaluation_model"].name == "rows"
     accuracy = report.networks["evaluation_model"].accuracy
     assert accuracy is not None
@@ -171,7 +176,8 @@ def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monk
         return run(self, *words)
 
     def looked(self: Any, images: Tensor) -> Any:
-        order.append("look")
+        if images.shape[0] != 8 or images.dtype == torch.uint8:  # not the noise that tells copies apart
+            order.append("look")
         return outputs(self, images)
 
     monkeypatch.setattr(GradientAttack, "attack", attacked)
@@ -276,8 +282,33 @@ def test_the_renderer_is_refused_for_images_it_did_not_draw(name: str, tmp_path:
 
 def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
     target = tiny_target()
-    with pytest.raises(ValueError, match="the target cannot evaluate itself"):
-        small_audit(tmp_path / "out", target=target, evaluation_model=target)
+    half = HFTarget(copy.deepcopy(target.module).to(torch.bfloat16), image_size=SIDE)
+    body = Network("body", target.module.get_submodule("resnet"), lambda images: images)
+    other = torch.nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
+    for networks, who in (
+        ({"evaluation_model": target}, "evaluation model is the target"),
+        ({"evaluation_model": tiny_target()}, "evaluation model is the target"),  # a copy
+        ({"evaluation_model": half}, "evaluation model is the target"),
+        ({"second_evaluation_model": tiny_target()}, "second evaluation model is the target"),
+        ({"embedding": body}, "embedding is the target"),
+        ({"evaluation_model": other, "second_evaluation_model": copy.deepcopy(other)}, "second evaluation model is the"
+         " evaluation model"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"the {who} or a copy of it"):
+            small_audit(tmp_path / "out", target=target, **networks)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_anonymous_report_names_no_user(tmp_path: Path) -> None:
+    places = {"target_name": "my/ada/model", "anonymize_labels": True, "attacks": ATTACKS[:1]}
+    private = private_images_of(name="my/ada/faces", label_names=tuple("vwxyz"))
+    model = dataclasses.replace(evaluation_model(), name="ResNet (my/ada/judge)")
+    report = small_audit(tmp_path, private=private, evaluation_model=model, **places)
+    for text in (report.to_json(), to_markdown(report), to_html(report)):
+        assert "/ada/" not in text
+    assert report.label_names == ["person 0", "person 1", "person 3"]
+    assert report.data.digest is not None
+    assert report.publishable().data.digest is None
     assert not (tmp_path / "out").exists()
 
 

@@ -103,11 +103,14 @@ def test_what_a_prior_lacks_is_said(drawn: PrivateImages, tmp_path: Path) -> Non
 
 def test_the_guide_neither_judges_nor_is_attacked(drawn: PrivateImages) -> None:
     flat = nn.Flatten()
+    second = dataclasses.replace(
+        pixels(drawn), module=nn.Linear(1, 1), features=lambda x: pixels(drawn).features(1 - x)
+    )
     for options, judge, guide in (
         ({}, "evaluation_model", "target"),
         ({"embedding": flat}, "embedding", "target"),
-        ({"embedding": flat, "second_evaluation_model": pixels(drawn)}, "embedding", "second_evaluation_model"),
-        ({"second_evaluation_model": pixels(drawn)}, "evaluation_model", "second_evaluation_model"),
+        ({"embedding": flat, "second_evaluation_model": second}, "embedding", "second_evaluation_model"),
+        ({"second_evaluation_model": second}, "evaluation_model", "second_evaluation_model"),
     ):
         tested = power_of(drawn, spoiled(), **options)
         assert (tested._judge(), tested._guide()) == (judge, guide)

@@ -14,7 +14,7 @@ import torch
 
 from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.html import to_html
-from calor_hf.auditing.several_reports import compare_reports, merge_reports
+from calor_hf.auditing.several_reports import compare_reports, differences, merge_reports
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import LeakageReport, NetworkInfo, checksum
 from calor_hf.core.report_text import summary, to_markdown
@@ -249,3 +249,19 @@ def test_diff_minds_unequal_accuracy() -> None:
     assert "more than a point apart" in compare_reports(small_report(), weaker)
     assert "  accuracy                    90.0 %    80.0 %" in compare_reports(small_report(), weaker).splitlines()
     assert "more than a point apart" not in compare_reports(small_report(), small_report())
+
+
+def test_networks_priors_and_data_are_compared_by_content() -> None:
+    def report(data: str, judge: str, prior: str, name: str = "here") -> LeakageReport:
+        made = small_report(attacks=[attack("adaptive", [1, 1, 1, 0, 1, 1], prior_digest=prior)])
+        networks = {role: dataclasses.replace(one, digest=judge, name=name) for role, one in made.networks.items()}
+        return dataclasses.replace(
+            made, data=dataclasses.replace(made.data, digest=data, name=name), networks=networks
+        )  # fmt: skip
+
+    first = report("a", "b", "c")
+    assert differences(first, report("a", "b", "c", name="moved")) == []
+    assert "prior digest" in "".join(differences(first, report("a", "b", "x")))
+    assert "evaluation model" in "".join(differences(first, report("a", "x", "c")))
+    with pytest.raises(ValueError, match="or other images; compare audits of the same"):
+        compare_reports(first, report("x", "b", "c"))

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import ViTImageProcessor
 
 from calor_hf import __version__
 from calor_hf.attacks import GradientAttack
-from calor_hf.auditing import load_reconstruction
+from calor_hf.auditing import load_reconstruction, run_attack
 from calor_hf.core.reconstruction import Cost, Reconstruction
-from tests.attacks.tiny_world import SIDE
+from calor_hf.targets.hf_target import HFTarget
+from tests.attacks.tiny_world import SIDE, ready, tiny_generator, tiny_target
 from tests.auditing.small_audit import LABELS, small_audit
 from tests.processes.server import Server
 
@@ -152,3 +154,27 @@ def test_half_a_chunk_is_not_taken(tmp_path: Path) -> None:
     save_file({"images": images}, tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match="labels, latents, scores missing"):
         load_reconstruction(tmp_path / "c.safetensors")
+
+
+def test_a_run_of_other_parts_is_not_resumed(tmp_path: Path) -> None:
+    def run(**changes: Any) -> None:
+        parts: dict[str, Any] = {"target": tiny_target(), "generator": tiny_generator("dcgan")} | changes
+        attack = ready("plg", parts["target"], parts["generator"], tmp_path / "prepared")
+        run_attack(attack, **parts, labels=[0], output_dir=tmp_path / "attack", name="plg", resume=True)
+
+    run()
+    other, prior = tiny_target(), tiny_generator("dcgan")
+    with torch.no_grad():
+        for module in (other.module, prior):
+            next(module.parameters()).mul_(1.01)
+    processed = HFTarget(tiny_target().module, ViTImageProcessor(size={"height": SIDE, "width": SIDE}))
+    images = torch.rand(3, 3, SIDE, SIDE)
+    for changes, name in (
+        ({"target": other}, "weights of the target"),
+        ({"target": processed}, "image processing of the target"),
+        ({"generator": prior}, "weights of the prior"),
+        ({"public_images": images}, "public images"),
+    ):
+        with pytest.raises(ValueError, match=f"was begun with other {name}: "):
+            run(**changes)
+    run()

@@ -40,7 +40,7 @@ from tests.hub.released_model import METHOD, audit_of, saved_model
 from tests.tiny_models import tiny_base
 
 STYLEGAN2 = StyleGAN2Config(image_size=16, width=2, max_channels=3, w_dim=4, z_dim=3, mapping_layers=2)
-RECORD = run.AttackRecord("gmi", {"steps": 1}, {"generator": "renderer"}, "x", [0, 1], 2, 0)
+RECORD = run.AttackRecord("gmi", {"steps": 1}, {"generator": "renderer"}, "x", [0, 1], 2, 0, {"prior": "0"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from calor_hf.core.files import weights_digest
+from calor_hf.core.files import processor_digest, weights_digest
 from calor_hf.core.report import LeakageReport, NetworkInfo
 from calor_hf.defenses.calor import CALoRDefenseConfig
 from tests.auditing.small_report import small_report
@@ -65,8 +65,9 @@ def audit_of(model: Path, folder: Path, drawn: bool = False, **changes: Any) -> 
     """Write the audit of a model: ``report.json`` and an image of the strongest attack's reconstructions."""
     report = small_report(**changes)
     target = dataclasses.replace(
-        report.target, settings=SETTINGS, weights=weights_digest(model), name="my/folders/model"
-    )
+        report.target, settings=SETTINGS, weights=weights_digest(model), processor=processor_digest(model),
+        name="my/folders/model",
+    )  # fmt: skip
     # A name proves nothing: a folder of photographs may be called so.
     data = dataclasses.replace(report.data, name="synthetic faces", drawn=drawn)
     networks = {role: NetworkInfo(f"RegNet (my/folders/{role})", one.accuracy) for role, one in report.networks.items()}

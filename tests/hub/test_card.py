@@ -173,9 +173,25 @@ def test_numbers_in_the_place_of_names(tmp_path: Path) -> None:
     assert config["id2label"] == {str(i): f"LABEL_{i}" for i in range(4)}
     assert config["label2id"] == {f"LABEL_{i}": i for i in range(4)}
     assert "Ada" in (model / "config.json").read_text()
-    say_nothing = ["LABEL_0", "identity_001", "person 12", "7", "n0001", "class-3"]
-    assert telling_names([*say_nothing, "Ada", "cat"]) == ["Ada", "cat"]
     assert numbered({"0": "Ada"}) == {0: "LABEL_0"}
+
+
+@pytest.mark.parametrize(
+    ("names", "telling"),
+    [
+        (["LABEL_0", "identity_001", "person 2", "class-3"], []),
+        (["LABEL_0", "Ada", "cat"], ["Ada", "cat"]),
+        (["0", "1", "10", *"23456789"], []),
+        (["01", "02", "03"], []),
+        (["0", "2", "3"], ["0", "2", "3"]),  # a gap: they count something else
+        (["198503121234", "198503122211"], ["198503121234", "198503122211"]),
+        (["LABEL_0", "LABEL_4711023"], ["LABEL_4711023"]),
+        (["19121212-1212", "0049 151 23456789", "id 1", "patient 2"],
+         ["19121212-1212", "0049 151 23456789", "id 1", "patient 2"]),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_count_the_classes_may_be_of_people(names: list[str], telling: list[str]) -> None:
+    assert telling_names(names) == telling
 
 
 def test_paths_names_and_single_people_stay_here(tmp_path: Path) -> None:
@@ -256,8 +272,15 @@ def test_files_that_belong_to_something_else_are_refused(tmp_path: Path) -> None
     (model / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(StaleRecordError, match="belongs to other weights"):
         gather(model, file)
-    with pytest.raises(ValueError, match="is about other weights"):
+    with pytest.raises(ValueError, match="other weights than this model has"):
         gather(model, file, use_record=False)
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "preprocessor_config.json").write_text('{"image_mean": [8, -8, 8]}')
+    with pytest.raises(ValueError, match="other image processor than this model has"):
+        gather(model, file)
+    (model / "preprocessor_config.json").write_text("{ }")  # the same settings
+    gather(model, file)
+    (model / "model.safetensors").write_bytes(b"other weights")
     record(model, backdoor={"trigger": {"name": "badnets"}})
     with pytest.raises(ValueError, match=r"trained with a backdoor \(badnets\)"):
         gather(model)
@@ -323,3 +346,12 @@ def test_saved_models_say_what_they_are(tmp_path: Path) -> None:
 )
 def test_the_local_hub_checks_cards(metadata: str, wrong: int) -> None:
     assert len(check_card(f"---\n{metadata}\n---\n# x\n")) == wrong
+
+
+def test_a_model_that_was_not_adapted_says_so(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model")
+    assert "not adapted" not in str(card_of(model))
+    record(model, adapted=False, steps={"fit": 100, "adapt": 20})
+    card = str(card_of(model))
+    assert "**This model was not adapted:**" in card
+    assert "20 steps of stage `adapt`, of which the last stage was thrown away" in card

@@ -153,6 +153,10 @@ def test_an_unadapted_model_is_returned_only_on_request(tmp_path: Path, caplog: 
     run = trainer(tmp_path, max_accuracy_drop=0.0, adapt_learning_rate=3.0, accept_unadapted=True)
     run.train()
     assert "confidence is not adapted" in caplog.text
+    assert run.measured is not None
+    record = run.record(run.measured)
+    assert record["adapted"] is False
+    assert sum(record["steps"].values()) == run.state.global_step
     assert_same_weights(run.model, CALoRForImageClassification.from_pretrained(tmp_path / "stage-1"))
 
 
