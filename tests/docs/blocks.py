@@ -154,6 +154,8 @@ def _check_calor_hf(words: Sequence[str]) -> None:
     if list(words) in (["--help"], ["--version"]):
         return
     _require(bool(words) and words[0] in COMMANDS, f"calor-hf has no command {words[:1]}")
+    if list(words[1:]) == ["--help"]:
+        return
     options, unknown = read_options(lambda: calor_hf(words))
     if words[0] == "plan":
         _check_calor_hf([options.command, *options.options])
