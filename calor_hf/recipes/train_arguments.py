@@ -153,7 +153,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ValueError(str(error)) from error
     own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
     model.defense_settings = [*model.defense_settings, *own_settings]
-    run.command = list(argv)
+    run.command = [word for word in argv if word != "--resume"]  # a resumed run leaves the same record
     _check_defense(model)
     if scripts := sorted(given & _SCRIPT.keys()):
         raise ValueError(f"{scripts[0]} would have no effect in this command; {_SCRIPT[scripts[0]]}")

@@ -63,7 +63,7 @@ WORKS = {
     "audit": Work(
         "audit {world}/base --dataset {world}/faces "
         "--evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
-        "1 --chunk-size 1 --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
+        "1 --chunk-size 1 --skip-power --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
         4,  # four steps have no power
     ),
