@@ -4,6 +4,7 @@ import dis
 import errno
 import os
 import re
+import sysconfig
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +12,7 @@ TRACEBACK = "--traceback"
 TRACEBACK_HELP = f"With {TRACEBACK}, any command shows where an error was raised."
 PACKAGE = __name__.partition(".")[0]
 _FOLDER = str(Path(__file__).parents[1]) + os.sep
+_LIBRARIES = tuple({os.path.realpath(path) + os.sep for path in sysconfig.get_paths().values()})
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -19,20 +21,27 @@ def is_own(error: BaseException) -> bool:
 
     A ``ValueError`` out of torch is not, nor one that Python itself raised at a line of this package, as ``int("x")``.
     """
+    return _raised_in(error)[0].partition(".")[0] == PACKAGE
+
+
+def _raised_in(error: BaseException) -> tuple[str, str]:
+    """Module and file of the ``raise`` statement behind an error; empty for a fault, or an error of Python itself."""
     if isinstance(error, AssertionError | AttributeError) or error.__traceback__ is None:
-        return False
+        return "", ""
     last: TracebackType = error.__traceback__
     while last.tb_next is not None:
         last = last.tb_next
-    code, module = last.tb_frame.f_code, str(last.tb_frame.f_globals.get("__name__"))
-    return module.partition(".")[0] == PACKAGE and code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    code = last.tb_frame.f_code
+    if code.co_code[last.tb_lasti] != dis.opmap["RAISE_VARARGS"]:
+        return "", ""
+    return str(last.tb_frame.f_globals.get("__name__")), code.co_filename
 
 
 def message_of(error: BaseException) -> str | None:
     """Message of an error for the user; None for a fault of the program.
 
     For the user are errors of this package (:func:`is_own`), of the disk, the Hub and the memory, damaged weights, and
-    missing libraries.
+    missing libraries; and what the user's own code raised, such as a registered method.
     """
     text, kind = str(error), type(error)
     line = text.strip().partition("\n")[0]
@@ -53,4 +62,5 @@ def message_of(error: BaseException) -> str | None:
         files = re.findall(r'File "(.+?)", line', text)
         if files[-1:] and files[-1].startswith(_FOLDER):
             return text.rpartition(f"\n{kind.__name__}: ")[2].strip()
-    return None
+    file = _raised_in(error)[1]
+    return text if os.path.isabs(file) and not os.path.realpath(file).startswith(_LIBRARIES) else None
