@@ -42,7 +42,7 @@ from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer, trainer_class
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
 from calor_hf.training.estimate import estimate_seconds
-from calor_hf.training.metrics import RECORD, Measured, write_record
+from calor_hf.training.measuring import RECORD, Measured, write_record
 from calor_hf.training.rank import suggest_rank
 from calor_hf.training.same_run import RUN
 from calor_hf.training.trainer import DefenseTrainer
@@ -67,7 +67,7 @@ class Result:
 
     Attributes:
         model: The result, in memory.
-        record: Content of ``metrics.json``, see :func:`~calor_hf.training.metrics.training_record`.
+        record: Content of ``metrics.json``, see :meth:`~calor_hf.training.measuring.MeasuringTrainer.record`.
     """
 
     model: PreTrainedModel

@@ -36,6 +36,7 @@ class CALoRTrainingArguments(TrainingArguments):
         "Learning rate of the new head in the first stage; default: learning_rate. A head from random "
         "weights often needs more than a pre-trained base: see the confidence that the first stage reaches.",
     )
+    head_only: bool = setting(False, "Train the classification head alone; the rest of the model stays as it is.")
     lr_drop_epochs: list[float] = setting(
         [],
         "Epochs of the first stage after which the learning rate falls to a tenth, such as 75 90; with "

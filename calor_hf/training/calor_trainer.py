@@ -11,7 +11,8 @@ from calor_hf.core.files import read_json
 from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
-from calor_hf.training.metrics import Measured, classification_metrics, true_class_confidence
+from calor_hf.training.measuring import Measured
+from calor_hf.training.metrics import classification_metrics, true_class_confidence
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger(__name__)
@@ -207,12 +208,12 @@ class CALoRTrainer(DefenseTrainer):
 
     def measure(self, dataset: Any, split: str) -> Measured:
         """Metrics of the first stage's model, if it was finished, and of the result, whose weights the model keeps."""
-        result, *classes = self._measure(dataset)
+        result, *classes = self.measure_split(dataset)
         if self.selection().reference is None:
             return Measured(split, {"result": result}, *classes)
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         load_weights(self.model, self._first_stage_folder)
-        before, *_ = self._measure(dataset)
+        before, *_ = self.measure_split(dataset)
         self.model.load_state_dict(kept)
         return Measured(split, {"before adapting": before, "result": result}, *classes)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the Trainer: the newest that is whole, and reading one into a model."""
+"""Checkpoints of the Trainer: writing them, the newest that is whole, and reading one into a model."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from calor_hf.core.files import read_json, read_tensors
+from calor_hf.core.files import read_json, read_tensors, saving
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -95,3 +95,63 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
     if not found:
         raise ValueError(f"no complete checkpoint in {output_dir} to resume from; start without resuming")
     return str(found[-1])
+
+
+class CheckpointTrainer(Trainer):
+    """``Trainer`` whose checkpoints are deleted in the order of steps, and read with ``from_pretrained`` and strictly.
+
+    (The Trainer of transformers 5.23 reads the file raw and drops renamed weights: most of ViT, Swin, BEiT and DINOv2.)
+    """
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process holds the whole model."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones are deleted below
+        try:
+            with saving(self.checkpoint_folder(self.state.global_step)):
+                super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        self._saved_at = self.state.global_step
+        chosen = self.chosen_step()
+        if chosen is not None:  # with save_total_limit=1 the Trainer deletes all others at the end
+            self.state.best_model_checkpoint = str(self.checkpoint_folder(chosen))
+        self._delete_old_checkpoints()
+
+    def _delete_old_checkpoints(self) -> None:
+        if self.args.should_save:
+            best = {self.state.best_global_step, self.chosen_step()}
+            delete_old_checkpoints(self.run_folder, self.args.save_total_limit, best)
+
+    def chosen_step(self) -> int | None:
+        """Step of the checkpoint that is the result so far; None if it is the last one."""
+        return None
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the checkpoints: the output folder, or a trial's folder in it."""
+        return Path(self._get_output_dir(trial=getattr(self, "_trial", None)))
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Folder of the checkpoint after ``step`` steps."""
+        return self.run_folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+    def save_state(self) -> None:
+        """As ``Trainer.save_state``; raises ``NotSavedError`` if the disk is full or cannot be written to."""
+        with saving(self.args.output_dir):
+            super().save_state()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if model is None and not self.is_sharded:
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self.is_sharded:
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()

@@ -1,29 +1,16 @@
-"""Utility metrics of a classifier (accuracy, likelihood, calibration, confidence), and the record of its training."""
+"""Utility metrics of a classifier: accuracy, likelihood, calibration, confidence."""
 
-import dataclasses
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset
-from transformers import PreTrainedModel
 
-from calor_hf._version import __version__
 from calor_hf.core.calibration import calibration_error
-from calor_hf.core.files import weights_digest, write_json
 from calor_hf.core.finite import check_rows_finite
-from calor_hf.core.peak_memory import peak_memory_bytes
-from calor_hf.heads.rank_audit import rank_audit
-from calor_hf.modeling.base_model import defense_of
-from calor_hf.modeling.configuration_defended import DefendedConfig
-from calor_hf.training.stages import StagePlan
-
-RECORD = "metrics.json"
 
 
 def classification_metrics(prediction: Any) -> dict[str, float]:
@@ -104,68 +91,3 @@ def _finite(scores: Any) -> NDArray[np.float64]:
     values: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)
     check_rows_finite(torch.from_numpy(values), "scores")
     return values
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Metrics of a trained model.
-
-    Attributes:
-        split: Split that they were measured on: ``test`` or ``validation``.
-        metrics: By the name of the model they belong to, in the order of training: the result is the last.
-        labels: Class of each image of the split.
-        predictions: Class that the result predicts for it.
-    """
-
-    split: str
-    metrics: dict[str, dict[str, float]]
-    labels: list[int]
-    predictions: list[int]
-
-
-def training_record(
-    model: PreTrainedModel, plan: StagePlan | None, done: int, measured: Measured, seed: int, train_seconds: float,
-    **about: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Numbers of a training run, as ``metrics.json`` holds them next to a saved model.
-
-    Args:
-        model: The result.
-        plan: The stages.
-        done: Optimizer steps that were done; a rule may end the last stage early.
-        measured: Its metrics.
-        seed: Seed of the run.
-        train_seconds: Time that training took in this session.
-        about: Entries that only the caller knows: ``dataset`` (its name, or ""), ``drawn`` (whether this library drew
-            the images), ``dataset_id`` and ``base_model`` (Hub ids or None), ``backdoor``, ``wall_seconds``.
-    """
-    config = model.config
-    known = isinstance(config, DefendedConfig)
-    return {
-        "version": __version__,
-        "defense": config.defense if known else "none",
-        "settings": dict(config.defense_settings) if known else {},
-        "head": dataclasses.asdict(rank_audit(model)),
-        "peak_memory_bytes": peak_memory_bytes(),
-        "dataset": "",
-        "drawn": False,
-        "dataset_id": None,
-        "base_model": None,
-        "backdoor": None,
-        "seed": seed,
-        "train_seconds": train_seconds,
-        "split": measured.split,
-        "images": len(measured.labels),
-        "measured": measured.metrics,
-        "target_confidence": defense_of(model).target_confidence,
-        "classes": config.num_labels,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "wall_seconds": train_seconds,
-        "steps": {stage.name: max(0, min(stage.stop, done) - stage.start) for stage in (plan.stages if plan else ())},
-        **about,
-    }
-
-
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` into the folder of a saved model, with the digest of the weights that it is about."""
-    write_json(folder / RECORD, {**record, "weights": weights_digest(folder)}, indent=2)

@@ -6,15 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from calor_hf.core.files import write_whole
 from calor_hf.hub.card import CARD, CardDetails, base_card, build_card
 from calor_hf.hub.evidence import StaleRecordError, gather
-from calor_hf.hub.push import push_release, remote_card
+from calor_hf.hub.push import PushFailedError, push_release, remote_card
 from calor_hf.hub.release import prepare_release
 from calor_hf.modeling.base_model import defense_of
 from calor_hf.modeling.released import released_copy
+from calor_hf.training.measuring import MeasuringTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -45,60 +46,93 @@ def card_details(
     return CardDetails(*base, datasets[0] if datasets else None, _listed(tags), language=language)
 
 
-def write_card(folder: Path, model: Any, details: CardDetails) -> None:
-    """Write the card of a saved model into its folder, or bring it up to date.
-
-    ``model`` is the same in memory, whose defense describes itself; ``details`` are facts that the files do not hold.
-    """
-    try:
-        evidence = gather(folder)
-    except StaleRecordError as error:
-        logger.warning("%s; the card will not have its numbers", error)
-        evidence = gather(folder, use_record=False)
-    card = build_card(evidence, _method_of(model), details, base_card(folder / CARD, None))
-    write_whole(folder / CARD, str(card).encode())
-
-
-def publish(
-    folder: Path, model: Any, details: CardDetails, args: TrainingArguments, *, repo: str, message: str,
-    token: str | None = None, revision: str | None = None, private: bool | None = None,
-) -> Any:  # fmt: skip
-    """Push a saved model, and return the commit.
-
-    Args:
-        folder: The saved model.
-        model: The same in memory; its defense describes itself.
-        details: Facts that the files do not hold.
-        args: Training arguments: the output folder, whose card is kept, and the defaults of what follows.
-        repo: Hub id of the repository.
-        message: Message of the commit.
-        token: None means ``hub_token``, or that of the login.
-        revision: Branch. None means ``hub_revision``, or main.
-        private: Whether a new repository is private. None means ``hub_private_repo``.
-
-    Raises:
-        PermissionError: the Hub refuses.
-        PushFailedError: the Hub cannot be reached; its content is untouched, and the same call again continues.
-    """
-    token, revision = token or args.hub_token, revision or getattr(args, "hub_revision", None)
-    with tempfile.TemporaryDirectory() as temporary:
-        released, fetched = Path(temporary) / "released", Path(temporary) / "card"
-        release = prepare_release(
-            released_copy(folder, released),
-            _method_of(model),
-            details,
-            measured_in=folder,
-            card=base_card(Path(str(args.output_dir)) / CARD, remote_card(repo, fetched, revision, token)),
-            anonymize_labels=not getattr(args, "publish_label_names", False),
-            stale_is_error=False,
-        )
-        private = args.hub_private_repo if private is None else private
-        return push_release(release, repo, private=private, revision=revision, token=token, message=message)
-
-
 def _listed(values: str | list[str] | None) -> list[str]:
     return [values] if isinstance(values, str) else list(values or ())
 
 
 def _method_of(model: Any) -> str:
     return inspect.getdoc(type(defense_of(model))) or ""
+
+
+class PublishingTrainer(MeasuringTrainer):
+    """``Trainer`` that pushes once training has ended: the model, its image processor and its card alone."""
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the model, its image processor and its card in one commit; all processes have to call it.
+
+        Arguments are those of ``Trainer.push_to_hub``, with ``private`` (None means ``hub_private_repo``) and those of
+        :meth:`create_model_card`. When this returns, the push has ended, whatever ``blocking`` says.
+
+        Returns:
+            The commit; None in other processes than the first, and during training (with a warning).
+
+        Raises:
+            PermissionError: the Hub refuses.
+            PushFailedError: the Hub cannot be reached; its content is untouched, and the same call again continues.
+        """
+        if self.is_in_train and not getattr(self.args, "push_unfinished", False):
+            logger.warning("not pushed: training is not over, so the model is not defended yet")
+            return None
+        folder = Path(self.args.output_dir)
+        self.save_model(_internal_call=True)
+        self.save_record(folder)
+        if not self.is_world_process_zero():
+            return None
+        return self._publish(folder, commit_message or "End of training", kwargs, token, revision, private)
+
+    def create_model_card(self, **kwargs: Any) -> None:
+        """Write ``README.md`` into the output folder, or bring it up to date.
+
+        Arguments are those of ``Trainer.create_model_card``, with the limits of :func:`card_details`.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        details = card_details(folder.absolute().name, **kwargs)
+        try:
+            evidence = gather(folder)
+        except StaleRecordError as error:
+            logger.warning("%s; the card will not have its numbers", error)
+            evidence = gather(folder, use_record=False)
+        card = build_card(evidence, _method_of(self.model), details, base_card(folder / CARD, None))
+        write_whole(folder / CARD, str(card).encode())
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        unfinished = getattr(self.args, "push_unfinished", False) and self.args.hub_strategy != HubStrategy.END
+        if not unfinished or not self.is_world_process_zero():
+            return
+        message = f"Training in progress, step {self.state.global_step}"
+        try:
+            self._publish(Path(checkpoint_folder), message, {"tags": ["unfinished-training"]})
+        except PushFailedError as error:
+            logger.warning("%s", error)
+
+    def _publish(
+        self, folder: Path, message: str, details: dict[str, Any],
+        token: str | None = None, revision: str | None = None, private: bool | None = None,
+    ) -> Any:  # fmt: skip
+        """Push the model saved in ``folder``, with the card of the output folder, and return the commit."""
+        args, output_dir = self.args, Path(str(self.args.output_dir))
+        repo = getattr(self, "hub_model_id", None) or args.hub_model_id or output_dir.absolute().name
+        token, revision = token or args.hub_token, revision or getattr(args, "hub_revision", None)
+        with tempfile.TemporaryDirectory() as temporary:
+            released, fetched = Path(temporary) / "released", Path(temporary) / "card"
+            release = prepare_release(
+                released_copy(folder, released),
+                _method_of(self.model),
+                card_details(repo, repo, **details),
+                measured_in=folder,
+                card=base_card(output_dir / CARD, remote_card(repo, fetched, revision, token)),
+                anonymize_labels=not getattr(args, "publish_label_names", False),
+                stale_is_error=False,
+            )
+            private = args.hub_private_repo if private is None else private
+            return push_release(release, repo, private=private, revision=revision, token=token, message=message)

@@ -41,6 +41,7 @@ def about_run(model: Any, args: Any, data: Mapping[str, Any], plan: StagePlan) -
     config = model.config
     about = {"defense": getattr(config, "defense", "none"), **defense_of(model).config.to_dict()}
     about["base model"] = getattr(config, "base_class", None) or type(model).__name__
+    about["head_only"] = getattr(args, "head_only", False)
     about["number of weights"] = sum(weight.numel() for weight in model.parameters())
     names = config.id2label or {}
     described = {

@@ -1,5 +1,6 @@
-"""Stages on the optimizer's steps, and the learning rates: of each stage, and of the head."""
+"""Stages on the optimizer's steps, a Trainer of them, and the learning rates: of each stage, and of the head."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
-from transformers import get_scheduler
+from transformers import Trainer, get_scheduler
 
 from calor_hf.core.outputs import Progress, Stage
+from calor_hf.defenses.base import Defense
 from calor_hf.heads.classifier_head import heads_of
+from calor_hf.modeling.base_model import defense_of
 
 IS_LAST_LAYER = "is_last_layer"  # key of the optimizer's groups that hold the last linear layer
 
@@ -137,3 +140,80 @@ def separate_head(optimizer: torch.optim.Optimizer, head: nn.Module, learning_ra
             if weights:
                 rate = learning_rate or group["lr"]
                 optimizer.add_param_group({**group, "params": weights, "lr": rate, IS_LAST_LAYER: is_last})
+
+
+class StagedTrainer(Trainer):
+    """``Trainer`` of the stages of a model's defense.
+
+    Attributes:
+        plan: The stages on the optimizer's steps, once training has begun.
+    """
+
+    plan: StagePlan | None = None
+    lr_scheduler: Any
+
+    @property
+    def defense(self) -> Defense[Any]:
+        """The model's defense; for an ordinary model ``none``."""
+        return defense_of(self.model)
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether the model has a loss of its own; else it is cross-entropy."""
+        return isinstance(getattr(self.model, "defense", None), Defense)
+
+    def stages(self) -> list[Stage]:
+        """Stages of the model's defense; one for an ordinary model."""
+        return self.defense.stages(self.args)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any, *rest: Any) -> tuple[Any, ...]:
+        """Lengthen the training that the arguments describe to all stages of the plan."""
+        values = list(super().set_initial_training_values(args, dataloader, *rest))
+        try:
+            sized = len(dataloader) > 0
+        except TypeError:
+            sized = False
+        self.plan = plan_stages(self.stages(), int(values[1]) if sized else None)
+        total = self.plan.total_steps
+        values[0] = total  # a limit: epochs that a callback ends early are made up for
+        if not sized:  # one endless epoch
+            values[1] = total
+            if not rest:  # 4.57, which hands over one value more, takes a number here for a sized loader
+                values[5] = total * args.gradient_accumulation_steps
+        values[3] = values[3] * total / values[-1]
+        values[-1] = total
+        return tuple(values)
+
+    def planned_values(self) -> tuple[Any, ...]:
+        """What :meth:`set_initial_training_values` gives for the arguments as they are; :attr:`plan` is set."""
+        rest = inspect.signature(Trainer.set_initial_training_values).parameters.keys() & {"total_train_batch_size"}
+        total = [self.get_total_train_batch_size(self.args)] if rest else []
+        return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The user's schedule over the first stage, then each later stage's own constant learning rate."""
+        plan, drops = self.plan, getattr(self.args, "lr_drop_epochs", None)
+        if self.lr_scheduler is not None or plan is None or (len(plan.stages) == 1 and not drops):
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = schedule_of(plan, optimizer or self.optimizer, self.args)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def progress(self, of_last_step: bool = False) -> Progress:
+        """Stage of the next step, or of the last one, which an evaluation is about; and how far it has come."""
+        if self.plan is None:
+            return Progress.at_end(self.stages()[-1].name)
+        return self.plan.progress(max(self.state.global_step - of_last_step, 0))
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Whether to evaluate and save after ``step`` steps: at the ends of stages, and each epoch of a later one."""
+        if self.plan is None or step < self.plan.stages[0].stop or len(self.plan.stages) == 1:
+            return False
+        stage = self.plan.at(step)
+        interval = self.plan.steps_per_epoch or -(-(stage.stop - stage.start) // 10)
+        return (step - stage.start) % interval == 0 or step == self.plan.total_steps
+
+    def is_unfinished(self) -> bool:
+        """Whether a run of several stages has steps left."""
+        plan = self.plan
+        return plan is not None and len(plan.stages) > 1 and self.state.global_step < plan.total_steps

@@ -201,7 +201,7 @@ def test_identical_images_in_two_splits_are_refused_unless_accepted(
         (faces / split / person).mkdir(parents=True)
         for index in range(3):
             Image.new("RGB", (8, 8), (red, index, 0)).save(faces / split / person / f"{index}.png")
-    words = [*SMALL, "--dataset", str(faces), "--output-dir", str(tmp_path / "out")]
+    words = acting([*SMALL, "--dataset", str(faces), "--output-dir", str(tmp_path / "out")])
     assert main(words) == 2
     captured = capsys.readouterr()
     assert "--allow-duplicates-across-splits" in captured.err

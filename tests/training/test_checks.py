@@ -10,7 +10,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
-from calor_hf.training.checks import check_labels, unused_parameters
+from calor_hf.training.checks import check_labels
+from calor_hf.training.learning import unused_parameters
 from tests.tiny_models import EVERY, tiny_base, tiny_inputs
 
 SLOW = ("PerceiverForImageClassificationFourier", "PerceiverForImageClassificationConvProcessing")

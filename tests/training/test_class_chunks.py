@@ -9,7 +9,6 @@ from transformers import AutoModelForImageClassification
 
 from calor_hf import DEFENSES, DefenseTrainer
 from calor_hf.modeling import defend
-from calor_hf.training.trainer import score_in_chunks
 from tests.training.small_task import CLASSES, Patterns, arguments, config, defense_trainer
 
 ABLE = [name for name in DEFENSES.names() if DEFENSES.get(name).log_odds_suffice]
@@ -70,10 +69,11 @@ def test_an_impossible_chunk_is_refused_by_the_arguments(tmp_path: Path) -> None
         arguments(tmp_path, class_chunk=0)
 
 
-def test_who_has_many_classes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_who_has_many_classes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "calor_hf")
     base = config("resnet")
     for classes, told in ((9_999, 0), (10_000, 1)):
         base.num_labels = classes
-        score_in_chunks(defend(AutoModelForImageClassification.from_config(base), "none"), None)
+        model = defend(AutoModelForImageClassification.from_config(base), "none")
+        DefenseTrainer(model=model, args=arguments(tmp_path))
         assert sum("10000 classes: class_chunk=4096" in line for line in caplog.messages) == told

@@ -521,6 +521,7 @@ ELSEWHERE = {
     "adapt_steps": "training/test_calor_trainer.py::test_streamed_data_with_steps",
     "adapt_learning_rate": "training/test_trainer_parameters.py::test_an_optimizer_acts_in_each_stage",
     "head_learning_rate": "training/test_calor_trainer.py::test_the_head_can_have_its_own_learning_rate",
+    "head_only": "training/test_learning.py::test_the_head_alone_learns_if_asked_to",
     "lr_drop_epochs": "training/test_schedule.py::test_the_rate_falls_to_a_tenth",
     "adapt_start_epoch": "training/test_calor_trainer.py::test_adapting_can_take_the_tail",
     "adapt_freeze_batch_norm": "training/test_calor_trainer.py::test_batch_norm_statistics_stand_still",
