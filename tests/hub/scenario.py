@@ -99,7 +99,7 @@ def main(folder: Path) -> dict[str, Any]:
     bido.push_to_hub()
     seen["beta"] = files("me/bido", "beta")
     bido.args.hub_token = "hf_stranger"
-    seen["stranger"] = error_of(bido.push_to_hub)
+    seen["stranger pushes"] = error_of(bido.push_to_hub)
     stock = AutoModelForImageClassification.from_pretrained("me/bido")
     seen["stock"], seen["stock labels"] = type(stock).__name__, stock.config.id2label[0]
 
