@@ -128,9 +128,7 @@ def test_terms_are_logged_by_name_and_sum_up_to_the_loss(name: str, kind: str, t
 
 
 def test_draws_of_a_batch_follow_step_accumulation_and_process() -> None:
-    args = SimpleNamespace(
-        seed=3, gradient_accumulation_steps=2, process_index=1, world_size=3
-    )
+    args = SimpleNamespace(seed=3, gradient_accumulation_steps=2, process_index=1, world_size=3)
     trainer: Any = SimpleNamespace(args=args, state=SimpleNamespace(global_step=7), _train_batch_size=4)
     draws = DefenseTrainer.draws_of_batch(trainer, count=2, part=1)
     assert (draws.seed, draws.step, draws.count) == (3, 7, 2)
