@@ -76,7 +76,7 @@ def test_a_defense_without_a_head_of_its_own_is_pushed_as_a_stock_model(seen: di
 
 def test_branch_and_token_of_the_arguments_count(seen: dict[str, Any]) -> None:
     assert seen["beta"][-1] == [name for name in MODEL if name != CODE]  # a stock model
-    assert seen["stranger"].startswith("PermissionError: the Hub refuses access to me/bido")
+    assert seen["stranger pushes"].startswith("PermissionError: the Hub refuses access to me/bido")
 
 
 def test_the_model_pushes_itself_with_numbers_for_names(seen: dict[str, Any]) -> None:
