@@ -59,11 +59,10 @@ class PriorOptions:
             return
         if self.prior not in PRIORS.names():
             raise ValueError(f"--prior must be one of {', '.join(PRIORS.names())}, got {self.prior}")
-        if self.save_steps < 1 or min(self.seed, self.num_workers) < 0:
-            raise ValueError(
-                "--save-steps must be >= 1, --seed and --num-workers (num_workers) >= 0, got "
-                f"{self.save_steps}, {self.seed} and {self.num_workers}"
-            )
+        if self.save_steps < 1 or self.seed < 0:
+            raise ValueError(f"--save-steps must be >= 1 and --seed >= 0, got {self.save_steps} and {self.seed}")
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers must be >= 0, got {self.num_workers}")
         if self.resume and self.overwrite:
             raise ValueError(
                 "--resume continues the prior in the output folder, --overwrite deletes it; pass one of them"

@@ -144,7 +144,7 @@ def test_settings_say_which_option_they_came_from() -> None:
         (["--image-size", "0"], "--image-size"),
         (["--crop", "0"], "--crop"),
         (["--crop", "-5"], "--crop"),
-        (["--num-workers", "-1"], "num_workers"),
+        (["--num-workers", "-1"], "--num-workers must be >= 0, got -1"),
     ],
 )
 def test_what_is_refused(
