@@ -34,10 +34,11 @@ def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _modules_are_no_garbage() -> None:
     """Every Trainer collects garbage at its end, which takes longer than a small training where all of torch is gone
     through."""
+    gc.collect()
     gc.freeze()
 
 

@@ -17,7 +17,6 @@ from calor_hf.data.face_renderer import IDENTITY_NAMES, NUISANCE_NAMES, render_f
 
 SIDE, FACES, EPOCHS, BATCH = 32, 16_000, 6, 128
 NAME = "attributes of drawn faces"
-_STREAM = "auditing/attribute-network"
 
 
 class _Attributes(nn.Module):
@@ -55,7 +54,7 @@ def attribute_network(file: Path) -> Network:
 
 
 def _train(network: nn.Module) -> None:
-    rng = named_rng(0, _STREAM, "faces")
+    rng = named_rng(0, "auditing/attribute-network/faces")
     identity, nuisance = (
         torch.from_numpy(rng.uniform(-1, 1, (FACES, len(names)))).float() for names in (IDENTITY_NAMES, NUISANCE_NAMES)
     )
@@ -63,10 +62,10 @@ def _train(network: nn.Module) -> None:
         faces = (render_faces(identity, nuisance, SIDE) * 255).round().byte()
 
     def batches(epoch: int) -> Iterator[Tensor]:
-        yield from minibatches(FACES, BATCH, named_rng(0, _STREAM, "order", epoch))
+        yield from minibatches(FACES, BATCH, named_rng(0, "auditing/attribute-network/order", epoch))
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(torch_seed(0, _STREAM))
+        torch.manual_seed(torch_seed(0, "auditing/attribute-network"))
         for part in network.modules():
             if isinstance(part, nn.Conv2d | nn.Linear):
                 part.reset_parameters()

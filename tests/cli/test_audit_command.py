@@ -148,6 +148,7 @@ def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) ->
     assert json.loads((tmp_path / "out" / "lomma" / "attack.json").read_text())["images"] == 5
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--module"]

@@ -87,6 +87,7 @@ def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_prior(tmp_path: Path) -> None:
     words = ["--settings", "steps=40", "width=4", "batch_size=8", "discriminator_steps=2", "--image-size", "16"]
     plan = planned(tmp_path, "prior", [*words, "--output-dir", str(tmp_path / "out")])
