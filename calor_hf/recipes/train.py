@@ -259,6 +259,8 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             attn_implementation=model_args.attn_implementation,
             **({} if kept else {**labels, "num_labels": len(names), "ignore_mismatched_sizes": True}),
         )
+    if hasattr(base.config, "label_names"):  # timm's configuration saves this list and not id2label
+        base.config.label_names = [names[label] for label in range(len(names))]
     return base, processor
 
 
