@@ -67,7 +67,7 @@ def audit(
 
 
 def load_control(target: Target, options: AuditOptions) -> Target | None:
-    """Load the undefended model that is attacked like the target; None if there is none.
+    """Load the undefended model that is attacked like the target; return None if no control was asked for.
 
     Raises:
         ValueError: it is defended, has other classes than the target, or is not a model.

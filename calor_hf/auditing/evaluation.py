@@ -258,7 +258,7 @@ class Evaluator:
         dtype = torch.float32 if weights is None else weights.dtype
         for name, (labels, purpose) in wanted.items():
             rng, latents, images = named_rng(self.seed, "auditing/prior-samples", purpose), [], []
-            if self.prior.num_classes is not None:  # the class alone may draw its person: samples are of any class
+            if self.prior.num_classes is not None:  # a prior given the class may draw its person, so classes are random
                 classes = named_rng(self.seed, "auditing/prior-samples/classes", purpose)
                 labels = torch.from_numpy(classes.integers(0, self.prior.num_classes, len(labels)))
             with frozen(self.prior):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -173,7 +174,7 @@ class Power:
         done, planned = prior.trained_steps or (0, 0)
         if done < planned:
             found.append(f"The training of the prior is unfinished: it had {done} of {planned} steps.")
-        _, samples = self._samples(self.labels)
+        _, samples = self._drawn
         gray, private_gray = ((one.amax(dim=1) - one.amin(dim=1)).mean() < GRAY for one in (samples, self.images))
         if gray != private_gray:
             kinds = ("gray", "in color") if gray else ("in color", "gray")
@@ -194,7 +195,7 @@ class Power:
         )  # fmt: skip
 
     def _judge(self) -> str:
-        """Role of the network that judges images without a known truth; empty if there is none."""
+        """Role of the network that judges images without a known truth; an empty string if no network can."""
         views = self.evaluator.private_views
         if "embedding" in views and len(self.evaluator.labels) > 1:
             return "embedding"
@@ -209,6 +210,11 @@ class Power:
         taken = [networks[role].module for role in ("target", judge)]
         others = [role for role in ("second_evaluation_model", "embedding") if role in networks]
         return next((role for role in others if all(networks[role].module is not one for one in taken)), "target")
+
+    @cached_property
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """Latents and images of the prior, one for each measured image."""
+        return self._samples(self.labels)
 
     def _samples(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         return self.evaluator.samples({"": (labels, "power")})[""]
@@ -247,7 +253,7 @@ class Power:
 
     def _check(self, name: Any, latents: Tensor | None, images: Tensor, labels: Tensor, note: str) -> PowerCheck:
         measure, right = self._seen(latents, images)
-        drawn_latents, drawn = self._samples(labels)
+        drawn_latents, drawn = self._drawn if labels is self.labels else self._samples(labels)
         people = labels.unique()
         shifted = people.roll(1)[torch.searchsorted(people, labels)]
         by_chance = [self._seen(None if latents is None else drawn_latents, drawn)[1](labels)]

@@ -78,7 +78,7 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
 
 
 def _content(one: DataInfo | NetworkInfo) -> str:
-    """Content of data or a network, by which two are the same: the digest, or the name if there is none."""
+    """Return what identifies data or a network: the digest, or the name if no digest is known."""
     return one.name if one.digest is None else f"content {one.digest[:16]}"
 
 

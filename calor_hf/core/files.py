@@ -142,7 +142,7 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def processor_digest(folder: Path) -> str | None:
-    """Return the SHA-256 of a saved image processor's settings; None if there is none."""
+    """Return the SHA-256 of a saved image processor's settings, or None if the folder has no processor."""
     for name in PROCESSORS:
         if (file := folder / name).is_file():
             return hashlib.sha256(json.dumps(read_json(file), sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What follows long work whose result is saved: failures there lose nothing, and say how to finish."""
+"""Steps after long work whose result is saved: a failure there loses nothing, and its error says how to finish."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -202,7 +202,7 @@ class PowerCheck:
         chance: Chance level of ``images``; ``chance_identities`` is that of ``identities``.
         note: Remark for the reader; without paths and class names.
         faults: Sentences on what the prior lacks, such as color, for the caveats.
-        difference: Of ``control``: its share minus the target's, paired by identity.
+        difference: For ``control``, its share minus the target's, paired by identity.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -224,8 +224,8 @@ class Verdict:
         kind: ``leaks``; ``found nothing`` although it would have; or ``inconclusive``: the audit had no power.
         sentences: Text for readers who do not know the code, without paths and class names; the first is the headline.
         reasons: If inconclusive, what failed and what to do about it.
-        attack: Name of the attack that it rests on; empty if there is none.
-        measure: Name of the measure that it rests on; empty if there is none.
+        attack: Name of the attack that it rests on; an empty string if no attack was evaluated.
+        measure: Name of the measure that it rests on; an empty string if no attack was evaluated.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -283,7 +283,7 @@ class LeakageReport:
 
     @property
     def strongest(self) -> AttackResult | None:
-        """The attack that the verdict rests on; None if there is none."""
+        """Attack that the verdict rests on, or None."""
         return next((attack for attack in self.attacks if attack.name == self.verdict.attack), None)
 
     def anonymous(self) -> "LeakageReport":

@@ -68,7 +68,7 @@ def labeled(
         parts: Splits, among them ``train``.
         image_column: Column with the images; None means ``image``, or the only one with images.
         label_column: Column with the labels; None means ``label``, or the only one with declared classes.
-        folder: Folder that relative paths of images start from; None if there is none.
+        folder: Folder that relative paths of images start from; None means that the table is not a local one.
 
     Returns:
         The splits, and the class names.
@@ -116,7 +116,7 @@ def image_column_of(data: "Dataset") -> str:
     """Return the column with the images: ``image``, or the only one that holds images.
 
     Raises:
-        ValueError: there is none, or several.
+        ValueError: no column holds images, or several do.
     """
     found = [name for name, feature in data.features.items() if _holds_images(feature)]
     if "image" in data.column_names:

@@ -65,7 +65,10 @@ def push_release(
 
 
 def remote_card(repo_id: str, folder: Path, revision: str | None = None, token: str | None = None) -> Path | None:
-    """Download the model card from the Hub into ``folder``; None if there is none. Errors as :func:`push_release`."""
+    """Download the model card from the Hub into ``folder``, or return None if the Hub has none.
+
+    Errors are those of :func:`push_release`.
+    """
     api = HfApi(token=token)
 
     def fetch() -> Path | None:

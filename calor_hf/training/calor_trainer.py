@@ -166,7 +166,7 @@ class CALoRTrainer(DefenseTrainer):
         """Load the checkpoint that the rule chose.
 
         Raises:
-            NotAdaptedError: there is none, or none keeps the accuracy, and ``accept_unadapted`` is off.
+            NotAdaptedError: no adapted checkpoint exists or keeps the accuracy, and ``accept_unadapted`` is off.
         """
         selection = self.selection()
         if selection.best is not None:

@@ -54,7 +54,7 @@ def first_batches(loader: Any, split: str, count: int = 1) -> list[Any]:
     """At most ``count`` batches of ``loader``, at least one.
 
     Raises:
-        ValueError: there is none, or the data and the collator do not fit together.
+        ValueError: no batch could be made, or the data and the collator do not fit together.
     """
     try:
         found = list(islice(loader, count))

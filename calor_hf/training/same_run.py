@@ -1,4 +1,4 @@
-"""What a training run is about: kept in its checkpoints, so that a resume that contradicts it is refused."""
+"""Description of a training run in its checkpoints; a resume that contradicts it is refused."""
 
 import hashlib
 import json
