@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+LOSS_INPUTS = ("labels", "identities")
+"""Entries of a batch that the loss reads, and the network does not."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -14,6 +17,7 @@ class Forward:
         logits: (batch, classes), float32; (batch, 0) if classes are scored in chunks.
         labels: (batch,) int64 in [0, classes), or (batch, classes) probabilities.
         features: (batch, features) entering the head.
+        identities: (batch,) int64 in [0, classes · identities per class), if the data carry them.
         class_weights: (classes,) weight of each class in the loss, or None for equal weights.
         inputs: (batch, channels, height, width), or the model's other kind of input.
         hooked: Inputs of the modules that ``Defense.feature_hooks`` names, each (batch, values); in training only.
@@ -31,6 +35,7 @@ class Forward:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     training: bool = False
     log_odds: Tensor | None = None
+    identities: Tensor | None = None
 
 
 @dataclass(frozen=True)

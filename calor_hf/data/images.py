@@ -1,5 +1,6 @@
 """Labelled images as model inputs, augmented by (seed, epoch, index)."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,16 @@ class ImageDataset(Dataset[dict[str, Any]]):
         augmentation: Applied to the RGB image before the processor, or None.
         seed: First part of the key of every draw, >= 0.
         keep_bytes: Decoded images are kept in memory up to this size, so that small sets are decoded once.
+        identity_column: Column that is given as ``identities``; None means that there is none.
     """
 
     def __init__(
         self, images: Any, processor: Any, augmentation: Augmentation | None = None, seed: int = 0,
         image_column: str = "image", label_column: str = "label", keep_bytes: int = 256 * 2**20,
+        identity_column: str | None = None,
     ) -> None:  # fmt: skip
         self.images, self.processor, self.augmentation, self.seed = images, processor, augmentation, seed
-        self.image_column, self.label_column = image_column, label_column
+        self.image_column, self.label_column, self.identity_column = image_column, label_column, identity_column
         self._kept: dict[int, tuple[Image.Image, int]] = {}
         self._room = keep_bytes
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that stay alive
@@ -47,7 +50,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         image, label = self._image(int(index))
         if self.augmentation is not None:
             image = self.augmentation(image, named_rng(self.seed, "data/augmentation", int(self._epoch), int(index)))
-        return {**self._inputs(image), "labels": label}
+        identity = {} if self.identities is None else {"identities": int(self.identities[index])}
+        return {**self._inputs(image), "labels": label, **identity}
 
     def _inputs(self, image: Image.Image) -> dict[str, Tensor]:
         inputs = self.processor(images=image, return_tensors="pt")  # pixel_values, mostly; more or others for some
@@ -98,14 +102,22 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """(samples,) labels, read without decoding an image."""
         return np.asarray(self.images[self.label_column], dtype=np.int64)
 
+    @cached_property
+    def identities(self) -> NDArray[np.int64] | None:
+        """(samples,) identities, or None if the data have none."""
+        if self.identity_column is None:
+            return None
+        return np.asarray(self.images[self.identity_column], dtype=np.int64)
+
     def set_epoch(self, epoch: int) -> None:
         """Epoch that later draws belong to, from 0."""
         self._epoch.fill_(epoch)
 
     def without_augmentation(self) -> "ImageDataset":
         """The same images as they are."""
-        plain = ImageDataset(self.images, self.processor, None, self.seed, self.image_column, self.label_column)
-        plain._kept, plain._room = self._kept, 0  # what is decoded already serves both
+        columns = self.image_column, self.label_column
+        plain = ImageDataset(self.images, self.processor, None, self.seed, *columns, 0, self.identity_column)
+        plain._kept = self._kept  # what is decoded already serves both
         return plain
 
 

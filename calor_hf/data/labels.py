@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calor_hf.data.decoys import IDENTITIES
 from calor_hf.data.folders import SPLIT_NAMES
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def chosen_splits(parts: Mapping[str, Any], chosen: Mapping[str, str] | None = N
 
 def labeled(
     parts: Mapping[str, "Dataset"], image_column: str | None = None, label_column: str | None = None,
-    folder: Path | None = None,
+    folder: Path | None = None, keep: Sequence[str] = (),
 ) -> tuple[dict[str, "Dataset"], list[str]]:  # fmt: skip
     """Reduce each split to columns ``image`` and ``label``, with the same classes in the same order.
 
@@ -69,6 +70,7 @@ def labeled(
         image_column: Column with the images; None means ``image``, or the only one with images.
         label_column: Column with the labels; None means ``label``, or the only one with declared classes.
         folder: Folder that relative paths of images start from; None means that the table is not a local one.
+        keep: Further columns that stay; ``identities`` always does.
 
     Returns:
         The splits, and the class names.
@@ -77,6 +79,8 @@ def labeled(
         ValueError: no such column or several, a row without exactly one class, or a class that the training split
             lacks.
     """
+    from datasets import concatenate_datasets
+
     parts = {split: part.with_format(None) for split, part in parts.items()}
     image_column = image_column or image_column_of(parts["train"])
     label_column = label_column or _label_column(parts["train"])
@@ -100,6 +104,11 @@ def labeled(
                 f"training images{_leave_out(split, parts)}"
             )
         images = only_images(part, image_column, split, folder)
+        kept = [*keep, *({IDENTITIES} & set(part.column_names))]
+        for column in keep:
+            _check_column(part, column, split)
+        if kept:
+            images = concatenate_datasets([images, part.select_columns(kept)], axis=1)
         result[split] = with_labels(images, [number[_normal(own[row])] for row in rows], names)
     return result, names
 

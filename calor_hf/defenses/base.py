@@ -89,6 +89,11 @@ class Defense(Generic[C]):
         return False
 
     @property
+    def identities_per_class(self) -> int:
+        """Identities per class that training data carry in ``identities``; 0 if the loss does not read any."""
+        return 0
+
+    @property
     def target_confidence(self) -> float | None:
         """True-class confidence that training leads to, in (0, 1), or None."""
         return None

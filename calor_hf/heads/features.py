@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from calor_hf.core.finite import check_rows_finite
+from calor_hf.core.outputs import LOSS_INPUTS
 from calor_hf.heads.find_head import put_back_heads, take_out_heads
 
 
@@ -30,7 +31,7 @@ def collect(
 
     Args:
         model: Any model; left in the mode it was in.
-        batches: Each a tensor of the model's main input, or a dictionary of inputs; ``labels`` are left out.
+        batches: Each a tensor of the model's main input, or a dictionary of inputs; labels and identities are left out.
         read: Takes a (batch, width) tensor out of an output.
 
     Raises:
@@ -44,7 +45,7 @@ def collect(
     try:
         for batch in batches:
             inputs = {model.main_input_name: batch} if isinstance(batch, Tensor) else batch
-            inputs = {name: value.to(device) for name, value in inputs.items() if name != "labels"}
+            inputs = {name: value.to(device) for name, value in inputs.items() if name not in LOSS_INPUTS}
             found.append(read(model(**inputs, return_dict=True)).float().cpu())
     finally:
         model.train(training)

@@ -196,6 +196,11 @@ def start_of_heads(
     if head_init == "random":
         return None
     defense = config.make_defense()
+    if defense.identities_per_class:
+        raise ValueError(
+            f"head_init='svd' copies a classifier of the private people, which tells them from their decoys; "
+            f"{config.defense} starts from random weights: leave it out"
+        )
     if not isinstance(defense, LowRankDefense) or not defense.own_head:
         with_these = " with these settings" if isinstance(defense, LowRankDefense) else ""
         raise ValueError(

@@ -141,7 +141,11 @@ class DefendedForImageClassification(PreTrainedModel):
         self.class_chunk = classes
 
     def forward(
-        self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        identities: Tensor | None = None,
+        **kwargs: Any,
     ) -> DefendedImageClassifierOutput | tuple[Any, ...]:
         """Scores, features and, with labels, the loss of :attr:`stage`.
 
@@ -149,11 +153,20 @@ class DefendedForImageClassification(PreTrainedModel):
             pixel_values: (batch, channels, height, width), as the base model's image processor makes them; a base
                 with other inputs (ImageGPT: ``input_ids``) takes those by name.
             labels: (batch,) int64 in [0, num_labels).
+            identities: (batch,) int64, each of its label's class, for the loss of the defense ``decoys``; only with
+                labels.
             kwargs: Handed to the base model; ``return_dict=False`` gives a tuple.
 
         Raises:
             RuntimeError: training outside ``DefenseTrainer``, with a defense that works only there.
+            ValueError: identities without labels, or for a defense that does not read them.
         """
+        if identities is not None and (labels is None or not self.defense.identities_per_class):
+            raise ValueError(
+                "identities are read with labels, by the loss of the defense 'decoys'; this model has the defense "
+                f"'{self.config.defense}', and labels are {'missing' if labels is None else 'given'}: leave identities "
+                "out"
+            )
         return_dict = kwargs.pop("return_dict", None)
         if pixel_values is not None:
             kwargs["pixel_values"] = pixel_values
@@ -184,7 +197,7 @@ class DefendedForImageClassification(PreTrainedModel):
         if labels is not None:
             inputs = kwargs.get(self.main_input_name)
             seen = (logits, labels, features, self.class_weights, inputs, hooked, extras, self.training)
-            out = Forward(*seen, log_odds=margins.get("log_odds"))
+            out = Forward(*seen, log_odds=margins.get("log_odds"), identities=identities)
             with torch.autocast(logits.device.type, enabled=False):
                 terms = self.defense.loss(out, self.progress)
                 loss = torch.stack(list(terms.values())).sum()

@@ -106,6 +106,24 @@ class BottleneckHead(nn.Module):
             return _linear(self.decoder, code)
 
 
+class DecoyHead(nn.Module):
+    """Scores of k identities per class; a class scores the logsumexp over its own: the head of decoys."""
+
+    def __init__(self, in_features: int, num_labels: int, k: int = 4, rank: int | None = None) -> None:
+        super().__init__()
+        self.k = k
+        self.scorer: nn.Linear | LowRankHead = (
+            nn.Linear(in_features, k * num_labels) if rank is None else LowRankHead(in_features, k * num_labels, rank)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, num_labels) logits, float32, from (batch, in_features)."""
+        with torch.autocast(features.device.type, enabled=False):
+            x = _at_least_float32(features)
+            scores = _linear(self.scorer, x) if isinstance(self.scorer, nn.Linear) else self.scorer(x)
+            return cast(Tensor, scores.unflatten(-1, (-1, self.k)).logsumexp(dim=-1))
+
+
 class MeanOfHeads(nn.Module):
     """Heads of a base model with several classifiers: each reads its part of the features, the scores are averaged."""
 
@@ -121,7 +139,12 @@ class MeanOfHeads(nn.Module):
 
 
 _ACTIVATIONS: Any = {"tanh": torch.tanh, "identity": nn.Identity(), "relu": F.relu, "sigmoid": torch.sigmoid}
-HEADS: dict[str, type[nn.Module]] = {"calor": LowRankHead, "loft": LowRankHead, "mid": BottleneckHead}
+HEADS: dict[str, type[nn.Module]] = {
+    "calor": LowRankHead,
+    "loft": LowRankHead,
+    "mid": BottleneckHead,
+    "decoys": DecoyHead,
+}
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

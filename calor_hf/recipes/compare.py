@@ -19,7 +19,7 @@ from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.matching import Trial, best_trial, match_strength
 from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, percent
-from calor_hf.recipes.train_arguments import setting_names
+from calor_hf.recipes.train_arguments import has_low_rank_head, reads_identities
 
 REFERENCE = "none"
 REPORT_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
@@ -34,9 +34,10 @@ class CompareOptions:
     """
 
     defenses: Sequence[str] = setting(
-        DEFENSES.names,
+        lambda: [name for name in DEFENSES.names() if not reads_identities(name)],
         "names, such as mid (its strength is tuned), or with settings, such as calor:rank=8 (a given strength is not"
-        " tuned) or loft:rank=8,activation=relu; none always runs; default: all",
+        " tuned) or loft:rank=8,activation=relu; none always runs; default: all but decoys, which needs data of"
+        " decoys deal",
         nargs="+",
         metavar="DEFENSE[:SETTING=VALUE,...]",
     )
@@ -172,7 +173,7 @@ def compare_one(
     width, classes = reference.numbers["head"]["layers"][0]["in_features"], reference.numbers["classes"]
     strength = method.strength(width, classes)
     tuned = None if strength is None or compared.fixes(strength.setting) else strength
-    low_rank = ["--head-init", options.head_init] if "rank" in setting_names(name) else []
+    low_rank = ["--head-init", options.head_init] if has_low_rank_head(name) else []
     made: dict[tuple[float | None, int], Outcome] = {}
 
     def run(value: float | None, seed: int) -> Outcome:

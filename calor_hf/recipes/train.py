@@ -27,15 +27,18 @@ from calor_hf.core.files import check_unused, check_writable, delete, reading, r
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.augment import augmentation_for
+from calor_hf.data.decoys import IDENTITIES, identities_per_class
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits
 from calor_hf.data.pixel_input import check_channels
 from calor_hf.defenses import DEFENSES
+from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.hub.push import check_token
 from calor_hf.modeling import defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import PREDICTIONS, check_apart, hub_id, log_to_terminal
+from calor_hf.recipes.decoys import identities_for
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
 from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments
@@ -193,9 +196,10 @@ def load_parts(
     """Base model, data by split, and keyword arguments for every trainer of the run."""
     with args.main_process_first(desc="loading data"):
         splits = data_args.load(data_args.num_identities, stream=data_args.stream)
+    with_identities = identities_for(model_args, splits) > 0
     base, processor = load_base(model_args, splits)
     check_channels(base)
-    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed)
+    data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed, with_identities)
     if data_args.backdoor is not None:
         data["train"] = poison(data["train"], base, processor, data_args)
     balanced, classes = data_args.class_weights == "balanced", len(splits.label_names)
@@ -264,12 +268,15 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
     return base, processor
 
 
-def datasets_for(splits: Splits, processor: Any, augmentation: str, seed: int) -> dict[str, ImageDataset]:
-    """Train, validation and test data as model inputs; only training images are augmented."""
+def datasets_for(
+    splits: Splits, processor: Any, augmentation: str, seed: int, with_identities: bool = False
+) -> dict[str, ImageDataset]:
+    """Train, validation and test data as model inputs; only training images are augmented, or carry identities."""
     plain = {
         name: ImageDataset(getattr(splits, name), processor, None, seed) for name in ("train", "validation", "test")
     }
     sides = [data.check_processor() for data in plain.values()]
+    plain["train"].identity_column = IDENTITIES if with_identities else None
     plain["train"].augmentation = augmentation_for(augmentation, sides[0])
     return plain
 
@@ -281,7 +288,10 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
     settings = defense_settings(model_args)
     method = DEFENSES.get(model_args.defense)
     defense = method(method.config_class.from_dict(settings))
-    if trained and defense.own_head and getattr(defense.config, "rank", 0) is None:
+    if defense.identities_per_class:
+        images = data["train"]
+        settings["k"] = identities_per_class(images.images[images.label_column], images.images[IDENTITIES])
+    if trained and isinstance(defense, LowRankDefense) and defense.own_head and defense.config.rank is None:
         settings["rank"] = find_rank(base, model_args, defense.config.activation, data)
     settings |= {"id2label": base.config.id2label, "head": model_args.head}
     if model_args.head_init == "svd":

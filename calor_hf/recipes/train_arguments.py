@@ -11,6 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from calor_hf.core.config import setting
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.defenses import DEFENSES
+from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.robustness.backdoor import TRIGGERS
@@ -224,13 +225,25 @@ def setting_names(defense: str) -> list[str]:
     return [setting.name for setting in fields(DEFENSES.get(defense).config_class)]
 
 
+def has_low_rank_head(defense: str) -> bool:
+    """Return whether a defense's head is low-rank, as CALoR's."""
+    return issubclass(DEFENSES.get(defense), LowRankDefense)
+
+
+def reads_identities(defense: str) -> bool:
+    """Return whether a defense trains on identities, of which the data have several per class."""
+    method = DEFENSES.get(defense)
+    return method(method.config_class()).identities_per_class > 0
+
+
 def defense_settings(model: ModelArguments) -> dict[str, Any]:
     """Return the settings of the chosen defense, checked; a rank of ``auto`` is left out.
 
     Raises:
         ValueError: a setting that the defense does not have, has twice, or refuses.
     """
-    settings = [one for one in model.defense_settings if one != AUTO_RANK]
+    auto = AUTO_RANK if has_low_rank_head(model.defense) else None
+    settings = [one for one in model.defense_settings if one != auto]
     names = [one.partition("=")[0] for one in settings]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the setting {doubled[0]} of {model.defense} is given twice; pass it once")
@@ -283,7 +296,7 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments, push: 
     ):
         if given is not None and given not in choices:
             raise ValueError(f"{flag} must be {' or '.join(choices)}, got {given}")
-    if model.head_init == "svd" and "rank" not in setting_names(model.defense):
+    if model.head_init == "svd" and not has_low_rank_head(model.defense):
         raise ValueError(f"--head-init svd starts a low-rank head, and {model.defense} has none; leave it out")
     if model.head_init == "svd" and model.model is None and model.undefended_epochs == 0:
         raise ValueError("--head-init svd copies a trained classifier; pass --model, or --undefended-epochs first")
@@ -293,6 +306,10 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments, push: 
         raise ValueError(f"--undefended-epochs must be >= 0, got {model.undefended_epochs:g}")
     if model.undefended_epochs > 0 and model.defense == "none":
         raise ValueError("--undefended-epochs belongs to a defense; with none, use --num-train-epochs")
+    if reads_identities(model.defense) and model.undefended_epochs > 0:
+        raise ValueError(f"--undefended-epochs trains without identities; leave it out with {model.defense}")
+    if reads_identities(model.defense) and data.backdoor is not None:
+        raise ValueError(f"--backdoor relabels images, whose identities stay; leave it out with {model.defense}")
     if run.resume and run.overwrite:
         raise ValueError("--resume continues the output folder's run, --overwrite deletes it; pass one of them")
     if data.backdoor is None:

@@ -11,7 +11,7 @@ from calor_hf.core.files import check_writable
 from calor_hf.core.outputs import Progress
 from calor_hf.core.seeding import unchanged_randomness
 from calor_hf.training.callbacks import StageCallback
-from calor_hf.training.checks import check_batch, check_labels, first_batches
+from calor_hf.training.checks import check_batch, check_identities, check_labels, first_batches
 from calor_hf.training.fields import check_fields
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.stages import PlannedStage, StagePlan
@@ -40,13 +40,15 @@ def check_run(trainer: Any) -> None:
     _check_callbacks(trainer.callback_handler.callbacks, stages)
     for dataset in (data, trainer.test_dataset, *(evaluated.values() if isinstance(evaluated, dict) else [evaluated])):
         check_labels(dataset, classes)
+        check_identities(dataset, trainer.defense.identities_per_class)
     with unchanged_randomness():
         for stage in stages:
             _check_batches(trainer, stage)
         trainer.model.eval()  # a collator may ask
         for name in trainer.eval_names():
             split = name or "validation"
-            check_batch(first_batches(trainer.get_eval_dataloader(name), split)[0], classes, split)
+            batch = first_batches(trainer.get_eval_dataloader(name), split)[0]
+            check_batch(batch, classes, split, k=trainer.defense.identities_per_class)
         _check_metrics(trainer)
 
 
@@ -69,7 +71,8 @@ def _check_batches(trainer: Any, stage: PlannedStage) -> None:
         trainer.bare_model.progress = Progress.at_end(stage.name)  # a collator may ask
     # Whether images are mixed is often drawn per batch.
     for batch in first_batches(trainer.get_train_dataloader(), "training", 4 if later else 1):
-        check_batch(batch, trainer.model.config.num_labels, "training", soft=True)
+        k = trainer.defense.identities_per_class
+        check_batch(batch, trainer.model.config.num_labels, "training", soft=True, k=k)
         if later and batch["labels"].is_floating_point():
             with torch.no_grad(), trainer.compute_loss_context_manager():
                 Trainer.compute_loss(trainer, trainer.model.eval(), trainer._prepare_inputs(batch))

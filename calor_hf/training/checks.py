@@ -20,12 +20,21 @@ def readable_labels(dataset: Any) -> NDArray[Any] | None:
 
     That is an array ``dataset.labels``, or a column ``labels`` or ``label`` of a ``datasets.Dataset``.
     """
-    labels = getattr(dataset, "labels", None)
+    return _readable(dataset, "labels", "label")
+
+
+def readable_identities(dataset: Any) -> NDArray[Any] | None:
+    """Identities that can be read without decoding images, or None; as :func:`readable_labels`."""
+    return _readable(dataset, "identities")
+
+
+def _readable(dataset: Any, *names: str) -> NDArray[Any] | None:
+    values = getattr(dataset, names[0], None)
     columns = getattr(dataset, "column_names", None) or []
-    named = [name for name in ("labels", "label") if name in columns]
-    if labels is None and named and hasattr(dataset, "with_format") and hasattr(dataset, "__len__"):
-        labels = dataset.with_format(None)[named[0]]
-    return None if labels is None else np.asarray(labels)
+    named = [name for name in names if name in columns]
+    if values is None and named and hasattr(dataset, "with_format") and hasattr(dataset, "__len__"):
+        values = dataset.with_format(None)[named[0]]
+    return None if values is None else np.asarray(values)
 
 
 def check_labels(dataset: Any, num_labels: int) -> None:
@@ -37,6 +46,32 @@ def check_labels(dataset: Any, num_labels: int) -> None:
     values = readable_labels(dataset)
     if values is not None and values.ndim == 1 and values.dtype.kind in "iu":
         _check_range(values, num_labels)
+
+
+def check_identities(dataset: Any, k: int) -> None:
+    """Refuse identities that do not belong to their labels, if both can be read without decoding images.
+
+    Raises:
+        ValueError: as :func:`check_batch`.
+    """
+    identities, labels = readable_identities(dataset), readable_labels(dataset)
+    if k and identities is not None and labels is not None:
+        _check_identities(identities, labels, k)
+
+
+def _check_identities(identities: NDArray[Any], labels: NDArray[Any], k: int) -> None:
+    if identities.shape != labels.shape or identities.dtype != np.int64 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"identities must be one int64 number per image, with one whole-number label each, got {identities.dtype} "
+            f"of shape {identities.shape} with {labels.dtype} labels of shape {labels.shape}; soft labels (mixup, "
+            "cutmix) have no identity"
+        )
+    wrong = np.flatnonzero(np.where(labels == IGNORED, identities != IGNORED, identities // k != labels))
+    if len(wrong):
+        raise ValueError(
+            f"an image has the label {labels[wrong[0]]} and the identity {identities[wrong[0]]}, but with k={k} a "
+            f"class c has the identities {k}c to {k}c + {k - 1}; pass the data of calor-hf decoys deal, and their k"
+        )
 
 
 def _check_range(labels: NDArray[Any], num_labels: int) -> None:
@@ -69,16 +104,25 @@ def first_batches(loader: Any, split: str, count: int = 1) -> list[Any]:
     return found
 
 
-def check_batch(batch: Any, num_labels: int, split: str, soft: bool = False) -> None:
+def check_batch(batch: Any, num_labels: int, split: str, soft: bool = False, k: int = 0) -> None:
     """Refuse a batch without labels, with labels that are no class numbers, or, without ``soft``, with soft ones.
 
+    Identities have to belong to the labels, ``k`` to a class; with ``k`` = 0 the loss does not read any.
+
     Raises:
-        ValueError: the labels.
+        ValueError: the labels, or the identities.
     """
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if not isinstance(labels, Tensor):
         found = ", ".join(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"a {split} batch must have a tensor named labels, got {found}; see data_collator")
+    identities = batch.get("identities")
+    if identities is not None and not k:
+        raise ValueError(
+            f"a {split} batch has identities, which only the defense 'decoys' reads; leave them out, or train that one"
+        )
+    if identities is not None:
+        _check_identities(identities.cpu().numpy(), labels.cpu().numpy(), k)
     if labels.ndim == 1 and labels.dtype == torch.int64:
         _check_range(labels.cpu().numpy(), num_labels)
         return

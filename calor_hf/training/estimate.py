@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from calor_hf.core.outputs import LOSS_INPUTS
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.heads.features import scores_of
 from calor_hf.training.calor_trainer import CALoRTrainer
@@ -50,7 +51,7 @@ def measure_step(trainer: DefenseTrainer) -> StepCost:
         for step in range(WARM_UP + TIMED):
             begin = _now(args.device)
             batch = trainer.data_collator([data[(step * batch_size + i) % len(data)] for i in range(batch_size)])
-            inputs = {name: value.to(args.device) for name, value in batch.items() if name != "labels"}
+            inputs = {name: value.to(args.device) for name, value in batch.items() if name not in LOSS_INPUTS}
             with trainer.accelerator.autocast():
                 scores = scores_of(model(**inputs))
             scores.float().sum().backward()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calor_hf.core.files import read_json, reading
 from calor_hf.data.bad_images import to_rgb
 from calor_hf.modeling.base_model import defense_of
-from calor_hf.training.checks import readable_labels
+from calor_hf.training.checks import readable_identities, readable_labels
 from calor_hf.training.stages import StagePlan
 
 RUN = "run.json"
@@ -63,8 +64,13 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     each. What a stream or another dataset gives is not looked at.
     """
     labels, count = readable_labels(dataset), len(dataset) if hasattr(dataset, "__len__") else None
-    digest = None if labels is None else hashlib.sha256(json.dumps(labels.tolist()).encode()).hexdigest()[:16]
-    return {"samples": count, "labels": digest, "pictures": _pictures(getattr(dataset, "images", dataset))}
+    named = {"labels": labels, "identities": readable_identities(dataset)}
+    digests = {name: None if values is None else _digest(values) for name, values in named.items()}
+    return {"samples": count, **digests, "pictures": _pictures(getattr(dataset, "images", dataset))}
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(json.dumps(values.tolist()).encode()).hexdigest()[:16]
 
 
 def _pictures(dataset: Any) -> list[list[int]] | None:
@@ -126,6 +132,8 @@ def _other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
         return f"had {before.get('samples')} samples, now {now['samples']}"
     if before.get("labels") != now["labels"]:
         return "have other labels, or in another order"
+    if before.get("identities") != now["identities"]:
+        return "have other identities, or in another order"
     one, two = (np.asarray(data.get("pictures") or [], dtype=int) for data in (before, now))
     same = one.shape == two.shape and (abs(one - two) <= _NEAR).all()
     return None if same else "have other images"

@@ -17,7 +17,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from calor_hf.core.files import saving, write_json
 from calor_hf.core.finishing import Finishing
-from calor_hf.core.outputs import Forward
+from calor_hf.core.outputs import LOSS_INPUTS, Forward
 from calor_hf.core.saved_config import plain_processor
 from calor_hf.core.seeding import StepDraws
 from calor_hf.core.stop_request import StopRequest
@@ -312,7 +312,7 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
         samples = some_samples(self.train_dataset, 2 * self.args.world_size)
         with torch.random.fork_rng(devices=[]):  # a loader draws a seed
             batch = next(iter(self.get_test_dataloader(samples)))
-        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name != "labels"})
+        inputs = self._prepare_inputs({name: value for name, value in batch.items() if name not in LOSS_INPUTS})
         with self.compute_loss_context_manager():
             return unused_parameters(self.model, inputs)
 

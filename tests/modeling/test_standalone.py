@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "swin-calor": ("swin", "calor", {"activation": "relu", "bias": False}),
     "teacher-calor": ("DeiTForImageClassificationWithTeacher", "calor", {"activation": "identity"}),
     "teacher-mid": ("DeiTForImageClassificationWithTeacher", "mid", {}),
+    "teacher-decoys": ("DeiTForImageClassificationWithTeacher", "decoys", {"k": 3, "rank": 5}),
     "vit-mid-mean": ("vit", "mid", {"sample_at_eval": False}),
     "vit-loft-sigmoid": ("vit", "loft", {"activation": "sigmoid", "rank": 5}),
     "vit-calor-own-head": ("vit", "calor", {"low_rank": False}),
@@ -92,7 +93,7 @@ def test_scores_are_the_same_without_calor_hf(name: str, elsewhere: tuple[Path, 
     folder, report = elsewhere
     found = report[name]
     base, defense, settings = CASES[name]
-    own_head = defense in ("calor", "loft", "mid") and settings.get("low_rank", True)
+    own_head = defense in ("calor", "loft", "mid", "decoys") and settings.get("low_rank", True)
     assert "error" not in found, found
     assert (folder / name / CODE).exists() == own_head
     for key in ("logits", "hidden_states", "from config.json"):

@@ -107,6 +107,7 @@ TERMS = {
     "label_smoothing": {"hard", "smooth"},
     "transfer": {"cross_entropy"},
     "random_erasing": {"cross_entropy"},
+    "decoys": {"cross_entropy"},  # without identities
     "trap_mid": {"clean", "trapdoor", "trap_success"},
 }
 
