@@ -2,11 +2,15 @@
 
 import math
 
-from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, LeakageReport, Measure
+from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, LeakageReport, Measure, PowerCheck
 from calor_hf.core.report_text import percent, with_interval
 
 GOOD_ACCURACY = 0.9
 """Accuracy on held-out images below which a network that evaluates is called weak."""
+LEAST_FIT = 0.5
+"""Share of its training images that a target has to recognize."""
+MARGIN = 0.05
+"""Difference to the chance level from which a power measurement is clear, if it is also twice that level."""
 _NETWORKS = {
     "evaluation_model": "evaluation model", "second_evaluation_model": "second evaluation model",
     "embedding": "embedding",
@@ -16,8 +20,7 @@ _NETWORKS = {
 def caveats(report: LeakageReport) -> list[str]:
     """Return the caveats of a report, from what ran; without paths, and names of networks and classes."""
     found = [f"{len(report.labels)} of {report.target.classes} people were attacked."]
-    found += _about_attacks(report) + _about_networks(report)
-    found += [fault for check in report.power for fault in check.faults]
+    found += _about_target(report) + _about_attacks(report) + _about_networks(report) + _about_prior(report)
     measures = [one for attack in report.attacks for one in attack.measures]
     found += [one.caveat for one in [*measures, *report.utility, *report.other_threats] if one.caveat]
     if any(attack.prior == "renderer" for attack in report.attacks):
@@ -36,6 +39,33 @@ def beyond(measure: Measure | None, accuracy: Measure) -> bool:
     """Whether a network recognizes more reconstructions than its accuracy on real held-out images lets expect."""
     most = accuracy.value if math.isnan(accuracy.high) else accuracy.high
     return measure is not None and measure.value > most
+
+
+def clear(check: PowerCheck) -> bool:
+    """Whether a power measurement is clearly above its chance level."""
+    return check.images.low > max(2 * check.chance, check.chance + MARGIN)
+
+
+def _about_target(report: LeakageReport) -> list[str]:
+    fit = next((one.value for one in report.utility if one.name == "train_accuracy"), LEAST_FIT)
+    if fit >= LEAST_FIT:
+        return []
+    return [
+        f"The attacked model recognizes {percent(fit)} of the images that it is said to have learned: they may be "
+        "others, or their classes in another order, and then the numbers are not about its training people."
+    ]
+
+
+def _about_prior(report: LeakageReport) -> list[str]:
+    found = [fault for check in report.power for fault in check.faults]
+    found += [
+        f"The prior cannot draw these people: {percent(check.images.value)} of private images projected onto it are "
+        f"recognized, by chance {percent(check.chance)}. If more reconstructions are recognized, adversarial features "
+        "may be the reason."
+        for check in report.power
+        if check.name == "prior" and not clear(check)
+    ]
+    return found
 
 
 def _about_attacks(report: LeakageReport) -> list[str]:

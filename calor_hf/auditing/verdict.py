@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from calor_hf.auditing.caveats import beyond, caveats
+from calor_hf.auditing.caveats import LEAST_FIT, beyond, caveats, clear
 from calor_hf.core.exact_interval import LEVEL
 from calor_hf.core.report import (
     EMBEDDING,
@@ -27,14 +27,14 @@ LEAST_PEOPLE = 6
 """Identities from which an interval over identities is believed: all of five agree by chance in 1 of 16 cases."""
 GOOD_EVALUATION = 0.8
 """Accuracy on held-out images of the attacked identities that an evaluation model needs to rule anything out."""
-LEAST_FIT = 0.5
-"""Share of its training images that a target has to recognize, and of its confidence in them that attacks reach."""
+LEAST_CONFIDENCE = 0.5
+"""Share of the target's confidence in its training images that attacks have to reach."""
+MOST_HIDDEN = 0.5
+"""Share of what the audit could have found that its interval may leave open."""
 LEAST_EFFORT = 0.2
 """Share of the effort of their sources that attacks need to rule anything out."""
 MOST_CHANCE = 0.5
 """Chance level that leaves no room for a difference."""
-MARGIN = 0.05
-"""Difference to the chance level from which a power measurement is clear, if it is also twice that level."""
 ROLES = {EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
 _LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
 _SUBJECTS = {
@@ -207,14 +207,16 @@ def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: F
             f"The attacked model recognizes {percent(fit)} of the images that it is said to have learned. Pass the "
             "images and the order of classes that it was trained on."
         )
-    reached = max((finding.attack.target_confidence for finding in found), default=math.nan)
-    wanted = LEAST_FIT * (1.0 if math.isnan(confidence) else confidence)
+    wanted = LEAST_CONFIDENCE * (1.0 if math.isnan(confidence) else confidence)
+    attacks = [finding.attack for finding in found]
+    both = (one for one in attacks if one.target_confidence >= wanted and one.effort >= LEAST_EFFORT)
+    able = next(both, max(attacks, key=lambda one: one.effort))  # one attack has to meet both
+    reached, effort = able.target_confidence, able.effort
     if not reached >= wanted:
         reasons.append(
             f"The attacks did not convince the attacked model: its confidence in their images is {percent(reached)}, "
             f"and {percent(wanted)} are needed. Use more effort, other attacks or a better prior."
         )
-    effort = max((finding.attack.effort for finding in found), default=math.nan)
     if not effort >= LEAST_EFFORT:
         reasons.append(
             f"The attacks ran with {percent(effort)} of their sources' effort, and {percent(LEAST_EFFORT)} are needed. "
@@ -251,17 +253,12 @@ def _without_power(report: LeakageReport, name: str, best: Finding) -> list[str]
     ceiling = _ceiling(report, name)
     if ceiling is not None and best.chance is not None and not reasons:
         most = (best.measure.high - best.chance.value) / (ceiling.images.value - ceiling.chance)
-        if most > LEAST_FIT:
+        if most > MOST_HIDDEN:
             reasons.append(
                 f"The interval reaches {percent(min(most, 1))} of what this audit could have found. Attack more "
                 "people, or rebuild more images of each."
             )
     return reasons
-
-
-def clear(check: PowerCheck) -> bool:
-    """Whether a power measurement is clearly above its chance level."""
-    return check.images.low > max(2 * check.chance, check.chance + MARGIN)
 
 
 def _ceiling(report: LeakageReport, name: str) -> PowerCheck | None:

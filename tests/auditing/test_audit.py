@@ -270,16 +270,6 @@ def test_what_is_refused(options: dict[str, Any], message: str, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["synthetic faces", "photos"])
-def test_the_renderer_is_refused_for_images_it_did_not_draw(name: str, tmp_path: Path) -> None:
-    private = private_images_of(name=name, true_identity=None, identity_names=())
-    with pytest.raises(ValueError, match=f"'{name}' holds other images: this audit could find nothing; train a prior"):
-        small_audit(tmp_path / "out", private=private)
-    assert not (tmp_path / "out").exists()
-    report = small_audit(tmp_path, private=private, prior=tiny_generator("dcgan"), attacks=ATTACKS[:1])
-    assert not report.synthetic
-
-
 def test_the_target_cannot_judge_itself(tmp_path: Path) -> None:
     target = tiny_target()
     half = HFTarget(copy.deepcopy(target.module).to(torch.bfloat16), image_size=SIDE)

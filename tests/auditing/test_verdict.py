@@ -1,9 +1,7 @@
 """The verdict: leaks, found nothing although it would have, or no power; the same in every renderer."""
 
 import dataclasses
-import html
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calor_hf.auditing.html import to_html
-from calor_hf.auditing.several_reports import compare_reports, merge_reports
+from calor_hf.auditing.several_reports import merge_reports
 from calor_hf.auditing.verdict import concluded
-from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo
-from calor_hf.core.report_text import percent, summary, to_markdown
+from calor_hf.core.report_text import percent
 from tests.auditing.made_up import (
     PEOPLE,
     POWER,
@@ -27,9 +24,10 @@ from tests.auditing.made_up import (
     share,
     with_embedding,
 )  # fmt: skip
+from tests.auditing.renderers import check_rendered, said
 
 NONE = [0.0] * PEOPLE
-LEAK = attack("plg", [1.0] * PEOPLE, NONE)
+LEAK, J = attack("plg", [1.0] * PEOPLE, NONE), network()
 
 
 def test_nothing_is_found_only_with_power() -> None:
@@ -52,6 +50,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "unconvinced target": ({"attacks": [attack("ppa", NONE, NONE, target_confidence=0.01)]}, "did not convince"),
     "no confidence": ({"attacks": [attack("ppa", NONE, NONE, target_confidence=float("nan"))]}, "did not convince"),
     "three steps": ({"attacks": [attack("ppa", NONE, NONE, effort=0.005)]}, "with 0.5 % of their sources' effort"),
+    "one attack convinces, another has effort": (
+        {"attacks": [attack("ppa", NONE, NONE, effort=0.1), attack("auto", NONE, NONE, target_confidence=0.1)]},
+        "did not convince",
+    ),
     "fast": ({"attacks": [attack("auto", NONE, NONE, settings={"fast": True})]}, "fast mode"),
     "one person": ({"attacks": [attack("ppa", [0.0], [0.0])]}, "over 1 people says nothing"),
     "chance unknown": ({"attacks": [attack("ppa", NONE, NONE, chance_levels={})]}, "chance level is unknown"),
@@ -168,29 +170,9 @@ def test_nearly_all_is_not_all(value: float, text: str) -> None:
     assert percent(value) == text
 
 
-def shown(one: LeakageReport) -> dict[str, tuple[str, Callable[[str], str]]]:
-    """The renderers whose text holds whole sentences, and how they escape them."""
-    return {
-        "terminal": (summary(one), str),
-        "page": (html.unescape(to_html(one)), str),
-        "Markdown": (to_markdown(one), markdown_text),
-        "difference": (compare_reports(one, one), str),
-        "JSON": (one.to_json(), lambda line: re.sub(r'(["\\])', r"\\\1", line)),
-    }
-
-
-def spoken(one: LeakageReport) -> list[str]:
-    return [*one.verdict.sentences, *one.verdict.reasons, *one.caveats]
-
-
 @pytest.mark.parametrize("name", ["", *BROKEN])
 def test_every_renderer_says_the_same(name: str) -> None:
-    # tests/hub holds the card to it.
-    one = report(**BROKEN[name][0] if name else {})
-    for renderer, (text, escape) in shown(one).items():
-        assert [line for line in spoken(one) if escape(line) not in text] == [], renderer
-        if one.verdict.kind == "inconclusive":
-            assert re.search(r"(?i)\bsafe\b|no more than chance|\bbounds?\b|found nothing, and", text) is None, renderer
+    check_rendered(report(**BROKEN[name][0] if name else {}))
 
 
 def test_neither_names_nor_paths_are_in_verdict_and_caveats() -> None:
@@ -203,39 +185,69 @@ def test_neither_names_nor_paths_are_in_verdict_and_caveats() -> None:
             label_names=[f"secret {label}" for label in one.labels],
             networks={role: dataclasses.replace(net, name="/secret") for role, net in one.networks.items()},
         )
-        assert "secret" not in "\n".join(spoken(concluded(renamed))), name
+        assert "secret" not in "\n".join(said(concluded(renamed))), name
 
 
-SHARES = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=1, max_size=8)
+@st.composite
+def made_up_audits(draw: st.DrawFn) -> tuple[LeakageReport, bool]:
+    """A made-up report, and whether every precondition of finding nothing holds."""
 
+    def usually(good: Any, *others: Any) -> Any:
+        return draw(st.sampled_from([good] * 9 + list(others)))
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(
-    shares=SHARES, chance=st.sampled_from([0.0, 0.1, 0.5]), tries=st.sampled_from([1, 10, 20]),
-    accuracy=st.sampled_from([0.02, 0.7, 1.0]), fit=st.sampled_from([0.0, 0.4, 1.0]),
-    confidence=st.sampled_from([0.0, 0.3, 0.9]), effort=st.sampled_from([0.01, 1.0]),
-    power=st.lists(st.builds(check, st.sampled_from(["prior", "guided", "control"]), st.sampled_from([0.0, 0.1, 0.9]))),
-)  # fmt: skip
-def test_no_made_up_audit_flatters(
-    shares: list[float], chance: float, tries: int, accuracy: float, fit: float, confidence: float, effort: float,
-    power: list[Any],
-) -> None:  # fmt: skip
-    one = attack("ppa", shares, [chance] * len(shares), tries, target_confidence=confidence, effort=effort)
+    shares = usually([0.0] * 8, [0.1] * 8, [0.0] * 5, [1.0] * 3, [1.0] * 8, [1.0, 0.5] + [0.0] * 6)
+    names = usually(["prior", "guided"], ["control"], ["guided"], ["prior"], [])
+    power = [check(name, usually(0.9, 0.1, 0.0)) for name in names]
+    chance, tries, fast, known = usually(0.0, 0.1, 0.5), usually(20, 10, 1), usually(False, True), usually(True, False)
+    accuracy, other, learned = usually(1.0, 0.7, 0.02), draw(st.sampled_from([None, 0.1, 0.95])), draw(st.booleans())
+    fit, sure, confidence, effort = (
+        usually(1.0, 0.4, 0.0),
+        usually(1.0, 0.5),
+        usually(0.9, 0.3, 0.0),
+        usually(1.0, 0.01),
+    )
+    none = [chance] * len(shares)
+    one = attack("ppa", shares, none, tries, target_confidence=confidence, effort=effort, settings={"fast": fast})
     networks = {"evaluation_model": network(accuracy)}
-    found = report([one], networks=networks, utility=[share("train_accuracy", fit)], power=power)
-    powers = [one for one in power if one.images.low > max(2 * one.chance, one.chance + 0.05)]
+    if other is not None:
+        networks["embedding"] = network(other, same_data=learned)
+        levels = [*one.chance_levels["samples of the prior"], images(none, tries, EMBEDDING)]
+        one.measures.append(images(shares, tries, EMBEDDING))
+        one = dataclasses.replace(one, chance_levels={"samples of the prior": levels})
+    one = one if known else dataclasses.replace(one, chance_levels={})
+    utility = [share("train_accuracy", fit), share("train_confidence", sure)]
+    clear = [one.images.low > max(2 * one.chance, one.chance + 0.05) for one in power]
     holds = (
-        len(shares) >= 6 and chance < 0.5 and accuracy >= 0.8 and fit >= 0.5 and confidence >= 0.5 and effort >= 0.2
-        and len(powers) == len(power) and any(one.name in ("guided", "control") for one in power)
+        len(shares) >= 6 and known and chance < 0.5 and not fast and fit >= 0.5 and confidence >= 0.5 * sure
+        and effort >= 0.2 and (accuracy >= 0.8 or (other == 0.95 and not learned))
+        and all(clear) and any(one.name in ("guided", "control") for one in power)
     )  # fmt: skip
+    return report([one], networks=networks, utility=utility, power=power), holds
+
+
+SWEEP = settings(deadline=None, derandomize=True, database=None)
+
+
+@settings(SWEEP, max_examples=100)
+@given(audit=made_up_audits())
+def test_no_made_up_audit_flatters(audit: tuple[LeakageReport, bool]) -> None:
+    found, holds = audit
     if found.verdict.kind == "found nothing":
         assert holds
+    shares = found.attacks[0].measures[0].by_identity.values()
+    chance = found.attacks[0].chance_level(HEADLINE)
     if all(one == 1 for one in shares) and chance == 0 and len(shares) >= 6:
         assert found.verdict.kind == "leaks"
     assert (found.verdict.kind == "inconclusive") == bool(found.verdict.reasons)
-    assert LeakageReport.from_json(found.to_json()).verdict == found.verdict
-    with_leak = report([one, dataclasses.replace(LEAK)], networks=networks, power=power)
+    with_leak = concluded(dataclasses.replace(found, attacks=[*found.attacks, LEAK], networks={"evaluation_model": J}))
     assert with_leak.verdict.kind == "leaks"
+
+
+@settings(SWEEP, max_examples=10)
+@given(audit=made_up_audits())
+def test_every_renderer_says_the_same_of_any_audit(audit: tuple[LeakageReport, bool]) -> None:
+    check_rendered(audit[0])
+    assert LeakageReport.from_json(audit[0].to_json()).verdict == audit[0].verdict
 
 
 def test_merging_keeps_the_strongest_and_the_least_power() -> None:
