@@ -14,7 +14,7 @@ time and memory.
 import sys
 from pathlib import Path
 
-from calor_hf.recipes.compare import CompareOptions, compare
+from calor_hf.recipes.compare import CompareOptions, compare, failures
 
 if __name__ == "__main__":
     options = CompareOptions(
@@ -29,3 +29,4 @@ if __name__ == "__main__":
     found = compare(options)
     for row in found["defenses"]:
         print(row["name"], "failed" if row["failed"] else row["test_accuracy"])
+    sys.exit(bool(failures(found)))

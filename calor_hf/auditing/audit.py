@@ -40,7 +40,8 @@ def audit(
 ) -> LeakageReport:
     """Attack a model, evaluate the reconstructions, and report it; ``accelerate launch`` shares the classes.
 
-    No attack sees evaluation models or private images; they are used when all attacks are done.
+    No attack sees evaluation models or private images; they are used when all attacks are done. Before, the target
+    alone is tested on private images.
 
     Args:
         target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo")``.
@@ -54,14 +55,16 @@ def audit(
         The report, in every process; it is saved as ``report.json`` in the output folder.
 
     Raises:
-        ValueError: parts that do not fit together, or a metric that lacks what it needs.
+        ValueError: parts that do not fit together, a target that has not learned the images, or a metric that lacks
+            what it needs.
         FileExistsError: results exist, and neither ``resume`` nor ``overwrite`` is set.
         FloatingPointError: scores of the target or of an evaluation model are not finite.
     """
     options = options or AuditOptions()
-    labels = options.labels(target.num_classes)
+    labels = options.labels(target.num_classes, target.class_names)
     evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
     control = load_control(target, options)
+    evaluator.check_learned()
     found = reconstruct(target, prior, labels, options)
     return evaluate(evaluator, found, options, attack_control(control, prior, labels, options))
 

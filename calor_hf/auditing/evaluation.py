@@ -13,9 +13,13 @@ from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.networks import ROLES, Network, check_different
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
+from calor_hf.auditing.verdict import LEAST_FIT
 from calor_hf.core.digests import network_digest
+from calor_hf.core.exact_interval import exact_interval
+from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import RENDERER, Generator
 from calor_hf.metrics import METRICS, Evidence, Measure, View
@@ -33,10 +37,11 @@ logger = logging.getLogger(__name__)
 
 PRIOR, OTHERS = "samples of the prior", "reconstructions of other people"
 PUBLIC = 1000  # public images that a metric may learn from, at most
+LEARNED = 500  # private images by which it is tested whether the target learned them, at most
 
 
 class Evaluator:
-    """Computes the numbers of a report. Private images are not looked at before the first of them is asked for.
+    """Computes the numbers of a report. No network looks at private images before :meth:`check_learned`.
 
     Args:
         target: The attacked model.
@@ -91,6 +96,34 @@ class Evaluator:
                         f"metric '{name}' needs {need}, and the audit has none; pass one, or leave the metric out"
                     )
 
+    def check_learned(self) -> None:
+        """Refuse a target that recognizes its training images no better than by chance; warn if it is bad at them.
+
+        Then the images or the order of classes are not those of its training, and an audit says nothing. Nothing is
+        refused if the images are too few to tell.
+
+        Raises:
+            ValueError: it has not learned these images.
+            FloatingPointError: its logits are not finite.
+        """
+        self.target.module.to(process_state().device)
+        rows = torch.arange(0, len(self.private.labels), -(-len(self.private.labels) // LEARNED))
+        with torch.random.fork_rng():  # of stochastic heads
+            logits = _finite(self.networks["target"], self.private.images[rows])[1]
+        assert logits is not None  # of a target
+        right, count = int(topk_correct(logits, self.private.labels[rows]).sum()), len(rows)
+        chance, (low, high) = 1 / logits.shape[1], exact_interval(right, count)
+        found = f"the target recognizes {right} of {count} images that it is said to have learned"
+        if low <= chance and high < (1 + chance) / 2:
+            raise ValueError(
+                f"{found}, no more than by chance ({percent(chance)}): they are not those of its training, or the "
+                "classes are in another order; pass the data and class names that it was trained with"
+            )
+        if right < LEAST_FIT * count:
+            logger.warning(
+                "%s: unless it leaks, this audit will be inconclusive. Pass the data it was trained on.", found
+            )
+
     @cached_property
     def private_views(self) -> dict[str, View]:
         """What each network computes from the private images, by role; a network with two roles runs once.
@@ -106,13 +139,8 @@ class Evaluator:
 
     def _private_view(self, network: Network) -> View:
         none: tuple[Tensor | None, Tensor | None] = (None, None)
-        features, logits = network.outputs(self.private.images)
-        held = none if self.private.held_images is None else network.outputs(self.private.held_images)
-        for found in (logits, held[1]):
-            if found is not None and not found.isfinite().all():
-                raise FloatingPointError(
-                    f"the network '{network.name}' gives NaN or infinite scores for private images; check its weights"
-                )
+        features, logits = _finite(network, self.private.images)
+        held = none if self.private.held_images is None else _finite(network, self.private.held_images)
         return View(network.name, features[:0], features, None, logits, *held)
 
     def numbers(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> dict[str, Any]:
@@ -268,3 +296,13 @@ class Evaluator:
                     images.append(self.prior(some_latents, some.to(device)).clamp(0, 1).float().cpu())
             drawn[name] = (torch.cat(latents), torch.cat(images))
         return drawn
+
+
+def _finite(network: Network, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Outputs for private images; raises ``FloatingPointError`` if the logits are not finite."""
+    features, logits = network.outputs(images)
+    if logits is not None and not logits.isfinite().all():
+        raise FloatingPointError(
+            f"the network '{network.name}' gives NaN or infinite scores for private images; check its weights"
+        )
+    return features, logits

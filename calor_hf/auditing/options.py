@@ -1,5 +1,6 @@
 """Options of an audit."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 from calor_hf.attacks.base import CHUNK_SIZE, attacked_classes
 from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
 from calor_hf.auditing.networks import ROLES, Network, load_network
+from calor_hf.core.label_names import class_number
 from calor_hf.metrics import METRICS
 from calor_hf.targets.base import Target
 
@@ -52,9 +54,13 @@ class AuditOptions:
             "help": "such as gmi, plg@calor (a preset) or plg:objective=ce,steps=300 (settings); see calor-hf list",
         },
     )  # fmt: skip
-    classes: Sequence[int] | str | None = field(
+    classes: Sequence[int | str] | str | None = field(
         default=None,
-        metadata={"help": "classes to attack, such as 0-99 or 3,7,9; default: the first 100 (synthetic faces: 16)"},
+        metadata={
+            "help": "classes to attack, by numbers from 0 on or by names, such as 0-99 or 3,anna,bob; name:3 is the"
+            " class named 3, number:3 the one with that number, which has to be said if they differ; default: the first"
+            " 100 (synthetic faces: 16)"
+        },
     )
     images_per_class: int = field(default=5, metadata={"help": "reconstructions of each class"})
     preset: str = field(
@@ -114,33 +120,45 @@ class AuditOptions:
         """The attacks, ready to run."""
         return parse_attacks(self.attacks, self.preset, self.budget or "paper", self.settings)
 
-    def labels(self, num_classes: int) -> list[int]:
-        """Return the classes to attack.
+    def labels(self, num_classes: int, class_names: Sequence[str] = ()) -> list[int]:
+        """Return the numbers of the classes to attack.
 
         Raises:
-            ValueError: no such list, no class, one out of range, or one twice.
+            ValueError: no such list, no class, an unknown name, a number out of range, or a class twice.
         """
-        chosen: Sequence[int] = range(min(100, num_classes))
-        if isinstance(self.classes, str):
-            chosen = parse_classes(self.classes)
-        elif self.classes is not None:
-            chosen = self.classes
-        return attacked_classes(chosen, num_classes)
+        chosen: Sequence[int | str] = range(min(100, num_classes)) if self.classes is None else self.classes
+        if isinstance(chosen, str):
+            return attacked_classes(parse_classes(chosen, class_names), num_classes)
+        numbers = [class_number(one, class_names) if isinstance(one, str) else one for one in chosen]
+        return attacked_classes(numbers, num_classes)
 
 
-def parse_classes(text: str) -> list[int]:
-    """Read a list of classes such as ``0-99``, ``3,7,9`` or ``0-4,9``.
+def parse_classes(text: str, class_names: Sequence[str] = ()) -> list[int]:
+    """Read a list of classes such as ``0-99``, ``3,7,9``, ``0-4,anna``, ``name:3`` or ``number:3``.
 
     Raises:
-        ValueError: the text is no such list.
+        ValueError: the text is no such list, or a word is both a number and the name of another class.
     """
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise ValueError(f"expected classes as 0-99 or 3,7,9, got {text!r}")
-        found += range(int(first), int(last) + 1) if dash else [int(first)]
+    found, words = list[int](), text.split(",")
+    commas = max((name.count(",") for name in class_names), default=0)  # a name may have some
+    while words:
+        longest = (size for size in range(1 + commas, 1, -1) if ",".join(words[:size]).strip() in class_names)
+        size = next(longest, 1)
+        found += _classes(",".join(words[:size]).strip(), class_names)
+        words = words[size:]
     return found
+
+
+def _classes(word: str, class_names: Sequence[str]) -> list[int]:
+    kind, _, rest = word.partition(":")
+    match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", rest if kind == "number" else word)
+    numbers = list(range(int(match[1]), int(match[2] or match[1]) + 1)) if match else []
+    if numbers and (kind == "number" or word not in class_names):
+        return numbers
+    named = class_number(rest if kind == "name" else word, class_names)
+    if numbers and numbers != [named]:
+        raise ValueError(f"{word!r} is a number and the name of the class {named}; pass number:{word} or name:{word}")
+    return [named]
 
 
 def load_networks(

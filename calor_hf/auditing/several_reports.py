@@ -139,7 +139,8 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
     measure the uncertainty over identities; the spread here measures that over training and attack.
 
     Raises:
-        ValueError: fewer than two reports, audits that differ in more than seed and model, or no attack in all of them.
+        ValueError: fewer than two reports, audits that differ in more than seed and model or in nothing, or no attack
+            in all of them.
     """
     if len(reports) < 2:
         raise ValueError(f"expected two reports or more, of other seeds, got {len(reports)}")
@@ -154,6 +155,8 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
             raise ValueError(
                 f"the reports differ in {'; '.join(differs)}; compare audits that differ only in their seed"
             )
+    if len({repr((report.seed, report.target.weights, report.attacks)) for report in reports}) < len(reports):
+        raise ValueError("two of the reports are the same audit, which counts once; pass audits of other seeds")
     seeds = ", ".join(str(report.seed) for report in reports)
     lines = [
         f"{len(reports)} audits (seeds {seeds}), {len(first.labels)} people × {first.images_per_class} images each",
@@ -164,6 +167,8 @@ def across_seeds(reports: Sequence[LeakageReport]) -> str:
         found = [next(a for a in report.attacks if a.name == name) for report in reports]
         lines += ["", name, *_spread([attack.measures for attack in found])]
     lines += ["", "The model on private images", *_spread([report.utility for report in reports])]
+    lacking = dict.fromkeys(a.name for report in reports for a in report.attacks if a.name not in common)
+    lines += [f"{name}: left out, as it is not in every audit" for name in lacking]
     shared = dict.fromkeys(line for report in reports for line in report.caveats)
     return "\n".join([*lines, "", *(f"- {line}" for line in shared)])
 
@@ -211,7 +216,9 @@ def _spread(parts: list[list[Measure]]) -> list[str]:
     rows = []
     for measure in parts[0]:
         values = [next((m.value for m in part if m.name == measure.name), math.nan) for part in parts]
-        if not any(map(math.isnan, values)):
+        if lacking := sum(map(math.isnan, values)):
+            rows.append(f"  {measure.name:<26} left out: no value in {lacking} of {len(values)} audits")
+        else:
             scale = 100 if measure.unit == "share" else 1
             numbers = np.array(values) * scale
             cells = (numbers.mean(), numbers.std(ddof=1), numbers.min(), numbers.max())

@@ -1,5 +1,6 @@
 """Class names: those that say nothing, those that may be people's, and the same classes in another order."""
 
+import difflib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,6 +69,22 @@ def class_order(names: Sequence[str], wanted: Sequence[str], whose: str) -> list
     if len(index) < len(names) or len(set(wanted)) < len(wanted):
         raise ValueError(f"{whose} or the target has a class name twice, so classes cannot be matched; rename one")
     return [index[name] for name in wanted]
+
+
+def class_number(name: str, class_names: Sequence[str]) -> int:
+    """Return the number of the class with this name.
+
+    Raises:
+        ValueError: no class or several have it; the message suggests the nearest name.
+    """
+    found = [number for number, one in enumerate(class_names) if one == name]
+    if len(found) > 1:
+        raise ValueError(f"the classes {found} are all named {name!r}; pass numbers")
+    if not found:
+        near = difflib.get_close_matches(name, class_names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"expected classes as 0-99 or 3,7,9, or by the model's names of them, got {name!r}{hint}")
+    return found[0]
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

@@ -111,7 +111,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     log_to_terminal(state.is_main_process)
     target = HFTarget.from_pretrained(str(options.model or options.target))
     options, side, folder = with_defaults(options, target), target.image_size[0], Path(options.output_dir)
-    labels, evaluator, control = options.labels(target.num_classes), None, None
+    labels, evaluator, control = options.labels(target.num_classes, target.class_names), None, None
     check_apart(folder, options.dataset)
     prior = load_generator(str(options.generator), image_size=side)
     if state.is_local_main_process:
@@ -121,7 +121,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
                 check_begun(place / attack.name, options.resume, options.overwrite)
     with state.main_process_first():
         if not options.reconstructions_only:
-            control = load_control(target, replace(options, control=control_of(options, target)))
+            control = control_of(options, target)
             evaluation_model = evaluation_model_of(options, target)
             private = options.private_images(target, labels)
             # The renderer's truth is exact; of other priors' images a network reads it that saw none of these people.
@@ -131,6 +131,10 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
     if not options.reconstructions_only:
         evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
+        evaluator.check_learned()
+        if options.control == AUTO:
+            with state.main_process_first():
+                control = train_control(options, target)
     found = reconstruct(target, prior, labels, options)
     if evaluator is None:
         if state.is_main_process:
@@ -195,20 +199,27 @@ def evaluation_model_of(options: AuditRecipe, target: HFTarget) -> Network:
     return load_network(options.evaluation_model or options.evaluation_folder)
 
 
-def control_of(options: AuditRecipe, target: HFTarget) -> "Target | str | None":
-    """Return the control; for ``auto`` its folder, after training it.
+def control_of(options: AuditRecipe, target: HFTarget) -> Target | None:
+    """Load the control; None without one, and for ``auto``, of which it is only checked that it can be trained.
 
     Raises:
-        ValueError: the target is undefended, or its folder does not say how it was trained.
+        ValueError: the target is undefended, the control does not fit, or the target's folder does not say how it was
+            trained.
     """
     if options.control != AUTO:
-        return options.control
+        return load_control(target, options)
     check_defended(target)
+    control_argv(options)
+    return None
+
+
+def train_control(options: AuditRecipe, target: HFTarget) -> Target | None:
+    """Train the control unless there is a finished one, and load it."""
     if argv := control_argv(options):
         print(f"training the undefended control, once; it is kept in {options.control_folder}")
         train(*parse(argv))
         torch.manual_seed(0)
-    return options.control_folder
+    return load_control(target, replace(options, control=options.control_folder))
 
 
 def control_argv(options: AuditRecipe) -> list[str]:

@@ -23,6 +23,7 @@ from calor_hf.recipes.train_arguments import has_low_rank_head, reads_identities
 
 REFERENCE = "none"
 REPORT_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
+RETRY = "the same command with --resume trains these again, and nothing else"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +148,9 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             "target_validation_accuracy": target,
             "tolerance": options.tolerance / 100,
             "tuning_seeds": list(options.seeds[: options.tuning_seeds]),
-            "complete": len(rows) == len(compared),
             "defenses": rows,
         }
+        found["complete"] = len(rows) == len(compared) and not failures(found)
         write_json(options.output_dir / "comparison.json", found, indent=2)
         finishing = Finishing(f"the numbers are in {options.output_dir / 'comparison.json'}", REPORT_AGAIN)
         with finishing.step("writing the table"):
@@ -158,6 +159,8 @@ def compare(options: CompareOptions) -> dict[str, Any]:
             draw_comparison(found, options.output_dir / "comparison.png")
     finishing.end()
     print(f"\n{table(found)}\n\nTable, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
+    if failed := failures(found):
+        print("\n".join(["", f"{len(failed)} failed; {RETRY}:", *failed]))
     return found
 
 
@@ -196,10 +199,12 @@ def compare_one(
     value = best.value if best is not None else None
     outcomes = {seed: run(value, seed) for seed in options.seeds} if best is not None or tuned is None else {}
     good = {seed: outcome for seed, outcome in outcomes.items() if not outcome.error}
+    failed = {str(seed): outcome.error for seed, outcome in outcomes.items() if outcome.error}
     row = {
         "name": compared.spec,
         "defense": name,
         "failed": not good,
+        "failed_seeds": failed,
         "trials": [asdict(trial) for trial in trials],
         "errors": [outcome.error for outcome in made.values() if outcome.error],
     }
@@ -211,7 +216,7 @@ def compare_one(
     row |= {
         "setting": strength.setting if strength is not None else None,
         "value": value,
-        "matched": matched or name == REFERENCE,
+        "matched": (matched or name == REFERENCE) and not failed,  # the seeds that are left are those that went well
         "settings": first.numbers["settings"],
         "head": first.numbers["head"],
         "head_rank": [outcome.numbers["head"]["head_rank"] for outcome in good.values()],
@@ -224,6 +229,16 @@ def compare_one(
         "peak_memory_bytes": [outcome.numbers["peak_memory_bytes"] for outcome in good.values()],
     }
     return row, good
+
+
+def failures(found: dict[str, Any]) -> list[str]:
+    """Name each row without a result, and each seed that a row lacks, with its error."""
+    lines = []
+    for row in found["defenses"]:
+        if row["failed"] and not row["failed_seeds"]:
+            lines.append(f"{row['name']}, every strength: {row['errors'][-1]}")
+        lines += [f"{row['name']}, seed {seed}: {error}" for seed, error in row["failed_seeds"].items()]
+    return lines
 
 
 def accuracy_difference(first: Mapping[int, Outcome], second: Mapping[int, Outcome]) -> dict[str, float | None] | None:
@@ -273,7 +288,7 @@ def table(found: dict[str, Any]) -> str:
             mean_and_range(row[key])[0] / mean_and_range(base[key])[0] for key in ("train_seconds", "peak_memory_bytes")
         )
         rows.append([
-            row["name"],
+            shown_name(row),
             f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-",
             percent(row["validation_accuracy"]),
             ("-" if is_reference else "yes") if row["matched"] else "**no**",
@@ -297,7 +312,14 @@ def table(found: dict[str, Any]) -> str:
         "training images. Time of training and peak memory of the process: relative to the undefended run. "
         f"calor_hf {found['version']}."
     )
-    return f"{markdown(columns, rows)}\n\n{notes}"
+    failed = [f"Failed: {line}" for line in failures(found)]
+    return "\n\n".join([markdown(columns, rows), notes, *failed])
+
+
+def shown_name(row: dict[str, Any]) -> str:
+    """Return the name of a row, with the number of seeds that it stands for if some failed."""
+    done, failed = len(row["seeds"]), len(row["failed_seeds"])
+    return f"{row['name']} ({done} of {done + failed} seeds)" if failed else str(row["name"])
 
 
 def points(difference: dict[str, float | None] | None) -> str:
@@ -309,11 +331,14 @@ def points(difference: dict[str, float | None] | None) -> str:
 
 
 def draw_comparison(found: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, training confidence, training time, and the trials or, without any, accuracy against rank."""
+    """Draw accuracy, training confidence, training time, and the trials or, without any, accuracy against rank.
+
+    Rows that failed are named below.
+    """
     from matplotlib.figure import Figure
 
     rows = [row for row in found["defenses"] if not row["failed"]]
-    names = [row["name"] + ("" if row["matched"] else " *") for row in rows]
+    names = [shown_name(row) + ("" if row["matched"] else " *") for row in rows]
     heights = list(range(len(rows)))
     figure = Figure(figsize=(13, 0.9 + 0.42 * max(4, len(rows))), layout="constrained")
     accuracy, confidence, cost, last = figure.subplots(1, 4)
@@ -329,8 +354,9 @@ def draw_comparison(found: dict[str, Any], path: Path) -> None:
         panel.set_yticks(heights, names if panel is accuracy else [""] * len(rows))
         panel.invert_yaxis()
         panel.grid(alpha=0.3, axis="x")
-    if any(not row["matched"] for row in rows):
-        accuracy.set_xlabel("* not at the common validation accuracy")
+    notes = ["* not at the common validation accuracy"] if any(not row["matched"] for row in rows) else []
+    notes += [f"failed: {row['name']}" for row in found["defenses"] if row["failed"]]
+    accuracy.set_xlabel("\n".join(notes))
     if any(row["trials"] for row in rows):
         _draw_trials(last, found, rows)
     else:

@@ -158,7 +158,7 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     if options.public_dataset is not None:
         options = replace(options, public_images=load_public_images(options.public_dataset, target.image_size[0]))
     generator = load_generator(str(options.generator), image_size=target.image_size[0]).to(target.device)
-    labels, attacks = options.labels(target.num_classes), options.named_attacks
+    labels, attacks = options.labels(target.num_classes, target.class_names), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
     assumptions += ["the measurement of the audit's power, a tenth of the attacks at most, is not counted"]

@@ -56,6 +56,13 @@ class ReportOptions:
         default=None, metadata={"help": "write page and Markdown there; default: next to the report"}
     )
 
+    def __post_init__(self) -> None:
+        """Refuse options of which one would be ignored."""
+        if sum(map(bool, (self.reports, self.diff, self.seeds))) != 1:
+            raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C, and one of these alone")
+        if not self.reports and (self.others or self.output_dir):
+            raise ValueError("--others and --output-dir are about a page, which --diff and --seeds do not write")
+
 
 def status_of(report: LeakageReport | None) -> int:
     """Return the exit status for a report: 4 if it is inconclusive, else 0.
@@ -66,11 +73,12 @@ def status_of(report: LeakageReport | None) -> int:
     return INCONCLUSIVE if inconclusive and process_state().num_processes == 1 else 0
 
 
-def show_report(options: ReportOptions) -> LeakageReport | None:
+def show_report(options: ReportOptions) -> LeakageReport:
     """Print a report and write its page, or print a comparison.
 
     Returns:
-        The report; None for a comparison.
+        The report; of a comparison one with the least power that its claims need: of two reports one that is not
+        inconclusive, of several seeds one that is.
 
     Raises:
         ValueError: no report was named, or one is damaged, or reports do not fit together.
@@ -78,13 +86,13 @@ def show_report(options: ReportOptions) -> LeakageReport | None:
         FileExistsError: the page there shows private images, and the new one would not.
     """
     if options.diff:
-        print(compare_reports(*(LeakageReport.load(path) for path in options.diff)))
-        return None
+        pair = [LeakageReport.load(path) for path in options.diff]
+        print(compare_reports(*pair))
+        return min(pair, key=status_of)
     if options.seeds:
-        print(across_seeds([LeakageReport.load(path) for path in options.seeds]))
-        return None
-    if not options.reports:
-        raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C")
+        reports = [LeakageReport.load(path) for path in options.seeds]
+        print(across_seeds(reports))
+        return max(reports, key=status_of)
     report = merge_reports([LeakageReport.load(path) for path in options.reports])
     first = Path(options.reports[0])
     home = first if first.is_dir() else first.parent

@@ -17,6 +17,7 @@ from calor_hf.recipes.common import PREDICTIONS, check_apart
 from calor_hf.recipes.train_arguments import acting, parse
 from calor_hf.training.checkpoints import complete_checkpoints
 
+FAILURE = "failure.json"
 OWN_OPTIONS = ("--defense", "--seed", "--output-dir", "--resume", "--overwrite", "--push-to-hub")
 
 
@@ -59,8 +60,9 @@ class Outcome:
 class Runs:
     """Runs of `calor-hf train` with common options, in sub-folders of ``folder / "runs"``.
 
-    A finished run is read, not repeated; a stopped one goes on from its last checkpoint. Separate processes give each
-    run its own peak memory and keep the failure of one from ending the others.
+    A finished run is read, not repeated; a stopped one goes on from its last checkpoint, and so does one that failed in
+    an earlier call. Separate processes give each run its own peak memory and keep the failure of one from ending the
+    others.
 
     Args:
         folder: Where everything goes.
@@ -99,6 +101,7 @@ class Runs:
         check_writable(folder)
         remove_parts(folder)
         self._keep_options()
+        delete(folder.glob(f"runs/*/{FAILURE}"))
 
     def __call__(self, name: str, options: Sequence[str], keep_checkpoints: bool = False) -> Outcome:
         """Run ``train`` with ``options`` in addition to the common ones, or read its earlier result.
@@ -146,7 +149,7 @@ class Runs:
         error = lines[-1] if lines else f"exit status {status}"
         if status != 1:  # 1 means that training failed; any other status is not due to the defense
             raise RuntimeError(f"{folder.name} ended with status {status}: {error} (log: {log})")
-        write_json(folder / "failure.json", {"error": error})
+        write_json(folder / FAILURE, {"error": error})
         return Outcome(error=error)
 
     @staticmethod
@@ -156,8 +159,8 @@ class Runs:
             shape = {"labels": list[int], "predictions": list[int]}
             predictions = read_json(file, shape) if file.is_file() else {}
             return Outcome(_numbers(folder / "metrics.json"), predictions=predictions)
-        if (folder / "failure.json").is_file():
-            said = read_json(folder / "failure.json", {"error": str})["error"]
+        if (folder / FAILURE).is_file():
+            said = read_json(folder / FAILURE, {"error": str})["error"]
             return Outcome(error=said or "it did not say why")
         return None
 

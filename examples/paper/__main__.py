@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after ``python -m examples.paper``. Defaults to those of the process.
 
     Returns:
-        0; 1 if an attack or training produced values that are not finite; 2 for options, files or data that are
+        0; 1 if a training failed, or values are not finite; 2 for options, files or data that are
         refused, or a missing library; 130 after Ctrl-C or SIGTERM.
     """
     argv = list(sys.argv[1:] if argv is None else argv)

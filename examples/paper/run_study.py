@@ -1,4 +1,7 @@
-"""Run a study from its settings to its figure; each cell is a file, so that an interrupted study can resume."""
+"""Run a study from its settings to its figure; each cell is a file, so that an interrupted study can resume.
+
+Cells whose training failed are measured again on resuming.
+"""
 
 import json
 import logging
@@ -64,7 +67,7 @@ def run_study(
     records = []
     for number, cell in enumerate(cells, 1):
         file = folder / "cells" / f"{cell.name}.json"
-        done = file.is_file()
+        done = file.is_file() and "failed" not in read_json(file, {"numbers": dict})["numbers"]
         logger.info("%s, %d of %d: %s%s", name, number, len(cells), cell.name, " (finished before)" if done else "")
         if not done:
             content = json.dumps(_measured(study, cell, begun), indent=1, allow_nan=False)
@@ -77,12 +80,16 @@ def run_study(
         "version": __version__,
         "cells": [{key: record[key] for key in ("cell", "values", "numbers", "seconds")} for record in records],
     }
-    failures = [record["numbers"]["failed"] for record in records if "failed" in record["numbers"]]
-    if len(failures) == len(records):
-        raise RuntimeError(f"every cell failed, the first with: {failures[0]}")
+    if len(failed := failures(found)) == len(records):
+        raise RuntimeError(f"every cell failed, the first is {failed[0]}")
     write_json(folder / RESULT, found, indent=1, allow_nan=False)
     show(kind, found, folder)
     return found
+
+
+def failures(found: Found) -> list[str]:
+    """Name each cell that failed, with its error."""
+    return [f"{cell['cell']}: {cell['numbers']['failed']}" for cell in found["cells"] if "failed" in cell["numbers"]]
 
 
 def show(kind: type[Study[Any]], found: Found, folder: Path) -> None:
@@ -103,9 +110,8 @@ def page(kind: type[Study[Any]], found: Found) -> str:
         parts.append(kind.caveat)
     if options["quick"]:
         parts.append("**A quick trial with minimal training and attacks. The numbers mean nothing.**")
-    failed = [f"- {c['cell']}: {c['numbers']['failed']}" for c in found["cells"] if "failed" in c["numbers"]]
-    if failed:
-        parts.append("Failed:\n\n" + "\n".join(failed))
+    if failed := failures(found):
+        parts.append("\n".join(["Failed:\n", *(f"- {line}" for line in failed)]))
     settings = ", ".join(f"{key} = {value}" for key, value in found["settings"].items())
     seconds = sum(cell["seconds"] for cell in found["cells"])
     extra = f"; options of training: {' '.join(options['train_options'])}" if options["train_options"] else ""

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identitie
 from calor_hf.metrics import Evidence, Measure, Metric
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
+from calor_hf.targets.module_target import ModuleTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, Pictures, tiny_generator, tiny_target
 
 ATTACKS = ["gmi:steps=2", "plg:steps=2,gradient=straight_through"]
@@ -161,13 +163,14 @@ def test_a_target_that_returns_nan_ends_the_audit(private_alone: bool, tmp_path:
         target.features = look  # type: ignore[method-assign]
     else:
         next(target.module.parameters()).data[0] = torch.nan
-    message = "'tiny' gives NaN or infinite scores for private" if private_alone else "the target returns NaN or inf"
-    with pytest.raises(FloatingPointError, match=message):
+    with pytest.raises(FloatingPointError, match="'tiny' gives NaN or infinite scores for private"):
         small_audit(tmp_path, target=target, private=private_images_of(held_images=None, held_labels=None))
     assert not (tmp_path / "report.json").exists()
 
 
-def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attacks_come_before_private_images_and_evaluation_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     run, outputs = GradientAttack.attack, Network.outputs
 
@@ -177,14 +180,17 @@ def test_private_pictures_and_judges_come_after_the_attacks(tmp_path: Path, monk
 
     def looked(self: Any, images: Tensor) -> Any:
         if images.shape[0] != 8 or images.dtype == torch.uint8:  # not the noise that tells copies apart
-            order.append("look")
+            order.append(self.name)
         return outputs(self, images)
 
     monkeypatch.setattr(GradientAttack, "attack", attacked)
     monkeypatch.setattr(Network, "outputs", looked)
     small_audit(tmp_path, metrics=["attack_accuracy"])
-    assert "attack" not in order[order.index("look") :]
-    assert order.count("attack") == 2
+    first, *rest = order
+    assert first == "tiny"  # the target alone, to see whether it learned the images
+    assert rest[:2] == ["attack"] * 2
+    assert "rows" in rest
+    assert rest.count("attack") == 2
 
 
 def test_a_metric_that_fails_costs_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,14 +216,14 @@ def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) ->
     rank: dict[str, Any] = {} if defense is None else {"rank": 2}
     report = small_audit(
         tmp_path, attacks=ATTACKS[:1], metrics=["decoder_inversion"], public_images=Pictures(),
-        target=tiny_target(defense, **rank),
+        target=tiny_target(defense, **rank), classes=[0, 1, 4],
     )  # fmt: skip
     found = rebuilt(report)
     assert list(found) == ["chance", "logits", *(["code"] if defense else []), "features"]
     mean = torch.stack([Pictures()[row] for row in range(12)]).double().mean(dim=0)
     held = private_images_of().held_images
     assert held is not None
-    attacked = held[torch.isin(private_images_of().labels, torch.tensor([0, 1, 3]))]
+    attacked = held[torch.isin(private_images_of().labels, torch.tensor([0, 1, 4]))]
     off = (attacked.double() / 255 - mean).square().mean()
     assert found["chance"].value == pytest.approx(float(off), rel=1e-5)
     assert (found["chance"].images, found["chance"].identities) == (12, 3)
@@ -302,6 +308,39 @@ def test_an_anonymous_report_names_no_user(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def gray(right: int) -> PrivateImages:
+    """Four images of each class, a fifth of white brighter with each; ``right`` of 20 have the right label."""
+    labels = torch.arange(CLASSES).repeat_interleave(4)
+    images = (labels * 51).to(torch.uint8)[:, None, None, None].expand(-1, 3, SIDE, SIDE)
+    given = torch.where(torch.arange(20) * 3 % 20 < right, labels, (labels + 1) % CLASSES)
+    return private_images_of(images=images, labels=given, held_images=None, held_labels=None)
+
+
+def by_brightness() -> ModuleTarget:
+    """The class whose gray is nearest: its score is 2 b k / 5 - (k / 5)², for the brightness b."""
+    last, classes = nn.Linear(3, CLASSES), torch.arange(CLASSES) / CLASSES
+    last.weight.data, last.bias.data = (2 * classes[:, None] / 3).expand(-1, 3), -(classes**2)
+    return ModuleTarget(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), last), CLASSES, SIDE, head="2")
+
+
+def test_a_target_that_never_saw_the_people_is_refused_before_any_attack(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # 95 % intervals: 0 of 20 [0, 17] %, 4 of 20 [6, 44], 8 of 20 [19, 64]: chance is 20 %, halfway to all 60 %.
+    for right in (0, 4):
+        message = f"recognizes {right} of 20 images that it is said to have learned, no more than by chance (20.0 %)"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            small_audit(tmp_path, target=by_brightness(), private=gray(right), classes=None)
+    assert not list(tmp_path.iterdir())
+    said = []
+    for right, classes in ((8, 5), (20, 5), (0, 1)):
+        parts = (by_brightness(), gray(right), tiny_generator("renderer"), list(range(classes)), evaluation_model())
+        caplog.clear()
+        evaluation.Evaluator(*parts, AuditOptions()).check_learned()
+        said.append([line for line in caplog.messages if "this audit will be inconclusive" in line])
+    assert [len(lines) for lines in said] == [1, 0, 1]  # 0 of 4, [0, 60] %: too few to tell
+
+
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
     few = private_images_of(images=private_images_of().images[:8], labels=private_images_of().labels[:8])
     with pytest.raises(ValueError, match=r"no private images of the classes \[3\]"):
@@ -351,9 +390,30 @@ def test_classes_as_typed() -> None:
     assert AuditOptions(classes="0-2,5").labels(10) == [0, 1, 2, 5]
     assert AuditOptions().labels(3) == [0, 1, 2]
     assert AuditOptions().labels(530) == list(range(100))
-    for wrong in ("3-1", "a", "", "1-", "-3"):
+    for wrong in ("3-1", "a", "", "1-", "-3", "number:a", "name:0"):
         with pytest.raises(ValueError, match="expected classes"):
             parse_classes(wrong)
+
+
+def test_classes_by_name() -> None:
+    names = ["bob", "3", "Doe, Jane", "anna", "2-3", "5"]
+    for text, numbers in (
+        ("anna,bob", [3, 0]), ("1-2, anna", [1, 2, 3]), ("anna,Doe, Jane,0", [3, 2, 0]), ("name:3,number:3", [1, 3]),
+        ("number:2-3,name:2-3", [2, 3, 4]), ("5,name:5", [5, 5]),
+    ):  # fmt: skip
+        assert parse_classes(text, names) == numbers
+    for text, message in (
+        ("anna,bobb", "got 'bobb'; did you mean 'bob'?"),
+        ("3", "'3' is a number and the name of the class 1; pass number:3 or name:3"),
+        ("2-3", "'2-3' is a number and the name of the class 4; pass number:2-3 or name:2-3"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            parse_classes(text, names)
+    with pytest.raises(ValueError, match=r"the classes \[0, 1\] are all named 'bob'; pass numbers"):
+        parse_classes("bob", ["bob", "bob"])
+    assert AuditOptions(classes=["anna", 0]).labels(6, names) == [3, 0]
+    with pytest.raises(ValueError, match="expected every class once"):
+        AuditOptions(classes="anna,3").labels(4, ["a", "b", "c", "anna"])
 
 
 def test_private_images_of_any_dataset(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, topk_correct in enumerate(([1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0])):
         small_report(attacks=[attack("weak", topk_correct)], seed=seed).save(tmp_path / f"{seed}.json")
-    assert calor_hf(["report", "--seeds", *(str(tmp_path / f"{seed}.json") for seed in range(3))]) == 0
+    assert calor_hf(["report", "--seeds", *(str(tmp_path / f"{seed}.json") for seed in range(3))]) == 4
     lines = capsys.readouterr().out.splitlines()
     assert "3 audits (seeds 0, 1, 2), 3 people × 2 images each" in lines[0]
     # 1/6, 3/6 and 5/6: mean 1/2, standard deviation 1/3.
@@ -72,7 +72,11 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "attack_accuracy@1", "50", "33.33", "16.67", "83.33", "%",
     ]  # fmt: skip
     small_report(labels=[0, 1, 3]).save(tmp_path / "other.json")
-    for others, message in (([], "two reports or more"), (["other.json"], "differ in people (3 of 4: 0, 1, 2 and")):
+    for others, message in (
+        ([], "two reports or more"),
+        (["other.json"], "differ in people (3 of 4: 0, 1, 2 and"),
+        (["1.json", "0.json"], "two of the reports are the same audit"),
+    ):
         assert calor_hf(["report", "--seeds", str(tmp_path / "0.json"), *(str(tmp_path / o) for o in others)]) == 2
         assert message in capsys.readouterr().err
 
@@ -89,7 +93,13 @@ def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "pass the folder of an audit"), (["nowhere"], "no report at"), (["--diff", "nowhere", "b"], "no report at")],
+    [
+        ([], "pass the folder of an audit"),
+        (["nowhere"], "no report at"),
+        (["--diff", "nowhere", "b"], "no report at"),
+        (["a", "--diff", "b", "c"], "one of these alone"),
+        (["--seeds", "a", "b", "--output-dir", "c"], "which --diff and --seeds do not write"),
+    ],
 )
 def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert calor_hf(["report", *words]) == 2

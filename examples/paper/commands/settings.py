@@ -17,6 +17,7 @@ import yaml
 
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.priors import PRIORS
+from calor_hf.recipes.report import INCONCLUSIVE
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print or run the commands of a setting; return the status of the first that fails, else 0."""
+    """Print or run the commands of a setting; return the status of the first that fails, else 0.
+
+    An inconclusive audit is a result, so the next command runs.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m examples.paper settings",
         description="Print or run the commands of one of the paper's settings. With --run, finished commands are"
@@ -127,7 +131,7 @@ def run(argv: Sequence[str]) -> int:
             continue
         print(command.line, flush=True)
         status = command.run() if options.run else 0
-        if status:
+        if status not in (0, INCONCLUSIVE):
             return status
     return 0
 

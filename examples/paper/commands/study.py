@@ -9,12 +9,12 @@ from typing import Any
 
 from calor_hf.recipes.common import settings_of
 from examples.paper.lab import LabOptions
-from examples.paper.run_study import TABLE, run_study
+from examples.paper.run_study import TABLE, failures, run_study
 from examples.paper.study import STUDIES, Study
 
 
 def run(name: str, argv: Sequence[str]) -> int:
-    """Run the study, and print its table."""
+    """Run the study, and print its table; return 1 if cells failed."""
     kind = STUDIES.get(name)
     options, rest = _parser(name, kind).parse_known_args(argv)
     if options.seed < 0:
@@ -31,10 +31,10 @@ def run(name: str, argv: Sequence[str]) -> int:
         seed=options.seed,
         quick=options.quick,
     )
-    run_study(name, settings, folder, lab, options.resume, options.overwrite)
+    found = run_study(name, settings, folder, lab, options.resume, options.overwrite)
     table = (folder / TABLE).read_text(encoding="utf-8")
     print(f"\n{table}\nTable, numbers and figure: {folder}/study.md, .json, .png")
-    return 0
+    return int(bool(failures(found)))
 
 
 def _parser(name: str, kind: type[Study[Any]]) -> argparse.ArgumentParser:

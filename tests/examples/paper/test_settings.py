@@ -144,6 +144,22 @@ def test_printing_is_the_default_and_running_says_what_is_missing(
     assert "expected the keys audit" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("status", "calls", "returned"), [(4, 6, 0), (1, 1, 1)])
+def test_an_inconclusive_audit_ends_nothing(
+    status: int, calls: int, returned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(words: list[str]) -> int:
+        ran.append(words[0])
+        return status
+
+    monkeypatch.setattr(settings, "calor_hf", run)
+    argv = ["settings", str(FOLDER / "A_celeba_ir152.yaml"), "--models", "mid", "--run", "--output-dir", str(tmp_path)]
+    assert paper(argv) == returned
+    assert len(ran) == calls
+
+
 def test_a_missing_backbone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["import-backbone", "--depth", "50", "--image-size", "16", "--output-dir", str(tmp_path / "out")]
     assert paper([*argv, "--weights", str(tmp_path / "none.pth")]) == 2

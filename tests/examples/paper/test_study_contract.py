@@ -11,9 +11,10 @@ from PIL import Image
 from calor_hf.cli.train import main as train
 from calor_hf.recipes import runs as recipe_runs
 from examples.paper.__main__ import main as paper
-from examples.paper.lab import TRAIN
+from examples.paper.lab import TRAIN, TrainingFailedError
 from examples.paper.run_study import page
 from examples.paper.studies import STUDIES
+from examples.paper.study import Cell
 
 NAMES = STUDIES.names()
 QUICK = ("gradient_magnitude",)  # the others take minutes together
@@ -92,6 +93,31 @@ def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsy
     assert {file: file.stat().st_mtime_ns for file in files.values() if file != last} == kept
     assert [c["numbers"] for c in again["cells"]] == [c["numbers"] for c in found["cells"]]  # the same seed
     assert len(TRAINED) == trained
+
+
+def test_failed_cells_are_named_and_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, measured, failing = STUDIES.get("head_rank"), list[str](), [True]
+
+    def measure(self: object, cell: Cell) -> dict[str, int]:
+        measured.append(cell.name)
+        if failing and len(measured) == 2:
+            raise TrainingFailedError("the loss is not finite")
+        return {"value": 1}
+
+    monkeypatch.setattr(kind, "measure", measure)
+    monkeypatch.setattr(kind, "draw", lambda found, figure: None)
+    monkeypatch.setattr(kind, "table", lambda found: "")
+    words = words_for("head_rank", tmp_path / "study", tmp_path / "models")
+    assert paper(words) == 1
+    failed = measured[1]
+    assert f"Failed:\n\n- {failed}: the loss is not finite" in capsys.readouterr().out
+    failing.clear()
+    measured.clear()
+    assert paper([*words, "--resume"]) == 0
+    assert measured == [failed]
+    assert "Failed" not in capsys.readouterr().out
 
 
 def test_every_study_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
