@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.attacks.specs import NamedAttack
+from calor_hf.auditing.caveats import LEAST_FIT
 from calor_hf.auditing.networks import ROLES, Network, check_different
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
-from calor_hf.auditing.verdict import LEAST_FIT
 from calor_hf.core.digests import network_digest
 from calor_hf.core.exact_interval import exact_interval
 from calor_hf.core.processes import process_state

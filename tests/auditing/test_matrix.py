@@ -61,10 +61,16 @@ def photographs(faces: PrivateImages, name: str = "photos") -> PrivateImages:
     return dataclasses.replace(faces, name=name, true_identity=None, identity_names=())
 
 
-def permuted(faces: PrivateImages) -> PrivateImages:
-    """Each image under the number of another person, without names that would tell."""
-    others = {name: (getattr(faces, name) + 1) % PEOPLE for name in ("labels", "held_labels")}
-    return dataclasses.replace(faces, label_names=(), **others)
+def permuted(faces: PrivateImages, people: int = PEOPLE) -> PrivateImages:
+    """Images of the first people under the numbers of others, without names that would tell."""
+
+    def other(labels: torch.Tensor) -> torch.Tensor:
+        return torch.where(labels < people, (labels + 1) % people, labels)
+
+    assert faces.held_labels is not None
+    return dataclasses.replace(
+        faces, label_names=(), labels=other(faces.labels), held_labels=other(faces.held_labels)
+    )  # fmt: skip
 
 
 def weak(faces: PrivateImages) -> ModuleTarget:
@@ -91,8 +97,8 @@ CONDITIONS: dict[str, tuple[Changes, str]] = {
     ),
     "3 steps": (lambda faces: {"attacks": ["bypass:steps=3"]}, "ran with 1.0 % of its source's effort"),
     "one person": (lambda faces: {"classes": [3]}, "1 of 8 people were attacked"),
-    "mismatched class order": (
-        lambda faces: {"private": permuted(faces)}, "0.0 % of the images that it is said to have learned"
+    "partly mismatched class order": (
+        lambda faces: {"private": permuted(faces, 5)}, "37.5 % of the images that it is said to have learned"
     ),
 }  # fmt: skip
 """For each condition, what it changes in a sound audit, and words of its caveat."""
@@ -148,6 +154,9 @@ REFUSED: dict[str, tuple[Changes, str]] = {
     ),
     "nearly a copy": (
         lambda faces: {"evaluation_model": classifier(faces, 1.001)}, "the target or a copy of it, and agrees with it"
+    ),
+    "mismatched class order": (
+        lambda faces: {"private": permuted(faces)}, "0 of 160 images that it is said to have learned, no more than by"
     ),
     "other people": (lambda faces: {"private": other_names(faces)}, "it lacks identity_000 and has zoe instead"),
 }  # fmt: skip
