@@ -16,6 +16,7 @@ from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, PowerCheck
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import Generator
 from calor_hf.metrics import Measure, mean_over_identities, mean_over_images, paired_difference
@@ -125,7 +126,7 @@ class Power:
         truth = self._as_drawn()
         found = self._toward(PROJECTION, lambda images: images.flatten(1), truth.flatten(1))
         off = (found.images.float() - truth).square().mean().sqrt()
-        note = "; ".join([f"projected by pixels alone, {100 * float(off):.0f} % of the range off", *self._distances()])
+        note = "; ".join([f"projected by pixels alone, {percent(float(off), 0)} of the range off", *self._distances()])
         return replace(self._check("prior", found.latents, found.images, self.labels, note), faults=self.faults())
 
     def guided(self) -> PowerCheck:

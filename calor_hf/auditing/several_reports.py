@@ -8,7 +8,7 @@ import numpy as np
 
 from calor_hf.auditing.verdict import LEAST_PEOPLE, concluded
 from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, Measure, NetworkInfo, PowerCheck
-from calor_hf.core.report_text import DASH, percent, power_rows, value_of
+from calor_hf.core.report_text import DASH, number, percent, points, power_rows, value_of
 from calor_hf.metrics import paired_difference
 
 _SHOWN = 100  # characters of a difference
@@ -197,11 +197,12 @@ def _differences(first: AttackResult, second: AttackResult, reason: str) -> list
 
 
 def _change(measure: Measure, difference: float, low: float, high: float, reason: str) -> str:
-    scale, unit = (100, " points") if measure.unit == "share" else (1, "")
-    text = f"{scale * difference:+.3g}{unit}"
+    share = measure.unit == "share"
+    value, *ends = (points(one) if share else f"{one:+.3g}" for one in (difference, low, high))
+    text = value + " points" * share
     if math.isnan(low):
         return f"{text}: too few people for an interval"
-    text += f" [{scale * low:+.3g}, {scale * high:+.3g}]"
+    text += f" [{', '.join(ends)}]"
     if reason:
         return f"{text}: {reason}"
     if low <= 0 <= high:
@@ -219,8 +220,7 @@ def _spread(parts: list[list[Measure]]) -> list[str]:
         if lacking := sum(map(math.isnan, values)):
             rows.append(f"  {measure.name:<26} left out: no value in {lacking} of {len(values)} audits")
         else:
-            scale = 100 if measure.unit == "share" else 1
-            numbers = np.array(values) * scale
+            numbers = np.array(values)
             cells = (numbers.mean(), numbers.std(ddof=1), numbers.min(), numbers.max())
-            rows.append(f"  {measure.name:<26}" + "".join(f" {cell:>9.4g}" for cell in cells) + " %" * (scale > 1))
+            rows.append(f"  {measure.name:<26}" + "".join(f" {number(cell, measure.unit):>9}" for cell in cells))
     return rows

@@ -20,7 +20,7 @@ from calor_hf.core.report import (
     PowerCheck,
     Verdict,
 )  # fmt: skip
-from calor_hf.core.report_text import POWER, interval, percent, with_interval
+from calor_hf.core.report_text import POWER, interval, percent, points, with_interval
 from calor_hf.metrics import paired_difference
 
 LEAST_PEOPLE = 6
@@ -328,11 +328,11 @@ def _details(report: LeakageReport, best: Finding) -> list[str]:
         )
     for check in report.power:
         if check.difference is not None:
-            low, high = 100 * check.difference.low, 100 * check.difference.high
+            low, high = check.difference.low, check.difference.high
             lines.append(
                 f"The undefended control gives {percent(check.images.value)}, a difference of "
-                f"{100 * check.difference.value:+.1f} points "
-                + ("(too few people for an interval)." if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}].")
+                f"{points(check.difference.value)} points "
+                + ("(too few people for an interval)." if math.isnan(low) else f"[{points(low)}, {points(high)}].")
             )
     return lines
 

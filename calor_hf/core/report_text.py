@@ -37,8 +37,14 @@ def percent(value: float, digits: int = 1) -> str:
     return f"> {100 - least:g} %" if value < 1 and float(text) == 100 else f"{text} %"
 
 
+def points(value: float, digits: int = 1) -> str:
+    """Return a signed difference of shares in percentage points, with more digits if it would look like 0 or 100."""
+    text = f"{100 * value:+.{digits}f}"
+    return text if abs(float(text)) not in (0, 100) else f"{100 * value:+.6g}"
+
+
 def number(value: float, unit: str = "") -> str:
-    """Return a number in its unit: one decimal for shares, four significant digits for others; a dash for NaN."""
+    """Return a number in its unit: a percentage for shares, four significant digits for others; a dash for NaN."""
     if math.isnan(value):
         return DASH
     return percent(value) if unit == "share" else f"{value:.4g}"

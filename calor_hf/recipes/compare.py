@@ -14,11 +14,12 @@ from calor_hf._version import __version__
 from calor_hf.core.config import setting
 from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.core.finishing import Finishing
+from calor_hf.core.report_text import percent, points
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.matching import Trial, best_trial, match_strength
-from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, percent
+from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, with_range
 from calor_hf.recipes.train_arguments import has_low_rank_head, reads_identities
 
 REFERENCE = "none"
@@ -129,7 +130,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     accuracy = sum(undefended) / len(undefended)
     target = accuracy - options.accuracy_drop / 100
     print(
-        f"undefended validation accuracy {100 * accuracy:.2f} %: strengths that are not given are tuned to "
+        f"undefended validation accuracy {percent(accuracy, 2)}: strengths that are not given are tuned to "
         f"{100 * target:.2f} ± {options.tolerance:g} %",
         flush=True,
     )
@@ -290,10 +291,10 @@ def table(found: dict[str, Any]) -> str:
         rows.append([
             shown_name(row),
             f"{row['setting']} = {row['value']:g}" if row["value"] is not None else "-",
-            percent(row["validation_accuracy"]),
+            with_range(row["validation_accuracy"]),
             ("-" if is_reference else "yes") if row["matched"] else "**no**",
-            percent(row["test_accuracy"]),
-            points(None if is_reference else row["accuracy_difference"]),
+            with_range(row["test_accuracy"]),
+            difference_cell(None if is_reference else row["accuracy_difference"]),
             f"{mean_and_range(row['train_confidence'])[0]:.3f}",
             f"{'/'.join(map(str, sorted(set(row['head_rank']))))} ({' → '.join(map(str, widths))})",
             f"{seconds:.2f}",
@@ -322,12 +323,12 @@ def shown_name(row: dict[str, Any]) -> str:
     return f"{row['name']} ({done} of {done + failed} seeds)" if failed else str(row["name"])
 
 
-def points(difference: dict[str, float | None] | None) -> str:
+def difference_cell(difference: dict[str, float | None] | None) -> str:
     """A difference of accuracies and its interval in percentage points."""
     if difference is None:
         return "-"
-    value, *ends = (None if number is None else 100 * number for number in difference.values())
-    return f"{value:+.2f}" + ("" if None in ends else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]")
+    value, *ends = ("-" if number is None else points(number, 2) for number in difference.values())
+    return value if "-" in ends else f"{value} [{', '.join(ends)}]"
 
 
 def draw_comparison(found: dict[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from calor_hf.core.config import setting
 from calor_hf.core.files import check_writable, write_json
 from calor_hf.core.label_names import class_order
 from calor_hf.core.processes import process_state
+from calor_hf.core.report_text import percent
 from calor_hf.data.images import ImageDataset
 from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
@@ -190,4 +191,5 @@ def table_cell(share: Share) -> str:
     if not share.count:
         return "no image"
     low, high = share.interval
-    return f"{100 * share.value:6.2f} % [{100 * low:.2f}, {100 * high:.2f}] n = {share.count}"
+    ends = ", ".join(percent(end, 2).removesuffix(" %") for end in (low, high))
+    return f"{percent(share.value, 2):>8} [{ends}] n = {share.count}"

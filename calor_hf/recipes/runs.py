@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.core.files import check_unused, check_writable, delete, read_json, remove_parts, saving, write_json
+from calor_hf.core.report_text import percent
 from calor_hf.core.validation import type_error
 from calor_hf.recipes.common import PREDICTIONS, check_apart
 from calor_hf.recipes.train_arguments import acting, parse
@@ -127,7 +128,7 @@ class Runs:
         else:
             found = done.result
             print(
-                f"  validation {100 * found['validation_accuracy']:.2f} %, confidence "
+                f"  validation {percent(found['validation_accuracy'], 2)}, confidence "
                 f"{found['train_confidence_correct']:.3f}, {done.numbers['train_seconds']:.0f} s",
                 flush=True,
             )
@@ -212,10 +213,10 @@ def mean_and_range(values: Sequence[float]) -> tuple[float, float, float]:
     return sum(values) / len(values), min(values), max(values)
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean of shares, with their range where there are several, in percent."""
-    mean, low, high = mean_and_range(values)
-    return f"{100 * mean:.2f}" + (f" [{100 * low:.2f}, {100 * high:.2f}]" if len(values) > 1 else "")
+def with_range(shares: Sequence[float]) -> str:
+    """Mean of shares, with their range if there are several, in percent."""
+    mean, low, high = (percent(share, 2).removesuffix(" %") for share in mean_and_range(shares))
+    return f"{mean} [{low}, {high}]" if len(shares) > 1 else mean
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

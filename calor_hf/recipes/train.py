@@ -25,6 +25,7 @@ from transformers import (
 
 from calor_hf.core.files import check_unused, check_writable, delete, reading, remove_parts, saving, write_json
 from calor_hf.core.finishing import Finishing
+from calor_hf.core.report_text import percent
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.augment import augmentation_for
 from calor_hf.data.decoys import IDENTITIES, identities_per_class
@@ -309,10 +310,10 @@ def find_rank(base: PreTrainedModel, model_args: ModelArguments, activation: str
         base, data["train"], data["validation"], num_labels=base.config.num_labels, activation=activation,
         head=model_args.head,
     )  # fmt: skip
-    curve = ", ".join(f"{r}: {100 * accuracy:.1f} %" for r, accuracy in found.curve)
+    curve = ", ".join(f"{r}: {percent(accuracy)}" for r, accuracy in found.curve)
     logger.info(
-        "rank %d chosen by validation accuracy on frozen features (%s; full head %.1f %%)",
-        found.rank, curve, 100 * found.full_accuracy,
+        "rank %d chosen by validation accuracy on frozen features (%s; full head %s)",
+        found.rank, curve, percent(found.full_accuracy),
     )  # fmt: skip
     return found.rank
 

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from calor_hf.core.files import write_figure
+from calor_hf.core.report_text import percent
 from calor_hf.modeling import DefendedForImageClassification
 from calor_hf.training.trainer import DefenseTrainer
 
@@ -43,8 +44,8 @@ class EpochLine(TrainerCallback):
         if "loss" in self._last:
             parts.append(f"loss {self._last['loss']:8.4f}")
         if "accuracy" in self._last:
-            parts.append(f"train {100 * self._last['accuracy']:5.1f} %")
-        parts.append(f"validation {100 * logs['eval_accuracy']:5.1f} %")
+            parts.append(f"train {percent(self._last['accuracy']):>8}")
+        parts.append(f"validation {percent(logs['eval_accuracy']):>8}")
         if "confidence" in self._last:
             parts.append(f"confidence {self._last['confidence']:.3f}")
         print("  ".join(parts), flush=True)
@@ -86,14 +87,18 @@ def table(record: dict[str, Any]) -> str:
     """Table of the measured models, one per column."""
     measured, target = record["measured"], record["target_confidence"]
     lines = [f"{'':<26}" + "".join(f"{name:>{max(16, len(name) + 2)}}" for name in measured)]
-    for title, key, form in (
-        ("test accuracy", "accuracy", ".2%"),
-        ("test NLL (nats)", "nll", ".4f"),
-        ("test calibration error", "ece", ".4f"),
-        ("training accuracy", "train_accuracy", ".2%"),
-        ("training confidence*", "train_confidence_correct", ".4f"),
+    for title, key in (
+        ("test accuracy", "accuracy"),
+        ("test NLL (nats)", "nll"),
+        ("test calibration error", "ece"),
+        ("training accuracy", "train_accuracy"),
+        ("training confidence*", "train_confidence_correct"),
     ):
-        cells = (f"{metrics[key]:>{max(16, len(name) + 2)}{form}}" for name, metrics in measured.items())
+        shown = {
+            name: percent(numbers[key], 2) if key.endswith("accuracy") else f"{numbers[key]:.4f}"
+            for name, numbers in measured.items()
+        }
+        cells = (f"{cell:>{max(16, len(name) + 2)}}" for name, cell in shown.items())
         lines.append(f"{title:<26}" + "".join(cells))
     aim = f"; target {target:.4f}" if target is not None else ""
     lines.append(f"* mean true-class score of correctly classified training images{aim}")

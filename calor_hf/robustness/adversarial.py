@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import torch_seed
 from calor_hf.robustness._one_pixel import GENERATIONS, POPULATION, one_pixel_images
 from calor_hf.robustness.gradient import EPS, STEP, STEPS, gradient_images, library
@@ -134,7 +135,7 @@ def caveats(results: Sequence[AdversarialResult]) -> list[str]:
         if attack != "pgd" or margin is None or not share.count:
             continue
         kind = "targeted" if targeted else "untargeted"
-        numbers = f"{kind}: {100 * margin.value:.1f} % on the logit margin, {100 * share.value:.1f} % on cross-entropy"
+        numbers = f"{kind}: {percent(margin.value)} on the logit margin, {percent(share.value)} on cross-entropy"
         masked = margin.interval[0] > share.interval[1]
         meaning = "the gradient of cross-entropy is masked" if masked else "no masking that this check can see"
         lines.append(f"PGD {numbers}: {meaning}.")

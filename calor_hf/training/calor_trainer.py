@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calor_hf.core.files import read_json
+from calor_hf.core.report_text import percent
 from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
 from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
@@ -152,14 +153,14 @@ class CALoRTrainer(DefenseTrainer):
         self.save_model(str(self._first_stage_folder), _internal_call=True)
         logger.info(
             "adapt stage begins: mean confidence of correctly classified training images is %.4f, target %.4f; "
-            "%.1f %% of the training images are below %.2f, where the loss hardly pulls: they stay as they are",
-            *(metrics["confidence_correct"], self.target, 100 * metrics["unreached"], reachable),
+            "%s of the training images are below %.2f, where the loss hardly pulls: they stay as they are",
+            *(metrics["confidence_correct"], self.target, percent(metrics["unreached"]), reachable),
         )
         if metrics["accuracy"] < _UNDERFITTED_ACCURACY or metrics["unreached"] > _UNREACHED_SHARE:
             logger.warning(
-                "the model is under-fitted: %.1f %% training accuracy, %.1f %% of the training images out of the adapt "
+                "the model is under-fitted: %s training accuracy, %s of the training images out of the adapt "
                 "loss's reach. Adapting such a model costs accuracy; train the first stage longer or raise the rank.",
-                *(100 * metrics["accuracy"], 100 * metrics["unreached"]),
+                *(percent(metrics["accuracy"]), percent(metrics["unreached"])),
             )
 
     def load_result(self) -> None:
@@ -190,10 +191,10 @@ class CALoRTrainer(DefenseTrainer):
             remedy = "Continue with train(resume_from_checkpoint=True) without that callback"
         else:
             kind = AccuracyLostError
-            accuracies = ", ".join(f"{100 * c.accuracy:.2f}" for c in selection.candidates)
+            accuracies = ", ".join(percent(c.accuracy, 2) for c in selection.candidates)
             message = (
-                f"no adapted checkpoint keeps the accuracy: {100 * reference.accuracy:.2f} % after the first stage, at "
-                f"most {100 * selection.budget:.2f} points may be lost, after adapting: {accuracies} %. The first "
+                f"no adapted checkpoint keeps the accuracy: {percent(reference.accuracy, 2)} after the first stage, at "
+                f"most {100 * selection.budget:.2f} points may be lost, after adapting: {accuracies}. The first "
                 f"stage's model is in {self._first_stage_folder}"
             )
             remedy = (

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from calor_hf.core.fit import fit
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import torch_seed
 from calor_hf.heads.features import collect, head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads
@@ -96,8 +97,8 @@ def suggest_rank(
             _fit(low, train_x, train_y, steps)
             accuracy = _accuracy(low, eval_x, eval_y)
             curve.append((rank, accuracy))
-            percent = 100 * accuracy, 100 * full_accuracy
-            logger.info("rank %d: %.2f %% validation accuracy (full: %.2f %%)", rank, *percent)
+            shares = percent(accuracy, 2), percent(full_accuracy, 2)
+            logger.info("rank %d: %s validation accuracy (full: %s)", rank, *shares)
             if accuracy >= full_accuracy - budget:
                 break
     return RankSuggestion(_smallest(curve, full_accuracy, budget), tuple(curve), full_accuracy, budget)
@@ -111,9 +112,9 @@ def _smallest(curve: Sequence[tuple[int, float]], full_accuracy: float, budget: 
     best = max(accuracy for _, accuracy in curve)
     chosen = next(rank for rank, accuracy in curve if accuracy >= best - budget)
     logger.warning(
-        "no rank stays within %.1f points of a full head on these features (%.1f %%, at best %.1f %% with a low-rank "
+        "no rank stays within %.1f points of a full head on these features (%s, at best %s with a low-rank "
         "head); rank %d is the smallest within them of the best low-rank head",
-        *(100 * budget, 100 * full_accuracy, 100 * best, chosen),
+        *(100 * budget, percent(full_accuracy), percent(best), chosen),
     )
     return chosen
 

@@ -208,7 +208,7 @@ def test_diff_says_what_the_people_resolve() -> None:
     )
     text = compare_reports(first, second)
     ppa, gmi = (line for line in text.splitlines() if line.startswith("  attack_accuracy@1"))
-    assert "-50 points [-50, -50]: B leaks less  (8 people)" in ppa
+    assert "-50.0 points [-50.0, -50.0]: B leaks less  (8 people)" in ppa
     assert "not resolved by these people" in gmi
     assert "Note: seed differs (0 and 3)." in text
     assert "NOT COMPARABLE" not in text

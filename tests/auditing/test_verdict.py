@@ -12,7 +12,6 @@ from calor_hf.auditing.html import to_html
 from calor_hf.auditing.several_reports import merge_reports
 from calor_hf.auditing.verdict import concluded
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo
-from calor_hf.core.report_text import percent
 from tests.auditing.made_up import (
     PEOPLE,
     POWER,
@@ -160,14 +159,6 @@ def test_the_control_is_a_paired_difference() -> None:
     difference = dataclasses.replace(control.images, value=0.5, low=0.4, high=0.6)
     found = report(power=[*POWER, dataclasses.replace(control, difference=difference)]).verdict
     assert "The undefended control gives 60.0 %, a difference of +50.0 points [+40.0, +60.0]." in found.sentences
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.996, "99.6 %"), (0.9996, "> 99.9 %"), (1.0, "100.0 %"), (0.0004, "< 0.1 %"), (0.0, "0.0 %"), (0.004, "0.4 %")],
-)
-def test_nearly_all_is_not_all(value: float, text: str) -> None:
-    assert percent(value) == text
 
 
 @pytest.mark.parametrize("name", ["", *BROKEN])
