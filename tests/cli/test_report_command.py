@@ -69,7 +69,7 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 audits (seeds 0, 1, 2), 3 people × 2 images each" in lines[0]
     # 1/6, 3/6 and 5/6: mean 1/2, standard deviation 1/3.
     assert next(line.split() for line in lines if "accuracy@1" in line) == [
-        "attack_accuracy@1", "50", "33.33", "16.67", "83.33", "%",
+        "attack_accuracy@1", "50.0", "%", "33.3", "%", "16.7", "%", "83.3", "%",
     ]  # fmt: skip
     small_report(labels=[0, 1, 3]).save(tmp_path / "other.json")
     for others, message in (
