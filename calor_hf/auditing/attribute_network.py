@@ -36,33 +36,34 @@ class _Attributes(nn.Module):
         return numbers
 
 
-def attribute_network(file: Path) -> Network:
+def attribute_network(file: Path, share: float = 1.0) -> Network:
     """Return an embedding of drawn faces by their 24 identity numbers, trained once (about a minute) and kept.
 
     It never saw an enrolled face: training faces have identities of their own, drawn for it.
 
     Args:
         file: Where its weights are kept.
+        share: Share of the training faces; less than all is for a plan of the time.
     """
     network = _Attributes()
     if file.is_file():
         network.load_state_dict(read_tensors(file)[0])
     else:
-        _train(network)
+        _train(network, round(share * FACES))
         write_whole(file, save(network.state_dict()))
     return Network(NAME, network, network)
 
 
-def _train(network: nn.Module) -> None:
+def _train(network: nn.Module, count: int) -> None:
     rng = named_rng(0, "auditing/attribute-network/faces")
     identity, nuisance = (
-        torch.from_numpy(rng.uniform(-1, 1, (FACES, len(names)))).float() for names in (IDENTITY_NAMES, NUISANCE_NAMES)
+        torch.from_numpy(rng.uniform(-1, 1, (count, len(names)))).float() for names in (IDENTITY_NAMES, NUISANCE_NAMES)
     )
     with torch.no_grad():
         faces = (render_faces(identity, nuisance, SIDE) * 255).round().byte()
 
     def batches(epoch: int) -> Iterator[Tensor]:
-        yield from minibatches(FACES, BATCH, named_rng(0, "auditing/attribute-network/order", epoch))
+        yield from minibatches(count, BATCH, named_rng(0, "auditing/attribute-network/order", epoch))
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(torch_seed(0, "auditing/attribute-network"))

@@ -15,8 +15,8 @@ from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import drawn_identities
 from calor_hf.generators import RENDERER, Generator
 
-PRIOR_COMMAND = "calor-hf prior --dataset PUBLIC_IMAGES --image-size 32 --settings width=16 discriminator_steps=1"
-"""Training of a prior at the size of a laptop, for messages."""
+PRIOR_COMMAND = "calor-hf prior --dataset PUBLIC_IMAGES --image-size 32 --minutes 20"
+"""Training of a prior at the size of this machine, for messages."""
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ def run(options: PlanOptions) -> None:
     """Plan the command, print the plan, and write it if asked to."""
     started, begin = time.process_time(), time.perf_counter()
     disable_progress_bar()
+    planners: Any = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}
     kind: Any = {"audit": AuditRecipe, "prior": PriorOptions}.get(options.command)  # train reads its own options
     given = read_options(kind, parser_for(kind, options.command, ""), options.options) if kind else options.options
-    planner: Any = {"train": plan_training, "audit": plan_audit, "prior": plan_prior}[options.command]
-    plan = planner(given, options.processes)
+    plan = planners[options.command](given, options.processes)
     shared = ["processes with devices like this one; communication costs nothing"] * (options.processes > 1)
     plan = replace(plan, parts=[Part("starting", started), *plan.parts], assumptions=[*plan.assumptions, *shared])
     print(f"{plan.table()}\n- measured in {time.perf_counter() - begin:.0f} s on this machine, as busy as it is now")

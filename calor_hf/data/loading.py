@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calor_hf.core.digests import text_digest
 from calor_hf.core.label_names import class_order
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
@@ -153,13 +154,14 @@ def load_public_images(
         ValueError: it holds no images.
     """
     if source is not None:
-        return PublicImages(load_images(source, image_column), image_size, crop)
+        images, digest = load_images(source, image_column)
+        return PublicImages(images, image_size, crop, digest=digest)
     identities = load_synthetic_faces(PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH, image_size, stream="public")
-    return PublicImages(identities, image_size)
+    return PublicImages(identities, image_size, drawn=True)
 
 
-def load_images(source: str, image_column: str | None = None) -> "Dataset":
-    """Images without labels, in a column ``image``, of the training split if there are several.
+def load_images(source: str, image_column: str | None = None) -> tuple["Dataset", str]:
+    """Images without labels, in a column ``image``, of the training split if there are several; digest of the files.
 
     The arguments are those of :func:`load_splits`.
 
@@ -176,7 +178,7 @@ def load_images(source: str, image_column: str | None = None) -> "Dataset":
     images = only_images(data, image_column or image_column_of(data), name, _folder(source))
     images, digests = without_bad_images(images, "image", "raise")
     logger.info("%s", summarize(source, {"train": []}, {"train": digests}, found.not_taken))
-    return images
+    return images, text_digest(sorted(digests))
 
 
 def _checked(

@@ -23,6 +23,8 @@ class PublicImages(Dataset[Tensor]):
         crop: Side of the middle square that is kept, in pixels of the original; None means the largest.
         image_column: Column with the images.
         keep_bytes: Ready images are kept in memory up to this size.
+        drawn: Whether they are faces that this library draws, so that no one is shown.
+        digest: SHA-256 of the files, whatever their order; None if it is not known.
 
     Raises:
         ValueError: a size or crop of no pixels.
@@ -30,11 +32,12 @@ class PublicImages(Dataset[Tensor]):
 
     def __init__(
         self, images: Any, image_size: int, crop: int | None = None, image_column: str = "image",
-        keep_bytes: int = 2**30,
+        keep_bytes: int = 2**30, drawn: bool = False, digest: str | None = None,
     ) -> None:  # fmt: skip
         if image_size < 1 or (crop is not None and crop < 1):
             raise ValueError(f"image_size and crop must be at least one pixel, got {image_size} and {crop}")
         self.images, self.image_size, self.crop, self.image_column = images, image_size, crop, image_column
+        self.drawn, self.digest = drawn, digest
         self._kept: dict[int, Tensor] = {}
         self._room = keep_bytes // (3 * image_size**2)
 

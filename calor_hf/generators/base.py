@@ -1,21 +1,22 @@
 """Base class of the generators: images from latents, saved and shared like a model."""
 
 import copy
+import re
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from calor_hf._version import __version__
 from calor_hf.core.config import MethodConfig
-from calor_hf.core.files import read_json, write_json, write_whole
+from calor_hf.core.files import read_json, read_text, write_json, write_whole
 from calor_hf.core.label_names import class_order
 from calor_hf.core.registry import Registry
 
@@ -23,6 +24,7 @@ C = TypeVar("C", bound=MethodConfig)
 
 RENDERER = "renderer"
 """Name of the prior that needs no training: the program that draws the synthetic faces."""
+_FACTS = re.compile(r"<!-- calor_hf:begin prior -->.*?<!-- calor_hf:end prior -->", re.DOTALL)
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -38,6 +40,8 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         num_classes: Number of classes of a conditional generator; None for an unconditional one.
         class_names: Names of these classes; empty if they are not known.
         trained_steps: Steps of its training that were done, and that were planned; None if unknown.
+        trained_with: Number of training ``images``; ``drawn``, whether this library drew them; ``digest`` of the files;
+            ``minutes`` that the size was chosen for, if it was.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -48,6 +52,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
     class_names: Sequence[str] = ()
     class_order: Sequence[int] | None = None  # own number of each label, see for_classes
     trained_steps: tuple[int, int] | None = None
+    trained_with: Mapping[str, Any] | None = None
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -199,15 +204,43 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         settings: dict[str, Any] = {
             "generator": self.name, "settings": self.config.to_dict(), "trained_steps": self.trained_steps,
-            "calor_hf_version": __version__,
+            "trained_with": self.trained_with, "calor_hf_version": __version__,
         }  # fmt: skip
         if self.class_names:
             settings["class_names"] = list(self.class_names)
         write_whole(save_directory / WEIGHTS_FILE, save(weights, metadata={"format": "pt"}))
         write_json(save_directory / CONFIG_FILE, settings, indent=2)
-        card = save_directory / "README.md"
-        if card.is_file() and card.stat().st_size == 0:  # left by a full disk; ModelHubMixin writes none where one is
-            card.unlink()
+        card = save_directory / "README.md"  # ModelHubMixin writes none if there is one
+        if card.is_file():
+            text = read_text(card)
+            now = _FACTS.sub(lambda _: self.facts(), text)
+            if not text:  # left by a full disk
+                card.unlink()
+            elif now != text:
+                write_whole(card, now.encode())
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return README.md of the generator; only its part with :meth:`facts` is replaced when it is saved again."""
+        return ModelCard(f"---\nlibrary_name: calor_hf\n---\n# A prior of model inversion attacks\n{self.facts()}\n")
+
+    def facts(self) -> str:
+        """Return what the README says of the generator and its training."""
+        lines = [f"`{self.name}` of {self.image_size} x {self.image_size} pixels, saved by calor_hf {__version__}."]
+        if self.trained_steps is None:
+            lines.append("Not trained by calor_hf.")
+        else:
+            done, planned = self.trained_steps
+            state = "finished" if done >= planned else "**unfinished**"
+            minutes = (self.trained_with or {}).get("minutes")
+            sized = "" if minutes is None else f", at a size chosen for {minutes:g} minutes"
+            lines.append(f"Training: {state}, {done:,} of {planned:,} steps{sized}.")
+        if self.trained_with is not None:
+            drawn, digest = self.trained_with.get("drawn"), self.trained_with.get("digest")
+            kind = "synthetic faces drawn by calor_hf, which show no one" if drawn else "images of its author's own"
+            named = f" (SHA-256 of the files: {digest})" if digest else ""
+            lines.append(f"Trained on {self.trained_with.get('images', 0):,} {kind}{named}.")
+        listed = "\n".join(f"- {line}" for line in lines)
+        return f"<!-- calor_hf:begin prior -->\n{listed}\n<!-- calor_hf:end prior -->"
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
         """As of ``ModelHubMixin``; class names, which may be people's, stay here."""
@@ -246,7 +279,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
         return folder / name if folder.is_dir() else Path(hf_hub_download(source, name, **options))
 
     try:
-        saved = read_json(file(CONFIG_FILE), {"trained_steps?": list[int] | None})
+        saved = read_json(file(CONFIG_FILE), {"trained_steps?": list[int] | None, "trained_with?": dict | None})
     except (OSError, ValueError) as error:  # what is no name of a repository is a ValueError
         raise ValueError(
             f"no generator at {source} ({error}); train one with calor-hf prior, or pass renderer"
@@ -265,6 +298,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
         if saved.get("trained_steps") is not None:
             done, planned = saved["trained_steps"]
             generator.trained_steps = done, planned
+        generator.trained_with = saved.get("trained_with")
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(
             f"the generator in {source} is damaged: its settings and weights do not fit ({error}); train it again"

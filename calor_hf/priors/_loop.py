@@ -20,6 +20,7 @@ from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
 from calor_hf.data.image_grid import image_grid
+from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import Generator
 from calor_hf.priors.base import PriorTraining, TrainDraws
 from calor_hf.priors.folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
@@ -42,6 +43,7 @@ def train_prior(
     num_workers: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    minutes: float | None = None,
     device: str | torch.device | None = None,
 ) -> Generator[Any]:
     """Train a generator on public images and save it, with sample grids and a record, in ``output_dir``.
@@ -58,6 +60,7 @@ def train_prior(
         num_workers: Processes that load images.
         resume: Go on from the checkpoint in ``output_dir``, if there is one.
         overwrite: Delete an earlier prior in ``output_dir`` first.
+        minutes: Budget that the size was chosen for (:func:`~calor_hf.priors.size_for`), for the record.
         device: Device to train on; None means the one that `accelerate` chooses.
 
     Returns:
@@ -82,6 +85,8 @@ def train_prior(
 
     torch.manual_seed(torch_seed(seed, "priors/weights"))
     generator = training.build(side, target).to(accelerator.device)
+    known = (images.drawn, images.digest) if isinstance(images, PublicImages) else (False, None)
+    generator.trained_with = {"images": len(images), "drawn": known[0], "digest": known[1], "minutes": minutes}  # type: ignore[arg-type]
     if target is not None and generator.num_classes is not None:
         generator.class_names = tuple(target.class_names)
     if target is not None:
@@ -165,7 +170,7 @@ class _State:
         # Training may be prolonged, but not turned into another one.
         kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
         names = {"prior": type(training).__name__, "seed": seed, "image_size": generator.image_size}
-        self.settings = {**names, "generator": generator.config.to_dict(), **kept}
+        self.settings = {**names, "generator": generator.config.to_dict(), **(generator.trained_with or {}), **kept}
 
     def update(self, target: Target | None, loader: Any, accelerator: Any) -> dict[str, Tensor]:
         """Update discriminator and generator; return the loss terms."""
@@ -256,7 +261,7 @@ class _State:
             "steps": self.training.config.steps,
             "steps_done": self.step,
             **({"target_queries": queries} if (queries := self.training.queries(self.step)) else {}),
-            "seconds": round(self.seconds, 1),
+            "seconds": round(self.seconds, 4),
             "history": self.history,
         }
         write_json(self.folder / RECORD, record, indent=1)

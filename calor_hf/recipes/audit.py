@@ -12,7 +12,7 @@ from calor_hf.auditing.attribute_network import attribute_network
 from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
-from calor_hf.auditing.private_data import PRIOR_COMMAND
+from calor_hf.auditing.private_data import PRIOR_COMMAND, PrivateImages
 from calor_hf.auditing.run import check_begun
 from calor_hf.core.files import check_writable, read_json
 from calor_hf.core.finishing import Finishing
@@ -124,8 +124,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             control = control_of(options, target)
             evaluation_model = evaluation_model_of(options, target)
             private = options.private_images(target, labels)
-            # The renderer's truth is exact; of other priors' images a network reads it that saw none of these people.
-            if private.drawn and options.generator != RENDERER and options.embedding is None:
+            if reads_attributes(options, private):
                 options = replace(options, embedding=attribute_network(folder / ATTRIBUTES))
         if options.public_dataset is not None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
@@ -187,6 +186,11 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,
     )
+
+
+def reads_attributes(options: AuditRecipe, private: PrivateImages) -> bool:
+    """Return whether a network reads the identity of rebuilt drawn faces; of the renderer's it is known exactly."""
+    return private.drawn and options.generator != RENDERER and options.embedding is None
 
 
 def evaluation_model_of(options: AuditRecipe, target: HFTarget) -> Network:

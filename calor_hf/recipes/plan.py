@@ -1,34 +1,32 @@
 """Plans: expected time, passes, memory and disk of a run, extrapolated from short runs of its parts."""
 
-import io
 import math
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import numpy as np
-import torch
 
 from calor_hf._version import __version__
 from calor_hf.attacks import AttackConfig
 from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions
-from calor_hf.auditing.networks import Network
-from calor_hf.auditing.options import load_networks
+from calor_hf.auditing.attribute_network import attribute_network
+from calor_hf.auditing.evaluation import Evaluator
+from calor_hf.auditing.power import IMAGES, Power
 from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images
 from calor_hf.generators import Generator, load_generator
-from calor_hf.priors import PRIORS
-from calor_hf.recipes.audit import AuditRecipe, control_argv, evaluation_model_argv, with_defaults
-from calor_hf.recipes.common import settings_of
-from calor_hf.recipes.prior import PriorOptions, prior
+from calor_hf.priors import time_step
+from calor_hf.recipes import audit
+from calor_hf.recipes.prior import PriorOptions, prior_parts
 from calor_hf.recipes.train import defended, load_parts
 from calor_hf.recipes.train_arguments import parse
 from calor_hf.targets.base import Target
@@ -126,43 +124,34 @@ def plan_training(argv: Sequence[str], processes: int = 1) -> Plan:
 
 
 def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
-    """Plan the training of a prior, from runs of few steps."""
+    """Plan the training of a prior, from trainings of few steps."""
     if options.import_file is not None:
         raise ValueError("--import trains nothing, so there is nothing to plan")
-    kind, device = PRIORS.get(options.prior), process_state().device
-    config = kind.config_class.from_dict(settings_of(kind.config_class, list(options.settings), "--settings"))
+    device, begin = process_state().device, time.perf_counter()
     with PeakMemory(device) as memory, tempfile.TemporaryDirectory() as folder:
-
-        def trial(steps: int) -> float:
-            begin, settings = time.perf_counter(), [*options.settings, f"steps={steps}"]
-            with redirect_stdout(io.StringIO()):
-                prior(replace(options, settings=settings, output_dir=Path(folder), overwrite=True))
-            return time.perf_counter() - begin
-
-        options = replace(options, resume=False, push_to_hub=None)
-        _, once, more = trial(1), trial(1), trial(6)
+        method, images, target, chosen = prior_parts(options, processes)
+        loading, step = time.perf_counter() - begin, time_step(method, images, target, folder)
         disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    steps = max(more - once, 0.0) / 5 * (config.steps - 1) / processes
-    images = {"real_images": config.steps * config.discriminator_steps * config.batch_size * kind.batches_per_update}
-    parts = [Part("loading and saving", once), Part("training", steps, passes=images)]
-    assumptions = ["steps as long as the first ones; checkpoints on the way are not counted"]
+    c = method.config
+    passes = {"real_images": c.steps * c.discriminator_steps * c.batch_size * method.batches_per_update}
+    parts = [Part("loading", loading), Part("training", step * c.steps / processes, passes=passes)]
+    assumptions = [*chosen, "steps as long as the first ones; checkpoints on the way are not counted"]
     return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)
 
 
-def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
+def plan_audit(options: audit.AuditRecipe, processes: int = 1, seconds: float = 30.0) -> Plan:
     """Plan an audit, from short runs of its attacks (of about ``seconds`` in all) and of its networks."""
     begin = time.perf_counter()
     target = HFTarget.from_pretrained(str(options.model or options.target))
     target.module.to(process_state().device)
-    options = with_defaults(options, target)
+    options = audit.with_defaults(options, target)
     if options.public_dataset is not None:
         options = replace(options, public_images=load_public_images(options.public_dataset, target.image_size[0]))
     generator = load_generator(str(options.generator), image_size=target.image_size[0]).to(target.device)
     labels, attacks = options.labels(target.num_classes, target.class_names), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
-    assumptions += ["the measurement of the audit's power, a tenth of the attacks at most, is not counted"]
-    if argv := control_argv(options):
+    if argv := audit.control_argv(options):
         before.append(replace(plan_training(argv).total, name="control"))
     for named in attacks:
         part, peak, learns = plan_attack(named, target, generator, labels, options, processes, seconds / len(attacks))
@@ -172,19 +161,26 @@ def plan_audit(options: AuditRecipe, processes: int = 1, seconds: float = 30.0) 
     rebuilt = sum(options.images_per_class * max(1, len(named.attack.parts)) for named in attacks) * len(labels)
     if not options.reconstructions_only:
         model: Any = options.evaluation_model or options.evaluation_folder
-        if argv := evaluation_model_argv(options, target):  # the target stands in for a model that is not trained yet
+        if argv := audit.evaluation_model_argv(options, target):
             before.append(replace(plan_training(argv).total, name="evaluation model"))
-            model = Network("stand-in", torch.nn.Sequential(target.module), target.features, target.head)
-        networks = load_networks(target, model, options)
+            model = HFTarget.from_pretrained(str(options.model or options.target))  # a stand-in, with other weights
+            model.module.load_state_dict({name: value / 2 for name, value in model.module.state_dict().items()})
         private = options.private_images(target, labels)
-        private.check_prior(generator)
-        held = 0 if private.held_labels is None else len(private.held_labels)
-        images = len(private.labels) + held + 2 * rebuilt  # chance levels use as many samples of the prior
-        begin, some = time.perf_counter(), private.images[:64]
-        for network in networks.values():
-            network.outputs(some)
-        spent = (time.perf_counter() - begin) / len(some) * images
+        if audit.reads_attributes(options, private):
+            with tempfile.TemporaryDirectory() as folder:
+                spent = timeit(lambda: attribute_network(Path(folder) / "weights", share=0.02), number=1)
+            before.append(Part("network of attributes", 50 * spent))
+        few = replace(private.of_classes(labels[:2]), held_images=None, held_labels=None)
+        evaluator = Evaluator(target, few, generator, labels[:2], model, replace(options, metrics=None))
+        networks, some = evaluator.networks.values(), private.images[:64]
+        held: Any = [] if private.held_labels is None else private.held_labels
+        images = len(private.labels) + len(held) + 2 * rebuilt  # chance levels use as many samples of the prior
+        spent = timeit(lambda: [network.outputs(some) for network in networks], number=1) / len(some) * images
         after.append(Part("evaluating", spent, passes={"evaluation_passes": images * len(networks)}))
+        if not options.skip_power:
+            power = Power(evaluator, options.images_per_class, options.chunk_size)
+            share = len(power.images) / min(IMAGES, power.each * len(labels))
+            after.append(Part("power", timeit(power.checks, number=1) / share))
         assumptions.append("the first process evaluates; metrics that train something are not counted")
     disk = 4 * (3 * generator.image_size**2 + generator.latent_dim) * rebuilt  # float32
     return Plan("audit", before + after, memory, disk, target.device.type, processes, assumptions)

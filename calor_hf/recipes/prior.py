@@ -1,19 +1,22 @@
 """Train the generator of an attack on public images, or import a trained one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from calor_hf.core.config import setting
-from calor_hf.core.files import saving
+from calor_hf.core.files import read_json, saving
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images
+from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import Generator, import_stylegan2
 from calor_hf.hub.push import check_token
-from calor_hf.priors import PRIORS, train_prior
-from calor_hf.priors.folder import clear, refuse_used
+from calor_hf.priors import PRIORS, PriorTraining, size_for, train_prior
+from calor_hf.priors.budget import CHOSEN
+from calor_hf.priors.folder import RECORD, clear, refuse_used
 from calor_hf.recipes.common import check_apart, log_to_terminal, settings_of
 from calor_hf.targets.hf_target import HFTarget
 
@@ -34,6 +37,9 @@ class PriorOptions:
     crop: int | None = setting(None, "side of the central square to keep, in original pixels; default: all")
     image_size: int = setting(64, "side in pixels, a power of two")
     target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
+    minutes: float | None = setting(
+        None, "choose width, discriminator_steps, batch_size and steps for so many minutes here, by timing a step"
+    )
     settings: Sequence[str] = setting((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
     output_dir: Path = setting(Path("outputs/prior"), "folder of the generator")
     seed: int = setting(0, "of weights and draws")
@@ -53,7 +59,8 @@ class PriorOptions:
         """Refuse values before any work."""
         if self.import_file:
             taken = {"--target": self.target, "--dataset": self.dataset, "--image-column": self.image_column,
-                     "--crop": self.crop, "--settings": self.settings, "--resume": self.resume}  # fmt: skip
+                     "--crop": self.crop, "--minutes": self.minutes, "--settings": self.settings,
+                     "--resume": self.resume}  # fmt: skip
             if useless := [name for name, value in taken.items() if value]:
                 raise ValueError(f"--import trains nothing; leave out {', '.join(useless)}")
             return
@@ -67,6 +74,8 @@ class PriorOptions:
             raise ValueError(
                 "--resume continues the prior in the output folder, --overwrite deletes it; pass one of them"
             )
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"--minutes must be a finite number > 0, got {self.minutes}")
         if self.image_size < 1 or (self.crop is not None and self.crop < 1):
             raise ValueError(f"--image-size and --crop must be >= 1, got {self.image_size} and {self.crop}")
         if PRIORS.get(self.prior).needs_target and self.target is None:
@@ -109,19 +118,42 @@ def _import(options: PriorOptions) -> Generator[Any]:
     return generator
 
 
-def _train(options: PriorOptions) -> Generator[Any]:
-    kind = PRIORS.get(options.prior)
-    settings = settings_of(kind.config_class, list(options.settings), "--settings")
-    method = kind(kind.config_class.from_dict(settings))
-    state = process_state()
-    log_to_terminal(state.is_main_process)
+def prior_parts(
+    options: PriorOptions, processes: int = 1
+) -> tuple[PriorTraining[Any], PublicImages, HFTarget | None, list[str]]:
+    """Load what a prior is trained with: settings, public images and target; and a sentence about a chosen size.
+
+    A resumed training keeps the size that was chosen at its start.
+
+    Raises:
+        ValueError: settings that the prior does not take, or several processes with ``minutes``.
+    """
+    kind, state, said = PRIORS.get(options.prior), process_state(), list[str]()
+    given = settings_of(kind.config_class, list(options.settings), "--settings")
     with state.main_process_first():
         images = load_public_images(options.dataset, options.image_size, options.crop, options.image_column)
     target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
-    folder = options.output_dir
+    config, record = kind.config_class.from_dict(given), options.output_dir / RECORD
+    if options.minutes is not None and options.resume and record.is_file():
+        config = kind.config_class.from_dict({name: read_json(record)[name] for name in CHOSEN} | given)
+    elif options.minutes is not None:
+        if max(processes, state.num_processes) > 1:
+            raise ValueError("--minutes times a single process; run one, or pass --settings instead")
+        config, sentence = size_for(kind, given, options.minutes, images, target)
+        said.append(f"chosen for {options.minutes:g} minutes: {sentence}")
+    return kind(config), images, target, said
+
+
+def _train(options: PriorOptions) -> Generator[Any]:
+    state, folder = process_state(), options.output_dir
+    log_to_terminal(state.is_main_process)
+    if state.is_main_process and not options.overwrite:
+        refuse_used(folder, options.resume)
+    method, images, target, said = prior_parts(options)
+    print(*said, sep="\n", end="\n" * len(said))
     generator: Generator[Any] = train_prior(
         method, images, folder, target=target, seed=options.seed, save_steps=options.save_steps,
-        num_workers=options.num_workers, resume=options.resume, overwrite=options.overwrite,
+        num_workers=options.num_workers, resume=options.resume, overwrite=options.overwrite, minutes=options.minutes,
     )  # fmt: skip
     if state.is_main_process:
         print(f"saved the generator in {folder}, samples in {folder / 'samples'}")

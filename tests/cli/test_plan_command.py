@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from calor_hf.cli.main import main as calor_hf
+from calor_hf.generators.dcgan import DCGAN, DCGANConfig
 from calor_hf.recipes.plan import Part, Plan, duration
 
 SMALL = ["--num-identities", "4", "--use-cpu", "--report-to", "none", "--warmup-steps", "0"]
@@ -83,8 +84,13 @@ def test_an_audit_of_drawn_people_counts_judge_and_judging(tmp_path: Path) -> No
     assert calor_hf(["train", *SMALL, "--num-train-epochs", "1", "--defense", "none", "--output-dir", str(drawn)]) == 0
     words = [str(drawn), "--attacks", "plg", "--classes", "0-1", "--budget", "0.005", "--output-dir"]
     plan = planned(tmp_path, "audit", [*words, str(tmp_path / "out")])
-    assert [one["name"] for one in plan["parts"]] == ["starting", "loading", "evaluation model", "plg", "evaluating"]
+    first, then = ["starting", "loading", "evaluation model"], ["plg", "evaluating", "power"]
+    assert [one["name"] for one in plan["parts"]] == [*first, *then]
     assert not (tmp_path / "out").exists()
+    DCGAN(DCGANConfig(width=4)).save_pretrained(tmp_path / "prior")
+    (tmp_path / "plan.json").unlink()
+    plan = planned(tmp_path, "audit", [*words, str(tmp_path / "out"), "--generator", str(tmp_path / "prior")])
+    assert [one["name"] for one in plan["parts"]] == [*first, "network of attributes", *then]
 
 
 @pytest.mark.slow
@@ -95,6 +101,12 @@ def test_prior(tmp_path: Path) -> None:
     assert part(plan, "training")["passes"] == {"real_images": 40 * 2 * 8}
     assert plan["disk_bytes"] > 0
     assert plan["memory_bytes"] > 2**20
+    (tmp_path / "plan.json").unlink()
+    words = ["--settings", "width=4", "batch_size=8", "--minutes", "0.1", "--image-size", "16"]
+    plan = planned(tmp_path, "prior", words)
+    assert any(line.startswith("chosen for 0.1 minutes: width=4 ") for line in plan["assumptions"])
+    assert part(plan, "training")["passes"]["real_images"] % 8 == 0
+    assert calor_hf(["plan", "--processes", "2", "prior", *words]) == 2
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from calor_hf.data.loading import load_public_images
 from calor_hf.data.public_images import PublicImages
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.generators import Generator, load_generator
-from calor_hf.priors import _loop
+from calor_hf.priors import _loop, budget
 from calor_hf.recipes import prior as recipe
 from calor_hf.recipes.common import settings_of
 from tests.generators.official_pkl import write_official
@@ -145,6 +145,8 @@ def test_settings_say_which_option_they_came_from() -> None:
         (["--crop", "0"], "--crop"),
         (["--crop", "-5"], "--crop"),
         (["--num-workers", "-1"], "--num-workers must be >= 0, got -1"),
+        (["--minutes", "0"], "--minutes must be a finite number > 0, got 0.0"),
+        (["--minutes", "nan"], "--minutes must be a finite number > 0, got nan"),
     ],
 )
 def test_what_is_refused(
@@ -222,6 +224,50 @@ def test_ctrl_c_saves_and_resume_goes_on(
     assert calor_hf([*words, str(out), "--push-to-hub", "me/prior", "--resume"]) == 0
     assert [names[1:] for names in pushed] == [("me/prior",)]
     assert_same_generator(tmp_path / "whole", out)
+
+
+def test_minutes_choose_a_size_once(
+    faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budget, "time_step", lambda *_: 0.5)
+    out = tmp_path / "out"
+    plain = ["prior", "--image-size", "16", "--dataset", faces, "--output-dir", str(out)]
+    given = ["--settings", "batch_size=4", "width=4", "latent_dim=4"]
+    words = [*plain, "--minutes", "0.05", *given]
+    assert calor_hf(words) == 0
+    assert (
+        "chosen for 0.05 minutes: width=4 discriminator_steps=1 batch_size=4 lr=0.0005 steps=6"
+        in capsys.readouterr().out
+    )
+    record = json.loads((out / "training.json").read_text())
+    assert (record["minutes"], record["steps_done"], record["width"]) == (0.05, 6, 4)
+    card = out / "README.md"
+    assert "finished, 6 of 6 steps, at a size chosen for 0.05 minutes" in card.read_text()
+    assert f"12 images of its author's own (SHA-256 of the files: {record['digest']})" in card.read_text()
+
+    def timed(*_: Any) -> float:
+        raise AssertionError("timed again")
+
+    monkeypatch.setattr(budget, "time_step", timed)
+    card.write_text(card.read_text().replace("finished", "?") + "mine\n")
+    assert calor_hf([*words, "steps=7", "--resume"]) == 0  # keeps the size, and may be prolonged
+    assert "7 of 7 steps" in card.read_text()
+    assert card.read_text().endswith("mine\n")
+    for other, message in (
+        ([*plain, *given], "'minutes': 0.05"),
+        ([*plain, "--minutes", "9", *given], "'minutes': 9.0"),
+        ([*words, "width=8"], "'width': 8"),
+    ):
+        assert calor_hf([*other, "--resume"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_other_images_are_no_resume(faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "--dataset", faces, "--output-dir", str(tmp_path / "out")]
+    assert calor_hf(words) == 0
+    Image.new("RGB", (20, 20)).save(Path(faces) / "00.png")
+    assert calor_hf([*words, "--resume"]) == 2
+    assert "'digest'" in capsys.readouterr().err
 
 
 def fails(*words: Any) -> None:

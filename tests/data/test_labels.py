@@ -133,7 +133,7 @@ def test_several_columns_are_named_unless_one_is_label(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several columns hold images: photo, crop; .*--image-column"):
         load_splits(source)
     assert sorted(by_red(load_splits(source, image_column="photo"))["train"]) != [9]
-    assert load_images(source, "crop")[0]["image"].getpixel((0, 0)) == (9, 0, 0)
+    assert load_images(source, "crop")[0][0]["image"].getpixel((0, 0)) == (9, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["binary", "struct", "path"])

@@ -30,7 +30,7 @@ def test_the_middle_square_is_kept() -> None:
 def test_pictures_of_every_mode_become_color(mode: str, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     image(8, 8).convert(mode).save(tmp_path / "set" / f"a.{'tif' if mode == 'CMYK' else 'png'}")
-    images = PublicImages(load_images(str(tmp_path / "set")), 8)
+    images = PublicImages(load_images(str(tmp_path / "set"))[0], 8)
     assert len(images) == 1
     assert images[0].shape == (3, 8, 8)
     assert 0 <= images[0].min() <= images[0].max() <= 1
@@ -51,7 +51,7 @@ def test_memory_is_bounded() -> None:
 def test_images_of_a_parquet_file(tmp_path: Path) -> None:
     data = Dataset.from_dict({"photo": [image(8, 8)], "age": [3]}).cast_column("photo", ImageFeature())
     data.to_parquet(str(tmp_path / "a.parquet"))
-    assert load_images(str(tmp_path / "a.parquet")).column_names == ["image"]
+    assert load_images(str(tmp_path / "a.parquet"))[0].column_names == ["image"]
     with pytest.raises(FileNotFoundError, match="no folder or file"):
         load_images(str(tmp_path / "nowhere"))
 

@@ -155,7 +155,7 @@ def test_ffhq_becomes_one_folder(ffhq: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare_ffhq(ffhq, out).written == 3
     assert files(out) == ["00000.png", "00001.png", "01000.png"]
-    images = load_images(str(out))
+    images = load_images(str(out))[0]
     assert (len(images), images[0]["image"].size) == (3, (64, 64))
     assert prepare_ffhq(ffhq / "thumbnails128x128", tmp_path / "again").written == 3
     with pytest.raises(ValueError, match=r"at least 328 pixels for --image-size 256, got 128 x 128"):
