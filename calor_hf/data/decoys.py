@@ -1,10 +1,28 @@
-"""Data of decoy identities: k per class, of which the data do not tell the private one."""
+"""Decoy identities: the deal, the data that it gives, and the secret assignment next to them."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from calor_hf.core.files import read_json, saving, write_json
+
 IDENTITIES = "identities"
 """Column with the number of the identity that an image shows; identity i belongs to class i // k."""
+ABOUT = "decoys.json"
+"""File in the data folder that says what they are; nothing in it depends on the assignment."""
+ASSIGNMENT = "assignment.json"
+"""File in the secret folder that says which identities are private."""
+SPLITS = ("train", "validation", "test")
+
+
+# The merged data
 
 
 def identities_per_class(labels: ArrayLike, identities: ArrayLike) -> int:
@@ -36,3 +54,166 @@ def identities_per_class(labels: ArrayLike, identities: ArrayLike) -> int:
             f"have equally many, or the model tells them apart: {remedy}"
         )
     return k
+
+
+# The deal
+
+
+@dataclass(frozen=True)
+class Person:
+    """An identity before or after the deal.
+
+    Attributes:
+        name: Its class name in the set it comes from.
+        private: Whether it is private; else it is of the pool.
+        rows: Rows of its images in that set, by split.
+        stratum: Value that it shares with its decoys, or None.
+    """
+
+    name: str
+    private: bool
+    rows: Mapping[str, Sequence[int]]
+    stratum: Any = None
+
+
+def deal(
+    private: Sequence[Person], pool: Sequence[Person], k: int, rng: np.random.Generator, same_count: bool = False
+) -> list[list[Person]]:
+    """Draw k − 1 decoys of each private identity, and cut all to the same numbers of images.
+
+    Args:
+        private: Private identities, each with an image in every split.
+        pool: Identities to draw decoys from, likewise.
+        k: Identities per class.
+        rng: Secret random numbers.
+        same_count: One number of images for all classes; else the smallest of each class.
+
+    Returns:
+        The k identities of each class; classes and members are in random order.
+
+    Raises:
+        ValueError: too few identities in a stratum of the pool.
+    """
+    left: dict[Any, list[Person]] = defaultdict(list)
+    for index in rng.permutation(len(pool)):
+        left[pool[index].stratum].append(pool[index])
+    classes: list[list[Person]] = []
+    for index in rng.permutation(len(private)):
+        one = private[index]
+        others = left[one.stratum][: k - 1]
+        if len(others) < k - 1:
+            wanted = (k - 1) * sum(person.stratum == one.stratum for person in private)
+            there = sum(person.stratum == one.stratum for person in pool)
+            where = "" if one.stratum is None else f" of the stratum {one.stratum!r}"
+            raise ValueError(
+                f"k={k} needs {wanted} identities{where} in the pool, and it has {there} with enough images; pass a "
+                "larger --pool, a smaller --k or fewer private identities"
+            )
+        del left[one.stratum][: k - 1]
+        members = [one, *others]
+        classes.append([members[place] for place in rng.permutation(k)])
+    counts = [{split: min(len(one.rows[split]) for one in members) for split in SPLITS} for members in classes]
+    if same_count:
+        counts = [{split: min(count[split] for count in counts) for split in SPLITS}] * len(classes)
+    return [
+        [replace(one, rows=_cut(one.rows, count, rng)) for one in members]
+        for members, count in zip(classes, counts, strict=True)
+    ]
+
+
+def _cut(rows: Mapping[str, Sequence[int]], count: Mapping[str, int], rng: np.random.Generator) -> dict[str, list[int]]:
+    return {split: rng.permutation(np.asarray(rows[split]))[: count[split]].tolist() for split in SPLITS}
+
+
+# The secret
+
+
+def secret_folder(data: str | Path) -> Path:
+    """Folder of the assignment and of what depends on it: next to the data folder, never inside it."""
+    place = Path(data).expanduser().resolve()
+    return place.with_name(f"{place.name}.decoys")
+
+
+def write_secret(data: str | Path, name: str, content: Any) -> None:
+    """Write a JSON file into the secret folder, readable by its owner alone.
+
+    Raises:
+        NotSavedError: no room or no permission.
+    """
+    folder = secret_folder(data)
+    with saving(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    before = os.umask(0o177)
+    try:
+        write_json(folder / name, content, indent=2)
+    finally:
+        os.umask(before)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which identities are private.
+
+    Attributes:
+        k: Identities per class.
+        private: Private identity of each class, in [0, k · classes).
+        names: Names of the members of each class, in their order, in the sets that they come from.
+    """
+
+    k: int
+    private: list[int]
+    names: list[list[str]]
+
+
+def write_assignment(data: str | Path, classes: Sequence[Sequence[Person]], **about: Any) -> None:
+    """Write the assignment of dealt ``classes``, whose data are in the folder ``data``; ``about`` are more entries.
+
+    Raises:
+        FileExistsError: there is one; it stays for life.
+    """
+    check_no_assignment(data)
+    k = len(classes[0])
+    private = [k * c + next(j for j, one in enumerate(members) if one.private) for c, members in enumerate(classes)]
+    names = [[one.name for one in members] for members in classes]
+    content = {"k": k, "private": private, "names": names, "data": _digest(data), **about}
+    write_secret(data, ASSIGNMENT, content)
+
+
+def check_no_assignment(data: str | Path) -> None:
+    """Raise ``FileExistsError`` if decoys were dealt before into the folder ``data``."""
+    file = secret_folder(data) / ASSIGNMENT
+    if file.exists():
+        raise FileExistsError(
+            f"{file} exists: decoys of a person are fixed for life, as those who are in two deals of the same people "
+            "are the private ones; train on the data of the first deal"
+        )
+
+
+def read_assignment(data: str | Path) -> Assignment:
+    """Read the assignment of the data in a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of other data.
+    """
+    file = secret_folder(data) / ASSIGNMENT
+    if not file.is_file():
+        raise FileNotFoundError(f"no assignment of decoys in {file}; pass the folder that calor-hf decoys deal wrote")
+    found = read_json(file, {"k": int, "private": list[int], "names": list[list[str]], "data": str})
+    if found["data"] != _digest(data):
+        raise ValueError(f"{file} belongs to other data than {data}; pass the folder as calor-hf decoys deal wrote it")
+    return Assignment(found["k"], found["private"], found["names"])
+
+
+def _digest(data: str | Path) -> str:
+    """Digest of the tables of a data folder."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update((Path(data).expanduser() / f"{split}.parquet").read_bytes())
+    return digest.hexdigest()
+
+
+def shown(names: Iterable[str], most: int = 5) -> str:
+    """The first of some names, for messages."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

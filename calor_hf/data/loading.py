@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ SYNTHETIC_IMAGES = {"train": 20, "validation": 5, "test": 10}
 class Splits:
     """Splits with the same classes and columns ``image`` and ``label``: to learn from, to choose with, to report on.
 
-    ``summary`` accounts for every file of a local set or image of another; None for drawn faces.
+    ``summary`` accounts for every file of a local set or image of another; None for drawn faces. ``left_out`` are
+    classes with too few images, with the number that they have.
     """
 
     train: "Dataset"
@@ -41,6 +42,7 @@ class Splits:
     test: "Dataset"
     label_names: list[str]
     summary: Summary | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def check_duplicates(self) -> None:
         """Refuse images that are identical in two splits.
@@ -76,6 +78,7 @@ def load_splits(
     source: str | None = None, *, image_column: str | None = None, label_column: str | None = None,
     splits: Mapping[str, str] | None = None, revision: str | None = None, held_out: float = 0.1, seed: int = 0,
     on_bad_image: str = "raise", num_identities: int = 64, image_size: int = 64, stream: str = "private",
+    keep: Sequence[str] = (), min_images: int = 0,
 ) -> Splits:  # fmt: skip
     """Load a labeled image set; splits it lacks are cut from its training split, class by class.
 
@@ -94,14 +97,17 @@ def load_splits(
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
         stream: Synthetic faces only: ``private``, or ``public`` for disjoint people.
+        keep: Further columns that stay.
+        min_images: Leave out classes with fewer images, or too few training images for the missing splits; 0 keeps all.
 
     Raises:
         FileNotFoundError: ``source`` looks like a path that does not exist.
         ValueError: no image or label column, unreadable images, a class without images, a label that the training
             images lack, or too few images to cut.
     """
+    left_out: dict[str, int] = {}
     if source is None:
-        if image_column or label_column or splits or revision:
+        if image_column or label_column or splits or revision or keep:
             raise ValueError("synthetic faces have no columns, splits or revisions to choose; pass a dataset")
         parts: dict[str, Any] = {
             split: load_synthetic_faces(num_identities, count, image_size, seed, split, stream)
@@ -113,8 +119,10 @@ def load_splits(
             raise ValueError(f"a revision is that of a Hub data set, and {source} is on this machine; leave it out")
         folder = _image_folder(source)
         found = load_labeled_folder(folder, label_column) if folder else ImageFolder(_load(source, revision), {})
-        parts, names = labeled(chosen_splits(found.parts, splits), image_column, label_column, _folder(source))
+        parts, names = labeled(chosen_splits(found.parts, splits), image_column, label_column, _folder(source), keep)
         parts, contents, not_taken = _checked(parts, found, on_bad_image)
+        if min_images:
+            parts, contents, names, left_out = _large_enough(parts, contents, names, min_images)
     for split in ("test", "validation"):
         if split not in parts:
             digests = contents.get("train")
@@ -135,7 +143,7 @@ def load_splits(
         ordered = {split: contents[split].tolist() for split in ("train", "validation", "test")}
         summary = summarize(str(source), words, ordered, not_taken, found.notes)
         logger.info("%s", summary)
-    return Splits(parts["train"], parts["validation"], parts["test"], names, summary)
+    return Splits(parts["train"], parts["validation"], parts["test"], names, summary, left_out)
 
 
 def load_public_images(
@@ -192,6 +200,26 @@ def _checked(
         if bad := len(part) - len(digests):
             not_taken[split] = {**not_taken.get(split, {}), "unreadable": bad}
     return kept, contents, not_taken
+
+
+def _large_enough(
+    parts: Mapping[str, Any], contents: Mapping[str, Any], names: Sequence[str], min_images: int
+) -> tuple[dict[str, Any], dict[str, Any], list[str], dict[str, int]]:
+    """Images, digests and names of classes that are large enough, and the images of each other class."""
+    counts = {split: np.bincount(part["label"], minlength=len(names)) for split, part in parts.items()}
+    total, missing = np.sum(list(counts.values()), axis=0), {"validation", "test"} - parts.keys()
+    enough = (total >= min_images) & (counts["train"] >= 1 + len(missing))
+    left_out = {name: int(count) for name, count, kept in zip(names, total, enough, strict=True) if not kept}
+    kept_names, number = [name for name in names if name not in left_out], np.cumsum(enough) - 1
+    if not left_out:
+        return dict(parts), dict(contents), kept_names, left_out
+    kept, digests = {}, {}
+    for split, part in parts.items():
+        labels = np.asarray(part["label"])
+        rows = np.flatnonzero(enough[labels])
+        kept[split] = with_labels(part.select(rows), number[labels[rows]].tolist(), kept_names)
+        digests[split] = contents[split][rows]
+    return kept, digests, kept_names, left_out
 
 
 def _image_folder(source: str) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 
 from calor_hf.core.config import MethodConfig
+from calor_hf.data.decoys import secret_folder
 from calor_hf.targets.hf_target import HFTarget
 
 PREDICTIONS = "test_predictions.json"
@@ -44,6 +45,9 @@ def check_apart(folder: Path, dataset: str | None, model: str | None = None) -> 
     data, base = (None if source is None else Path(source).expanduser().resolve() for source in (dataset, model))
     if data is not None and data.is_dir() and (place == data or data in place.parents):
         raise ValueError(f"--output-dir {folder} is in the data folder {dataset}; pass one outside of it")
+    secret = None if dataset is None else secret_folder(dataset)
+    if secret is not None and secret.is_dir() and (secret in (place, *place.parents) or place in secret.parents):
+        raise ValueError(f"--output-dir {folder} holds the secret of the decoys, {secret}; pass another one")
     if base is not None and base.is_dir() and place == base:
         raise ValueError(f"--output-dir {folder} is the folder of the model it starts from; pass another one")
 

@@ -18,9 +18,10 @@ from calor_hf.core.report_text import percent, points
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
+from calor_hf.recipes.decoys import identities_for
 from calor_hf.recipes.matching import Trial, best_trial, match_strength
 from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, with_range
-from calor_hf.recipes.train_arguments import has_low_rank_head, reads_identities
+from calor_hf.recipes.train_arguments import defenses_of_any_data, has_low_rank_head, parse, reads_identities
 
 REFERENCE = "none"
 REPORT_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
@@ -36,7 +37,7 @@ class CompareOptions:
     """
 
     defenses: Sequence[str] = setting(
-        lambda: [name for name in DEFENSES.names() if not reads_identities(name)],
+        defenses_of_any_data,
         "names, such as mid (its strength is tuned), or with settings, such as calor:rank=8 (a given strength is not"
         " tuned) or loft:rank=8,activation=relu; none always runs; default: all but decoys, which needs data of"
         " decoys deal",
@@ -121,6 +122,10 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     """
     runs = Runs(options.output_dir, options.train_options, options.launcher, options.resume, options.overwrite)
     compared = options.compared()
+    for one in compared:
+        if reads_identities(one.defense):
+            model, data, *_ = parse([*train_argv(one.defense, 0, one.settings), *options.train_options])
+            identities_for(model, data.load(data.num_identities, stream=data.stream))
     undefended = []
     for seed in options.seeds[: options.tuning_seeds]:
         reference = runs(f"{REFERENCE}-seed{seed}", train_argv(REFERENCE, seed, ()))

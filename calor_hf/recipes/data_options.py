@@ -41,8 +41,15 @@ class DataOptions:
         if bad := [word for word in self.splits if not all(word.partition("="))]:
             raise ValueError(f"--splits: expected SPLIT=NAME, such as train=train_clean, got {bad[0]!r}")
 
-    def load(self, num_identities: int, image_size: int = 64, stream: str = "private") -> Splits:
-        """Load the images; the arguments are those of the synthetic faces."""
+    def load(
+        self,
+        num_identities: int,
+        image_size: int = 64,
+        stream: str = "private",
+        keep: Sequence[str] = (),
+        min_images: int = 0,
+    ) -> Splits:
+        """Load the images; the arguments are those of :func:`~calor_hf.data.loading.load_splits`."""
         splits = load_splits(
             self.dataset,
             image_column=self.image_column,
@@ -54,6 +61,8 @@ class DataOptions:
             num_identities=num_identities,
             image_size=image_size,
             stream=stream,
+            keep=keep,
+            min_images=min_images,
         )
         if not self.allow_duplicates_across_splits:
             splits.check_duplicates()

@@ -39,7 +39,7 @@ from calor_hf.modeling import defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import PREDICTIONS, check_apart, hub_id, log_to_terminal
-from calor_hf.recipes.decoys import identities_for
+from calor_hf.recipes.decoys import check_base, identities_for
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
 from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments
@@ -198,6 +198,8 @@ def load_parts(
     with args.main_process_first(desc="loading data"):
         splits = data_args.load(data_args.num_identities, stream=data_args.stream)
     with_identities = identities_for(model_args, splits) > 0
+    if with_identities and model_args.model is not None:
+        check_base(model_args.model, model_args.model_revision, str(data_args.dataset))
     base, processor = load_base(model_args, splits)
     check_channels(base)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed, with_identities)

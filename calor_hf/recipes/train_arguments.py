@@ -236,6 +236,11 @@ def reads_identities(defense: str) -> bool:
     return method(method.config_class()).identities_per_class > 0
 
 
+def defenses_of_any_data() -> list[str]:
+    """Return the names of the defenses that need no data made for them."""
+    return [name for name in DEFENSES.names() if not reads_identities(name)]
+
+
 def defense_settings(model: ModelArguments) -> dict[str, Any]:
     """Return the settings of the chosen defense, checked; a rank of ``auto`` is left out.
 

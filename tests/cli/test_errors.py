@@ -115,7 +115,7 @@ def test_traceback_is_for_every_command(
     monkeypatch.setattr("calor_hf.cli._command.read_options", fault)
     monkeypatch.setattr("calor_hf.cli.train.parse", fault)
     for words, seen in (([], False), (["--traceback"], True)):
-        assert calor_hf([command, *words]) == 70
+        assert calor_hf([command, *(["deal"] if command == "decoys" else []), *words]) == 70
         shown = capsys.readouterr().err
         assert ("Traceback (most recent call last)" in shown) == seen
         assert f"calor-hf {command}: stopped by a fault" in shown

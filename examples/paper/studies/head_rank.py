@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calor_hf.core.config import MethodConfig
 from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.runs import markdown
+from calor_hf.recipes.train_arguments import defenses_of_any_data
 from examples.paper.study import STUDIES, Cell, Found, Study, records
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class HeadRank(Study[HeadRankConfig]):
 
     def cells(self) -> list[Cell]:
         """One cell per defense."""
-        return [Cell(name, {"defense": name}) for name in self.config.defenses or DEFENSES.names()]
+        return [Cell(name, {"defense": name}) for name in self.config.defenses or defenses_of_any_data()]
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Train briefly; the training reports the ranks."""

@@ -1,0 +1,239 @@
+"""`calor-hf decoys`: the deal, its secret, and training on it."""
+
+import io
+import json
+import logging
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+from calor_hf.cli.main import main
+from calor_hf.data.decoys import IDENTITIES, read_assignment, secret_folder
+from calor_hf.data.loading import load_splits
+from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.recipes.compare import CompareOptions, compare
+from calor_hf.recipes.decoys import DealOptions, deal_decoys
+from calor_hf.recipes.train import load_parts, train
+from calor_hf.recipes.train_arguments import parse
+
+QUICK = ["--num-train-epochs", "1", "--use-cpu", "--report-to", "none", "--warmup-steps", "0"]
+
+
+@pytest.fixture(autouse=True)
+def _own_logger() -> Iterator[None]:
+    ours = logging.getLogger("calor_hf")
+    yield
+    ours.handlers, ours.propagate = [], True
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of two drawn identities."""
+    folder = tmp_path_factory.mktemp("dealt") / "faces"
+    return deal_decoys(DealOptions(num_identities=2, k=2, output_dir=folder, seed=3))
+
+
+def table(
+    path: Path, counts: list[int], first: int = 0, names: str = "Ada {}", size: int = 32, suffix: str = "JPEG",
+    **columns: list[Any],
+) -> str:  # fmt: skip
+    """Write drawn people from number ``first`` on, so many images each, as a table with a value per person."""
+    faces = load_synthetic_faces(first + len(counts), max(counts), size)
+    rows = [(i, faces[(first + i) * max(counts) + j]["image"]) for i, count in enumerate(counts) for j in range(count)]
+    images = []
+    for _, image in rows:
+        buffer = io.BytesIO()
+        image.save(buffer, suffix)
+        images.append({"bytes": buffer.getvalue(), "path": None})
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=[*map(names.format, range(len(counts)))])})
+    values = {name: [per_person[i] for i, _ in rows] for name, per_person in columns.items()}
+    features.update({name: Value("string") for name in values})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = Dataset.from_dict({"image": images, "label": [i for i, _ in rows], **values}, features=features)
+    data.to_parquet(path)
+    return str(path)
+
+
+def test_merged_data_hold_what_the_assignment_says_and_nothing_else(dealt: Path) -> None:
+    merged, secret = load_splits(str(dealt)), read_assignment(dealt)
+    assert merged.label_names == ["class_000", "class_001"]
+    assert set(merged.train.column_names) == {"image", "label", IDENTITIES}
+    assert np.bincount(merged.train[IDENTITIES]).tolist() == [20] * 4
+    assert np.bincount(merged.test[IDENTITIES]).tolist() == [10] * 4
+    names = [name for of_class in secret.names for name in of_class]
+    assert sorted(names) == [f"identity_{index:03d}" for index in range(4)]
+    assert sorted(names[identity] for identity in secret.private) == ["identity_000", "identity_001"]
+    assert [identity // 2 for identity in secret.private] == [0, 1]
+    faces = load_synthetic_faces(4, 20)
+    for row in (0, 33, 79):  # the pixels are those of the named person, losslessly
+        label = names.index(f"identity_{faces[row]['label']:03d}")
+        images = [np.asarray(one["image"]) for one in merged.train if one[IDENTITIES] == label]
+        assert any(np.array_equal(image, np.asarray(faces[row]["image"])) for image in images)
+    for place, mode in ((secret_folder(dealt), 0o700), (secret_folder(dealt) / "assignment.json", 0o600)):
+        assert stat.S_IMODE(place.stat().st_mode) == mode
+    told = b"".join(file.read_bytes() for file in dealt.iterdir())
+    assert b"identity_0" not in told
+    assert b'private"' not in told
+
+
+def test_a_deal_without_a_seed_is_another_one(tmp_path: Path) -> None:
+    options = DealOptions(num_identities=3, k=3, image_size=16)
+    folders = [deal_decoys(replace(options, output_dir=tmp_path / name)) for name in ("a", "b")]
+    found = [read_assignment(folder).names for folder in folders]
+    assert found[0] != found[1]
+
+
+def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path) -> None:
+    folder, kept = tmp_path / "run", tmp_path / "first"
+    secret = secret_folder(dealt) / "assignment.json"
+    words = ["--dataset", str(dealt), "--defense", "decoys", *QUICK, "--output-dir", str(folder)]
+    result = train(*parse(words))
+    assert result.record["settings"] == {"k": 2, "rank": None}
+    assert result.model.classification_head.last_layer.out_features == 4
+    folder.rename(kept)
+    before = secret.read_text()
+    other = json.loads(before)
+    other["private"] = [identity ^ 1 for identity in other["private"]]
+    try:
+        secret.write_text(json.dumps(other))
+        assert read_assignment(dealt).private != json.loads(before)["private"]
+        train(*parse(words))
+    finally:
+        secret.write_text(before)
+    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    differ = [path for path in files if content(kept / path) != content(folder / path)]
+    assert differ == []
+    assert type(AutoModelForImageClassification.from_pretrained(kept)) is type(result.model)
+
+
+def content(file: Path) -> Any:
+    """Content of a file; of JSON without what a clock or the machine's memory says."""
+    if file.suffix != ".json":
+        return file.read_bytes()
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            measured = ("_seconds", "_runtime", "_per_second", "_bytes")
+            return {key: timeless(one) for key, one in value.items() if not key.endswith(measured)}
+        return [timeless(one) for one in value] if isinstance(value, list) else value
+
+    return timeless(json.loads(file.read_text()))
+
+
+def test_files_of_two_kinds_take_one_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # The private Ada 2 and the pool's person 3 have too few images.
+    private = table(tmp_path / "private.parquet", [8, 6, 2], size=40, suffix="PNG", group=["a", "b", "a"])
+    pool = table(tmp_path / "pool.parquet", [5, 9, 6, 1], 3, "decoy {}", group=["b", "a", "a", "b"])
+    options = DealOptions(
+        dataset=private, pool=pool, k=2, strata="group", image_size=32, output_dir=tmp_path / "out"
+    )  # fmt: skip
+    merged = load_splits(str(deal_decoys(options)))
+    assert {image.size for image in merged.train["image"]} == {(32, 32)}
+    formats = {Image.open(io.BytesIO(one["bytes"])).format for one in merged.train.cast_column(
+        "image", ImageFeature(decode=False))["image"]}  # fmt: skip
+    assert formats == {"PNG"}
+    secret = read_assignment(tmp_path / "out")
+    of_class = {
+        names[identity % 2]: names[1 - identity % 2]
+        for names, identity in zip(secret.names, secret.private, strict=True)
+    }
+    assert of_class["Ada 0"] in ("decoy 1", "decoy 2")
+    assert of_class["Ada 1"] == "decoy 0"
+    # 5 images: one for the test split, one for the validation split; the others keep as many.
+    label = next(c for c, names in enumerate(secret.names) if "Ada 1" in names)
+    counts = np.bincount(merged.train[IDENTITIES])[2 * label : 2 * label + 2]
+    assert counts.tolist() == [3, 3]
+    with pytest.raises(ValueError, match=r"images have the sizes 32 x 32, 40 x 40; pass --image-size, at most 32"):
+        deal_decoys(replace(options, image_size=None, output_dir=tmp_path / "b"))
+    with pytest.raises(ValueError, match="--image-size 36 would enlarge images of 32 pixels"):
+        deal_decoys(replace(options, image_size=36, output_dir=tmp_path / "b"))
+    assert not secret_folder(tmp_path / "b").exists()
+
+
+def test_people_with_too_few_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    private = table(tmp_path / "private.parquet", [4, 4, 2])
+    pool = table(tmp_path / "pool.parquet", [4, 4, 2], 3, "decoy {}")
+    deal_decoys(DealOptions(dataset=private, pool=pool, k=2, min_images=4, output_dir=tmp_path / "out"))
+    shown = capsys.readouterr().out
+    assert "1 private identities are left out: Ada 2 (2 of 4 images)" in shown
+    assert "1 identities of the pool are left out: decoy 2 (2 of 4 images)" in shown
+    assert "fails completely if the decoys do not exist" in shown
+
+
+def test_what_cannot_be_dealt_is_refused_and_nothing_written(tmp_path: Path, dealt: Path) -> None:
+    private = table(tmp_path / "private.parquet", [3, 3])
+    pool = table(tmp_path / "pool.parquet", [3, 3], 2, "decoy {}")
+    copied = table(tmp_path / "copied.parquet", [3, 3], 1, "decoy {}")  # the second private person
+    named = table(tmp_path / "named.parquet", [3, 3], 2)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text("{}")
+    for changes, error, message in (
+        ({"k": 3}, ValueError, "k=3 needs 4 identities in the pool, and it has 2 with enough images"),
+        (
+            {"pool": copied},
+            ValueError,
+            "1 pairs of identities have an image in common.*: .*person 1 and decoy 0|decoy 0 and",
+        ),
+        ({"pool": named}, ValueError, r"2 identities are in both sets \(Ada 0, Ada 1\)"),
+        ({"strata": "group"}, ValueError, "the train split has no column 'group'"),
+        ({"output_dir": run / "data"}, ValueError, r"inside .*run, the output of a command \(metrics.json\)"),
+        ({"output_dir": run}, FileExistsError, "is not empty; pass another --output-dir"),
+        ({"output_dir": dealt}, FileExistsError, "decoys of a person are fixed for life"),
+    ):
+        options = DealOptions(dataset=private, pool=pool, k=2, output_dir=tmp_path / "out")
+        with pytest.raises(error, match=message):
+            deal_decoys(replace(options, **changes))
+        assert not (tmp_path / "out").exists()
+        assert not secret_folder(tmp_path / "out").exists()
+    for wrong, message in (
+        ({"k": 17}, r"--k must be in \[2, 16\]"), ({"min_images": 2}, "--min-images must be >= 3"),
+        ({"dataset": private}, "--pool is missing"), ({"pool": pool}, "PRIVATE is missing"),
+        ({"dataset": private, "pool": pool, "num_identities": 5}, "leave it out with data of your own"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            DealOptions(**wrong)
+
+
+def test_training_refuses_what_would_undo_the_decoys(dealt: Path, tmp_path: Path) -> None:
+    decoys = ["--defense", "decoys", *QUICK, "--output-dir", str(tmp_path / "out")]
+    on_them = ["--dataset", str(dealt), *decoys]
+
+    def parts(words: list[str]) -> Any:
+        model, data, _, args = parse(words)
+        return load_parts(model, data, args)
+
+    def refused(words: list[str], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parts(words)
+
+    refused(["--num-identities", "2", *decoys], "these have no column identities; make them with calor-hf decoys deal")
+    refused([*on_them, "--k", "4"], "the data have 2 identities per class, got --k 4")
+    refused([*on_them, "--rank", "auto"], "rank must be int or none, got 'auto'")
+    refused([*on_them, "--undefended-epochs", "1"], "leave it out with decoys")
+    refused([*on_them, "--backdoor", "badnets"], "--backdoor relabels images")
+    base = tmp_path / "base"
+    parts(["--num-identities", "2", "--defense", "none"])[0].save_pretrained(base)
+    (base / "metrics.json").write_text('{"dataset": "synthetic faces, 2 private identities", "drawn": true}')
+    refused([*on_them, "--model", str(base)], "was trained on the private people of")
+    with pytest.raises(ValueError, match="holds the secret of the decoys"):
+        train(*parse([*on_them[:2], *decoys[:-2], "--output-dir", str(secret_folder(dealt) / "run")]))
+    with pytest.raises(ValueError, match="no column identities"):
+        compare(CompareOptions(defenses=["decoys"], output_dir=tmp_path / "c", train_options=["--num-identities", "2"]))
+
+
+def test_help_names_the_sub_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decoys", "--help"]) == 0
+    assert "usage: calor-hf decoys {deal" in capsys.readouterr().out
+    assert main(["decoys", "dael"]) == 2
+    assert "calor-hf decoys {deal" in capsys.readouterr().err
