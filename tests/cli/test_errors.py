@@ -114,8 +114,9 @@ def test_traceback_is_for_every_command(
     # Whatever the command calls first.
     monkeypatch.setattr("calor_hf.cli._command.read_options", fault)
     monkeypatch.setattr("calor_hf.cli.train.parse", fault)
+    called = [command, "deal"] if command == "decoys" else [command]
     for words, seen in (([], False), (["--traceback"], True)):
-        assert calor_hf([command, *(["deal"] if command == "decoys" else []), *words]) == 70
+        assert calor_hf([*called, *words]) == 70
         shown = capsys.readouterr().err
         assert ("Traceback (most recent call last)" in shown) == seen
-        assert f"calor-hf {command}: stopped by a fault" in shown
+        assert f"calor-hf {' '.join(called)}: stopped by a fault" in shown
