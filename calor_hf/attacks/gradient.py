@@ -235,8 +235,9 @@ class GradientAttack(Attack[C]):
                 if not finite:
                     raise _not_finite(labels)
                 told = done % CALLBACK_EVERY == 0 or done == sum(plan)
-                if told and task.callback is not None and seen.logits is not None:
-                    success = (seen.logits.argmax(dim=1) == batch.labels).double().mean()
+                if told and task.callback is not None:
+                    agrees = torch.nan if seen.logits is None else seen.logits.argmax(dim=1) == batch.labels
+                    success = torch.as_tensor(agrees).double().mean()
                     task.callback(labels, done, sum(plan), float(success))
         return kept if self.config.keep == "best" else variables.detach()
 

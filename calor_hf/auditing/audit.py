@@ -16,6 +16,7 @@ from calor_hf.auditing.power import Power
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import run_attack
 from calor_hf.auditing.verdict import concluded
+from calor_hf.core.digests import network_digest
 from calor_hf.core.files import remove_parts
 from calor_hf.core.label_names import class_order
 from calor_hf.core.processes import process_state
@@ -64,9 +65,11 @@ def audit(
     labels = options.labels(target.num_classes, target.class_names)
     evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
     control = load_control(target, options)
-    evaluator.check_learned()
+    evaluator.check_target()
+    if control is not None:
+        evaluator.check_control(control)
     found = reconstruct(target, prior, labels, options)
-    return evaluate(evaluator, found, options, attack_control(control, prior, labels, options))
+    return evaluate(evaluator, found, options, control, attack_control(control, prior, labels, options))
 
 
 def load_control(target: Target, options: AuditOptions) -> Target | None:
@@ -145,7 +148,7 @@ def reconstruct(target: Target, prior: Generator[Any], labels: Sequence[int], op
 
 
 def evaluate(
-    evaluator: Evaluator, found: Found, options: AuditOptions, control: Found = ()
+    evaluator: Evaluator, found: Found, options: AuditOptions, control: Target | None = None, from_control: Found = ()
 ) -> LeakageReport:  # fmt: skip
     """Evaluate what the attacks of an audit have rebuilt, and save the report; all processes get it.
 
@@ -153,15 +156,16 @@ def evaluate(
         evaluator: Computes the numbers.
         found: Reconstructions from the target.
         options: Options of the audit.
-        control: Reconstructions from the control by the same attacks.
+        control: The undefended model, if there is one.
+        from_control: Reconstructions from it by the same attacks.
     """
     state, text = process_state(), [""]
     if state.is_main_process:
-        power = Power(evaluator, options.images_per_class, options.chunk_size)
+        numbers, power = evaluator.numbers(found), Power(evaluator, options.images_per_class, options.chunk_size)
         checks = [] if options.skip_power else power.checks()
-        checks += [power.control(found, control)] if control else []
+        checks += [] if control is None else [power.control(found, from_control, network_digest(control.module))]
         report = LeakageReport(
-            **evaluator.numbers(found),
+            **numbers,
             target=evaluator.target.describe(options.target_name),
             labels=evaluator.labels,
             label_names=evaluator.label_names,

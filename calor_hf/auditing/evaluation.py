@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.caveats import LEAST_FIT
-from calor_hf.auditing.networks import ROLES, Network, check_different
+from calor_hf.auditing.networks import ROLES, Network, check_different, load_network
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.digests import network_digest
 from calor_hf.core.exact_interval import exact_interval
 from calor_hf.core.processes import process_state
+from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
 from calor_hf.core.report_text import percent
@@ -41,7 +42,7 @@ LEARNED = 500  # private images by which it is tested whether the target learned
 
 
 class Evaluator:
-    """Computes the numbers of a report. No network looks at private images before :meth:`check_learned`.
+    """Computes the numbers of a report. No network looks at private images before :meth:`check_target`.
 
     Args:
         target: The attacked model.
@@ -69,6 +70,7 @@ class Evaluator:
         self.networks = networks = load_networks(target, evaluation_model, options)
         check_different(networks, *private.images.shape[-2:])
         self.private, names = private.of_classes(labels), private.label_names
+        self.looked: Callable[[], object] = lambda: None  # called when a network has looked at a set of images
         self.label_names = [names[label] if names else str(label) for label in labels]
         self.data = DataInfo(
             name=private.name,
@@ -80,8 +82,9 @@ class Evaluator:
         )
         if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
             logger.warning(
-                "No --embedding: the evaluation model learned the private images, as the target did, and may recognize "
-                "adversarial images. A network that never saw these people makes the verdict more trustworthy."
+                "No --embedding: the verdict will rest on the evaluation model alone, which learned the private images "
+                "as the target did and may recognize adversarial images. Pass a network that never saw these people: "
+                "for faces --embedding inception_resnet_vggface2, for other images the Hub id of an image encoder."
             )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:
@@ -96,7 +99,7 @@ class Evaluator:
                         f"metric '{name}' needs {need}, and the audit has none; pass one, or leave the metric out"
                     )
 
-    def check_learned(self) -> None:
+    def check_target(self) -> None:
         """Refuse a target that recognizes its training images no better than by chance; warn if it is bad at them.
 
         Then the images or the order of classes are not those of its training, and an audit says nothing. Nothing is
@@ -106,14 +109,28 @@ class Evaluator:
             ValueError: it has not learned these images.
             FloatingPointError: its logits are not finite.
         """
-        self.target.module.to(process_state().device)
+        self._check_learned(self.networks["target"], "the target")
+
+    def check_control(self, control: Target) -> None:
+        """Refuse a control that has not learned the images either, or is a copy of a network of the audit.
+
+        Raises:
+            ValueError: it is one of these.
+            FloatingPointError: its logits are not finite.
+        """
+        network = load_network(control, "control")
+        check_different({**self.networks, "control": network}, *self.private.images.shape[-2:])
+        self._check_learned(network, "the control")
+
+    def _check_learned(self, network: Network, who: str) -> None:
+        network.module.to(process_state().device)
         rows = torch.arange(0, len(self.private.labels), -(-len(self.private.labels) // LEARNED))
         with torch.random.fork_rng():  # of stochastic heads
-            logits = _finite(self.networks["target"], self.private.images[rows])[1]
+            logits = _finite(network, self.private.images[rows])[1]
         assert logits is not None  # of a target
         right, count = int(topk_correct(logits, self.private.labels[rows]).sum()), len(rows)
         chance, (low, high) = 1 / logits.shape[1], exact_interval(right, count)
-        found = f"the target recognizes {right} of {count} images that it is said to have learned"
+        found = f"{who} recognizes {right} of {count} images that it is said to have learned"
         if low <= chance and high < (1 + chance) / 2:
             raise ValueError(
                 f"{found}, no more than by chance ({percent(chance)}): they are not those of its training, or the "
@@ -121,7 +138,7 @@ class Evaluator:
             )
         if right < LEAST_FIT * count:
             logger.warning(
-                "%s: unless it leaks, this audit will be inconclusive. Pass the data it was trained on.", found
+                "%s: unless this audit finds a leak, it will be inconclusive. Pass the data of its training.", found
             )
 
     @cached_property
@@ -135,6 +152,7 @@ class Evaluator:
         for role, network in self.networks.items():
             twin = next((views[other] for other in views if self.networks[other] is network), None)
             views[role] = twin or self._private_view(network)
+            self.looked()
         return views
 
     def _private_view(self, network: Network) -> View:
@@ -145,6 +163,15 @@ class Evaluator:
 
     def numbers(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> dict[str, Any]:
         """Measure reconstructions, networks and other threats; returns fields of the report."""
+        # Each network looks at the private images, at each attack's, at their chance levels, and at what the target is
+        # asked about.
+        asked = any(metric.about_target for metric in self.metrics.values())
+        sets = 1 + len(attacks) + len({len(found.labels) for _, found in attacks}) + asked
+        with ProgressBar(total=sets * len(self.networks), desc="evaluating", unit="set") as bar:
+            self.looked = bar.update
+            return self._numbers(attacks)
+
+    def _numbers(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> dict[str, Any]:
         about_target = {name: metric for name, metric in self.metrics.items() if metric.about_target}
         identities, asked = self.private.labels.unique(), None
         # All draws, then what the networks compute, then numbers.
@@ -244,6 +271,7 @@ class Evaluator:
         for role, view in self.private_views.items():
             features, logits = self.networks[role].outputs(images)
             views[role] = dataclasses.replace(view, features=features, logits=logits)
+            self.looked()
         private, identity = self.private, self.prior.identity(latents)
         truth = None if identity is None or private.true_identity is None else private.true_identity[labels]
         return Evidence(

@@ -81,7 +81,7 @@ class Network:
 
 
 def check_different(networks: Mapping[str, Network], *size: int) -> None:
-    """Refuse networks that are copies of the target, or of each other, under whatever name.
+    """Refuse networks that are copies of the target, of the control, or of each other, under whatever name.
 
     A copy has the same weights, or nearly the same logits on noise, which networks that were trained apart never have.
 
@@ -99,7 +99,7 @@ def check_different(networks: Mapping[str, Network], *size: int) -> None:
     }
     with torch.random.fork_rng(devices=[]):  # of stochastic heads
         answers = {role: network.outputs(noise)[1] for role, network in networks.items()}
-    judges = [role for role in ("target", *ROLES) if role in networks and role != "extractor"]
+    judges = [role for role in ("target", "control", *ROLES) if role in networks and role != "extractor"]
     for one, other in itertools.combinations(judges, 2):
         held = weights[other] and weights[other] <= weights[one]
         if held or networks[one].module is networks[other].module or _alike(answers[one], answers[other]):

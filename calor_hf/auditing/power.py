@@ -14,6 +14,7 @@ from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.core.config import setting
+from calor_hf.core.progress import ClassProgress
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, PowerCheck
 from calor_hf.core.report_text import percent
@@ -148,16 +149,18 @@ class Power:
         return self._check("guided", found.latents, found.images, self.labels, note)
 
     def control(
-        self, found: Sequence[tuple[NamedAttack, Reconstruction]], control: Sequence[tuple[NamedAttack, Reconstruction]]
-    ) -> PowerCheck:
+        self, found: Sequence[tuple[NamedAttack, Reconstruction]],
+        from_control: Sequence[tuple[NamedAttack, Reconstruction]], digest: str,
+    ) -> PowerCheck:  # fmt: skip
         """Compare with the same attacks on an undefended model, paired by identity.
 
         Args:
             found: Reconstructions from the target.
-            control: The same attacks on the undefended model; the one with the most recognized images counts.
+            from_control: Those of the undefended model; the attack with the most recognized images counts.
+            digest: SHA-256 of the undefended model.
         """
         checks = []
-        for (attack, defended), (_, one) in zip(found, control, strict=True):
+        for (attack, defended), (_, one) in zip(found, from_control, strict=True):
             check = self._check("control", one.latents, one.images, one.labels, f"the attack {attack.name}")
             measure, right = self._seen(defended.latents, defended.images)
             target = _measures(measure, right(defended.labels), defended.labels)[0]
@@ -166,7 +169,7 @@ class Power:
                 f"{measure} difference", mean, "share", "neither", len(one.labels), len(target.by_identity), low, high,
                 note="control minus target, paired by identity",
             )  # fmt: skip
-            checks.append(replace(check, difference=difference))
+            checks.append(replace(check, difference=difference, digest=digest))
         return max(checks, key=lambda check: check.images.value)
 
     def faults(self) -> list[str]:
@@ -190,10 +193,11 @@ class Power:
         return resized_like(self.images, torch.empty(side, side))
 
     def _toward(self, config: TowardTruthConfig, look: Look, truth: Tensor) -> Reconstruction:
-        return TowardTruth(config, look, truth, self.classes).run(
-            self.evaluator.target, self.evaluator.prior, self.classes, images_per_class=self.each,
-            seed=self.evaluator.seed, chunk_size=self.chunk_size,
-        )  # fmt: skip
+        with ClassProgress("power", len(self.classes)) as progress:
+            return TowardTruth(config, look, truth, self.classes).run(
+                self.evaluator.target, self.evaluator.prior, self.classes, images_per_class=self.each,
+                seed=self.evaluator.seed, chunk_size=self.chunk_size, callback=progress,
+            )  # fmt: skip
 
     def _judge(self) -> str:
         """Role of the network that judges images without a known truth; an empty string if no network can."""

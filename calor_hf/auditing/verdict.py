@@ -292,7 +292,8 @@ def _headline(report: LeakageReport, best: Finding) -> str:
 
 def _details(report: LeakageReport, best: Finding) -> list[str]:
     attack, measure, name = best.attack, best.measure, best.measure.name
-    lines = [f"{len(report.labels)} of {report.target.classes} people were attacked, by {_listed(report)}."]
+    lines = [_about_control(check.images, check.difference) for check in report.power if check.difference is not None]
+    lines.append(f"{len(report.labels)} of {report.target.classes} people were attacked, by {_listed(report)}.")
     if best.rebuilt:
         shares = [measure.by_identity[label] for label in best.rebuilt]
         lines.append(
@@ -326,15 +327,17 @@ def _details(report: LeakageReport, best: Finding) -> list[str]:
             f"Leakage share: {percent(share)} of what could be found ({POWER[ceiling.name]}: "
             f"{percent(ceiling.images.value)})."
         )
-    for check in report.power:
-        if check.difference is not None:
-            low, high = check.difference.low, check.difference.high
-            lines.append(
-                f"The undefended control gives {percent(check.images.value)}, a difference of "
-                f"{points(check.difference.value)} points "
-                + ("(too few people for an interval)." if math.isnan(low) else f"[{points(low)}, {points(high)}].")
-            )
     return lines
+
+
+def _about_control(control: Measure, difference: Measure) -> str:
+    text = f"The undefended control gives {percent(control.value)}; control minus model, by person: "
+    text += f"{points(difference.value)} points"
+    low, high = difference.low, difference.high
+    if math.isnan(low) or difference.identities < LEAST_PEOPLE:
+        return f"{text} (too few people for an interval)."
+    less = "this model leaks less" if low > 0 else "this model leaks more" if high < 0 else "no difference is resolved"
+    return f"{text} [{points(low)}, {points(high)}], so {less}."
 
 
 def _listed(report: LeakageReport) -> str:

@@ -1,5 +1,6 @@
 """Progress bars, timed with the monotonic clock."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ class ClassProgress:
         return self
 
     def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
-        """Show where these classes are; the arguments are those of a progress callback of an attack."""
+        """Show where these classes are; the arguments are those of a progress callback of an attack.
+
+        ``success`` is NaN if the target is not asked.
+        """
         self._bar.n = self._finished + len(labels) * step / steps
-        self._bar.set_postfix_str(f"step {step}/{steps}, target agrees on {percent(success, 0)}")
+        agrees = "" if math.isnan(success) else f", target agrees on {percent(success, 0)}"
+        self._bar.set_postfix_str(f"step {step}/{steps}{agrees}")
         if step == steps:
             self._finished += len(labels)
 

@@ -203,6 +203,7 @@ class PowerCheck:
         note: Remark for the reader; without paths and class names.
         faults: Sentences on what the prior lacks, such as color, for the caveats.
         difference: For ``control``, its share minus the target's, paired by identity.
+        digest: For ``control``, SHA-256 of its weights and configuration.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -214,6 +215,7 @@ class PowerCheck:
     note: str = ""
     faults: list[str] = field(default_factory=list)
     difference: Measure | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -130,19 +130,21 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             options = replace(options, public_images=load_public_images(options.public_dataset, side))
     if not options.reconstructions_only:
         evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
-        evaluator.check_learned()
+        evaluator.check_target()
         if options.control == AUTO:
             with state.main_process_first():
                 control = train_control(options, target)
+        if control is not None:
+            evaluator.check_control(control)
     found = reconstruct(target, prior, labels, options)
     if evaluator is None:
         if state.is_main_process:
             print_reconstructions(found, folder)
         return None
-    control_found = attack_control(control, prior, labels, options)
+    from_control = attack_control(control, prior, labels, options)
     finishing = Finishing(f"the reconstructions are saved in {folder}", EVALUATE_AGAIN)
     with finishing.step("evaluating them"):
-        report = evaluate(evaluator, found, options, control_found)
+        report = evaluate(evaluator, found, options, control, from_control)
     finishing.end()
     if state.is_main_process:
         print(f"\n{summary(report)}\n\nnumbers: {folder / REPORT}")

@@ -336,8 +336,8 @@ def test_a_target_that_never_saw_the_people_is_refused_before_any_attack(
     for right, classes in ((8, 5), (20, 5), (0, 1)):
         parts = (by_brightness(), gray(right), tiny_generator("renderer"), list(range(classes)), evaluation_model())
         caplog.clear()
-        evaluation.Evaluator(*parts, AuditOptions()).check_learned()
-        said.append([line for line in caplog.messages if "this audit will be inconclusive" in line])
+        evaluation.Evaluator(*parts, AuditOptions()).check_target()
+        said.append([line for line in caplog.messages if "it will be inconclusive" in line])
     assert [len(lines) for lines in said] == [1, 0, 1]  # 0 of 4, [0, 60] %: too few to tell
 
 

@@ -12,7 +12,7 @@ from calor_hf import AuditOptions, PrivateImages, load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.auditing import power
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.networks import Network
+from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.power import Power
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.data.loading import load_splits
@@ -130,20 +130,27 @@ def test_the_control_is_compared_person_by_person(drawn: PrivateImages) -> None:
     attack = parse_attack("gmi")
     # Recognized by person: target 1/2, 0, 0; control 1, 1/2, 0: 3/6 of the images, difference 2/6.
     target, control = rebuilt([0, 2, 4, 4, 0, 0]), rebuilt([0, 0, 2, 4, 0, 2])
-    check = tested.control([(attack, target)], [(attack, control)])
+    check = tested.control([(attack, target)], [(attack, control)], "content")
     assert check.images.by_identity == {0: 1.0, 2: 0.5, 4: 0.0}
     assert check.identities.value == pytest.approx(2 / 3)
     assert check.difference is not None
     assert check.difference.value == pytest.approx(1 / 3)
-    assert check.note == "the attack gmi"
+    assert (check.note, check.digest) == ("the attack gmi", "content")
 
 
 def test_an_audit_measures_its_power(tmp_path: Path) -> None:
-    report = small_audit(tmp_path, skip_power=False, control=tiny_target(), attacks=["gmi:steps=2"])
+    report = small_audit(
+        tmp_path, skip_power=False, control=tiny_target(), attacks=["gmi:steps=2"], classes=[0, 1, 4]
+    )  # fmt: skip
     assert [check.name for check in report.power] == ["resolution", "prior", "guided", "control"]
     assert (tmp_path / "control" / "gmi-steps-2" / "reconstructions.safetensors").is_file()
     with pytest.raises(ValueError, match=r"the control is defended \(calor\)"):
         small_audit(tmp_path / "out", control=tiny_target("calor", rank=2))
     with pytest.raises(ValueError, match="the target is undefended itself"):
         small_audit(tmp_path / "out", target=tiny_target(), control=tiny_target())
+    judge = load_network(tiny_target())
+    with pytest.raises(ValueError, match="the evaluation model is the control or a copy of it"):
+        small_audit(tmp_path / "out", control=tiny_target(), evaluation_model=judge)
+    with pytest.raises(ValueError, match="the control recognizes 0 of 12 images that it is said to have learned"):
+        small_audit(tmp_path / "out", control=tiny_target())
     assert not (tmp_path / "out").exists()

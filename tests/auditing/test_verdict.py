@@ -154,11 +154,21 @@ def test_the_known_truth_leads() -> None:
     assert report([both]).verdict.measure == HEADLINE  # photographs have no known truth
 
 
-def test_the_control_is_a_paired_difference() -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "people", "said"),
+    [
+        (0.4, 0.6, 20, " [+40.0, +60.0], so this model leaks less."),
+        (-0.1, 0.6, 20, " [-10.0, +60.0], so no difference is resolved."),
+        (-0.6, -0.4, 20, " [-60.0, -40.0], so this model leaks more."),
+        (0.4, 0.6, 5, " (too few people for an interval)."),
+    ],
+)
+def test_the_control_is_a_paired_difference(low: float, high: float, people: int, said: str) -> None:
     control = check("control", 0.6)
-    difference = dataclasses.replace(control.images, value=0.5, low=0.4, high=0.6)
+    difference = dataclasses.replace(control.images, value=0.1, low=low, high=high, identities=people)
     found = report(power=[*POWER, dataclasses.replace(control, difference=difference)]).verdict
-    assert "The undefended control gives 60.0 %, a difference of +50.0 points [+40.0, +60.0]." in found.sentences
+    text = "The undefended control gives 60.0 %; control minus model, by person: +10.0 points"
+    assert found.sentences[1] == f"{text}{said}"
 
 
 @pytest.mark.parametrize("name", ["", *BROKEN])

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from calor_hf import LeakageReport
 from calor_hf.auditing import power
 from calor_hf.cli.audit import main
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
+from calor_hf.core.digests import network_digest
 from calor_hf.recipes import audit as recipe
 from calor_hf.recipes.audit import AuditRecipe, control_argv
 from calor_hf.recipes.report import write_pages
 from calor_hf.recipes.train_arguments import parse
+from calor_hf.targets.hf_target import HFTarget
 from tests.attacks.tiny_world import CLASSES, tiny_generator
 from tests.tiny_models import tiny_base
 
@@ -232,6 +235,40 @@ def test_the_control_is_trained_as_the_target_was(tmp_path: Path) -> None:
     (tmp_path / "out" / "control-model").mkdir(parents=True)
     (tmp_path / "out" / "control-model" / "metrics.json").touch()
     assert control_argv(options) == []  # a finished one is not trained again
+
+
+@pytest.mark.slow
+def test_the_control_is_trained_attacked_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--num-identities", "8", "--num-train-epochs", "8", "--use-cpu", "--report-to", "none", "--output-dir"]
+    adapting = ["--adapt-epochs", "1", "--max-accuracy-drop", "100"]
+    assert train([*small, str(tmp_path / "model"), *adapting]) == 0
+    assert train(["--role", "evaluation", *small, str(tmp_path / "other")]) == 0
+    words = [str(tmp_path / "model"), "--evaluation-model", str(tmp_path / "other"), "--control", "auto", "--classes",
+             "identity_000,identity_003,1-2,4-6", "--attacks", "plg:steps=20,views=1,initial_candidates=20",
+             "--images-per-class", "2", "--skip-power", "--output-dir", str(tmp_path / "audit")]  # fmt: skip
+    assert main(words) in (0, 4)
+    assert "training the undefended control, once" in capsys.readouterr().out
+    report = LeakageReport.load(tmp_path / "audit")
+    assert report.labels == [0, 3, 1, 2, 4, 5, 6]
+    (control,) = report.power
+    model = tmp_path / "audit" / "control-model"
+    assert control.digest == network_digest(HFTarget.from_pretrained(str(model)).module)
+    assert HFTarget.from_pretrained(str(model)).describe("").defense == "none"
+    assert control.difference is not None
+    assert control.difference.by_identity == {}
+    assert report.verdict.sentences[1].startswith("The undefended control gives ")
+    assert (tmp_path / "audit" / "control" / report.attacks[0].name / "reconstructions.safetensors").is_file()
+
+    assert main([*words, "--resume"]) in (0, 4)
+    shown = capsys.readouterr().out
+    assert "training the undefended control" not in shown
+    assert shown.count("7 of 7 classes were finished before") == 2
+    assert LeakageReport.load(tmp_path / "audit").power == report.power
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 1.01 * one for name, one in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    assert main([*words, "--resume"]) == 2
+    assert "control/plg" in (said := capsys.readouterr().err)
+    assert "was begun with other weights of the target" in said
 
 
 @pytest.mark.parametrize("words", [[], ["here", "--target", "there"]])
