@@ -73,6 +73,8 @@ def test_what_was_not_measured_is_not_claimed(tmp_path: Path) -> None:
     assert [result.metric_type for result in made.data.eval_results or []] == ["accuracy"]
     (model / "metrics.json").unlink()
     nothing = card_of(model)
+    assert "Trained with" not in nothing.text
+    assert "**Its training is not recorded here,**" in nothing.text
     assert "Neither accuracy nor leakage of this model was measured." in nothing.text
     assert nothing.data.eval_results is None
     assert not re.search(r"\d %", nothing.text)
@@ -353,5 +355,6 @@ def test_a_model_that_was_not_adapted_says_so(tmp_path: Path) -> None:
     assert "not adapted" not in str(card_of(model))
     record(model, adapted=False, steps={"fit": 100, "adapt": 20})
     card = str(card_of(model))
+    assert "Trained with the defense `calor`" in card
     assert "**This model was not adapted:**" in card
     assert "20 steps of stage `adapt`, of which the last stage was thrown away" in card
