@@ -9,10 +9,14 @@
 On drawn faces the true identity judges what the renderer draws, the evaluation model what other priors draw, and the
 target guides. On real faces face network B judges and network A guides; neither learned these
 people, and the target has no say. A spoiled prior is the trained one with a last layer of a tenth.
+
+``--share N`` measures instead the cost of the check and of ``auto`` with its published effort, on N drawn people:
+images of the renderer, and seconds of processor time.
 """
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -26,6 +30,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from benchmarks.mobilefacenet import Embedding
 from calor_hf import AuditOptions, HFTarget, PrivateImages, load_generator
+from calor_hf.auditing.audit import reconstruct
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.power import Power
@@ -60,6 +65,25 @@ def untrained(classes: int) -> HFTarget:
     return HFTarget(ResNetForImageClassification(config), image_size=SIDE)
 
 
+def share(options: argparse.Namespace) -> str:
+    """Cost of the power check and of ``auto``, as a table."""
+    people, prior, made, rows = range(options.share), load_generator("renderer", image_size=SIDE), list[int](), []
+    evaluator = _evaluator("drawn faces", prior, options, people)
+    evaluator.private_views  # noqa: B018 - any audit needs them
+    prior.register_forward_hook(lambda *call: made.append(len(call[-1])))
+    with tempfile.TemporaryDirectory() as folder:
+        audit = AuditOptions(classes=people, output_dir=folder)
+        for name, work in (
+            ("power", lambda: Power(evaluator, audit.images_per_class, audit.chunk_size).checks()),
+            ("auto", lambda: reconstruct(evaluator.target, prior, people, audit)),
+        ):
+            made.clear()
+            begin = time.process_time()
+            work()
+            rows.append([name, f"{sum(made):,}", f"{time.process_time() - begin:.0f}"])
+    return markdown(["", "images of the renderer", "seconds"], rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the cells that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,8 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--drawn-prior", help="trained on drawn faces of other people: folder")
     parser.add_argument("--data", type=Path, help="folder of the real faces")
     parser.add_argument("--real-prior", help="trained on public real faces: folder")
-    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--share", type=int, metavar="N", help="people on whom the cost is measured")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/power"))
     options = parser.parse_args(argv)
+    if options.share:
+        print(share(options))
+        return
     cells: dict[tuple[str, str], Callable[[], Generator[Any]]] = {}
     if options.evaluation_model:
         cells["drawn faces", "renderer"] = lambda: load_generator("renderer", image_size=SIDE)
@@ -95,7 +123,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(markdown(["data", "prior", "resolution", "prior", "guided", "time"], rows))
 
 
-def _evaluator(data: str, prior: Generator[Any], options: argparse.Namespace) -> Evaluator:
+def _evaluator(
+    data: str, prior: Generator[Any], options: argparse.Namespace, people: Sequence[int] = range(PEOPLE)
+) -> Evaluator:  # fmt: skip
     source = None if data == "drawn faces" else str(options.data / "bolly100_64")
     private = PrivateImages.from_dataset(load_splits(source), image_size=SIDE, name=data)
     networks: dict[str, Any] = {}
@@ -106,7 +136,7 @@ def _evaluator(data: str, prior: Generator[Any], options: argparse.Namespace) ->
         model = Network("network A", guide, guide, nearest_mean(guide, private.images, private.labels))
         networks = {"embedding": Network("network B", judge, judge), "second_evaluation_model": model}
         target = untrained(len(private.label_names))
-    return Evaluator(target, private, prior, list(range(PEOPLE)), model, AuditOptions(**networks))
+    return Evaluator(target, private, prior, list(people), model, AuditOptions(**networks))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from calor_hf.auditing.gallery import Gallery
-from calor_hf.auditing.several_reports import differences
+from calor_hf.auditing.several_reports import model_rows
 from calor_hf.core.plain_text import unturned
 from calor_hf.core.report import AttackResult, LeakageReport, Measure
 from calor_hf.core.report_text import (
@@ -20,7 +20,6 @@ from calor_hf.core.report_text import (
     percent,
     power_rows,
     value_of,
-    with_interval,
 )  # fmt: skip
 
 
@@ -30,7 +29,7 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
     Args:
         report: The report.
         gallery: Its images; None means no images.
-        others: Reports of other models on the same data, for the plot.
+        others: Reports of other models on the same data, for the plot and a table of the models.
     """
     from jinja2 import Environment
 
@@ -47,7 +46,8 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
         private=bool(gallery and gallery.private),
         plot=_plot([report, *others]),
         share=SHARES.get(report.verdict.measure, ""),
-        models=[(one, with_interval(_lead(report, one)), differences(report, one)) for one in (report, *others)],
+        models=model_rows([report, *others]),
+        others=others,
         power_head=POWER_HEAD,
         power_rows=power_rows(report),
         percent=percent,
@@ -56,11 +56,6 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
         chance_levels=chance_levels,
         directions=DIRECTIONS,
     )
-
-
-def _lead(report: LeakageReport, other: LeakageReport) -> Measure | None:
-    """The measure that carries the verdict of ``report``, of the strongest attack on another model."""
-    return None if other.strongest is None else other.strongest.get(report.verdict.measure)
 
 
 def _tables(attack: AttackResult) -> dict[str, Any]:

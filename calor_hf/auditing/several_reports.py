@@ -8,7 +8,7 @@ import numpy as np
 
 from calor_hf.auditing.verdict import LEAST_PEOPLE, concluded
 from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, Measure, NetworkInfo, PowerCheck
-from calor_hf.core.report_text import DASH, number, percent, points, power_rows, value_of
+from calor_hf.core.report_text import DASH, SHARES, number, percent, points, power_rows, value_of, with_interval
 from calor_hf.metrics import paired_difference
 
 _SHOWN = 100  # characters of a difference
@@ -75,6 +75,23 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
             if a != b:
                 found.append(f"{name.replace('_', ' ')} of {attack.name} ({a} and {b})")
     return found
+
+
+def model_rows(reports: Sequence[LeakageReport]) -> list[list[str]]:
+    """Return titles, and a row for each model: test accuracy, verdict, and the measure of the first verdict.
+
+    The last column says in what more than the model an audit differs from the first.
+    """
+    first, *_ = reports
+    lead = first.verdict.measure
+    rows = [["model", "defense", "test accuracy", "verdict", SHARES.get(lead, DASH), "differs in"]]
+    for one in reports:
+        accuracy = next((measure for measure in one.utility if measure.name == "accuracy"), None)
+        leak = None if one.strongest is None else one.strongest.get(lead)
+        differs = "; ".join(differences(first, one)) or ("nothing else" if rows[1:] else DASH)
+        name = one.target.name or one.target.model
+        rows.append([name, one.target.defense, value_of(accuracy), one.verdict.kind, with_interval(leak), differs])
+    return rows
 
 
 def _content(one: DataInfo | NetworkInfo) -> str:

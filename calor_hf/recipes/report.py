@@ -12,8 +12,9 @@ from calor_hf.auditing.html import to_html
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import RESULT
-from calor_hf.auditing.several_reports import across_seeds, compare_reports, differences, merge_reports
+from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports, model_rows
 from calor_hf.core.files import write_whole
+from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.report import LeakageReport
 from calor_hf.core.report_text import summary, to_markdown
@@ -49,7 +50,7 @@ class ReportOptions:
         default=(),
         metadata={
             "nargs": "+", "metavar": "REPORT",
-            "help": "other models on the same data, for the plot of accuracy against leakage",
+            "help": "other models on the same data: the page compares them in a plot and a table",
         },
     )  # fmt: skip
     output_dir: str | None = field(
@@ -100,9 +101,11 @@ def show_report(options: ReportOptions) -> LeakageReport:
     folder = Path(options.output_dir) if options.output_dir else home
     page, _ = write_pages(report, folder, images_from=home, others=others)
     print(f"{summary(report)}\n\nreport: {page}")
-    for other in others:
-        differs = "; ".join(differences(report, other)) or "nothing but the model"
-        print(f"{other.target.name or other.target.model}: {other.verdict.kind}; it differs in {differs}")
+    if others:
+        rows = model_rows([report, *others])
+        print(f"\n{aligned([row[:-1] for row in rows])}\n")
+        for name, *_, differs in rows[2:]:
+            print(f"{name} differs from the first in: {differs}")
     return report
 
 

@@ -1,6 +1,7 @@
 """`calor-hf report` as a user types it."""
 
 import dataclasses
+import html
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,20 @@ def test_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
-def test_other_models_stand_beside_it_in_the_plot(tmp_path: Path) -> None:
+def test_several_models_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_report().save(tmp_path / "a" / "report.json")
-    small_report(target=dataclasses.replace(small_report().target, defense="someone else's")).save(tmp_path / "b.json")
+    target = dataclasses.replace(small_report().target, defense="someone else's", name="theirs")
+    other = small_report(target=target, images_per_class=9, attacks=[attack("weak", [1, 0, 0, 0, 0, 0])])
+    other.save(tmp_path / "b.json")
     assert calor_hf(["report", str(tmp_path / "a"), "--others", str(tmp_path / "b.json")]) == 4
+    shown = capsys.readouterr().out.splitlines()
+    row = next(line for line in shown if line.startswith("theirs  "))
+    assert row.split() == ["theirs", "someone", "else's", "90.0", "%", "inconclusive", "16.7", "%", "(0.0–50.0", "%)"]
+    assert "theirs differs from the first in: images of each person (2 and 9)" in shown[-1]
+    page = html.unescape((tmp_path / "a" / "report.html").read_text())
+    said = [*other.verdict.sentences, *other.verdict.reasons, *other.caveats]
+    assert all(f"<li>{line}</li>" in page for line in said)
+    assert "<td>16.7 % (0.0–50.0 %)</td>" in page
     alone = (tmp_path / "a" / "report.html").read_text()
     assert "weak (someone else's, inconclusive)" in alone.replace("&#x27;", "'")
     assert calor_hf(["report", str(tmp_path / "a")]) == 4
