@@ -82,9 +82,9 @@ class Evaluator:
         )
         if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
             logger.warning(
-                "No --embedding: the verdict will rest on the evaluation model alone, which learned the private images "
-                "as the target did and may recognize adversarial images. Pass a network that never saw these people: "
-                "for faces --embedding inception_resnet_vggface2, for other images the Hub id of an image encoder."
+                "No --embedding: the verdict will rest on networks that learned the private images as the target did, "
+                "and may recognize adversarial images. Pass one that never saw these people: for faces --embedding "
+                "inception_resnet_vggface2, for other images the Hub id of an image encoder (docs/audit.md)."
             )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:

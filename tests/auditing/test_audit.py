@@ -341,6 +341,16 @@ def test_a_target_that_never_saw_the_people_is_refused_before_any_attack(
     assert [len(lines) for lines in said] == [1, 0, 1]  # 0 of 4, [0, 60] %: too few to tell
 
 
+def test_an_independent_network_is_asked_for_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+    for prior, embedding in (("renderer", None), ("dcgan", None), ("dcgan", nn.Flatten())):
+        parts = (tiny_target(), private_images_of(), tiny_generator(prior), [0, 1], evaluation_model())
+        caplog.clear()
+        evaluation.Evaluator(*parts, AuditOptions(embedding=embedding))
+        asked.append(any("for faces --embedding inception_resnet_vggface2" in line for line in caplog.messages))
+    assert asked == [False, True, False]  # the truth about what the renderer draws is known
+
+
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
     few = private_images_of(images=private_images_of().images[:8], labels=private_images_of().labels[:8])
     with pytest.raises(ValueError, match=r"no private images of the classes \[3\]"):
