@@ -26,6 +26,7 @@ from transformers import (
 from calor_hf.attacks.queries import Queries
 from calor_hf.core.files import saving, write_json, write_whole
 from calor_hf.core.fit import fit
+from calor_hf.core.plain_text import without_paths
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import Key, named_rng, torch_seed
@@ -136,7 +137,8 @@ def _fresh(name: str, target: Any) -> PreTrainedModel:
     if name in RESNETS:
         return ResNetForImageClassification(ResNetConfig(num_labels=classes, **RESNETS[name]))
     try:
-        config = AutoConfig.from_pretrained(name, num_labels=classes)
+        numbered = {index: f"LABEL_{index}" for index in range(classes)}  # its class names may name people
+        config = AutoConfig.from_pretrained(name, id2label=numbered, label2id={v: k for k, v in numbered.items()})
         model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
             name, config=config, ignore_mismatched_sizes=True
         )
@@ -217,5 +219,7 @@ def _train(
     logger.info(f"student %s: {measure}", name, divergence)
     with saving(folder):
         student.eval().save_pretrained(folder)
-    write_json(folder / RECORD, {**settings, "divergence": divergence})  # last: all is there
+    write_json(
+        folder / RECORD, {**settings, "student": without_paths(name), "divergence": divergence}
+    )  # last: all is there
     file.unlink()

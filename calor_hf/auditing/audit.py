@@ -140,6 +140,7 @@ def reconstruct(target: Target, prior: Generator[Any], labels: Sequence[int], op
             seed=options.seed,
             chunk_size=options.chunk_size,
             public_images=options.public_images,
+            anonymous=options.anonymize_labels,
             resume=options.resume,
             overwrite=options.overwrite,
         )

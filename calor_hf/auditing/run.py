@@ -19,6 +19,7 @@ from calor_hf.auditing._store import ChunkStore, cost_of, load_reconstruction, s
 from calor_hf.core.digests import images_digest, network_digest
 from calor_hf.core.files import check_writable, delete, read_json, read_text, remove_parts, write_json, write_whole
 from calor_hf.core.finishing import Finishing
+from calor_hf.core.plain_text import without_paths
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ClassProgress
 from calor_hf.core.reconstruction import Cost, Reconstruction
@@ -41,7 +42,7 @@ class AttackRecord:
         attack: Name of the attack.
         settings: Its settings.
         generator: Name and settings of the prior.
-        target: Name of the target.
+        target: Name of the target; it identifies nothing, as the digests do.
         labels: Classes attacked.
         images_per_class: Reconstructions of each.
         seed: Seed of every draw.
@@ -73,6 +74,7 @@ def run_attack(
     seed: int = 0,
     chunk_size: int = CHUNK_SIZE,
     public_images: Dataset[Tensor] | None = None,
+    anonymous: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Reconstruction:
@@ -94,6 +96,7 @@ def run_attack(
         seed: Seed of every draw; the result does not depend on processes and chunks.
         chunk_size: Images at a time.
         public_images: For attacks that learn about the target first; defaults to samples of the generator.
+        anonymous: Record neither the target's name nor paths, such as those of students.
         resume: Go on with the run in ``output_dir``, if there is one.
         overwrite: Delete an earlier run in ``output_dir`` first.
 
@@ -119,6 +122,8 @@ def run_attack(
         name, attack.config.to_dict(), {"generator": generator.name, **generator.config.to_dict()}, target_name,
         labels, images_per_class, seed, _digests(target, generator, public_images),
     )  # fmt: skip
+    if anonymous:
+        record = replace(record, target="", settings=without_paths(record.settings))
     _begin(folder, record, target.num_classes, resume, overwrite)
     begin, each = time.perf_counter(), images_per_class * max(1, len(attack.parts))
     store = ChunkStore(folder / CHUNKS, folder / RESULT, labels, each)
@@ -184,6 +189,7 @@ def _begin(folder: Path, record: AttackRecord, num_classes: int, resume: bool, o
             check_begun(folder, resume, overwrite)
             before = read_json(file, {"labels": list[int], "digests": dict[str, str]})
             _check_same_parts(folder, before.pop("digests"), now.pop("digests"))
+            now.pop("target")
             # More classes may be asked for, not fewer: what is finished stays. All else belongs to what is there.
             now["labels"] = labels if set(before["labels"]) - set(labels) else before["labels"]
             other = [k for k, v in json.loads(json.dumps(now)).items() if before.get(k) != v]

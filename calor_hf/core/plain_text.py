@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Sequence
+from typing import Any
 
 # An underscore inside a word, and an @ that no name follows, mean nothing in Markdown.
 _SPECIAL = re.compile(r"([\\`*{}\[\]|#~!$]|(?<![^\W_])_|_(?![^\W_]))")
@@ -25,6 +26,15 @@ def markdown_text(value: object) -> str:
     """Return ``value`` escaped for Markdown, tables included: no tag, link, code or emphasis results from it."""
     line = html.escape(one_line(value), quote=False)
     return _MENTION.sub("&#64;", _SPECIAL.sub(r"\\\1", line).replace("://", ":&#47;&#47;"))
+
+
+def without_paths(value: Any) -> Any:
+    """Return a plain value without paths and Hub ids, which name users: an ellipsis for words with a slash."""
+    if isinstance(value, str):
+        return re.sub(r"\S*[/\\]\S*", lambda word: "…" if re.search(r"[^\W\d]", word[0]) else word[0], value)
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    return [without_paths(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 
 from calor_hf._version import __version__
 from calor_hf.core.files import parse_json, read_text, write_whole
+from calor_hf.core.plain_text import without_paths
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.validation import MAX_NUMBER
 
@@ -291,7 +292,7 @@ class LeakageReport:
     def anonymous(self) -> "LeakageReport":
         """Return a copy with numbers instead of class names, and without names of model, data and networks.
 
-        Class names may be names of people; the others may be paths, which name users.
+        Class names may be names of people; the others may be paths, which name users, as may settings and notes.
         """
         roles = {one.name: role.replace("_", " ") for role, one in self.networks.items() if one.name}
 
@@ -299,14 +300,19 @@ class LeakageReport:
             note = measure.note
             for name in sorted(roles, key=len, reverse=True):
                 note = note.replace(name, f"the {roles[name]}")
-            return replace(measure, note=note)
+            return replace(measure, note=without_paths(note))
 
+        found = self._with_measures(nameless)
         return replace(
-            self._with_measures(nameless),
+            found,
             label_names=[f"person {label}" for label in self.labels],
-            target=replace(self.target, name=""),
+            target=replace(self.target, name="", settings=without_paths(self.target.settings)),
             data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
             networks={role: replace(one, name="") for role, one in self.networks.items()},
+            attacks=[
+                replace(one, settings=without_paths(one.settings), prior_settings=without_paths(one.prior_settings))
+                for one in found.attacks
+            ],
         )
 
     def publishable(self) -> "LeakageReport":
