@@ -5,8 +5,9 @@ CONSTRAINTS ?= constraints.txt
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One thread a process: two test processes on two cores get in each other's way otherwise. Nothing is downloaded.
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
+# One thread per process: two test processes on two cores get in each other's way otherwise. Nothing is downloaded.
+# Bytecode is kept: the many processes that tests launch would compile the package anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all lint types docs tables linkcheck bench clean

@@ -10,8 +10,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transfor
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import _utils
 
 from tests.processes.server import Server
+
+# Seconds until the workers of a data loader that is garbage are terminated, by whichever test collects it.
+_utils.MP_STATUS_CHECK_INTERVAL = 0.2
 
 
 @pytest.fixture(autouse=True)
