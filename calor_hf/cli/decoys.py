@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from calor_hf.cli._command import Command
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
+from calor_hf.recipes.exchangeability import CheckOptions, check_decoys
 
 COMMANDS = {
     "deal": Command(
@@ -13,6 +14,13 @@ COMMANDS = {
         " of them are private is drawn once, and kept apart.",
         DealOptions,
         deal_decoys,
+    ),
+    "check": Command(
+        "decoys check",
+        "Test whether private identities and decoys can be told apart, from the data that decoys deal wrote and its"
+        " secret.",
+        CheckOptions,
+        check_decoys,
     ),
 }
 

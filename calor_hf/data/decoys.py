@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from calor_hf.core.files import read_json, saving, write_json
 
@@ -19,6 +19,8 @@ ABOUT = "decoys.json"
 """File in the data folder that says what they are; nothing in it depends on the assignment."""
 ASSIGNMENT = "assignment.json"
 """File in the secret folder that says which identities are private."""
+VERDICT = "exchangeability.json"
+"""File in the secret folder about :mod:`calor_hf.data.exchangeability`; in the data folder, rounded to 1 %."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -125,6 +127,11 @@ def _cut(rows: Mapping[str, Sequence[int]], count: Mapping[str, int], rng: np.ra
     return {split: rng.permutation(np.asarray(rows[split]))[: count[split]].tolist() for split in SPLITS}
 
 
+def private_members(classes: Sequence[Sequence[Person]]) -> NDArray[np.int64]:
+    """(classes,) position of the private identity among the members of each class."""
+    return np.array([next(j for j, one in enumerate(members) if one.private) for members in classes])
+
+
 # The secret
 
 
@@ -173,7 +180,7 @@ def write_assignment(data: str | Path, classes: Sequence[Sequence[Person]], **ab
     """
     check_no_assignment(data)
     k = len(classes[0])
-    private = [k * c + next(j for j, one in enumerate(members) if one.private) for c, members in enumerate(classes)]
+    private = (k * np.arange(len(classes)) + private_members(classes)).tolist()
     names = [[one.name for one in members] for members in classes]
     content = {"k": k, "private": private, "names": names, "data": _digest(data), **about}
     write_secret(data, ASSIGNMENT, content)

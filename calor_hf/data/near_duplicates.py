@@ -1,9 +1,10 @@
-"""Near-duplicates: copies of an image in another size, encoding or mirrored, found by their 16 x 16 thumbnails."""
+"""Near-duplicates: copies of an image under two identities, by thumbnails, and one person twice, by features."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -38,3 +39,25 @@ def copies_of_others(looks: Tensor, owners: Sequence[int], limit: float = LIMIT)
         close = (apart < limit) & (whose[rows, None] != whose[None])
         pairs |= {(min(a, b), max(a, b)) for a, b in (close.nonzero() + torch.tensor([rows.start, 0])).tolist()}
     return sorted(pairs)
+
+
+def one_person_twice(features: Tensor, owners: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of identities that are as alike as the images of one of them are, by cosine similarity of features.
+
+    Each identity is split into two halves. A pair is found if its halves are more alike, in the mean over the four
+    pairs of halves, than the two halves of one of the identities.
+
+    Args:
+        features: (images, features) of a network that tells people apart.
+        owners: (images,) identity of each image, in [0, identities), with two or more images each.
+    """
+    whose = torch.as_tensor(owners)
+    halves = []
+    for index in range(int(whose.max()) + 1):
+        own = F.normalize(features[whose == index].double(), dim=1)
+        halves.append(torch.stack([own[0::2].mean(0), own[1::2].mean(0)]))
+    both = F.normalize(torch.stack(halves), dim=2)
+    alike = both.sum(1) @ both.sum(1).T / 4
+    itself = (both[:, 0] * both[:, 1]).sum(1)
+    pairs = (alike > torch.minimum(itself[:, None], itself)).triu(1).nonzero().tolist()
+    return [(a, b) for a, b in pairs]

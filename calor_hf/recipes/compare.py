@@ -18,7 +18,7 @@ from calor_hf.core.report_text import percent, points
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
-from calor_hf.recipes.decoys import identities_for
+from calor_hf.recipes.identities import identities_for
 from calor_hf.recipes.matching import Trial, best_trial, match_strength
 from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, with_range
 from calor_hf.recipes.train_arguments import defenses_of_any_data, has_low_rank_head, parse, reads_identities

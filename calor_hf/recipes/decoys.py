@@ -1,4 +1,4 @@
-"""Decoy identities: dealing the data, and what training needs of them."""
+"""Dealing decoy identities: private images and decoys become one data folder, with a secret next to it."""
 
 import io
 import logging
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PretrainedConfig
+import torch
+from numpy.typing import NDArray
 
 from calor_hf.core.config import setting
-from calor_hf.core.digests import text_digest
-from calor_hf.core.files import read_json, reading, write_json, write_whole
+from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.label_names import telling_names
 from calor_hf.data.decoys import (
     ABOUT,
@@ -22,19 +22,27 @@ from calor_hf.data.decoys import (
     Person,
     check_no_assignment,
     deal,
-    identities_per_class,
+    private_members,
     secret_folder,
     shown,
     write_assignment,
 )
 from calor_hf.data.image_grid import png
 from calor_hf.data.loading import Splits
-from calor_hf.data.near_duplicates import copies_of_others, thumbnails
+from calor_hf.data.near_duplicates import copies_of_others, one_person_twice, thumbnails
 from calor_hf.data.public_images import square_pixels
-from calor_hf.defenses import DEFENSES
 from calor_hf.recipes.common import check_apart, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
-from calor_hf.recipes.train_arguments import ModelArguments, defense_settings
+from calor_hf.recipes.exchangeability import (
+    CONDITION,
+    check_exchangeable,
+    exchangeability,
+    features_of,
+    identities_of,
+    images_of,
+    write_verdict,
+)
+from calor_hf.recipes.identities import training_records
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,10 +52,6 @@ logger = logging.getLogger("calor_hf.decoys")
 DRAWN_IDENTITIES = 64
 _OUTPUT_FILES = ("model.safetensors", "metrics.json", "trainer_state.json", "report.json")
 """Files by which a folder is known as the output of a command."""
-CONDITION = (
-    "1/k holds only for an attacker whose other knowledge (photographs, registers, face search) is symmetric in the k "
-    "identities; it fails completely if the decoys do not exist and the attacker can search real faces."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,10 @@ class DealOptions(DataOptions):
     )
     same_count: bool = setting(False, "The same number of images for all classes, not for those of a class alone.")
     num_identities: int | None = setting(None, "Synthetic faces: number of private identities; default: 64.")
+    model: str | None = setting(
+        None, "Base model, folder or Hub id, whose features are tested too, and must not show one person twice."
+    )  # fmt: skip
+    accept_distinguishable_decoys: bool = setting(False, "Deal, even if decoys can be told from private identities.")
     seed: int | None = setting(None, "For tests: a seed repeats the deal, and so does everyone who guesses it.")
 
     def __post_init__(self) -> None:
@@ -120,12 +128,19 @@ def deal_decoys(options: DealOptions) -> Path:
     seed = secrets.randbits(256) if options.seed is None else options.seed
     classes = deal(private, pool, options.k, np.random.default_rng(seed), options.same_count)
     merged = merge(classes, sources, options.image_size)
-    check_copies(merged, classes)
+    names = [one.name for members in classes for one in members]
+    check_copies(merged, names)
+    features = features_of(merged, options.model) if options.model else None
+    if features is not None:
+        check_people(features, merged, names)
+    found = exchangeability(merged, private_members(classes), options.k, options.drawn, features, options.model)
+    logger.info("%s", found)
+    check_exchangeable(found, options.accept_distinguishable_decoys)
     about = {
         "k": options.k,
         "classes": len(classes),
         "exchangeable_by_construction": options.drawn,
-        "private_records": _records(options.dataset, [one.name for one in private]),
+        "private_records": training_records(options.dataset, [one.name for one in private]),
     }
     for split, data in merged.items():
         buffer = io.BytesIO()
@@ -133,6 +148,7 @@ def deal_decoys(options: DealOptions) -> Path:
         write_whole(folder / f"{split}.parquet", buffer.getvalue())
     write_json(folder / ABOUT, about, indent=2)
     write_assignment(folder, classes, sources={"private": options.dataset, "pool": options.pool})
+    write_verdict(folder, found)
     images = ", ".join(f"{len(data)} {split}" for split, data in merged.items())
     logger.info(
         "%d classes of %d identities, images: %s\ntrain on %s; %s holds the assignment: keep it secret, and back it "
@@ -266,81 +282,28 @@ def merge(
     return merged
 
 
-def check_copies(merged: "dict[str, Dataset]", classes: Sequence[Sequence[Person]]) -> None:
-    """Refuse images of two identities that are copies of each other.
+def check_copies(merged: "dict[str, Dataset]", names: Sequence[str]) -> None:
+    """Refuse images of two identities that are copies of each other; ``names`` are those of the identities.
 
     Raises:
         ValueError: the message names the identities.
     """
-    parts = [merged[split] for split in SPLITS]
-    owners = np.concatenate([np.asarray(part[IDENTITIES]) for part in parts])
-    pairs = copies_of_others(thumbnails(image for part in parts for image in part["image"]), owners.tolist())
-    names = [one.name for members in classes for one in members]
-    found = sorted({(names[owners[a]], names[owners[b]]) for a, b in pairs})
-    if found:
-        raise ValueError(
-            f"{len(found)} pairs of identities have an image in common, so they may be one person: "
-            f"{shown(f'{a} and {b}' for a, b in found)}; remove one of each pair"
-        )
+    owners = identities_of(merged)
+    pairs = copies_of_others(thumbnails(images_of(merged)), owners.tolist())
+    _refuse_pairs({(int(owners[a]), int(owners[b])) for a, b in pairs}, names, "have an image in common")
 
 
-# Training
-
-
-def identities_for(model_args: ModelArguments, splits: Splits) -> int:
-    """Return the number k of identities per class that a training with these options reads; 0 if it reads none.
+def check_people(features: NDArray[np.float64], merged: "dict[str, Dataset]", names: Sequence[str]) -> None:
+    """Refuse two identities that the features of a network take for one person.
 
     Raises:
-        ValueError: the defense needs identities and the data have none, or another k, or unequal numbers of images.
+        ValueError: the message names the identities.
     """
-    method, settings = DEFENSES.get(model_args.defense), defense_settings(model_args)
-    if not method(method.config_class.from_dict(settings)).identities_per_class:
-        return 0
-    if IDENTITIES not in splits.train.column_names:
-        raise ValueError(
-            f"--defense {model_args.defense} trains on data with decoys, and these have no column {IDENTITIES}; make "
-            "them with calor-hf decoys deal, and pass the folder that it writes as --dataset"
-        )
-    k = identities_per_class(splits.train["label"], splits.train[IDENTITIES])
-    if settings.get("k", k) != k:
-        raise ValueError(f"the data have {k} identities per class, got --k {settings['k']}; leave it out")
-    return k
+    pairs = one_person_twice(torch.from_numpy(features), identities_of(merged).tolist())
+    _refuse_pairs({(a, b) for a, b in pairs}, names, "look like one person to --model")
 
 
-def check_base(model: str, revision: str | None, dataset: str) -> None:
-    """Refuse a base model whose files record that it was trained on the private people of data with decoys.
-
-    Args:
-        model: Folder or Hub id of the base model.
-        revision: Its revision on the Hub.
-        dataset: The data folder.
-
-    Raises:
-        ValueError: it was.
-    """
-    about = Path(dataset).expanduser() / ABOUT
-    if not about.is_file():
-        return
-    private = read_json(about, {"private_records": list[str]})["private_records"]
-    with reading(f"the configuration of {model}"):
-        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
-    found = _records("", [str(name) for name in (config.get("id2label") or {}).values()])
-    record = Path(model).expanduser() / "metrics.json"
-    if record.is_file():
-        known = read_json(record, {"dataset?": str, "drawn?": bool})
-        drawn_private = known.get("drawn") and "private" in known.get("dataset", "")
-        found += _records(None if drawn_private else known.get("dataset", ""), [])
-    if set(found) & set(private):
-        raise ValueError(
-            f"{model} was trained on the private people of {dataset}, so it tells them from their decoys, and a model "
-            "that starts from it may, too; pass a base model that has seen none of them"
-        )
-
-
-def _records(source: str | None, names: Sequence[str]) -> list[str]:
-    """Digests by which training on a set is recognized: of where it is (None means drawn), and of its class names."""
-    place = "drawn" if source is None else source
-    if source and Path(source).expanduser().exists():
-        place = str(Path(source).expanduser().resolve())
-    told = sorted(names) if telling_names(names) else []
-    return [text_digest(value) for value in (place, told) if value]
+def _refuse_pairs(pairs: set[tuple[int, int]], names: Sequence[str], reason: str) -> None:
+    if pairs:
+        listed = shown(f"{names[a]} and {names[b]}" for a, b in sorted(pairs))
+        raise ValueError(f"{len(pairs)} pairs of identities {reason}: {listed}; remove one of each pair")

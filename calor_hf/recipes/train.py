@@ -39,7 +39,7 @@ from calor_hf.modeling import defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import PREDICTIONS, check_apart, hub_id, log_to_terminal
-from calor_hf.recipes.decoys import check_base, identities_for
+from calor_hf.recipes.identities import check_base, identities_for
 from calor_hf.recipes.train_arguments import DataArguments, ModelArguments, RunArguments, defense_settings
 from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments

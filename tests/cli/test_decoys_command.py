@@ -22,6 +22,7 @@ from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.recipes.compare import CompareOptions, compare
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
+from calor_hf.recipes.exchangeability import CheckOptions, check_decoys
 from calor_hf.recipes.train import load_parts, train
 from calor_hf.recipes.train_arguments import parse
 
@@ -237,3 +238,45 @@ def test_help_names_the_sub_commands(capsys: pytest.CaptureFixture[str]) -> None
     assert "usage: calor-hf decoys {deal" in capsys.readouterr().out
     assert main(["decoys", "dael"]) == 2
     assert "calor-hf decoys {deal" in capsys.readouterr().err
+
+
+def test_decoys_of_another_source_are_refused_unless_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = table(tmp_path / "private.parquet", [4] * 30, suffix="PNG")
+    pool = table(tmp_path / "pool.parquet", [4] * 30, 30, "decoy {}", suffix="JPEG")
+    folder, words = tmp_path / "out", ["decoys", "deal", private, "--pool", pool, "--k", "2"]
+    assert main([*words, "--output-dir", str(folder)]) == 2
+    assert "can be told apart" in capsys.readouterr().err
+    assert not folder.exists()
+    assert not secret_folder(folder).exists()
+    assert main([*words, "--output-dir", str(folder), "--accept-distinguishable-decoys"]) == 0
+    capsys.readouterr()
+    assert main(["decoys", "check", str(folder)]) == 2
+    shown = capsys.readouterr()
+    assert "image statistics: AUC" in shown.out
+    assert "pass --accept-distinguishable-decoys" in shown.err
+    assert main(["decoys", "check", str(folder), "--accept-distinguishable-decoys"]) == 0
+    secret, public = (
+        json.loads((place / "exchangeability.json").read_text()) for place in (secret_folder(folder), folder)
+    )
+    assert stat.S_IMODE((secret_folder(folder) / "exchangeability.json").stat().st_mode) == 0o600
+    assert public["tests"][0]["low"] == round(secret["tests"][0]["low"], 2) > 0.75
+
+
+def test_check_takes_the_features_of_a_model(dealt: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = check_decoys(CheckOptions(data=dealt, model=target))
+    assert [test.name for test in found.tests] == ["image statistics", f"features of {target}"]
+    shown = capsys.readouterr().out
+    assert "exchangeable by construction: an attacker names the private identity of a class in 1/k = 50 %" in shown
+    assert "fails completely if the decoys do not exist" in shown
+    with pytest.raises(FileNotFoundError, match="no assignment of decoys in"):
+        check_decoys(CheckOptions(data=dealt.parent))
+    file = dealt / "test.parquet"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b" ")
+        with pytest.raises(ValueError, match="belongs to other data than"):
+            check_decoys(CheckOptions(data=dealt))
+    finally:
+        file.write_bytes(before)

@@ -1,0 +1,130 @@
+"""Exchangeability of private identities and decoys in merged data: the test, its verdict, and what it refuses."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from calor_hf.core.config import setting
+from calor_hf.core.files import read_json, write_json
+from calor_hf.data.decoys import ABOUT, IDENTITIES, SPLITS, VERDICT, read_assignment, write_secret
+from calor_hf.data.exchangeability import (
+    REFUSED,
+    Exchangeability,
+    describe_people,
+    image_statistics,
+    two_sample_test,
+)
+from calor_hf.recipes.common import log_to_terminal
+from calor_hf.recipes.data_options import DataOptions
+from calor_hf.targets.hf_target import target_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger("calor_hf.decoys")
+
+CONDITION = (
+    "1/k holds only for an attacker whose other knowledge (photographs, registers, face search) is symmetric in the k "
+    "identities; it fails completely if the decoys do not exist and the attacker can search real faces."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Options of :func:`check_decoys`."""
+
+    data: Path = setting(help="Folder that decoys deal wrote, with its secret next to it.", positional=True)
+    model: str | None = setting(None, "Base model, a folder or Hub id, whose features are tested too.")
+    accept_distinguishable_decoys: bool = setting(False, "End without an error, even if decoys can be told.")
+
+
+def check_decoys(options: CheckOptions) -> Exchangeability:
+    """Test whether private identities and decoys are exchangeable, and keep the verdict, as `decoys check` does.
+
+    Raises:
+        FileNotFoundError: no data, or no assignment.
+        ValueError: decoys can be told from private identities.
+    """
+    log_to_terminal()
+    secret = read_assignment(options.data)
+    about = read_json(options.data / ABOUT, {"exchangeable_by_construction": bool})
+    splits = DataOptions(dataset=str(options.data), allow_duplicates_across_splits=True).load(0)
+    merged = {split: getattr(splits, split) for split in SPLITS}
+    features = features_of(merged, options.model) if options.model else None
+    private = np.array(secret.private) % secret.k
+    by_construction = about["exchangeable_by_construction"]
+    found = exchangeability(merged, private, secret.k, by_construction, features, options.model)
+    logger.info("%s\n%s", found, CONDITION)
+    write_verdict(options.data, found)
+    check_exchangeable(found, options.accept_distinguishable_decoys)
+    return found
+
+
+def exchangeability(
+    merged: "dict[str, Dataset]", private: NDArray[np.int64], k: int, by_construction: bool,
+    features: NDArray[np.float64] | None = None, model: str | None = None,
+) -> Exchangeability:  # fmt: skip
+    """Test merged data on image statistics and, if given, on features.
+
+    Args:
+        merged: Data by split.
+        private: (classes,) position of the private member in its class.
+        k: Identities per class.
+        by_construction: Whether all identities were drawn from one population.
+        features: (images, features) of all splits, as :func:`features_of`.
+        model: Name of the network that they are of.
+    """
+    identities = identities_of(merged)
+    rows = {"image statistics": image_statistics(images_of(merged))}
+    if features is not None:
+        rows[f"features of {model}"] = features
+    tests = (two_sample_test(name, describe_people(of, identities), private, k) for name, of in rows.items())
+    return Exchangeability(k, len(private), by_construction, tuple(tests))
+
+
+def check_exchangeable(found: Exchangeability, accepted: bool) -> None:
+    """Refuse decoys that can be told from private identities, unless ``accepted``.
+
+    Raises:
+        ValueError: the lower end of an AUC is above 0.75.
+    """
+    if found.distinguishable and not accepted:
+        raise ValueError(
+            f"{found.statement} (the lower end of an AUC is above {REFUSED}); take decoys of the same source, camera "
+            "and processing as the private images, or pass --accept-distinguishable-decoys"
+        )
+
+
+def write_verdict(folder: Path, found: Exchangeability) -> None:
+    """Write the verdict into the secret folder, and rounded to 1 % next to the data."""
+    write_secret(folder, VERDICT, found.to_dict())
+    write_json(folder / VERDICT, found.to_dict(rounded=True), indent=2)
+
+
+@torch.no_grad()
+def features_of(merged: "dict[str, Dataset]", model: str) -> NDArray[np.float64]:
+    """(images, features) of all splits that enter the classifier of a model, a folder or Hub id."""
+    target = target_of(model)
+    found = []
+    for split in SPLITS:
+        for start in range(0, len(merged[split]), 64):
+            images = merged[split][start : start + 64]["image"]
+            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+            found.append(target.features(pixels.permute(0, 3, 1, 2) / 255))
+    return torch.cat(found).double().numpy()
+
+
+def images_of(merged: "dict[str, Dataset]") -> Iterator[Any]:
+    """Images of all splits."""
+    return (image for split in SPLITS for image in merged[split]["image"])
+
+
+def identities_of(merged: "dict[str, Dataset]") -> NDArray[np.int64]:
+    """Identities of the images of all splits."""
+    return np.concatenate([np.asarray(merged[split][IDENTITIES]) for split in SPLITS])
