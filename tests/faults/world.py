@@ -61,7 +61,7 @@ WORKS = {
         2,
     ),
     "audit": Work(
-        "audit {world}/base --dataset {world}/faces "
+        "audit {world}/target --dataset {world}/faces "
         "--evaluation-model {world}/evaluation-model --generator {world}/prior --images-per-class "
         "1 --chunk-size 1 --skip-power --output-dir out --attacks gmi:steps=4 plg:steps=4,initial_candidates=8,views=1",
         4,
@@ -75,24 +75,32 @@ WORKS = {
 
 
 def make_world(folder: Path) -> Path:
-    """Faces, a base model, an evaluation model, a prior and a model to publish."""
-    rng = np.random.default_rng(0)
+    """Faces, a base model, a target that knows them, an evaluation model, a prior and a model to publish."""
+    rng, faces = np.random.default_rng(0), list[Image.Image]()
     for person in range(IDENTITIES):
         place = folder / "faces" / f"person {person}"
         place.mkdir(parents=True)
         pattern = rng.integers(0, 256, (SIDE, SIDE, 3))
         for index in range(12):
             noisy = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(place / f"{index:02d}.png")
-    for name, width in (("base", 8), ("evaluation-model", 4)):
+            faces.append(Image.fromarray(noisy))
+            faces[-1].save(place / f"{index:02d}.png")
+    for name, width in (("base", 8), ("target", 6), ("evaluation-model", 4)):
         torch.manual_seed(width)
         config = ResNetConfig(
             embedding_size=4, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic", num_labels=IDENTITIES,
             id2label={i: f"person {i}" for i in range(IDENTITIES)},
         )  # fmt: skip
-        ResNetForImageClassification(config).save_pretrained(folder / name)
-        processor = image_processor()
+        model, processor = ResNetForImageClassification(config), image_processor()
         processor.size = {"height": SIDE, "width": SIDE}
+        if name == "target":
+            pixels, labels = processor(faces, return_tensors="pt"), torch.arange(IDENTITIES).repeat_interleave(12)
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            for _ in range(20):
+                optimizer.zero_grad()
+                model(**pixels, labels=labels).loss.backward()
+                optimizer.step()
+        model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     tiny_generator("dcgan", torch.float32).save_pretrained(folder / "prior")
     saved_model(folder / "model")
