@@ -194,11 +194,11 @@ def two_sample_test(
         scores[:, out] = np.einsum("pd,ckd->pck", weights[:, :-1], by_class[out])
         aucs += out.mean() * _auc(scores[:, out], deals[:, out])
     auc, null = aucs[0], aucs[1:]
-    below, middle, above = np.quantile(null, [0.025, 0.5, 0.975])
+    below, above = np.quantile(null, [0.025, 0.975])
     won = _first(scores[0], private)
     hits, joint_p = _joint_hits(x, private, k)
     return TwoSampleTest(
-        name, float(auc), float(max(0, auc - (above - middle))), float(min(1, auc + (middle - below))),
+        name, float(auc), float(max(0, auc - (above - 0.5))), float(min(1, auc + (0.5 - below))),
         float(above), float(won.mean()), exact_interval(int(won.sum()), classes)[0], hits / classes, joint_p,
     )  # fmt: skip
 

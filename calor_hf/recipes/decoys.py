@@ -3,14 +3,13 @@
 import io
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.core.files import write_json, write_whole
@@ -38,8 +37,7 @@ from calor_hf.recipes.exchangeability import (
     check_exchangeable,
     exchangeability,
     features_of,
-    identities_of,
-    images_of,
+    some_images,
     write_verdict,
 )
 from calor_hf.recipes.identities import training_records
@@ -130,10 +128,11 @@ def deal_decoys(options: DealOptions) -> Path:
     merged = merge(classes, sources, options.image_size)
     names = [one.name for members in classes for one in members]
     check_copies(merged, names)
-    features = features_of(merged, options.model) if options.model else None
+    images = some_images(merged)
+    features = features_of(images, options.model) if options.model else None
     if features is not None:
-        check_people(features, merged, names)
-    found = exchangeability(merged, private_members(classes), options.k, options.drawn, features, options.model)
+        check_people(features, images[IDENTITIES], names)
+    found = exchangeability(images, private_members(classes), options.k, options.drawn, features, options.model)
     logger.info("%s", found)
     check_exchangeable(found, options.accept_distinguishable_decoys)
     about = {
@@ -265,7 +264,7 @@ def merge(
                 picture = data[row]["image"]
                 sizes.add(picture.size)
                 pixels = square_pixels(picture, image_size or min(picture.size))
-                images.append({"bytes": png(pixels, compress_level=6), "path": None})
+                images.append({"bytes": png(pixels, compress_level=1), "path": None})
                 labels.append(label)
                 identities.append(identity)
         columns = {"image": images, "label": labels, IDENTITIES: identities}
@@ -288,22 +287,21 @@ def check_copies(merged: "dict[str, Dataset]", names: Sequence[str]) -> None:
     Raises:
         ValueError: the message names the identities.
     """
-    owners = identities_of(merged)
-    pairs = copies_of_others(thumbnails(images_of(merged)), owners.tolist())
-    _refuse_pairs({(int(owners[a]), int(owners[b])) for a, b in pairs}, names, "have an image in common")
+    owners = [identity for split in SPLITS for identity in merged[split][IDENTITIES]]
+    pairs = copies_of_others(thumbnails(image for split in SPLITS for image in merged[split]["image"]), owners)
+    _refuse_pairs({(owners[a], owners[b]) for a, b in pairs}, names, "have an image in common")
 
 
-def check_people(features: NDArray[np.float64], merged: "dict[str, Dataset]", names: Sequence[str]) -> None:
+def check_people(features: Tensor, identities: Sequence[int], names: Sequence[str]) -> None:
     """Refuse two identities that the features of a network take for one person.
 
     Raises:
         ValueError: the message names the identities.
     """
-    pairs = one_person_twice(torch.from_numpy(features), identities_of(merged).tolist())
-    _refuse_pairs({(a, b) for a, b in pairs}, names, "look like one person to --model")
+    _refuse_pairs(one_person_twice(features, identities), names, "look like one person to --model")
 
 
-def _refuse_pairs(pairs: set[tuple[int, int]], names: Sequence[str], reason: str) -> None:
+def _refuse_pairs(pairs: Collection[tuple[int, int]], names: Sequence[str], reason: str) -> None:
     if pairs:
         listed = shown(f"{names[a]} and {names[b]}" for a, b in sorted(pairs))
         raise ValueError(f"{len(pairs)} pairs of identities {reason}: {listed}; remove one of each pair")

@@ -1,14 +1,14 @@
 """Exchangeability of private identities and decoys in merged data: the test, its verdict, and what it refuses."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.core.files import read_json, write_json
@@ -56,10 +56,11 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
     about = read_json(options.data / ABOUT, {"exchangeable_by_construction": bool})
     splits = DataOptions(dataset=str(options.data), allow_duplicates_across_splits=True).load(0)
     merged = {split: getattr(splits, split) for split in SPLITS}
-    features = features_of(merged, options.model) if options.model else None
+    images = some_images(merged)
+    features = features_of(images, options.model) if options.model else None
     private = np.array(secret.private) % secret.k
     by_construction = about["exchangeable_by_construction"]
-    found = exchangeability(merged, private, secret.k, by_construction, features, options.model)
+    found = exchangeability(images, private, secret.k, by_construction, features, options.model)
     logger.info("%s\n%s", found, CONDITION)
     write_verdict(options.data, found)
     check_exchangeable(found, options.accept_distinguishable_decoys)
@@ -67,23 +68,23 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
 
 
 def exchangeability(
-    merged: "dict[str, Dataset]", private: NDArray[np.int64], k: int, by_construction: bool,
-    features: NDArray[np.float64] | None = None, model: str | None = None,
+    images: "Dataset", private: NDArray[np.int64], k: int, by_construction: bool,
+    features: Tensor | None = None, model: str | None = None,
 ) -> Exchangeability:  # fmt: skip
-    """Test merged data on image statistics and, if given, on features.
+    """Test merged images on their statistics and, if given, on features.
 
     Args:
-        merged: Data by split.
+        images: As :func:`some_images`.
         private: (classes,) position of the private member in its class.
         k: Identities per class.
         by_construction: Whether all identities were drawn from one population.
-        features: (images, features) of all splits, as :func:`features_of`.
+        features: (images, features), as :func:`features_of`.
         model: Name of the network that they are of.
     """
-    identities = identities_of(merged)
-    rows = {"image statistics": image_statistics(images_of(merged))}
+    rows = {"image statistics": image_statistics(images["image"])}
     if features is not None:
-        rows[f"features of {model}"] = features
+        rows[f"features of {model}"] = features.double().numpy()
+    identities = np.asarray(images[IDENTITIES])
     tests = (two_sample_test(name, describe_people(of, identities), private, k) for name, of in rows.items())
     return Exchangeability(k, len(private), by_construction, tuple(tests))
 
@@ -107,24 +108,22 @@ def write_verdict(folder: Path, found: Exchangeability) -> None:
     write_json(folder / VERDICT, found.to_dict(rounded=True), indent=2)
 
 
+def some_images(merged: "dict[str, Dataset]", most: int = 12) -> "Dataset":
+    """At most so many images of each identity, training images first; which ones is as random as their order."""
+    from datasets import concatenate_datasets
+
+    images = concatenate_datasets([merged[split] for split in SPLITS])
+    identities = np.asarray(images[IDENTITIES])
+    order = np.argsort(identities, kind="stable")
+    starts = np.searchsorted(identities[order], identities[order])
+    return images.select(np.sort(order[np.arange(len(order)) - starts < most]))
+
+
 @torch.no_grad()
-def features_of(merged: "dict[str, Dataset]", model: str) -> NDArray[np.float64]:
-    """(images, features) of all splits that enter the classifier of a model, a folder or Hub id."""
-    target = target_of(model)
-    found = []
-    for split in SPLITS:
-        for start in range(0, len(merged[split]), 64):
-            images = merged[split][start : start + 64]["image"]
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-            found.append(target.features(pixels.permute(0, 3, 1, 2) / 255))
-    return torch.cat(found).double().numpy()
-
-
-def images_of(merged: "dict[str, Dataset]") -> Iterator[Any]:
-    """Images of all splits."""
-    return (image for split in SPLITS for image in merged[split]["image"])
-
-
-def identities_of(merged: "dict[str, Dataset]") -> NDArray[np.int64]:
-    """Identities of the images of all splits."""
-    return np.concatenate([np.asarray(merged[split][IDENTITIES]) for split in SPLITS])
+def features_of(images: "Dataset", model: str) -> Tensor:
+    """(images, features) that enter the classifier of a model, a folder or Hub id."""
+    target, found = target_of(model), []
+    for start in range(0, len(images), 64):
+        pixels = np.stack([np.asarray(image) for image in images[start : start + 64]["image"]])
+        found.append(target.features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255))
+    return torch.cat(found)
