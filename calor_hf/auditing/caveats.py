@@ -101,6 +101,10 @@ def _about_networks(report: LeakageReport) -> list[str]:
             f"The {name} recognizes the right person in {with_interval(accuracy)} of held-out images of the attacked "
             "people."
         )
+        if network.seen:
+            found.append(
+                f"The {name} was trained on {network.seen} of these images, so its accuracy on them says too much."
+            )
         if accuracy.value < GOOD_ACCURACY:
             found.append(
                 f"The {name} is weak: it misses people who are shown, so more may leak than its numbers say. Train a "

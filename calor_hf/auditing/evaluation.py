@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.digests import network_digest
 from calor_hf.core.exact_interval import exact_interval
+from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Reconstruction
@@ -80,6 +82,15 @@ class Evaluator:
             drawn=private.drawn,
             digest=private.digest,
         )
+        self.seen = {role: trained_on(Path(one.folder), private.held_files)
+                     for role, one in networks.items() if one.folder is not None}  # fmt: skip
+        for role, count in self.seen.items():
+            if count:
+                logger.warning(
+                    "The %s was trained on %d of the %d held-out images that test it, so its accuracy says nothing. "
+                    "Train it on the training split alone.",
+                    *(role.replace("_", " "), count, len(private.held_files)),
+                )
         if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
             logger.warning(
                 "No --embedding: the verdict will rest on networks that learned the private images as the target did, "
@@ -202,7 +213,7 @@ class Evaluator:
             accuracy = None if role == "extractor" else self._accuracy(role, one)
             module = self.networks[role].module
             digest = network_digest(module) if module.state_dict() else None
-            networks[role] = NetworkInfo(one.name, accuracy, same, digest)
+            networks[role] = NetworkInfo(one.name, accuracy, same, digest, self.seen.get(role, 0))
         useful: list[Measure] = []
         threats: list[Measure] = []
         if view.held_logits is not None and labels is not None:

@@ -29,6 +29,7 @@ class Network:
         features: (batch, 3, height, width) in [0, 1] → (batch, d).
         head: (batch, d) features → (batch, classes) logits; None for a network that is no classifier.
         class_names: Names of its classes; empty if they are not known.
+        folder: Folder or Hub id that it was loaded from, or None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Network:
     features: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor] | None = None
     class_names: Sequence[str] = ()
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for another network under a name whose numbers are compared with published ones."""
@@ -133,6 +135,7 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
     """
     if isinstance(source, Network):
         return source
+    folder = None
     if isinstance(source, str) and source in SOURCES:
         source = StandardExtractor(source)
     elif isinstance(source, str) and ":" not in source:
@@ -140,7 +143,8 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
         name = name or f"{type(source.module).__name__} ({folder})"
     if isinstance(source, Target):
         names = tuple(source.class_names)
-        return Network(name or type(source.module).__name__, source.module, source.features, source.head, names)
+        own_name = type(source.module).__name__
+        return Network(name or own_name, source.module, source.features, source.head, names, folder)
     if isinstance(source, StandardExtractor):
         name = source.name
     if isinstance(source, nn.Module):

@@ -17,6 +17,7 @@ from calor_hf.core.report import (
     Kind,
     LeakageReport,
     Measure,
+    NetworkInfo,
     PowerCheck,
     Verdict,
 )  # fmt: skip
@@ -119,11 +120,12 @@ def _trusted(report: LeakageReport, name: str) -> bool:
     if name == MATCH:
         return report.data.drawn
     network = report.networks.get(ROLES[name])
-    return network is not None and good(network.accuracy) and not (name == EMBEDDING and network.same_data)
+    return good(network) and not (name == EMBEDDING and network is not None and network.same_data)
 
 
-def good(accuracy: Measure | None) -> bool:
-    """Whether an evaluation model is good on the attacked identities, as far as its interval says."""
+def good(network: NetworkInfo | None) -> bool:
+    """Whether a network is good on images of the attacked identities that are new to it, by its interval too."""
+    accuracy = None if network is None or network.seen else network.accuracy
     return accuracy is not None and accuracy.value >= GOOD_EVALUATION and accuracy.low >= GOOD_EVALUATION / 2
 
 
@@ -194,7 +196,12 @@ def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: F
                 "The evaluation model was not tested on held-out images of the attacked people. Pass data with a test "
                 "split."
             )
-        elif not good(accuracy):
+        elif network is not None and network.seen:
+            reasons.append(
+                f"The evaluation model was trained on {network.seen} of the held-out images that test it. Train it on "
+                "the training split alone."
+            )
+        elif not good(network):
             reasons.append(
                 f"The evaluation model recognizes {with_interval(accuracy)} of held-out images of the attacked people, "
                 f"and {percent(GOOD_EVALUATION)} are needed. Train a better one, or pass --embedding, a network that "

@@ -182,6 +182,7 @@ class NetworkInfo:
         accuracy: Share of held-out images of the attacked people that it assigns to the right one; None if unknown.
         same_data: Whether it classifies the target's classes, so that it learned the private images as the target did.
         digest: SHA-256 of its weights and configuration.
+        seen: Number of held-out images that it was trained on, as far as its folder tells.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -189,6 +190,7 @@ class NetworkInfo:
     accuracy: Measure | None = None
     same_data: bool = True
     digest: str | None = None
+    seen: Count = 0
 
 
 @dataclass(frozen=True)

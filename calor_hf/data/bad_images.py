@@ -63,13 +63,29 @@ def without_bad_images(data: Any, image_column: str, on_bad_image: str = "raise"
     return data.select(kept), [digests[index] for index in kept]
 
 
+def content_digests(data: Any, image_column: str = "image") -> list[str]:
+    """Digest of the encoded bytes of each image, as :func:`without_bad_images` gives it, without decoding."""
+    from datasets import Image as ImageFeature
+
+    raw = data.select_columns([image_column]).cast_column(image_column, ImageFeature(decode=False))
+    return [_digest(_content(row[image_column])) for row in raw]
+
+
+def _content(stored: dict[str, Any]) -> bytes:
+    return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def _check(stored: dict[str, Any] | None) -> dict[str, str]:
     digest = ""
     try:
         if stored is None:
             raise ValueError("empty")
-        content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        content = _content(stored)
+        digest = _digest(content)
         with Image.open(io.BytesIO(content)) as image:
             to_rgb(image)
     except Exception as error:  # Pillow's decoders raise whatever their format makes them raise

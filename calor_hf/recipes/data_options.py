@@ -1,12 +1,12 @@
 """Options that say which images a model is trained on, for every command that reads them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calor_hf.auditing import PrivateImages
 from calor_hf.core.config import setting
 from calor_hf.core.report import SYNTHETIC
-from calor_hf.data.bad_images import ON_BAD_IMAGE
+from calor_hf.data.bad_images import ON_BAD_IMAGE, content_digests
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.targets.hf_target import HFTarget
 
@@ -79,4 +79,6 @@ class DataOptions:
     def private_images(self, target: HFTarget, classes: Sequence[int]) -> PrivateImages:
         """Read training images of some classes of a target, and test images of all."""
         name, side = self.dataset or SYNTHETIC, target.image_size[0]
-        return PrivateImages.from_dataset(self.load_for(target), image_size=side, classes=classes, name=name)
+        splits = self.load_for(target)
+        private = PrivateImages.from_dataset(splits, image_size=side, classes=classes, name=name)
+        return replace(private, held_files=tuple(content_digests(splits.test)))

@@ -24,10 +24,12 @@ from transformers import (
 )
 
 from calor_hf.core.files import check_unused, check_writable, delete, reading, remove_parts, saving, write_json
+from calor_hf.core.fingerprints import FINGERPRINTS, keep_fingerprints
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.report_text import percent
 from calor_hf.core.saved_config import check_config, processor_of
 from calor_hf.data.augment import augmentation_for
+from calor_hf.data.bad_images import content_digests
 from calor_hf.data.decoys import IDENTITIES, identities_per_class
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits
@@ -61,7 +63,7 @@ FINISH_AGAIN = "mend that, and run the same command with --resume: it trains not
 UNDEFENDED_FOLDER = "undefended"
 BEGUN_FILES = ("checkpoint-*", FIRST_STAGE_FOLDER, UNDEFENDED_FOLDER, "runs")
 RESULT_FILES = ("config.json", "model*.safetensors*", "preprocessor_config.json", "trainer_state.json",
-                "training_args.bin", RECORD, RUN, "curves.png", PREDICTIONS, "evidence.json",
+                "training_args.bin", RECORD, RUN, "curves.png", PREDICTIONS, FINGERPRINTS, "evidence.json",
                 "reconstructions.png")  # fmt: skip
 
 
@@ -143,6 +145,8 @@ def train(
         with finishing.step("drawing the curves"):
             draw_curves(trainer, record, folder / "curves.png")
         with finishing.step("writing its numbers"):
+            if (images := getattr(data["train"], "images", None)) is not None:  # not of a poisoned set
+                keep_fingerprints(folder, content_digests(images))
             write_record(folder, record)  # last: all is there
             show(trainer.model, record, folder)
     if push:

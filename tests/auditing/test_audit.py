@@ -19,6 +19,7 @@ from calor_hf.auditing import evaluation
 from calor_hf.auditing.caveats import caveats
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.options import parse_classes
+from calor_hf.core.fingerprints import keep_fingerprints
 from calor_hf.core.report import DataInfo
 from calor_hf.data.face_renderer import IDENTITY_NAMES
 from calor_hf.data.synthetic_faces import load_synthetic_faces, sample_identities
@@ -333,6 +334,19 @@ def test_an_independent_network_is_asked_for_at_the_start(caplog: pytest.LogCapt
         evaluation.Evaluator(*parts, AuditOptions(embedding=embedding))
         asked.append(any("for faces --embedding inception_resnet_vggface2" in line for line in caplog.messages))
     assert asked == [False, True, False]  # the truth about what the renderer draws is known
+
+
+def test_an_evaluation_model_that_was_trained_on_its_test_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep_fingerprints(tmp_path, ["a", "b"])
+    report = small_audit(
+        tmp_path / "audit", evaluation_model=dataclasses.replace(evaluation_model(), folder=str(tmp_path)),
+        private=private_images_of(held_files=("a", "c", "d")), attacks=ATTACKS[:1], metrics=["attack_accuracy"],
+    )  # fmt: skip
+    assert report.networks["evaluation_model"].seen == 1
+    assert any("was trained on 1 of these images" in line for line in report.caveats)
+    assert "The evaluation model was trained on 1 of the 3 held-out images" in caplog.text
 
 
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:

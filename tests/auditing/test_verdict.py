@@ -41,6 +41,9 @@ def test_nothing_is_found_only_with_power() -> None:
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "blind evaluation model": ({"networks": {"evaluation_model": network(0.02)}}, "recognizes 2.0 %"),
+    "evaluation model that saw its test": (
+        {"networks": {"evaluation_model": dataclasses.replace(network(), seen=7)}}, "was trained on 7 of the held-out"
+    ),
     "untested evaluation model": ({"networks": {"evaluation_model": NetworkInfo("J")}}, "was not tested"),
     "no evaluation model": ({"networks": {}}, "was not tested"),
     "two held-out images": ({"networks": {"evaluation_model": network(1.0, count=1)}}, "recognizes 100.0 %"),

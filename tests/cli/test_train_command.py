@@ -20,10 +20,14 @@ from transformers import (
 )
 
 from calor_hf import CALoRForImageClassification, DefendedForImageClassification
+from calor_hf.auditing.networks import load_network
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main
+from calor_hf.core.fingerprints import trained_on
+from calor_hf.recipes.data_options import DataOptions
 from calor_hf.recipes.train import load_parts, train
 from calor_hf.recipes.train_arguments import acting, defense_settings, parse
+from calor_hf.targets.hf_target import HFTarget
 from tests.processes.server import Server
 
 SMALL = [
@@ -99,6 +103,12 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
     model = CALoRForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.base_class == "ViTForImageClassification"
     assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
+    # Audits see whether this model was trained on the images that test it there, as with another share held out.
+    network, target = load_network(str(tmp_path / "out")), HFTarget.from_pretrained(str(tmp_path / "out"))
+    for held_out, some in ((0.1, False), (0.4, True)):
+        private = DataOptions(dataset=str(tmp_path / "faces"), held_out=held_out).private_images(target, [0, 1, 2])
+        assert len(private.held_files) == (9 if some else 3)
+        assert (trained_on(Path(str(network.folder)), private.held_files) > 0) == some
 
 
 def test_another_defense_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

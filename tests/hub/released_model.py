@@ -21,7 +21,7 @@ METHOD = "Low-rank head and ``confidence`` adaptation (Yu et al., 2024).\n\nMore
 JUNK = (
     "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "trainer_state.json",
     "defense_state.pt", "events.out.tfevents.1", "model.bin", "pytorch_model.bin", "photo of Ada.png", "notes.txt",
-    "helper.py", ".env", "report.json", "grid.png", "all_results.json",
+    "helper.py", ".env", "training-images.json", "report.json", "grid.png", "all_results.json",
     "runs/now/events.out.tfevents.1", "checkpoint-8/model.safetensors", "checkpoint-8/optimizer.pt",
     "stage-1/model.safetensors", "stage-1/config.json", "undefended/model.safetensors", "audit/report.json",
     "audit/plg/reconstructions.safetensors", "private/ada.png", "global_step8/zero_states.pt",
