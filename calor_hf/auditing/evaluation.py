@@ -30,6 +30,7 @@ from calor_hf.metrics.agreement import nearest_mean_correct
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import mean_over_images, measured
 from calor_hf.metrics.decoder_inversion import released
+from calor_hf.metrics.identification_game import log_odds
 from calor_hf.metrics.membership import membership
 from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import training_fit, utility
@@ -248,6 +249,8 @@ class Evaluator:
     ) -> AttackResult:  # fmt: skip
         metrics = {name: metric for name, metric in self.metrics.items() if not metric.about_target}
         evidence, count = self.evidence((found.latents, found.images), found.labels), len(found.labels)
+        if attack.attack.access == "labels":  # which sees no scores
+            evidence = dataclasses.replace(evidence, attacker_scores=found.scores)
         identities = found.labels.unique()
         other = dict(zip(identities.tolist(), identities.roll(1).tolist(), strict=True))
         wrong = self._relabeled(evidence, torch.tensor([other[label] for label in found.labels.tolist()]))
@@ -283,7 +286,7 @@ class Evaluator:
             features, logits = self.networks[role].outputs(images)
             views[role] = dataclasses.replace(view, features=features, logits=logits)
             self.looked()
-        private, identity = self.private, self.prior.identity(latents)
+        private, identity, seen = self.private, self.prior.identity(latents), views["target"].logits
         truth = None if identity is None or private.true_identity is None else private.true_identity[labels]
         return Evidence(
             images=images.float(),
@@ -296,6 +299,7 @@ class Evaluator:
             true_identity=truth,
             enrolled_identities=private.true_identity,
             identity_names=private.identity_names,
+            attacker_scores=None if seen is None else log_odds(seen, labels),
             **views,
         )
 

@@ -20,6 +20,7 @@ from calor_hf.core.report import (
     NetworkInfo,
     PowerCheck,
     Verdict,
+    guesses,
 )  # fmt: skip
 from calor_hf.core.report_text import POWER, interval, percent, points, with_interval
 from calor_hf.metrics import paired_difference
@@ -315,6 +316,13 @@ def _details(report: LeakageReport, best: Finding) -> list[str]:
             f"{measure.images // measure.identities} images"
             + ("." if math.isnan(level) else f"; by chance {percent(level)}.")
             + (" So many tries succeed by chance alone." if level >= MOST_CHANCE else "")
+        )
+    guess = attack.get(guesses(name))
+    if guess is not None:
+        lines.append(
+            f"In the one image of each person that an attacker would submit, by how sure the attacked model is, "
+            f"{round(guess.value * guess.identities)} of {guess.identities} people are recognized; by chance "
+            f"{percent(attack.chance_level(guess.name))}."
         )
     for other in LEADING:
         if other != name and (seen := attack.get(other)) is not None:

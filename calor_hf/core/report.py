@@ -27,9 +27,18 @@ EMBEDDING = "embedding_accuracy@1"
 """Name of the share of images recognized by the embedding, which did not learn the private images."""
 LEADING = (MATCH, EMBEDDING, HEADLINE)
 """Measures of single images that can carry the verdict, the most trusted first; power is measured by the same."""
+_RECOGNIZERS = {MATCH: "identity_match", EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
 SYNTHETIC = "synthetic faces"
 """Name that reports give to the embedded data set; whether images were drawn is :attr:`DataInfo.drawn`."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def guesses(leading: str, count: int = 1) -> str:
+    """Return the name of the share of people recognized in the first ``count`` images that an attacker would submit.
+
+    ``leading`` is the measure of :data:`LEADING` that decides whether an image is recognized.
+    """
+    return f"{'best_guess' if count == 1 else f'guesses@{count}'}/{_RECOGNIZERS[leading]}"
 
 
 def _finite_or_nan(value: Any) -> Any:

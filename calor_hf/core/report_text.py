@@ -4,7 +4,18 @@ import math
 from collections.abc import Sequence
 
 from calor_hf.core.plain_text import markdown_text
-from calor_hf.core.report import EMBEDDING, HEADLINE, IDENTITIES, MATCH, MATCHED, AttackResult, LeakageReport, Measure
+from calor_hf.core.report import (
+    EMBEDDING,
+    HEADLINE,
+    IDENTITIES,
+    LEADING,
+    MATCH,
+    MATCHED,
+    AttackResult,
+    LeakageReport,
+    Measure,
+    guesses,
+)  # fmt: skip
 
 DASH = "–"
 DIRECTIONS = {"leakage": "more leaks more", "privacy": "more leaks less", "neither": ""}
@@ -23,6 +34,7 @@ SHARES = {
     HEADLINE: "rebuilt images recognized by the evaluation model",
     MATCHED: "people shown in at least one image",
     IDENTITIES: "people recognized by the evaluation model in at least one image",
+    **{guesses(name): "people recognized in the one image that an attacker would submit" for name in LEADING},
 }
 """Titles of the measures that summarize an attack."""
 

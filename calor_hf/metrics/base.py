@@ -66,6 +66,7 @@ class Evidence:
         true_identity: (n, k) identity numbers that it is meant to show.
         enrolled_identities: (classes, k) identity numbers of every class of the target, in the order of the labels.
         identity_names: k names of these numbers.
+        attacker_scores: (n,) how sure the attacker is of each reconstruction; only their order within a class counts.
         ask: Outputs that the target releases for (n, 3, height, width) images in [0, 1], by name, each one row per
             image, as :func:`calor_hf.metrics.decoder_inversion.released` gives them.
         public_images: (p, 3, height, width) in [0, 1] of other identities, which an attacker could have.
@@ -86,6 +87,7 @@ class Evidence:
     true_identity: Tensor | None = None
     enrolled_identities: Tensor | None = None
     identity_names: tuple[str, ...] = ()
+    attacker_scores: Tensor | None = None
     ask: Callable[[Tensor], dict[str, Tensor]] | None = None
     public_images: Tensor | None = None
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.several_reports import merge_reports
 from calor_hf.auditing.verdict import concluded
-from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo
+from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo, guesses
+from calor_hf.metrics import Measure, mean_over_identities
 from tests.auditing.made_up import (
     PEOPLE,
     POWER,
@@ -37,6 +38,20 @@ def test_nothing_is_found_only_with_power() -> None:
         "Leakage share: 0.0 % of what could be found (reconstructions guided by the truth: 80.0 %)." in found.sentences
     )
     assert found.sentences[1] == "20 of 64 people were attacked, by the attack ppa."
+
+
+def test_the_one_image_that_an_attacker_would_submit_is_told_by_the_measure_that_leads() -> None:
+    def guessed(leading: str, hits: int) -> Measure:
+        values = {label: float(label < hits) for label in range(PEOPLE)}
+        return mean_over_identities(guesses(leading), "share", "leakage", values, 200)
+
+    known = LEAK.measures, LEAK.chance_levels["samples of the prior"]
+    measures = [*known[0], guessed(EMBEDDING, 3), guessed(HEADLINE, 12)]
+    chance = {"samples of the prior": [*known[1], guessed(EMBEDDING, 2), guessed(HEADLINE, 1)]}
+    found = report([dataclasses.replace(LEAK, measures=measures, chance_levels=chance)])
+    expected = "by how sure the attacked model is, 12 of 20 people are recognized; by chance 5.0 %."
+    assert sum(line.endswith(expected) for line in found.verdict.sentences) == 1
+    check_rendered(found)
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {

@@ -55,6 +55,7 @@ def small_evidence(**changes: Any) -> Evidence:
     known["identity"] = (numbers[labels] + 0.2 * torch.randn(len(labels), len(NAMES), generator=rng)).clamp(-1, 1)
     known["identity_names"] = NAMES
     known["public_images"] = noisy(torch.rand(PUBLIC, 3, SIDE, SIDE, generator=rng), 0.1, rng)
+    known["attacker_scores"] = torch.rand(len(labels), generator=rng)
     known["ask"] = answers
     return Evidence(**{**known, **changes})
 
@@ -86,7 +87,8 @@ def noisy(images: Tensor, scale: float, rng: torch.Generator) -> Tensor:
 
 def of_rows(evidence: Evidence, rows: Tensor) -> Evidence:
     """Some reconstructions of an evidence, in a given order."""
-    return _chosen(evidence, rows, {"images", "labels", "identity", "true_identity", "features", "logits"})
+    names = {"images", "labels", "identity", "true_identity", "attacker_scores", "features", "logits"}
+    return _chosen(evidence, rows, names)
 
 
 def of_private_rows(evidence: Evidence, rows: Tensor) -> Evidence:
