@@ -83,8 +83,9 @@ class Evaluator:
             drawn=private.drawn,
             digest=private.digest,
         )
-        self.seen = {role: trained_on(Path(one.folder), private.held_files)
-                     for role, one in networks.items() if one.folder is not None}  # fmt: skip
+        folders = {role: Path(one.folder) for role, one in networks.items() if one.folder is not None}
+        self.learned = {role: trained_on(folder, private.files) for role, folder in folders.items()}
+        self.seen = {role: trained_on(folder, private.held_files) for role, folder in folders.items()}
         for role, count in self.seen.items():
             if count:
                 logger.warning(
@@ -211,6 +212,7 @@ class Evaluator:
         for role, one in views.items():
             logits = one.private_logits
             same = logits is not None and (role != "embedding" or logits.shape[1] == self.target.num_classes)
+            same = same or self.learned.get(role, 0) > 0
             accuracy = None if role == "extractor" else self._accuracy(role, one)
             module = self.networks[role].module
             digest = network_digest(module) if module.state_dict() else None

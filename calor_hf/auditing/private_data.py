@@ -33,7 +33,8 @@ class PrivateImages:
         label_names: Name of each class.
         true_identity: (classes, k) parameters of each identity, known for drawn faces only.
         identity_names: k names of these parameters.
-        held_files: Digests of the files of the held-out images, to tell whether a network was trained on them.
+        files: Digests of the files of all training images, to tell whether a network was trained on them.
+        held_files: Digests of the files of the held-out images.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PrivateImages:
     label_names: tuple[str, ...] = ()
     true_identity: Tensor | None = None
     identity_names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     held_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -189,7 +189,8 @@ class NetworkInfo:
     Attributes:
         name: Name, or folder or Hub id.
         accuracy: Share of held-out images of the attacked people that it assigns to the right one; None if unknown.
-        same_data: Whether it classifies the target's classes, so that it learned the private images as the target did.
+        same_data: Whether it learned private images as the target did: it classifies the target's classes, or its
+            folder tells so.
         digest: SHA-256 of its weights and configuration.
         seen: Number of held-out images that it was trained on, as far as its folder tells.
     """

@@ -81,4 +81,5 @@ class DataOptions:
         name, side = self.dataset or SYNTHETIC, target.image_size[0]
         splits = self.load_for(target)
         private = PrivateImages.from_dataset(splits, image_size=side, classes=classes, name=name)
-        return replace(private, held_files=tuple(content_digests(splits.test)))
+        files, held_files = (tuple(content_digests(split)) for split in (splits.train, splits.test))
+        return replace(private, files=files, held_files=held_files)

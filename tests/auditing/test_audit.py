@@ -349,6 +349,19 @@ def test_an_evaluation_model_that_was_trained_on_its_test_says_so(
     assert "The evaluation model was trained on 1 of the 3 held-out images" in caplog.text
 
 
+@pytest.mark.parametrize("files", [("b", "e"), ("e",)])
+def test_an_embedding_that_was_trained_on_private_images_is_not_called_independent(
+    files: tuple[str, ...], tmp_path: Path
+) -> None:
+    keep_fingerprints(tmp_path, ["a", "b"])
+    report = small_audit(
+        tmp_path / "audit", private=private_images_of(files=files), attacks=ATTACKS[:1], metrics=["attack_accuracy"],
+        embedding=Network("flat", nn.Flatten(), lambda images: images.flatten(1), folder=str(tmp_path)),
+    )  # fmt: skip
+    assert report.networks["embedding"].same_data == ("b" in files)
+    assert any("Every network that evaluates learned the images" in line for line in report.caveats) == ("b" in files)
+
+
 def test_people_without_private_pictures_are_refused(tmp_path: Path) -> None:
     few = private_images_of(images=private_images_of().images[:8], labels=private_images_of().labels[:8])
     with pytest.raises(ValueError, match=r"no private images of the classes \[3\]"):

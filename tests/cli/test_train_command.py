@@ -108,6 +108,7 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
     for held_out, some in ((0.1, False), (0.4, True)):
         private = DataOptions(dataset=str(tmp_path / "faces"), held_out=held_out).private_images(target, [0, 1, 2])
         assert len(private.held_files) == (9 if some else 3)
+        assert trained_on(Path(str(network.folder)), private.files) > 0
         assert (trained_on(Path(str(network.folder)), private.held_files) > 0) == some
 
 
