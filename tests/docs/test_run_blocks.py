@@ -67,6 +67,7 @@ LIMITS = {
 # Not run here, and why; the real parsers read all of them in test_code_blocks.py.
 NOT_RUN = {
     "accelerate launch --config_file examples/accelerate": "needs several GPUs; tests/examples/test_accelerate.py",
+    "calor-hf audit outputs/calor --embedding": "needs facenet-pytorch; test_laptop_page.py runs it without",
     "calor-hf plan --processes 16 audit": "needs FaceScrub, and a model and a prior of it",
     "accelerate launch --multi_gpu": "needs several GPUs",
     "calor-hf compare --launcher": "its launcher needs several GPUs",
@@ -87,6 +88,7 @@ READER_HAS = {
     "docs/choose_a_rank.md": ["rank8", "evaluation-model", "prior", "audit-16"],
     "docs/defend_a_finished_model.md": ["finished"],
     "docs/devices.md": ["demo"],
+    "docs/laptop.md": ["audit-calor"],
     "docs/publish.md": ["demo", "demo-audit"],
     "docs/studies.md": ["evaluation-model", "prior"],
 }  # fmt: skip

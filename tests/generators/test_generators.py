@@ -38,6 +38,29 @@ def test_images_lie_in_their_range_and_depend_on_their_own_row(prior: str) -> No
     assert not torch.equal(images_of(generator, seed=1), images)
 
 
+def test_the_readme_says_what_is_true_and_keeps_the_rest(tmp_path: Path) -> None:
+    generator, card = tiny_generator("dcgan", torch.float32), tmp_path / "README.md"
+    generator.save_pretrained(tmp_path)
+    assert "- Not trained by calor_hf.\n" in card.read_text()
+    assert "Trained on" not in card.read_text()
+    card.write_text(f"mine\n{card.read_text()}mine too\n")
+    generator.trained_steps = 3, 1500
+    generator.trained_with = {"images": 2000, "drawn": True, "digest": None, "minutes": None}
+    generator.save_pretrained(tmp_path)
+    text = card.read_text()
+    assert "Training: **unfinished**, 3 of 1,500 steps." in text
+    assert "Trained on 2,000 synthetic faces drawn by calor_hf, which show no one." in text
+    assert "Not trained" not in text
+    assert text.startswith("mine\n")
+    assert text.endswith("mine too\n")
+    assert load_generator(str(tmp_path)).trained_with == generator.trained_with
+    for damaged in ("all", ["all"]):
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, "trained_with": damaged}))
+        with pytest.raises(ValueError, match="no generator"):
+            load_generator(str(tmp_path))
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 def test_what_is_saved_comes_back(prior: str, tmp_path: Path) -> None:
     generator = tiny_generator(prior, torch.float32)

@@ -142,8 +142,11 @@ def test_stopped_and_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> 
     assert steps_in(tmp_path / "halves") == 2
     assert load_generator(str(tmp_path / "halves")).image_size == SIDE  # usable before the end
     assert [path.name for path in (tmp_path / "halves" / "samples").iterdir()] == ["000002.png"]
+    card = tmp_path / "halves" / "README.md"
+    assert "Training: **unfinished**, 2 of 4 steps." in card.read_text()
     images = Pictures()
     resumed = train(name, tmp_path / "halves", images, seed=3, resume=True)
+    assert "Training: finished, 4 of 4 steps." in card.read_text()
     assert images.reads < read_in_step(name, 4)  # two steps of four
     assert_same_weights(resumed, whole)
     records = [json.loads((tmp_path / part / "training.json").read_text()) for part in ("whole", "halves")]
