@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from calor_hf.auditing import AuditOptions, PrivateImages, audit
-from calor_hf.auditing.audit import reconstruct
+from calor_hf.auditing import AuditOptions, PrivateImages
+from calor_hf.auditing.audit import evaluate, reconstruct
+from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import load_network
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
@@ -262,6 +263,8 @@ class Lab:
     def audit(self, name: str, source: str, config: "AttackedConfig") -> dict[str, Any]:
         """Audit a saved model, or resume the audit; return its :func:`~examples.paper.leakage.leakage` by attack.
 
+        Some models are trained too little on purpose, so it is not asked whether they learned the images.
+
         Args:
             name: Name of the audit's folder.
             source: Folder of the model.
@@ -270,8 +273,9 @@ class Lab:
         target = self.target(source)
         labels = first_labels(target, config.identities)
         options = self._audit_options(name, config.attacks.split(), labels, config.images_per_identity)
-        private = self.private_images(target, config.identities)
-        return leakage(audit(target, private, self.prior(target), self.evaluation_model, options))
+        private, prior = self.private_images(target, config.identities), self.prior(target)
+        evaluator = Evaluator(target, private, prior, labels, self.evaluation_model, options)
+        return leakage(evaluate(evaluator, reconstruct(target, prior, labels, options), options))
 
     def _audit_options(self, name: str, attacks: list[str], labels: list[int], images: int) -> AuditOptions:
         return AuditOptions(
@@ -280,6 +284,7 @@ class Lab:
             images_per_class=images,
             seed=self.options.seed,
             metrics=["attack_accuracy"],
+            skip_power=True,
             target_name=name,
             output_dir=str(self.folder / "audits" / name),
             resume=True,

@@ -138,7 +138,9 @@ def make_outputs() -> None:
     """What the guides call ``outputs/...``: trained for a moment, attacked for a moment."""
 
     def run(line: str, limits: Sequence[str], name: str) -> None:
-        assert calor_hf([*shlex.split(line), *limits, "--output-dir", f"outputs/{name}"]) == 0
+        words = [*shlex.split(line), *limits, "--output-dir", f"outputs/{name}"]
+        # An audit that is cut down to a few steps ends with 4: it has no power.
+        assert calor_hf(acting(words) if words[0] == "train" else words) in (0, 4)
 
     vit, identities = "--model google/vit-base-patch16-224", "--dataset path/to/folder"
     run("train", TRAIN, "demo")

@@ -94,7 +94,7 @@ def test_train_audit_export_and_pipeline_by_command_line(defense: str, tmp_path:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == status, done.stderr[-3000:]
 
-    short = ["--num-train-epochs", "1", "--use-cpu"]
+    short = ["--num-train-epochs", "5", "--use-cpu"]  # enough to know the faces, as an audit wants
     faces = ["--num-identities", "4", "--report-to", "none"]
     adapt = ["--adapt-epochs", "1", "--max-accuracy-drop", "100", "--accept-unadapted"] if defense == "calor" else []
     calor_hf("train", "--model", "base", "--defense", defense, *short, *adapt, *faces, "--output-dir", "trained")
