@@ -51,7 +51,12 @@ class GradientAttackConfig(AttackConfig):
         0.06, "Standard deviation of smoothing=noise, as a share of the range of values.", gt=0
     )
     temperature: float = setting(1.0, "The objective sees the logits divided by this.", gt=0)
-    aim: float = setting(1.0, "Confidence that objective=ce aims at, such as a defended model's e^(-1/b).", gt=0, le=1)
+    aim: float = setting(
+        1.0,
+        "Confidence that objective=ce aims at, such as a defended model's e^(-1/b); 1: as much as possible.",
+        gt=0,
+        le=1,
+    )
 
     def validate(self) -> None:
         """Refuse an aim for losses without one."""

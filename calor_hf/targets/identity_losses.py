@@ -1,5 +1,6 @@
 """Identity losses, the objectives of inversion attacks: distance of an image's logits from a class."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,14 +14,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
-    """(batch,) cross-entropy in nats against ``aim`` for the label and equal shares of the rest for the others.
+    """(batch,) squared difference of cross-entropy, in nats, and that of a label with the probability ``aim``.
 
-    Its minimum gives the label the probability ``aim``, in (0, 1], so an attack can match the confidence of a defended
-    model on its training images. There are two classes or more.
+    It has its minimum, 0, wherever the label has the probability ``aim``, in (0, 1], as a defended model gives it to its
+    training images, however the others share the rest: a target that asked for equal shares would push an image away
+    from a training image, whose rest goes to people who look alike.
     """
-    log_p = F.log_softmax(logits, dim=1)
-    own = log_p.gather(1, labels[:, None]).squeeze(1)
-    return -aim * own - (1 - aim) / (logits.shape[1] - 1) * (log_p.sum(dim=1) - own)
+    return (cross_entropy(logits, labels) + math.log(aim)).square()
 
 
 def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:

@@ -97,17 +97,17 @@ def test_one_sample_without_smoothing_is_the_plain_attack() -> None:
 
 
 def test_aimed_cross_entropy_by_hand() -> None:
-    # p = (4/5, 1/10, 1/10): at the aim 0.8 no gradient is left, and the value is the entropy.
-    logits = torch.tensor([[math.log(8.0), 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    # p = (4/5, 3/20, 1/20): at the aim 0.8 nothing is left, although the others have unequal shares.
+    logits = torch.tensor([[math.log(16.0), math.log(3.0), 0.0]], dtype=torch.float64, requires_grad=True)
     label = torch.tensor([0])
     value = aimed_cross_entropy(logits, label, 0.8)
     (gradient,) = torch.autograd.grad(value.sum(), logits)
-    assert value.item() == pytest.approx(-(0.8 * math.log(0.8) + 0.2 * math.log(0.1)))
+    assert value.item() == pytest.approx(0, abs=1e-24)
     assert gradient.abs().max() < 1e-12
-    (plain,) = torch.autograd.grad(aimed_cross_entropy(logits, label, 1.0).sum(), logits)
-    assert plain[0].tolist() == pytest.approx([-0.2, 0.1, 0.1])
     (less,) = torch.autograd.grad(aimed_cross_entropy(logits, label, 0.5).sum(), logits)
-    assert less[0].tolist() == pytest.approx([0.3, -0.15, -0.15])  # p minus (0.5, 0.25, 0.25)
+    # Twice the difference, ln 0.5 - ln 0.8, times the gradient of cross-entropy, p minus (1, 0, 0).
+    twice = 2 * (math.log(0.5) - math.log(0.8))
+    assert less[0].tolist() == pytest.approx([-0.2 * twice, 0.15 * twice, 0.05 * twice])
 
 
 def test_aim_and_temperature_of_an_attack() -> None:
