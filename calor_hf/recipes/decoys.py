@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from calor_hf.core.config import setting
+from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.label_names import telling_names
 from calor_hf.data.decoys import (
@@ -33,7 +34,6 @@ from calor_hf.data.public_images import square_pixels
 from calor_hf.recipes.common import check_apart, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.recipes.exchangeability import (
-    CONDITION,
     check_exchangeable,
     exchangeability,
     features_of,
@@ -152,7 +152,7 @@ def deal_decoys(options: DealOptions) -> Path:
     logger.info(
         "%d classes of %d identities, images: %s\ntrain on %s; %s holds the assignment: keep it secret, and back it "
         "up, as decoys of a person are fixed for life\n%s",
-        *(len(classes), options.k, images, folder, secret_folder(folder), CONDITION),
+        *(len(classes), options.k, images, folder, secret_folder(folder), "\n".join(SENTENCES)),
     )
     return folder
 

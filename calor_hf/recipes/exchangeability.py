@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calor_hf.core.config import setting
+from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.files import read_json, write_json
 from calor_hf.data.decoys import ABOUT, IDENTITIES, SPLITS, VERDICT, read_assignment, write_secret
 from calor_hf.data.exchangeability import (
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger("calor_hf.decoys")
-
-CONDITION = (
-    "1/k holds only for an attacker whose other knowledge (photographs, registers, face search) is symmetric in the k "
-    "identities; it fails completely if the decoys do not exist and the attacker can search real faces."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +57,7 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
     private = np.array(secret.private) % secret.k
     by_construction = about["exchangeable_by_construction"]
     found = exchangeability(images, private, secret.k, by_construction, features, options.model)
-    logger.info("%s\n%s", found, CONDITION)
+    logger.info("%s\n%s", found, "\n".join(SENTENCES))
     write_verdict(options.data, found)
     check_exchangeable(found, options.accept_distinguishable_decoys)
     return found

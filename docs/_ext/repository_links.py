@@ -6,7 +6,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-GUIDES = ("first_steps", "choose_a_rank", "defend_a_finished_model", "own_data", "laptop", "audit", "devices")
+GUIDES = ("first_steps", "choose_a_rank", "defend_a_finished_model", "decoys", "own_data", "laptop", "audit", "devices")
 """In the order of reading; guides that are not named here come after them."""
 
 _CONTENTS = """

@@ -47,6 +47,7 @@ LIMITS = {
     "calor-hf card": [],
     "calor-hf compare --defenses": [*TRAIN, "--defenses", "loft:rank=2", "loft:rank=4"],
     "calor-hf compare": [*TRAIN, "--defenses", "loft", "--seeds", "1", "--trials", "1"],
+    "calor-hf decoys": [],
     "calor-hf export": [],
     "calor-hf list": [],
     "calor-hf plan --processes 8": AUDIT,
@@ -124,6 +125,12 @@ def make_images(folder: Path) -> None:
         home = folder / "path/to/folder" / f"person_{face['label']:02d}"
         home.mkdir(parents=True, exist_ok=True)
         face["image"].save(home / f"{number}.png")
+        if face["label"] < 8:  # two private identities, and three decoys for each
+            person = (
+                folder / ("path/to/private" if face["label"] < 2 else "path/to/pool") / f"person_{face['label']:02d}"
+            )
+            person.mkdir(parents=True, exist_ok=True)
+            face["image"].save(person / f"{number}.png")
     (folder / "me/people").mkdir(parents=True)
     faces.rename_columns({"image": "photo", "label": "person"}).to_parquet(folder / "me/people/train.parquet")
     (folder / "path/to/public").mkdir(parents=True)
