@@ -126,9 +126,8 @@ def make_images(folder: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         face["image"].save(home / f"{number}.png")
         if face["label"] < 8:  # two private identities, and three decoys for each
-            person = (
-                folder / ("path/to/private" if face["label"] < 2 else "path/to/pool") / f"person_{face['label']:02d}"
-            )
+            whose = "private" if face["label"] < 2 else "pool"
+            person = folder / "path/to" / whose / f"person_{face['label']:02d}"
             person.mkdir(parents=True, exist_ok=True)
             face["image"].save(person / f"{number}.png")
     (folder / "me/people").mkdir(parents=True)
