@@ -16,9 +16,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def aimed_cross_entropy(logits: Tensor, labels: Tensor, aim: float) -> Tensor:
     """(batch,) squared difference of cross-entropy, in nats, and that of a label with the probability ``aim``.
 
-    It has its minimum, 0, wherever the label has the probability ``aim``, in (0, 1], as a defended model gives it to its
-    training images, however the others share the rest: a target that asked for equal shares would push an image away
-    from a training image, whose rest goes to people who look alike.
+    It is 0 wherever the label has the probability ``aim``, in (0, 1], as a defended model gives it to its training
+    images, however the others share the rest: asking for equal shares would push an image away from a training image,
+    whose rest goes to people who look alike.
     """
     return (cross_entropy(logits, labels) + math.log(aim)).square()
 
