@@ -41,9 +41,9 @@ def beyond(measure: Measure | None, accuracy: Measure) -> bool:
     return measure is not None and measure.value > most
 
 
-def clear(check: PowerCheck) -> bool:
-    """Whether a power measurement is clearly above its chance level."""
-    return check.images.low > max(2 * check.chance, check.chance + MARGIN)
+def least_power(check: PowerCheck) -> float:
+    """Return the share from which a power measurement is clearly above its chance level."""
+    return max(2 * check.chance, check.chance + MARGIN)
 
 
 def _about_target(report: LeakageReport) -> list[str]:
@@ -63,7 +63,7 @@ def _about_prior(report: LeakageReport) -> list[str]:
         f"recognized, by chance {percent(check.chance)}. If more reconstructions are recognized, adversarial features "
         "may be the reason."
         for check in report.power
-        if check.name == "prior" and not clear(check)
+        if check.name == "prior" and not check.images.value > least_power(check)
     ]
     return found
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from calor_hf.auditing.caveats import LEAST_FIT, beyond, caveats, clear
+from calor_hf.auditing.caveats import LEAST_FIT, beyond, caveats, least_power
 from calor_hf.core.exact_interval import LEVEL
 from calor_hf.core.report import (
     EMBEDDING,
@@ -249,7 +249,7 @@ def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: F
 def _without_power(report: LeakageReport, name: str, best: Finding) -> list[str]:
     reasons = [
         f"{POWER[check.name]}: {with_interval(check.images)} recognized, by chance {percent(check.chance)}. Remedy: "
-        f"{_REMEDIES[check.name]}."
+        f"{_remedy(check)}."
         for check in report.power
         if not clear(check)
     ]
@@ -267,6 +267,16 @@ def _without_power(report: LeakageReport, name: str, best: Finding) -> list[str]
                 "people, or rebuild more images of each."
             )
     return reasons
+
+
+def clear(check: PowerCheck) -> bool:
+    """Whether a power measurement is clearly above its chance level, by its interval too."""
+    return check.images.low > least_power(check)
+
+
+def _remedy(check: PowerCheck) -> str:
+    wide = check.images.value > least_power(check)
+    return "attack more people, as the interval is too wide to tell" if wide else _REMEDIES[check.name]
 
 
 def _ceiling(report: LeakageReport, name: str) -> PowerCheck | None:

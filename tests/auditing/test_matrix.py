@@ -110,7 +110,7 @@ def run(faces: PrivateImages, folder: Path, prior: Any = None, private: Any = No
     known |= changes
     return audit(
         classifier(faces, 1.0), private or faces, prior or load_generator("renderer", image_size=SIDE),
-        known.pop("evaluation_model"), AuditOptions(output_dir=str(folder), images_per_class=4, **known),
+        known.pop("evaluation_model"), AuditOptions(output_dir=str(folder), images_per_class=2, **known),
     )  # fmt: skip
 
 

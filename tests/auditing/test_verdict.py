@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from calor_hf.auditing.html import to_html
 from calor_hf.auditing.several_reports import merge_reports
 from calor_hf.auditing.verdict import concluded
-from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo, guesses
+from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, DataInfo, LeakageReport, NetworkInfo, PowerCheck, guesses
 from calor_hf.metrics import Measure, mean_over_identities
 from tests.auditing.made_up import (
     PEOPLE,
@@ -20,6 +20,7 @@ from tests.auditing.made_up import (
     check,
     images,
     network,
+    people,
     report,
     share,
     with_embedding,
@@ -81,6 +82,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "low resolution": ({"power": [check("resolution", 0.05), *POWER[1:]]}, "prior of larger images"),
     "guide finds nothing": ({"power": [*POWER[:2], check("guided", 0.01)]}, "even when the truth guides it"),
     "control finds nothing": ({"power": [*POWER, check("control", 0.02)]}, "do not find the people of an undefended"),
+    "ceiling of few people": (
+        {"power": [PowerCheck("guided", images([0.9], 10), people([0.9], 10), 0.0, 0.0)]}, "Remedy: attack more people"
+    ),
     "ceiling unknown": ({"power": [check("guided", 0.9, float("nan"))]}, "by chance –"),
 }  # fmt: skip
 
