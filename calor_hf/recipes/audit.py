@@ -231,17 +231,29 @@ def train_control(options: AuditRecipe, target: HFTarget) -> Target | None:
 def control_argv(options: AuditRecipe) -> list[str]:
     """Return options of ``calor-hf train`` for the control; empty if there is a finished one, or none is wanted."""
     folder, model = Path(options.control_folder), Path(str(options.model or options.target))
-    if options.control != AUTO or (folder / "metrics.json").is_file():
+    if options.control != AUTO:
         return []
-    file = model / "metrics.json"
-    record = read_json(file, {"command?": list[str], "defense": str}) if file.is_file() else {}
-    if not record.get("command"):
+    recipe = undefended_recipe(model)
+    if recipe is None:
         raise ValueError(
-            f"{model} does not say how it was trained, which --control auto needs (the command in {file.name}); train "
+            f"{model} does not say how it was trained, which --control auto needs (the command in metrics.json); train "
             "an undefended model of the same base and data with calor-hf train --defense none, and pass its folder"
         )
-    words = [*undefended(record["command"], record["defense"]), "--output-dir", str(folder)]
-    return [*words, "--resume" if folder.exists() else "--overwrite"]
+    if not (folder / "metrics.json").is_file():
+        return [*recipe, "--output-dir", str(folder), "--resume" if folder.exists() else "--overwrite"]
+    if (before := undefended_recipe(folder)) != recipe:
+        raise ValueError(
+            f"the control in {folder} was trained with {' '.join(before or ())}, and {model} asks for "
+            f"{' '.join(recipe)}; delete it, or pass another --output-dir"
+        )
+    return []
+
+
+def undefended_recipe(model: Path) -> list[str] | None:
+    """Return the options that a model was trained with, without its defense; None if its folder does not say."""
+    file = model / "metrics.json"
+    record = read_json(file, {"command?": list[str], "defense": str}) if file.is_file() else {}
+    return undefended(record["command"], record["defense"]) if record.get("command") else None
 
 
 def evaluation_model_argv(options: AuditRecipe, target: HFTarget) -> list[str]:

@@ -233,8 +233,14 @@ def test_the_control_is_trained_as_the_target_was(tmp_path: Path) -> None:
     model, data, _, training = parse(argv)
     assert (model.defense, data.num_identities, training.seed) == ("none", 4, 3)
     (tmp_path / "out" / "control-model").mkdir(parents=True)
-    (tmp_path / "out" / "control-model" / "metrics.json").touch()
+    trained = json.dumps({"command": argv, "defense": "none"})
+    (tmp_path / "out" / "control-model" / "metrics.json").write_text(trained)
     assert control_argv(options) == []  # a finished one is not trained again
+    (tmp_path / "metrics.json").write_text(json.dumps({"command": [*command, "--rank", "9"], "defense": "calor"}))
+    assert control_argv(options) == []
+    (tmp_path / "metrics.json").write_text(json.dumps({"command": [*command, "--bf16"], "defense": "calor"}))
+    with pytest.raises(ValueError, match="asks for --defense none --num-identities 4 --seed=3 --bf16; delete it"):
+        control_argv(options)
 
 
 @pytest.mark.slow
