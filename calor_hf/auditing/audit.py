@@ -41,8 +41,8 @@ def audit(
 ) -> LeakageReport:
     """Attack a model, evaluate the reconstructions, and report it; ``accelerate launch`` shares the classes.
 
-    No attack sees evaluation models or private images; they are used when all attacks are done. Before, the target
-    alone is tested on private images.
+    No attack sees evaluation models or private images; they are used when all attacks are done. Before, target and
+    control alone are tested on private images.
 
     Args:
         target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo")``.

@@ -93,11 +93,13 @@ class Evaluator:
                     "Train it on the training split alone.",
                     *(role.replace("_", " "), count, len(private.held_files)),
                 )
-        if "embedding" not in networks and not (private.drawn and prior.name == RENDERER):
+        independent = "embedding" in networks and not self.learned.get("embedding")
+        if not independent and not (private.drawn and prior.name == RENDERER):
             logger.warning(
-                "No --embedding: the verdict will rest on networks that learned the private images as the target did, "
-                "and may recognize adversarial images. Pass one that never saw these people: for faces --embedding "
-                "inception_resnet_vggface2, for other images the Hub id of an image encoder (docs/audit.md)."
+                "No independent --embedding: the verdict will rest on networks that learned the private images as the "
+                "target did, and may recognize adversarial images. Pass one that never saw these people: for faces "
+                "--embedding inception_resnet_vggface2, for other images the Hub id of an image encoder "
+                "(docs/audit.md)."
             )
         self.metrics = {name: METRICS.get(name)() for name in metrics or METRICS.names()}
         if metrics is None:
@@ -138,7 +140,7 @@ class Evaluator:
     def _check_learned(self, network: Network, who: str) -> None:
         network.module.to(process_state().device)
         rows = torch.arange(0, len(self.private.labels), -(-len(self.private.labels) // LEARNED))
-        with torch.random.fork_rng():  # of stochastic heads
+        with torch.random.fork_rng(devices=[]):  # of stochastic heads
             logits = _finite(network, self.private.images[rows])[1]
         assert logits is not None  # of a target
         right, count = int(topk_correct(logits, self.private.labels[rows]).sum()), len(rows)
