@@ -14,7 +14,9 @@ from torch import Tensor
 from calor_hf.core.config import setting
 from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.files import write_json, write_whole
+from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.label_names import telling_names
+from calor_hf.data.bad_images import content_digests
 from calor_hf.data.decoys import (
     ABOUT,
     IDENTITIES,
@@ -123,6 +125,11 @@ def deal_decoys(options: DealOptions) -> Path:
     folder = options.output_dir
     _check_place(options)
     private, pool, sources = _people(options)
+    if options.model and (known := trained_on(Path(options.model), content_digests(sources[True].train))):
+        raise ValueError(
+            f"--model {options.model} was trained on {known} of the private images, so it tells them from decoys, and "
+            "a model that starts from it may, too; pass a base model that has seen none of these people"
+        )
     seed = secrets.randbits(256) if options.seed is None else options.seed
     classes = deal(private, pool, options.k, np.random.default_rng(seed), options.same_count)
     merged = merge(classes, sources, options.image_size)
