@@ -54,7 +54,7 @@ class CompareOptions:
     )
     launcher: str = setting("", "starts each run, e.g. 'accelerate launch --num_processes 4'")
     output_dir: Path = setting(Path("outputs/compare"), "folder of the runs and the table")
-    resume: bool = setting(False, "continue the runs in the output folder")
+    resume: bool = setting(False, "continue the runs in the output folder, failed ones too")
     overwrite: bool = setting(False, "delete the runs in the output folder first")
     train_options: Sequence[str] = setting((), rest=True)  # of `calor-hf train`, for every run
 

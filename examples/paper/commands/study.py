@@ -63,7 +63,7 @@ def _parser(name: str, kind: type[Study[Any]]) -> argparse.ArgumentParser:
     add("--launcher", default="", help="starts each training, e.g. 'accelerate launch --num_processes 4'")
     add("--quick", action="store_true", help="a trial with minimal training and attacks; its numbers mean nothing")
     add("--output-dir", "--output_dir", type=Path, help="default: outputs/study-NAME")
-    add("--resume", action="store_true", help="continue the study in the output folder")
+    add("--resume", action="store_true", help="continue the study in the output folder; failed cells too")
     add("--overwrite", action="store_true", help="delete the study in the output folder first")
     return parser
 
