@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calor_hf.core.exact_interval import exact_interval
+from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 
 Array = NDArray[np.float64]
@@ -77,7 +78,7 @@ class Exchangeability:
     @property
     def statement(self) -> str:
         """What may be said about an attacker who names the private identity of a class."""
-        chance = f"1/k = {100 / self.k:.3g} %"
+        chance = f"1/k = {percent(1 / self.k)}"
         if self.distinguishable:
             return "private identities and decoys can be told apart: the decoys hide little"
         if self.by_construction:
@@ -86,15 +87,15 @@ class Exchangeability:
             return f"too few people for a test ({self.classes} private ones): no bound is known"
         least = max(1 / self.k, *(test.outranks_low for test in self.tests))
         return (
-            f"an attacker names the private identity of a class in at least {100 * least:.0f} % of the cases "
+            f"an attacker names the private identity of a class in at least {percent(least, 0)} of the cases "
             f"({chance}); no upper bound known"
         )
 
     def __str__(self) -> str:
         lines = [
             f"private identities against decoys by {test.name}: AUC {test.auc:.2f} [{test.low:.2f}, {test.high:.2f}], "
-            f"chance up to {test.chance_high:.2f}; first of its class {100 * test.outranks:.0f} %; chosen without "
-            f"labels {100 * test.joint:.0f} % (p = {test.joint_p:.2g})"
+            f"chance up to {test.chance_high:.2f}; first of its class {percent(test.outranks, 0)}; chosen without "
+            f"labels {percent(test.joint, 0)} (p = {test.joint_p:.2g})"
             for test in self.tests
         ]
         return "\n".join([*lines, self.statement])

@@ -278,7 +278,7 @@ def test_check_takes_the_features_of_a_model(dealt: Path, target: str, capsys: p
     found = check_decoys(CheckOptions(data=dealt, model=target))
     assert [test.name for test in found.tests] == ["image statistics", f"features of {target}"]
     shown = capsys.readouterr().out
-    assert "exchangeable by construction: an attacker names the private identity of a class in 1/k = 50 %" in shown
+    assert "exchangeable by construction: an attacker names the private identity of a class in 1/k = 50.0 %" in shown
     assert all(sentence in shown for sentence in SENTENCES)
     with pytest.raises(FileNotFoundError, match="no assignment of decoys in"):
         check_decoys(CheckOptions(data=dealt.parent))

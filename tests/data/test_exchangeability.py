@@ -71,10 +71,10 @@ def test_statement_says_no_more_than_is_known() -> None:
         test = TwoSampleTest(name="x", joint=0.25, joint_p=0.6, **{**numbers, **changes})
         return Exchangeability(4, classes, by_construction, (test,))
 
-    assert "in at least 31 % of the cases (1/k = 25 %); no upper bound known" in verdict().statement
+    assert "in at least 31 % of the cases (1/k = 25.0 %); no upper bound known" in verdict().statement
     assert "in at least 25 % of the cases" in verdict(outranks_low=0.1).statement
     assert verdict(True).statement == (
-        "exchangeable by construction: an attacker names the private identity of a class in 1/k = 25 %"
+        "exchangeable by construction: an attacker names the private identity of a class in 1/k = 25.0 %"
     )
     few = verdict(classes=6, chance_high=0.8)
     assert few.statement == "too few people for a test (6 private ones): no bound is known"
