@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from calor_hf.cli._command import Command
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
 from calor_hf.recipes.exchangeability import CheckOptions, check_decoys
+from calor_hf.recipes.private_accuracy import AccuracyOptions, private_accuracy
 
 COMMANDS = {
     "deal": Command(
@@ -22,6 +23,12 @@ COMMANDS = {
         CheckOptions,
         check_decoys,
     ),
+    "accuracy": Command(
+        "decoys accuracy",
+        "Measure the test accuracy of a model on private identities and on decoys, for the secret folder.",
+        AccuracyOptions,
+        private_accuracy,
+    ),
 }
 
 
@@ -31,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]].main(words[1:])
     asked = bool(words) and words[0] in ("-h", "--help")
-    lines = "\n".join(f"  {name:<6} {command.description}" for name, command in COMMANDS.items())
+    lines = "\n".join(f"  {name:<9} {command.description}" for name, command in COMMANDS.items())
     usage = f"usage: calor-hf decoys {{{','.join(COMMANDS)}}} [options]\n\n{lines}"
     print(usage, file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
     "plan": "estimate time, memory and disk of a training run, an audit or a prior",
     "compare": "train several defenses, tuned to the same accuracy or with fixed settings, and write one table",
-    "decoys": "deal decoy identities for private ones, data for train --defense decoys, or check them",
+    "decoys": "deal decoy identities for private ones (data for train --defense decoys), test them, measure accuracy",
     "prior": "train the generator of an attack on public images",
     "audit": "attack a model, evaluate the reconstructions, and write a report",
     "robustness": "evaluate robustness to adversarial examples and backdoors",

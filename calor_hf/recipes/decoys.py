@@ -155,11 +155,11 @@ def deal_decoys(options: DealOptions) -> Path:
     write_json(folder / ABOUT, about, indent=2)
     write_assignment(folder, classes, sources={"private": options.dataset, "pool": options.pool})
     write_verdict(folder, found)
-    images = ", ".join(f"{len(data)} {split}" for split, data in merged.items())
+    counts = ", ".join(f"{len(data)} {split}" for split, data in merged.items())
     logger.info(
         "%d classes of %d identities, images: %s\ntrain on %s; %s holds the assignment: keep it secret, and back it "
         "up, as decoys of a person are fixed for life\n%s",
-        *(len(classes), options.k, images, folder, secret_folder(folder), "\n".join(SENTENCES)),
+        *(len(classes), options.k, counts, folder, secret_folder(folder), "\n".join(SENTENCES)),
     )
     return folder
 
@@ -192,9 +192,9 @@ def _people(options: DealOptions) -> tuple[list[Person], list[Person], dict[bool
     for source, private in ((options.dataset, True), (options.pool, False)):
         splits = replace(options, dataset=source).load(0, keep=keep, min_images=options.min_images)
         people = _identities(splits, private, options.strata)
-        eligible = [one for one in people if all(one.rows[split] for split in SPLITS)]
+        eligible = [one for one in people if all(one.rows.values())]
         missing = {name: f"{images} of {options.min_images} images" for name, images in splits.left_out.items()}
-        missing |= {one.name: "no image in one of the splits" for one in people if one not in eligible}
+        missing |= {one.name: "no image in one of the splits" for one in people if not all(one.rows.values())}
         if missing:
             whose = "private identities" if private else "identities of the pool"
             named = shown((f"{name} ({reason})" for name, reason in missing.items()), 20)

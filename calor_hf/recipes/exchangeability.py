@@ -1,6 +1,7 @@
 """Exchangeability of private identities and decoys in merged data: the test, its verdict, and what it refuses."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,8 +119,12 @@ def some_images(merged: "dict[str, Dataset]", most: int = 12) -> "Dataset":
 @torch.no_grad()
 def features_of(images: "Dataset", model: str) -> Tensor:
     """(images, features) that enter the classifier of a model, a folder or Hub id."""
-    target, found = target_of(model), []
-    for start in range(0, len(images), 64):
-        pixels = np.stack([np.asarray(image) for image in images[start : start + 64]["image"]])
-        found.append(target.features(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255))
-    return torch.cat(found)
+    target = target_of(model)
+    return torch.cat([target.features(some) for some in batches_of(images)])
+
+
+def batches_of(images: "Dataset", size: int = 64) -> Iterator[Tensor]:
+    """Images of one size as (at most ``size``, 3, height, width) in [0, 1]."""
+    for start in range(0, len(images), size):
+        pixels = np.stack([np.asarray(image) for image in images[start : start + size]["image"]])
+        yield torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255

@@ -26,6 +26,7 @@ from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.recipes.compare import CompareOptions, compare
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
 from calor_hf.recipes.exchangeability import CheckOptions, check_decoys
+from calor_hf.recipes.private_accuracy import AccuracyOptions, private_accuracy
 from calor_hf.recipes.train import load_parts, train
 from calor_hf.recipes.train_arguments import parse
 
@@ -119,6 +120,11 @@ def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path, mon
     differ = [path for path in files if content(kept / path) != content(folder / path)]
     assert differ == []
     assert type(AutoModelForImageClassification.from_pretrained(kept)) is type(result.model)
+    measured = private_accuracy(AccuracyOptions(data=dealt, model=str(kept)))
+    both = measured["private"]["accuracy"] + measured["decoys"]["accuracy"]
+    assert measured["private"]["images"] == measured["decoys"]["images"] == 20
+    assert both / 2 == pytest.approx(result.record["measured"]["decoys"]["accuracy"])
+    assert json.loads((secret.parent / "accuracy-first.json").read_text()) == measured
 
 
 def content(file: Path) -> Any:
