@@ -19,6 +19,7 @@ from unittest import mock
 from sphinx.application import Sphinx
 
 import calor_hf
+from calor_hf.cli.decoys import COMMANDS as DECOYS
 from calor_hf.cli.main import COMMANDS
 from calor_hf.cli.main import main as calor_hf_command
 
@@ -162,7 +163,7 @@ def _api() -> str:
 
 def _commands() -> str:
     text = _title("Commands") + "Output of ``calor-hf <command> --help``.\n\n"
-    for name in COMMANDS:
+    for name in (*COMMANDS, *(f"decoys {name}" for name in DECOYS)):
         text += _title(f"calor-hf {name}", "-") + ".. code-block:: text\n\n"
         text += "".join(f"   {line}".rstrip() + "\n" for line in help_of(name).splitlines()) + "\n"
     return text
@@ -173,7 +174,7 @@ def help_of(command: str) -> str:
     shown = io.StringIO()
     wide = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
     with wide, contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-        calor_hf_command([command, "--help"])
+        calor_hf_command([*command.split(), "--help"])
     return shown.getvalue()
 
 
