@@ -1,13 +1,14 @@
 """Size of a prior for a budget of minutes, with a step that takes as long as the test says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from calor_hf.priors import PRIORS, PriorTraining, budget
-from calor_hf.priors.budget import SIZES, size_for, time_step
-from tests.priors.small_prior import Pictures, tiny_prior
+from calor_hf.priors.budget import SIZES, TIMED, size_for, time_step
+from tests.priors.small_prior import Pictures, tiny_prior, tiny_target
 
 GMI = PRIORS.get("gmi")
 
@@ -54,5 +55,8 @@ def test_a_size_whose_batch_is_not_there_is_left_out(timed: list[int]) -> None:
     assert chosen(80, images=40)[0] == 32
 
 
-def test_a_step_is_timed_and_changes_nothing(tmp_path: Path) -> None:
-    assert 0 < time_step(tiny_prior("gmi"), Pictures(), None, tmp_path) < 60
+@pytest.mark.parametrize("name", ["gmi", "plg", "stylegan2"])
+def test_a_step_is_timed(name: str, tmp_path: Path) -> None:
+    prior = tiny_prior(name)
+    assert time_step(prior, Pictures(), tiny_target() if prior.needs_target else None, tmp_path) > 0
+    assert json.loads((tmp_path / "training.json").read_text())["steps_done"] == 1 + TIMED
