@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from calor_hf.core.seeding import Key, RowDraws
@@ -68,7 +69,9 @@ class Batch:
 
 
 class AttackedTarget(Target):
-    """A target as a white-box attack looks at it: counted, past its Tanh if wished, its noise drawn by row.
+    """A target as a white-box attack looks at it: counted, past its Tanh and without its noise if wished.
+
+    Noise that stays is drawn by row.
 
     Attributes:
         passes: Images looked at so far.
@@ -78,10 +81,11 @@ class AttackedTarget(Target):
         own_head: The target's head as it is, for what its layers hold.
     """
 
-    def __init__(self, target: Target, straight_through: bool = False) -> None:
-        self._target, self._straight_through = target, straight_through
+    def __init__(self, target: Target, straight_through: bool = False, without_noise: bool = False) -> None:
+        self._target, self._straight_through, self._noisy = target, straight_through, target.stochastic
         self.module, self.num_classes = target.module, target.num_classes
-        self.image_size, self.resizes, self.stochastic = target.image_size, target.resizes, target.stochastic
+        self.image_size, self.resizes = target.image_size, target.resizes
+        self.stochastic = target.stochastic and not without_noise
         self.head: Callable[[Tensor], Tensor] = self._head
         self.own_head = target.head
         self.passes = self.gradients = 0
@@ -98,13 +102,15 @@ class AttackedTarget(Target):
         with ExitStack() as modes:
             if self._straight_through:
                 modes.enter_context(StraightThrough())
-            if self.stochastic:
+            if self._noisy:
                 modes.enter_context(OwnNoise(self._noise))
             logits = self._target.head(features)
         self.logits = logits.detach()
         return logits
 
     def _noise(self, rows: int, columns: int) -> Tensor:
+        if not self.stochastic:
+            return torch.zeros(rows, columns)
         if self.batch is None or rows != len(self.batch.labels):
             expected = 0 if self.batch is None else len(self.batch.labels)
             raise RuntimeError(

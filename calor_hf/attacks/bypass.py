@@ -30,6 +30,7 @@ class BypassConfig(GradientAttackConfig):
     lr: float = setting(0.03, "Learning rate of Adam.")
     objective: str = "poincare"
     gradient: str = "straight_through"
+    noise: str = "mean"
     score_weight: float = setting(0.1, "Weight of the identity loss, added to the distance.", ge=0)
     initial_candidates: int = setting(500, scales_to=LEAST_POOL)
     space: str = setting(

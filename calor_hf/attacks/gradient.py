@@ -46,6 +46,11 @@ class GradientAttackConfig(AttackConfig):
     smoothing: str = setting(
         "none", "Gradients are averaged over copies with noise or random views; or none.", choices=SMOOTHINGS
     )
+    noise: str = setting(
+        "drawn",
+        "Noise of a stochastic defense such as MID: drawn, or mean: without it, as who has the weights can.",
+        choices=("drawn", "mean"),
+    )
     samples: int = setting(1, "Copies of each image a step; without smoothing the target's own noise differs.", ge=1)
     smoothing_sigma: float = setting(
         0.06, "Standard deviation of smoothing=noise, as a share of the range of values.", gt=0
@@ -136,12 +141,12 @@ class GradientAttack(Attack[C]):
         return images_per_class * self.config.restarts
 
     def adaptive_to(self, target: Target) -> bool:
-        """Whether gradients go past a Tanh, the aim is a defense's confidence, or its noise is averaged."""
+        """Whether gradients go past a Tanh, the aim is a defense's confidence, or its noise is averaged or left out."""
         config = self.config
         return (
             (config.gradient == "straight_through" and _squashes(target.module))
             or (config.aim < 1 and target.describe("").defense != "none")
-            or (config.samples > 1 and target.stochastic)
+            or ((config.samples > 1 or config.noise == "mean") and target.stochastic)
         )
 
     # For hooks
@@ -165,7 +170,8 @@ class GradientAttack(Attack[C]):
         """Reconstructions of some classes at once."""
         begin = time.perf_counter()
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
-        seen = AttackedTarget(target, self.config.gradient == "straight_through")
+        config = self.config
+        seen = AttackedTarget(target, config.gradient == "straight_through", without_noise=config.noise == "mean")
         batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, ("optimize",), task.notes)
         count, made = self.config.initial_candidates, 0
         if count == 0:

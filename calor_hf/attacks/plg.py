@@ -30,8 +30,9 @@ class PLG(GradientAttack[PLGConfig]):
     Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
     target.
 
-    Preset ``adaptive`` is ours, not the authors': it goes around a low-rank head's Tanh, with a loss that does not
-    flatten out, from starts that the target likes, at a rate that stays where the prior has images.
+    Preset ``adaptive`` is ours, not the authors': it goes around a low-rank head's Tanh and leaves out a head's noise,
+    with a loss that does not flatten out, from starts that the target likes, at a rate that stays where the prior has
+    images.
 
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack `reconstruct.py`.
@@ -39,7 +40,13 @@ class PLG(GradientAttack[PLGConfig]):
 
     config_class = PLGConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "adaptive": {"objective": "poincare", "gradient": "straight_through", "initial_candidates": 500, "lr": 0.03}
+        "adaptive": {
+            "objective": "poincare",
+            "gradient": "straight_through",
+            "noise": "mean",
+            "initial_candidates": 500,
+            "lr": 0.03,
+        }
     }
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:

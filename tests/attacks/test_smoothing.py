@@ -78,6 +78,20 @@ def test_samples_are_the_mean_over_a_stochastic_targets_noise() -> None:
     assert torch.allclose(found, torch.autograd.grad(total.sum(), images)[0], rtol=1e-9, atol=1e-15)
 
 
+def test_noise_is_left_out_by_who_has_the_weights() -> None:
+    noisy, generator = tiny_target("mid", beta=1.0, sample_at_eval=True), tiny_generator("dcgan")
+    quiet = tiny_target("mid", beta=1.0, sample_at_eval=False)
+    assert noisy.stochastic
+    assert not quiet.stochastic
+    settings: dict[str, Any] = {"steps": 3, "noise": "mean", "initial_candidates": 20}
+    found, expected = (tiny_attack("gmi", **settings).run(target, generator, [1, 2]) for target in (noisy, quiet))
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.scores, expected.scores)
+    assert tiny_attack("gmi", noise="mean").adaptive_to(noisy)
+    assert not tiny_attack("gmi", noise="mean").adaptive_to(quiet)
+    assert not tiny_attack("gmi").adaptive_to(noisy)
+
+
 def test_copies_cost_target_passes_and_no_generator_passes() -> None:
     target, generator = tiny_target(), tiny_generator("dcgan")
     plain = tiny_attack("gmi", steps=4).run(target, generator, [0, 2], images_per_class=3).cost
