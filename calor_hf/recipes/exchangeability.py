@@ -1,7 +1,6 @@
 """Exchangeability of private identities and decoys in merged data: the test, its verdict, and what it refuses."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from calor_hf.data.exchangeability import (
     image_statistics,
     two_sample_test,
 )
+from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.common import log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.targets.hf_target import target_of
@@ -120,11 +120,5 @@ def some_images(merged: "dict[str, Dataset]", most: int = 12) -> "Dataset":
 def features_of(images: "Dataset", model: str) -> Tensor:
     """(images, features) that enter the classifier of a model, a folder or Hub id."""
     target = target_of(model)
-    return torch.cat([target.features(some) for some in batches_of(images)])
-
-
-def batches_of(images: "Dataset", size: int = 64) -> Iterator[Tensor]:
-    """Images of one size as (at most ``size``, 3, height, width) in [0, 1]."""
-    for start in range(0, len(images), size):
-        pixels = np.stack([np.asarray(image) for image in images[start : start + size]["image"]])
-        yield torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    pixels, _ = labeled_pixels(images, images[0]["image"].width)
+    return torch.cat([target.features(some / 255) for some in pixels.split(64)])

@@ -11,9 +11,9 @@ import torch
 from calor_hf.core.config import setting
 from calor_hf.core.exact_interval import exact_interval
 from calor_hf.data.decoys import IDENTITIES, read_assignment, write_secret
+from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.common import log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
-from calor_hf.recipes.exchangeability import batches_of
 from calor_hf.targets.hf_target import HFTarget
 
 logger = logging.getLogger("calor_hf.decoys")
@@ -44,8 +44,9 @@ def private_accuracy(options: AccuracyOptions) -> dict[str, Any]:
     target = HFTarget.from_pretrained(options.model)
     splits = DataOptions(dataset=str(options.data), allow_duplicates_across_splits=True).load(0)
     test = splits.for_classes(target.class_names).test
-    predicted = torch.cat([target(images).argmax(dim=1) for images in batches_of(test)]).numpy()
-    right, private = predicted == np.asarray(test["label"]), np.isin(test[IDENTITIES], secret.private)
+    pixels, labels = labeled_pixels(test, test[0]["image"].width)
+    predicted = torch.cat([target(some / 255).argmax(dim=1) for some in pixels.split(64)])
+    right, private = (predicted == labels).numpy(), np.isin(test[IDENTITIES], secret.private)
     found: dict[str, Any] = {"model": options.model, "weights": target.files.get("weights")}
     for name, of in (("private", private), ("decoys", ~private)):
         hits, count = int(right[of].sum()), int(of.sum())
