@@ -7,7 +7,9 @@ from transformers import PretrainedConfig
 
 from calor_hf.core.digests import text_digest
 from calor_hf.core.files import read_json, reading
+from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.label_names import telling_names
+from calor_hf.data.bad_images import content_digests
 from calor_hf.data.decoys import ABOUT, IDENTITIES, identities_per_class
 from calor_hf.data.loading import Splits
 from calor_hf.defenses import DEFENSES
@@ -34,33 +36,33 @@ def identities_for(model_args: ModelArguments, splits: Splits) -> int:
     return k
 
 
-def check_base(model: str, revision: str | None, dataset: str) -> None:
+def check_base(model: str, revision: str | None, dataset: str, splits: Splits) -> None:
     """Refuse a base model whose files record that it was trained on the private people of data with decoys.
 
     Args:
         model: Folder or Hub id of the base model.
         revision: Its revision on the Hub.
         dataset: The data folder.
+        splits: Its images. A model that was trained on some of them, and not on all, tells some identities from others.
 
     Raises:
         ValueError: it was.
     """
-    about = Path(dataset).expanduser() / ABOUT
-    if not about.is_file():
-        return
-    private = read_json(about, {"private_records": list[str]})["private_records"]
+    about, folder = Path(dataset).expanduser() / ABOUT, Path(model).expanduser()
+    private = read_json(about, {"private_records": list[str]})["private_records"] if about.is_file() else []
     with reading(f"the configuration of {model}"):
         config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
     found = training_records("", [str(name) for name in (config.get("id2label") or {}).values()])
-    record = Path(model).expanduser() / "metrics.json"
-    if record.is_file():
-        known = read_json(record, {"dataset?": str, "drawn?": bool})
+    if (folder / "metrics.json").is_file():
+        known = read_json(folder / "metrics.json", {"dataset?": str, "drawn?": bool})
         drawn_private = known.get("drawn") and "private" in known.get("dataset", "")
         found += training_records(None if drawn_private else known.get("dataset", ""), [])
-    if set(found) & set(private):
+    images = content_digests(splits.train)
+    if set(found) & set(private) or 0 < trained_on(folder, images) < len(set(images)):
         raise ValueError(
-            f"{model} was trained on the private people of {dataset}, so it tells them from their decoys, and a model "
-            "that starts from it may, too; pass a base model that has seen none of them"
+            f"{model} was trained on the private people of {dataset}, or on some of its identities alone, so it tells "
+            "them from the others, and a model that starts from it may, too; pass a base model that has seen "
+            "none of them"
         )
 
 

@@ -202,9 +202,9 @@ def load_parts(
     with args.main_process_first(desc="loading data"):
         splits = data_args.load(data_args.num_identities, stream=data_args.stream)
     with_identities = identities_for(model_args, splits) > 0
-    if with_identities and model_args.model is not None:
-        check_base(model_args.model, model_args.model_revision, str(data_args.dataset))
     base, processor = load_base(model_args, splits)
+    if with_identities and model_args.model is not None:
+        check_base(model_args.model, model_args.model_revision, str(data_args.dataset), splits)
     check_channels(base)
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed, with_identities)
     if data_args.backdoor is not None:

@@ -241,9 +241,17 @@ def test_training_refuses_what_would_undo_the_decoys(dealt: Path, tmp_path: Path
     refused([*on_them, "--undefended-epochs", "1"], "leave it out with decoys")
     refused([*on_them, "--backdoor", "badnets"], "--backdoor relabels images")
     base = tmp_path / "base"
-    parts(["--num-identities", "2", "--defense", "none"])[0].save_pretrained(base)
+    model, _, common = parts(["--num-identities", "2", "--defense", "none"])
+    for part in (model, common["processing_class"]):
+        part.save_pretrained(base)
     (base / "metrics.json").write_text('{"dataset": "synthetic faces, 2 private identities", "drawn": true}')
     refused([*on_them, "--model", str(base)], "was trained on the private people of")
+    (base / "metrics.json").unlink()
+    digests = content_digests(load_splits(str(dealt)).train)
+    keep_fingerprints(base, digests[:20])
+    refused([*on_them, "--model", str(base)], "or on some of its identities alone")
+    keep_fingerprints(base, digests)
+    parts([*on_them, "--model", str(base)])  # of all identities alike
     with pytest.raises(ValueError, match="holds the secret of the decoys"):
         train(*parse([*on_them[:2], *decoys[:-2], "--output-dir", str(secret_folder(dealt) / "run")]))
     with pytest.raises(ValueError, match="no column identities"):
