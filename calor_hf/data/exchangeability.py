@@ -26,7 +26,7 @@ class TwoSampleTest:
     """How well a classifier tells private identities from decoys that it was not trained on.
 
     Attributes:
-        name: What it saw of the images.
+        name: Description that the classifier read, such as image statistics.
         auc: Area under the curve over people, chance level 0.5.
         low: Lower end of its 95 % interval, by permutation of the private member within each class.
         high: Upper end.

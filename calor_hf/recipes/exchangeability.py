@@ -22,7 +22,7 @@ from calor_hf.data.exchangeability import (
     two_sample_test,
 )
 from calor_hf.data.public_images import labeled_pixels
-from calor_hf.recipes.common import log_to_terminal
+from calor_hf.recipes.common import hub_id, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.targets.hf_target import target_of
 
@@ -76,11 +76,11 @@ def exchangeability(
         k: Identities per class.
         by_construction: Whether all identities were drawn from one population.
         features: (images, features), as :func:`features_of`.
-        model: Name of the network that they are of.
+        model: Folder or Hub id of the model that they are of; a folder is not named.
     """
     rows = {"image statistics": image_statistics(images["image"])}
     if features is not None:
-        rows[f"features of {model}"] = features.double().numpy()
+        rows[f"features of {hub_id(model) or 'a local model'}"] = features.double().numpy()
     identities = np.asarray(images[IDENTITIES])
     tests = (two_sample_test(name, describe_people(of, identities), private, k) for name, of in rows.items())
     return Exchangeability(k, len(private), by_construction, tuple(tests))

@@ -67,7 +67,7 @@ def check_base(model: str, revision: str | None, dataset: str, splits: Splits) -
 
 
 def training_records(source: str | None, names: Sequence[str]) -> list[str]:
-    """Digests by which training on a set is recognized: of where it is (None means drawn), and of its class names."""
+    """Digests by which training on a set is recognized: of its place (None means drawn), and of its class names."""
     place = "drawn" if source is None else source
     if source and Path(source).expanduser().exists():
         place = str(Path(source).expanduser().resolve())

@@ -290,7 +290,7 @@ def test_decoys_of_another_source_are_refused_unless_accepted(
 
 def test_check_takes_the_features_of_a_model(dealt: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = check_decoys(CheckOptions(data=dealt, model=target))
-    assert [test.name for test in found.tests] == ["image statistics", f"features of {target}"]
+    assert [test.name for test in found.tests] == ["image statistics", "features of a local model"]
     shown = capsys.readouterr().out
     assert "exchangeable by construction: an attacker names the private identity of a class in 1/k = 50.0 %" in shown
     assert all(sentence in shown for sentence in SENTENCES)
