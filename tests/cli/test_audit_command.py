@@ -51,6 +51,12 @@ def test_drawn_people_need_nothing_but_the_target(
 ) -> None:
     monkeypatch.setattr(power, "PROJECTION", replace(power.GUIDANCE, steps=3, pool=10))
     monkeypatch.setattr(power, "GUIDANCE", power.PROJECTION)
+    given = recipe.evaluation_model_argv
+
+    def briefly(*args: Any) -> list[str]:
+        return [*words, "--num-train-epochs", "2"] if (words := given(*args)) else []
+
+    monkeypatch.setattr(recipe, "evaluation_model_argv", briefly)
     words = [drawn, "--output-dir", str(tmp_path), "--budget", "0.005", "--classes", "0-1"]
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "write_pages", writes_and_fails)
