@@ -2,6 +2,7 @@
 
 import math
 
+from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, LeakageReport, Measure, PowerCheck
 from calor_hf.core.report_text import percent, with_interval
 
@@ -28,6 +29,8 @@ def caveats(report: LeakageReport) -> list[str]:
             "The attacker's prior was the program that drew the images. No real attacker has it, so the numbers are "
             "about drawn faces and not about photographs."
         )
+    if report.with_decoys:
+        found += SENTENCES
     found.append(
         "An audit shows what these attacks recovered with this effort, prior and evaluation models; others may recover "
         "more. Other threats (membership inference, stolen models, poisoned data) are separate."

@@ -21,7 +21,7 @@ from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo
+from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo, false_matches
 from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import RENDERER, Generator
@@ -30,7 +30,7 @@ from calor_hf.metrics.agreement import nearest_mean_correct
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import mean_over_images, measured
 from calor_hf.metrics.decoder_inversion import released
-from calor_hf.metrics.identification_game import log_odds
+from calor_hf.metrics.identification_game import log_odds, recognized
 from calor_hf.metrics.membership import membership
 from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import training_fit, utility
@@ -58,8 +58,8 @@ class Evaluator:
 
     Raises:
         ValueError: a class without private images, a network is a copy of the target or of another one, the prior is
-            the renderer and did not draw the images, a network is not available, or a metric in ``options.metrics``
-            lacks a network or held-out images.
+            the renderer and did not draw the images, a network is not available, a metric in ``options.metrics``
+            lacks a network or held-out images, or the target was trained with decoys and the images have none.
     """
 
     def __init__(
@@ -67,10 +67,17 @@ class Evaluator:
         evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions,
     ) -> None:  # fmt: skip
         private.check_prior(prior)
+        if target.describe("").defense == "decoys" and private.decoys is None:
+            raise ValueError(
+                f"the target was trained with decoys, and '{private.name}' has none, so it is not known which "
+                "identities are private; pass the folder that calor-hf decoys deal wrote, with its secret next to it"
+            )
         private, prior = private.for_classes(target.class_names), prior.for_classes(target.class_names)
         self.target, self.prior, self.labels = target, prior, labels
         self.public_images, self.seed, metrics = options.public_images, options.seed, options.metrics
-        self.networks = networks = load_networks(target, evaluation_model, options)
+        decoys = private.decoys
+        numbers = None if decoys is None else decoys.numbers
+        self.networks = networks = load_networks(target, evaluation_model, options, numbers)
         check_different(networks, *private.images.shape[-2:])
         self.private, names = private.of_classes(labels), private.label_names
         self.looked: Callable[[], object] = lambda: None  # called when a network has looked at a set of images
@@ -82,6 +89,8 @@ class Evaluator:
             held_out_images=0 if private.held_labels is None else len(private.held_labels),
             drawn=private.drawn,
             digest=private.digest,
+            identities_per_class=1 if decoys is None else decoys.k,
+            exchangeability="" if decoys is None else decoys.exchangeability,
         )
         folders = {role: Path(one.folder) for role, one in networks.items() if one.folder is not None}
         self.learned = {role: trained_on(folder, private.files) for role, folder in folders.items()}
@@ -107,6 +116,7 @@ class Evaluator:
             return
         lacking = [role for role in ROLES if role not in networks]
         lacking += [name for name in ("held_images", "held_labels") if getattr(private, name) is None]
+        lacking += ["identity_labels"] * (decoys is None)
         for name, metric in self.metrics.items():
             for need in metric.needs:
                 if need in lacking:
@@ -174,14 +184,16 @@ class Evaluator:
         none: tuple[Tensor | None, Tensor | None] = (None, None)
         features, logits = _finite(network, self.private.images)
         held = none if self.private.held_images is None else _finite(network, self.private.held_images)
-        return View(network.name, features[:0], features, None, logits, *held)
+        decoys = None if self.private.decoys is None else _finite(network, self.private.decoys.images)[0]
+        return View(network.name, features[:0], features, None, logits, *held, decoys)
 
     def numbers(self, attacks: Sequence[tuple[NamedAttack, Reconstruction]]) -> dict[str, Any]:
         """Measure reconstructions, networks and other threats; returns fields of the report."""
-        # Each network looks at the private images, at each attack's, at their chance levels, and at what the target is
-        # asked about.
+        # Each network looks at the private images, at each attack's, at their chance levels, at what the target is
+        # asked about, and at held-out images of decoys.
         asked = any(metric.about_target for metric in self.metrics.values())
         sets = 1 + len(attacks) + len({len(found.labels) for _, found in attacks}) + asked
+        sets += self.private.decoys is not None
         with ProgressBar(total=sets * len(self.networks), desc="evaluating", unit="set") as bar:
             self.looked = bar.update
             return self._numbers(attacks)
@@ -229,7 +241,24 @@ class Evaluator:
                 threats = membership(view.private_logits, private.labels, view.held_logits, labels)
         if asked is not None:
             threats += measured(about_target, asked)
+        threats += self._false_matches()
         return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
+
+    def _false_matches(self) -> list[Measure]:
+        """Share of real held-out images of decoys that networks take for the private identity of their class."""
+        decoys = self.private.decoys
+        if decoys is None:
+            return []
+        labels = decoys.class_of[decoys.held_labels]
+        rows = torch.isin(labels, self.private.labels)
+        if not rows.any():
+            return []
+        images = decoys.held_images[rows].float() / 255
+        note = "real images of decoys taken for the private identity of their class"
+        return [
+            mean_over_images(false_matches(name), "share", "neither", right, labels[rows], note, slots=False)
+            for name, right in recognized(self.evidence((None, images), labels[rows])).items()
+        ]
 
     def _accuracy(self, role: str, view: View) -> Measure | None:
         """Accuracy of a network on held-out images of the attacked identities; None without such images."""
@@ -282,15 +311,16 @@ class Evaluator:
             changed=list(attack.changed),
         )
 
-    def evidence(self, drawn: tuple[Tensor, Tensor], labels: Tensor) -> Evidence:
-        """Collect what all networks compute from some images; ``drawn`` are latents and images."""
+    def evidence(self, drawn: tuple[Tensor | None, Tensor], labels: Tensor) -> Evidence:
+        """Collect what all networks compute from some images; ``drawn`` are latents, if known, and images."""
         latents, images = drawn
         views: dict[str, Any] = {}
         for role, view in self.private_views.items():
             features, logits = self.networks[role].outputs(images)
             views[role] = dataclasses.replace(view, features=features, logits=logits)
             self.looked()
-        private, identity, seen = self.private, self.prior.identity(latents), views["target"].logits
+        private, seen = self.private, views["target"].logits
+        identity = None if latents is None else self.prior.identity(latents)
         truth = None if identity is None or private.true_identity is None else private.true_identity[labels]
         return Evidence(
             images=images.float(),
@@ -304,6 +334,8 @@ class Evaluator:
             enrolled_identities=private.true_identity,
             identity_names=private.identity_names,
             attacker_scores=None if seen is None else log_odds(seen, labels),
+            identity_labels=None if private.decoys is None else private.decoys.class_of,
+            decoy_labels=None if private.decoys is None else private.decoys.labels,
             **views,
         )
 

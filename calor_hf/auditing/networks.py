@@ -15,6 +15,10 @@ from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 
 BATCH = 128
+IDENTITY_COMMAND = (
+    "calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE --dataset DATA --label-column identities"
+)
+"""Training of an evaluation model for data with decoys, for messages."""
 _ROUNDING = 0.01  # relative difference of logits, up to that of weights in bfloat16
 ROLES = ("evaluation_model", "second_evaluation_model", "embedding", "extractor")
 
@@ -59,6 +63,29 @@ class Network:
         if order is None or head is None:
             return self
         return replace(self, head=lambda features: head(features)[:, order], class_names=tuple(class_names))
+
+    def for_identities(self, identities: Tensor, role: str) -> "Network":
+        """Return the network with a score for each identity of data with decoys, in the order of their numbers.
+
+        A classifier of classes or of private identities alone is refused: it gives the face of a decoy to a private
+        identity, so it would count decoys as leaks.
+
+        Args:
+            identities: (identities,) numbers in the data.
+            role: Role of the network, for errors.
+
+        Raises:
+            ValueError: the network classifies something else.
+        """
+        head, names = self.head, list(self.class_names)
+        if head is None:
+            return self
+        if names and names != [str(number) for number in range(len(identities))]:
+            raise ValueError(
+                f"the {role} '{self.name}' has {len(names)} classes, and the data hold {len(identities)} identities, "
+                f"private ones and decoys, which it must tell apart; train one with {IDENTITY_COMMAND}"
+            )
+        return replace(self, head=lambda features: head(features)[:, identities.to(features.device)], class_names=())
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

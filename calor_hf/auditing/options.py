@@ -162,9 +162,17 @@ def _classes(word: str, class_names: Sequence[str]) -> list[int]:
 
 
 def load_networks(
-    target: Target, evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions
-) -> dict[str, Network]:
+    target: Target, evaluation_model: "Network | Target | nn.Module | str", options: AuditOptions,
+    identities: Tensor | None = None,
+) -> dict[str, Network]:  # fmt: skip
     """Load the networks of an audit, by role: ``ROLES`` and ``target``.
+
+    Args:
+        target: The attacked model.
+        evaluation_model: As for :func:`~calor_hf.auditing.audit.audit`.
+        options: The other networks.
+        identities: For data with decoys, the (identities,) numbers of the identities in the data, in the order in which
+            evaluation models shall give their scores.
 
     Raises:
         ValueError: an evaluation model has other classes, or a network is not available.
@@ -172,7 +180,9 @@ def load_networks(
     sources = (evaluation_model, options.second_evaluation_model, options.embedding, options.extractor)
     networks = {role: load_network(source) for role, source in zip(ROLES, sources, strict=True) if source is not None}
     for role in ROLES[:2]:
-        if role in networks:
+        if role in networks and identities is not None:
+            networks[role] = networks[role].for_identities(identities, role.replace("_", " "))
+        elif role in networks:
             networks[role] = networks[role].for_classes(target.class_names, role.replace("_", " "))
     networks["target"] = load_network(target, options.target_name)
     return networks

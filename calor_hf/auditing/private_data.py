@@ -9,14 +9,59 @@ from torch import Tensor
 
 from calor_hf.core.digests import images_digest
 from calor_hf.core.label_names import class_order
+from calor_hf.data.decoys import IDENTITIES, Assignment
 from calor_hf.data.face_renderer import IDENTITY_NAMES
+from calor_hf.data.labels import with_labels
 from calor_hf.data.loading import Splits
 from calor_hf.data.public_images import labeled_pixels
-from calor_hf.data.synthetic_faces import drawn_identities
+from calor_hf.data.synthetic_faces import dealt_identities, drawn_identities
 from calor_hf.generators import RENDERER, Generator
 
 PRIOR_COMMAND = "calor-hf prior --dataset PUBLIC_IMAGES --image-size 32 --minutes 20"
 """Training of a prior at the size of this machine, for messages."""
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """The decoys of dealt data, which the target was trained on as on the private identities.
+
+    An audit numbers identities anew: the private one of class c is c, and the decoys follow, class by class.
+
+    Attributes:
+        images: (d, 3, height, width) uint8, training images of decoys.
+        labels: (d,) int64, their identities, in [classes, k·classes).
+        held_images: (h, 3, height, width) uint8, images of decoys that the target was not trained on.
+        held_labels: (h,) int64.
+        numbers: (k·classes,) int64, number of each identity in the dealt data.
+        class_of: (k·classes,) int64, its class.
+        exchangeability: Statement of ``decoys check`` about these data; empty if there is none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    held_images: Tensor
+    held_labels: Tensor
+    numbers: Tensor
+    class_of: Tensor
+    exchangeability: str = ""
+
+    @property
+    def k(self) -> int:
+        """Identities per class."""
+        return int((self.class_of == 0).sum())
+
+    def renumbered(self, order: Tensor) -> tuple["Decoys", Tensor]:
+        """Return the decoys for classes in another ``order``, (classes,) old numbers; and that of all identities."""
+        followers = torch.arange(len(order), len(self.numbers)).reshape(len(order), -1)
+        every = torch.cat([order, followers[order].flatten()])
+        new = every.argsort()
+        labels, held = new[self.labels], new[self.held_labels]
+        return replace(self, labels=labels, held_labels=held, numbers=self.numbers[every]), every
+
+    def of_classes(self, wanted: Tensor) -> "Decoys":
+        """Keep the training images of the decoys of some classes, and all held-out images."""
+        rows = torch.isin(self.class_of[self.labels], wanted)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -31,10 +76,11 @@ class PrivateImages:
             None.
         held_labels: (h,) int64.
         label_names: Name of each class.
-        true_identity: (classes, k) parameters of each identity, known for drawn faces only.
-        identity_names: k names of these parameters.
+        true_identity: (classes, p) parameters of each identity, known for drawn faces only; those of decoys follow.
+        identity_names: p names of these parameters.
         files: Digests of the files of all training images, to tell whether a network was trained on them.
         held_files: Digests of the files of the held-out images.
+        decoys: The decoys, if the data were dealt; ``images`` and ``held_images`` show private identities alone.
     """
 
     name: str
@@ -47,6 +93,7 @@ class PrivateImages:
     identity_names: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     held_files: tuple[str, ...] = ()
+    decoys: Decoys | None = None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for other shapes and types."""
@@ -62,7 +109,7 @@ class PrivateImages:
     @classmethod
     def from_dataset(
         cls, train: Any, test: Any = None, *, image_size: int, classes: Sequence[int] | None = None,
-        name: str = "private images",
+        name: str = "private images", assignment: Assignment | None = None, exchangeability: str = "",
     ) -> "PrivateImages":  # fmt: skip
         """Read the images of a ``datasets.Dataset``, or of several splits of one.
 
@@ -74,9 +121,11 @@ class PrivateImages:
             classes: Classes whose training images are read; None means all.
             name: Name of the data set. It has no say in whether the images are drawn faces: these are drawn again
                 and compared.
+            assignment: Which identities are private, for data that ``calor-hf decoys deal`` wrote.
+            exchangeability: Statement of ``decoys check`` about them.
 
         Raises:
-            ValueError: a column is missing.
+            ValueError: a column is missing, or the data hold decoys and there is no assignment.
         """
         if isinstance(train, Splits):
             train, test = train.train, train.test
@@ -85,12 +134,51 @@ class PrivateImages:
         for split in (train, test):
             if split is not None and not {"image", "label"} <= set(split.column_names):
                 raise ValueError(f"expected columns image and label, got {', '.join(split.column_names)}; rename them")
+        label_names = tuple(getattr(train.features["label"], "names", ()))
+        if IDENTITIES in train.column_names:
+            if assignment is None or test is None:
+                raise ValueError(
+                    f"'{name}' holds decoys, so the private images are known by the assignment alone; pass all splits, "
+                    "and assignment=calor_hf.data.decoys.read_assignment(FOLDER) of the folder that calor-hf decoys "
+                    "deal wrote"
+                )
+            return cls._from_dealt(train, test, image_size, classes, name, label_names, assignment, exchangeability)
         images, labels = labeled_pixels(train, image_size, classes)
         held_images, held_labels = (None, None) if test is None else labeled_pixels(test, image_size)
-        label_names = tuple(getattr(train.features["label"], "names", ()))
         truth = drawn_identities(train, classes)
         known = () if truth is None else tuple(IDENTITY_NAMES)
         return cls(name, images, labels, held_images, held_labels, label_names, truth, known)
+
+    @classmethod
+    def _from_dealt(
+        cls, train: Any, test: Any, image_size: int, classes: Sequence[int] | None, name: str,
+        label_names: tuple[str, ...], assignment: Assignment, exchangeability: str,
+    ) -> "PrivateImages":  # fmt: skip
+        private, class_of = torch.tensor(assignment.private), torch.empty(assignment.k * len(assignment.private)).long()
+        class_of[torch.tensor(train[IDENTITIES])] = torch.tensor(train["label"])
+        # Private identities first, then decoys, each by class.
+        numbers = (class_of + len(private) * ~torch.isin(torch.arange(len(class_of)), private)).argsort(stable=True)
+        class_of, new = class_of[numbers], numbers.argsort()
+        every = torch.arange(len(numbers))
+        wanted = every if classes is None else every[torch.isin(class_of, torch.tensor(list(classes)))]
+
+        def read(split: Any, people: Tensor) -> tuple[Tensor, ...]:
+            identities = new[torch.tensor(split[IDENTITIES])].tolist()
+            renamed = with_labels(split, identities, [str(number) for number in every.tolist()])
+            images, labels = labeled_pixels(renamed, image_size, people.tolist())
+            mine = labels < len(private)
+            return images[mine], labels[mine], images[~mine], labels[~mine]
+
+        images, labels, decoys, decoy_labels = read(train, wanted)
+        held_images, held_labels, held_decoys, held_decoy_labels = read(test, every)
+        names = [name for members in assignment.names for name in members]
+        truth = dealt_identities(train, names, numbers[wanted].tolist())
+        return cls(
+            name, images, labels, held_images, held_labels, label_names,
+            true_identity=None if truth is None else truth[numbers],
+            identity_names=() if truth is None else tuple(IDENTITY_NAMES),
+            decoys=Decoys(decoys, decoy_labels, held_decoys, held_decoy_labels, numbers, class_of, exchangeability),
+        )  # fmt: skip
 
     def for_classes(self, class_names: Sequence[str]) -> "PrivateImages":
         """Return the same images, with the labels of a target whose classes have these names.
@@ -101,13 +189,17 @@ class PrivateImages:
         order = class_order(self.label_names, class_names, f"'{self.name}'") if self.label_names else None
         if order is None:
             return self
-        number = torch.tensor(order).argsort()
+        number, everyone = torch.tensor(order).argsort(), torch.tensor(order)
+        decoys = self.decoys
+        if decoys is not None:
+            decoys, everyone = decoys.renumbered(everyone)
         return replace(
             self,
             labels=number[self.labels],
             held_labels=None if self.held_labels is None else number[self.held_labels],
             label_names=tuple(class_names),
-            true_identity=None if self.true_identity is None else self.true_identity[order],
+            true_identity=None if self.true_identity is None else self.true_identity[everyone],
+            decoys=decoys,
         )
 
     @property
@@ -147,4 +239,5 @@ class PrivateImages:
         if missing:
             raise ValueError(f"no private images of the classes {missing[:5]}; pass the data the target learned from")
         rows = torch.isin(self.labels, wanted)
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        decoys = None if self.decoys is None else self.decoys.of_classes(wanted)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], decoys=decoys)

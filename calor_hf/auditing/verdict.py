@@ -20,6 +20,8 @@ from calor_hf.core.report import (
     NetworkInfo,
     PowerCheck,
     Verdict,
+    decoy_hits,
+    false_matches,
     guesses,
 )  # fmt: skip
 from calor_hf.core.report_text import POWER, interval, percent, points, with_interval
@@ -37,6 +39,8 @@ LEAST_EFFORT = 0.2
 """Share of the effort of their sources that attacks need to rule anything out."""
 MOST_CHANCE = 0.5
 """Chance level that leaves no room for a difference."""
+UNTESTED = "whether private identities and decoys are exchangeable was not tested (calor-hf decoys check)"
+"""Sentence of a report whose data folder has no statement about exchangeability."""
 ROLES = {EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
 _LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
 _SUBJECTS = {
@@ -77,8 +81,11 @@ class Finding:
 
 
 def concluded(report: LeakageReport) -> LeakageReport:
-    """Return the report with its verdict and caveats, computed from the rest of it."""
-    return replace(report, verdict=verdict(report), caveats=caveats(report))
+    """Return the report with its verdict and caveats, computed from the rest of it.
+
+    Their sentences are published, so those about a model with decoys say numbers of private identities rounded to 1 %.
+    """
+    return replace(report, verdict=verdict(report), caveats=caveats(report.rounded() if report.with_decoys else report))
 
 
 def verdict(report: LeakageReport) -> Verdict:
@@ -86,22 +93,31 @@ def verdict(report: LeakageReport) -> Verdict:
 
     ``leaks``: an attack is above chance over identities, or some identities are, one by one. ``found nothing``: none
     is, and every precondition of :func:`failures` holds. ``inconclusive``: everything else.
+
+    A model with decoys ``leaks`` if any of the k identities of a class is recognized beyond chance: decoys hide no
+    face, k guesses recover the private one, and decoys are people too. What they bound, to which identity a face is
+    attributed, is no reason to call that "found nothing"; the sentences say it next to 1/k. So the verdict does not
+    depend on which identities are private, either, and it may be published.
     """
     name = leading(report)
-    found = [finding for attack in report.attacks if (finding := compare_with_chance(report, attack, name)) is not None]
+    wanted = decoy_hits(name) if report.with_decoys and name else name
+    found = [one for attack in report.attacks if (one := compare_with_chance(report, attack, wanted)) is not None]
     if not found:
         headline = "Inconclusive: no reconstruction was evaluated, so the audit says nothing about what leaks."
         return Verdict("inconclusive", [headline], ["Pass an evaluation model that knows the classes of the target."])
     best = max(found, key=lambda finding: finding.evidence)
+    report = report.rounded() if report.with_decoys else report
     leaks, reasons = best.evidence[0], failures(report, name, found, best)
     if leaks:
         who = "its" if best.above else f"{len(best.rebuilt)} of {best.measure.identities}"
-        opening, reasons = f"The model leaks {who} training identities: ", []
+        whose = "of people and decoys" if best.above else f"of {who} classes"
+        what = f"the faces {whose} that it learned" if report.with_decoys else f"{who} training identities"
+        opening, reasons = f"The model leaks {what}: ", []
     elif reasons:
         opening = "Inconclusive: this audit had no power to tell whether the model leaks: "
     else:
         opening = "This audit found nothing, and would have found what its power measurements did: "
-    sentences = [opening + _headline(report, best), *_details(report, best)]
+    sentences = [opening + _headline(report, best, name), *_details(report, best, name)]
     kind: Kind = "leaks" if leaks else "inconclusive" if reasons else "found nothing"
     return Verdict(kind, sentences, reasons, best.attack.name, name)
 
@@ -285,13 +301,16 @@ def _ceiling(report: LeakageReport, name: str) -> PowerCheck | None:
     return max(checks, key=lambda check: check.images.value, default=None)
 
 
-def _headline(report: LeakageReport, best: Finding) -> str:
-    measure, name = best.measure, best.measure.name
+def _headline(report: LeakageReport, best: Finding, name: str) -> str:
+    measure, subject = best.measure, _SUBJECTS[name]
+    if report.with_decoys:
+        whose = f"one of the {report.data.identities_per_class} people of its class"
+        subject = f"{subject.replace('the right one', whose).replace('the right person', whose)}, private or decoy"
     chance = "" if best.chance is None else f"; by chance {with_interval(best.chance)}"
     bracket = f"95 % interval {interval(measure)}" if interval(measure) else "too few people for an interval"
     text = (
-        f"in {percent(measure.value)} of {measure.images} rebuilt images of {measure.identities} people, "
-        f"{_SUBJECTS[name]} ({bracket}{chance})."
+        f"in {percent(measure.value)} of {measure.images} rebuilt images of {measure.identities} "
+        f"{'classes' if report.with_decoys else 'people'}, {subject} ({bracket}{chance})."
     )
     network = report.networks.get(ROLES.get(name, ""))
     if network is None:
@@ -308,14 +327,15 @@ def _headline(report: LeakageReport, best: Finding) -> str:
     return text
 
 
-def _details(report: LeakageReport, best: Finding) -> list[str]:
-    attack, measure, name = best.attack, best.measure, best.measure.name
+def _details(report: LeakageReport, best: Finding, name: str) -> list[str]:
+    measure, attack = best.measure, next(one for one in report.attacks if one.name == best.attack.name)
     lines = [_about_control(check.images, check.difference) for check in report.power if check.difference is not None]
     lines.append(f"{len(report.labels)} of {report.target.classes} people were attacked, by {_listed(report)}.")
     if best.rebuilt:
         shares = [measure.by_identity[label] for label in best.rebuilt]
         lines.append(
-            f"{len(best.rebuilt)} of {len(measure.by_identity)} people are recognized beyond chance, each taken alone: "
+            f"{len(best.rebuilt)} of {len(measure.by_identity)} {'classes' if report.with_decoys else 'people'} are "
+            "recognized beyond chance, each taken alone: "
             f"in {percent(sum(shares) / len(shares))} of their images."
         )
     once = attack.get(_LEVELS.get(name, ""))
@@ -334,6 +354,8 @@ def _details(report: LeakageReport, best: Finding) -> list[str]:
             f"{round(guess.value * guess.identities)} of {guess.identities} people are recognized; by chance "
             f"{percent(attack.chance_level(guess.name))}."
         )
+    if report.with_decoys:
+        lines += _about_decoys(report, attack, measure, name)
     for other in LEADING:
         if other != name and (seen := attack.get(other)) is not None:
             network = report.networks.get(ROLES.get(other, ""))
@@ -346,13 +368,29 @@ def _details(report: LeakageReport, best: Finding) -> list[str]:
     if both is not None:
         lines.append(f"Both evaluation models recognize the right person in {percent(both.value)} of the images.")
     ceiling = _ceiling(report, name)
-    if ceiling is not None and best.chance is not None:
+    if ceiling is not None and best.chance is not None and not report.with_decoys:
         share = (measure.value - best.chance.value) / (ceiling.images.value - ceiling.chance)
         lines.append(
             f"Leakage share: {percent(share)} of what could be found ({POWER[ceiling.name]}: "
             f"{percent(ceiling.images.value)})."
         )
     return lines
+
+
+def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, name: str) -> list[str]:
+    """What an attacker can attribute: the private identity among the k, against a face of the k chosen at random."""
+    k = report.data.identities_per_class
+    wrong = next((one.value for one in report.other_threats if one.name == false_matches(name)), 0.0)
+    lines = [
+        f"Each class has {k} identities. A face among them, chosen at random, is taken for the private one in "
+        f"{percent(round(hits.value / k + wrong, 2))}: the recognition rate / {k}, and {percent(wrong)} false matches "
+        "of real images of decoys."
+    ]
+    several = attack.get(guesses(name, k))
+    if several is not None:
+        lines.append(f"With {k} guesses the private person is found for {percent(several.value)} of the classes.")
+    tested = report.data.exchangeability or UNTESTED
+    return [*lines, f"{tested[0].upper()}{tested[1:]}."]
 
 
 def _about_control(control: Measure, difference: Measure) -> str:

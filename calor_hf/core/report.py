@@ -33,12 +33,26 @@ SYNTHETIC = "synthetic faces"
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+LEAST_PUBLISHED = 20
+"""Classes from which shares of a model with decoys may be published."""
+
+
 def guesses(leading: str, count: int = 1) -> str:
     """Return the name of the share of people recognized in the first ``count`` images that an attacker would submit.
 
     ``leading`` is the measure of :data:`LEADING` that decides whether an image is recognized.
     """
     return f"{'best_guess' if count == 1 else f'guesses@{count}'}/{_RECOGNIZERS[leading]}"
+
+
+def decoy_hits(leading: str) -> str:
+    """Return the name of the share of images that show any identity of the class, private or decoy."""
+    return f"decoy_hits/{_RECOGNIZERS[leading]}"
+
+
+def false_matches(leading: str) -> str:
+    """Return the name of the share of real images of decoys that are taken for the private identity of their class."""
+    return f"false_matches/{_RECOGNIZERS[leading]}"
 
 
 def _finite_or_nan(value: Any) -> Any:
@@ -170,7 +184,8 @@ class DataInfo:
 
     ``drawn`` tells whether the training images are faces drawn by this library, which was checked by drawing them
     again: the identities do not exist, and the truth about them is known. ``digest`` is a SHA-256 of the images with
-    their class names, which is not to be published.
+    their class names, which is not to be published. With decoys, ``identities_per_class`` is above 1, and
+    ``exchangeability`` is the statement of ``decoys check``, or empty.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -180,6 +195,8 @@ class DataInfo:
     held_out_images: Count
     drawn: bool = False
     digest: str | None = None
+    identities_per_class: Count = 1
+    exchangeability: str = ""
 
 
 @dataclass(frozen=True)
@@ -320,7 +337,7 @@ class LeakageReport:
             label_names=[f"person {label}" for label in self.labels],
             target=replace(self.target, name="", settings=without_paths(self.target.settings)),
             data=replace(self.data, name=SYNTHETIC if self.synthetic else ""),
-            networks={role: replace(one, name="") for role, one in self.networks.items()},
+            networks={role: replace(one, name="") for role, one in found.networks.items()},
             attacks=[
                 replace(one, settings=without_paths(one.settings), prior_settings=without_paths(one.prior_settings))
                 for one in found.attacks
@@ -328,27 +345,77 @@ class LeakageReport:
         )
 
     def publishable(self) -> "LeakageReport":
-        """Return a copy without class names, per-identity numbers, paths, free text and the digest of the images."""
-        known = self.anonymous()._with_measures(lambda one: replace(one, by_identity={}, note=""))
+        """Return a copy without class names, per-identity numbers, paths, free text and the digest of the images.
+
+        Numbers per class tell which identities of a model with decoys are private. Its copy has shares over
+        :data:`LEAST_PUBLISHED` classes or more, rounded to 1 %, and no other number that depends on the private images.
+
+        Raises:
+            ValueError: a model with decoys, audited on fewer classes.
+        """
+        known = self.anonymous()
+        if self.with_decoys:
+            if len(self.labels) < LEAST_PUBLISHED:
+                raise ValueError(
+                    f"a report of a model with decoys may be published from {LEAST_PUBLISHED} classes on, and "
+                    f"{len(self.labels)} were attacked: numbers of few classes tell which identities are private; "
+                    "audit more classes, or publish without the report"
+                )
+            known = known.rounded()
+            attacks = [
+                replace(
+                    one,
+                    measures=_published(one.measures),
+                    chance_levels={name: _published(some) for name, some in one.chance_levels.items()},
+                )
+                for one in known.attacks
+            ]
+            known = replace(
+                known,
+                attacks=attacks,
+                power=[replace(one, note="", faults=[]) for one in known.power],
+                utility=_published(known.utility),
+                other_threats=list(filter(_over_many, known.other_threats)),
+            )
+        known = known._with_measures(lambda one: replace(one, by_identity={}, note=""))
         return replace(
             known,
             target=replace(known.target, settings={}),
             data=replace(known.data, digest=None),
-            networks={
-                role: replace(one, accuracy=one.accuracy and replace(one.accuracy, by_identity={}, note=""))
-                for role, one in known.networks.items()
-            },
             attacks=[replace(attack, settings={}, prior_settings={}) for attack in known.attacks],
         )
 
+    @property
+    def with_decoys(self) -> bool:
+        """Whether the model learned decoys, so that the numbers for each class are secret."""
+        return self.data.identities_per_class > 1
+
+    def rounded(self) -> "LeakageReport":
+        """Return a copy with all shares and their intervals rounded to 1 %, except those by identity."""
+
+        def change(one: Measure) -> Measure:
+            numbers = {name: round(getattr(one, name), 2) for name in ("value", "low", "high", "std")}
+            return replace(one, **numbers) if one.unit == "share" else one
+
+        found = self._with_measures(change)
+        power = [
+            replace(one, chance=round(one.chance, 2), chance_identities=round(one.chance_identities, 2))
+            for one in found.power
+        ]
+        return replace(found, power=power)
+
     def _with_measures(self, change: Callable[[Measure], Measure]) -> "LeakageReport":
-        """Return a copy with every measure of attacks, power, utility and other threats changed."""
+        """Return a copy with every measure of networks, attacks, power, utility and other threats changed."""
 
         def changed(measures: list[Measure]) -> list[Measure]:
             return [change(one) for one in measures]
 
         return replace(
             self,
+            networks={
+                role: replace(one, accuracy=one.accuracy and change(one.accuracy))
+                for role, one in self.networks.items()
+            },
             attacks=[
                 replace(
                     attack,
@@ -425,6 +492,19 @@ class LeakageReport:
             return cls.from_json(read_text(file))
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
+
+
+def _published(measures: list[Measure]) -> list[Measure]:
+    """Shares of a model with decoys that may be published: those over all images of enough classes.
+
+    How many images or classes another share is over may tell which identities are private.
+    """
+    images, people = (max((getattr(one, name) for one in measures), default=0) for name in ("images", "identities"))
+    return [one for one in measures if _over_many(one) and (one.images, one.identities) == (images, people)]
+
+
+def _over_many(measure: Measure) -> bool:
+    return measure.unit == "share" and measure.identities >= LEAST_PUBLISHED
 
 
 def plain(value: Any) -> Any:

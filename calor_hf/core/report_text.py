@@ -14,6 +14,7 @@ from calor_hf.core.report import (
     AttackResult,
     LeakageReport,
     Measure,
+    decoy_hits,
     guesses,
 )  # fmt: skip
 
@@ -35,6 +36,7 @@ SHARES = {
     MATCHED: "people shown in at least one image",
     IDENTITIES: "people recognized by the evaluation model in at least one image",
     **{guesses(name): "people recognized in the one image that an attacker would submit" for name in LEADING},
+    **{decoy_hits(name): "rebuilt images that show any person of the class, private or decoy" for name in LEADING},
 }
 """Titles of the measures that summarize an attack."""
 

@@ -58,6 +58,11 @@ def identities_per_class(labels: ArrayLike, identities: ArrayLike) -> int:
     return k
 
 
+def is_dealt(data: str | Path) -> bool:
+    """Whether ``data`` is a folder that ``calor-hf decoys deal`` wrote."""
+    return (Path(data).expanduser() / ABOUT).is_file()
+
+
 # The deal
 
 

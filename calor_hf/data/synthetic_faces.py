@@ -1,6 +1,7 @@
 """The embedded default data: synthetic faces of no real person, without a download."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -135,11 +136,41 @@ def drawn_identities(data: "Dataset", classes: Sequence[int] | None = None) -> T
     except ValueError:  # not a record of a drawing
         return None
     pixels, labels = labeled_pixels(data, size, classes)
-    for label, nuisance in nuisances.items():
-        faces = (render_faces(truth[label].expand(count, -1), nuisance, size) * 255).round()
-        if any((faces - image).abs().amax(dim=(1, 2, 3)).min() > 1 for image in pixels[labels == label]):
+    redrawn = all(_shows(pixels[labels == label], truth[label], drawn) for label, drawn in nuisances.items())
+    return truth if redrawn else None
+
+
+@torch.no_grad()
+def dealt_identities(data: "Dataset", names: Sequence[str], wanted: Sequence[int]) -> Tensor | None:
+    """Identity numbers of drawn faces that were dealt as decoys; None for all other data.
+
+    Names are not believed: each image of the ``wanted`` identities is drawn again, as by :func:`drawn_identities`.
+
+    Args:
+        data: Training split, with columns ``image`` and ``identities``.
+        names: Name of each identity before the deal, such as ``identity_017``.
+        wanted: Identities whose images are drawn again.
+
+    Returns:
+        (identities, 24) float32 as of :func:`sample_identities`, or None.
+    """
+    known = [re.fullmatch("identity_([0-9]+)", name) for name in names]
+    if not all(known):
+        return None
+    numbers = [int(match[1]) for match in known if match]
+    truth, owners = sample_identities(max(numbers) + 1)[numbers], np.asarray(data["identities"])
+    for identity in wanted:
+        images = data.select(np.flatnonzero(owners == identity))
+        pixels, _ = labeled_pixels(images, images[0]["image"].size[0])
+        if len(pixels) > _MOST or not _shows(pixels, truth[identity], sample_nuisances(numbers[identity], len(pixels))):
             return None
     return truth
+
+
+def _shows(pixels: Tensor, identity: Tensor, nuisances: Tensor) -> bool:
+    """Whether each of (m, 3, size, size) bytes is one of the images that the renderer draws, up to rounding."""
+    faces = (render_faces(identity.expand(len(nuisances), -1), nuisances, pixels.shape[-1]) * 255).round()
+    return all((faces - image).abs().amax(dim=(1, 2, 3)).min() <= 1 for image in pixels)
 
 
 def _check_count(name: str, value: int, least: int) -> None:

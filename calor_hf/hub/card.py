@@ -10,6 +10,7 @@ from typing import Any, cast
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from calor_hf._version import __version__
+from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.files import read_text
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import LeakageReport
@@ -135,6 +136,7 @@ def _text(evidence: Evidence, method: str, details: CardDetails) -> str:
         id=repr(details.source or details.name),
         columns=["this model"] if training is None else list(training.measured),
         strongest=None if report is None else report.strongest,
+        decoy_sentences=SENTENCES if model.defense == "decoys" and report is None else (),
         headlines=_headlines(report),
         power_head=POWER_HEAD, power_rows=power_rows, table=table,
         rows_of_training=[

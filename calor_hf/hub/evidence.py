@@ -99,7 +99,7 @@ class Evidence:
 
     Attributes:
         report: Publishable copy of the audit's report, or None.
-        report_checksum: Checksum of the full report.
+        report_checksum: Checksum of the full report; for a model with decoys, of the publishable one.
     """
 
     model: ModelInfo
@@ -136,7 +136,8 @@ def gather(folder: str | Path, report: str | Path | None = None, use_record: boo
 
     Raises:
         FileNotFoundError: no model in ``folder``, or no report.
-        ValueError: a file is cut off, was changed, has an unknown version, or belongs to another model.
+        ValueError: a file is cut off, was changed, has an unknown version, or belongs to another model; or the report
+            is of a model with decoys and may not be published.
     """
     folder = Path(folder)
     model = read_model(folder)
@@ -147,7 +148,14 @@ def gather(folder: str | Path, report: str | Path | None = None, use_record: boo
         return Evidence(model, record, None, "")
     full = LeakageReport.load(report)
     _check_same_model(report, full.target, model)
-    return Evidence(model, record, full.publishable(), full.to_dict()["checksum"])
+    if model.defense == "decoys" and not full.with_decoys:
+        raise ValueError(
+            f"{report} is of a model with decoys and does not know of them, so its numbers may tell which identities "
+            "are private; audit again with the folder that calor-hf decoys deal wrote"
+        )
+    known = full.publishable()
+    # With decoys, the checksum of the numbers for each class would confirm a guess of the assignment.
+    return Evidence(model, record, known, (known if full.with_decoys else full).to_dict()["checksum"])
 
 
 def read_model(folder: Path) -> ModelInfo:

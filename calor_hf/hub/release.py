@@ -85,12 +85,21 @@ def prepare_release(
         config["id2label"] = {str(index): name for index, name in numbered(config["id2label"]).items()}
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     names = tuple(telling_names(config.get("id2label", {}).values()))
-    synthetic = evidence.synthetic
+    synthetic, secret = evidence.synthetic, evidence.report is not None and evidence.report.with_decoys
+    if secret and include_reconstructions:
+        raise ValueError(
+            "reconstructions of a model with decoys are not published: next to photographs they tell which identities "
+            "are private; omit --include-reconstructions"
+        )
     model = replace(
         evidence.model, architecture=saved.architecture, base_class=saved.base_class, telling_names=len(names)
     )
     evidence = replace(evidence, model=model)
-    grid = _grid(evidence, report) if report is not None and (synthetic or include_reconstructions) else None
+    grid = (
+        _grid(evidence, report)
+        if report is not None and not secret and (synthetic or include_reconstructions)
+        else None
+    )
     if grid is not None:
         files[RECONSTRUCTIONS] = grid
     elif include_reconstructions:

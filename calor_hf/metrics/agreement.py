@@ -121,5 +121,5 @@ def _recognized(view: View, evidence: Evidence) -> tuple[Tensor, str]:
     """(n,) bool whether the second evaluation model's first choice is right, and how it chooses."""
     if view.logits is not None:
         return topk_correct(view.logits, evidence.labels) > 0, f"{view.name}'s first choice is the right person"
-    right, count = nearest_mean_correct(view.features, evidence.labels, view.private_features, evidence.private_labels)
+    right, count = nearest_mean_correct(view.features, evidence.labels, *evidence.enrolled(view))
     return right > 0, f"the nearest of {count} mean private images in {view.name} is the right person's"

@@ -35,6 +35,7 @@ class View:
         private_logits: (m, classes) of the private training images.
         held_features: (h, d) of private images that the target was not trained on.
         held_logits: (h, classes) of the same images.
+        decoy_features: (d, features) of training images of decoys, if the data hold some.
     """
 
     name: str
@@ -44,6 +45,7 @@ class View:
     private_logits: Tensor | None = None
     held_features: Tensor | None = None
     held_logits: Tensor | None = None
+    decoy_features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,9 @@ class Evidence:
         ask: Outputs that the target releases for (n, 3, height, width) images in [0, 1], by name, each one row per
             image, as :func:`calor_hf.metrics.decoder_inversion.released` gives them.
         public_images: (p, 3, height, width) in [0, 1] of other identities, which an attacker could have.
+        identity_labels: (identities,) class of every identity that evaluation models score, if the data hold decoys:
+            the private one of class c is identity c, and decoys follow. ``enrolled_identities`` have the same order.
+        decoy_labels: (d,) int64, identity of each row of ``decoy_features``.
     """
 
     images: Tensor
@@ -90,6 +95,17 @@ class Evidence:
     attacker_scores: Tensor | None = None
     ask: Callable[[Tensor], dict[str, Tensor]] | None = None
     public_images: Tensor | None = None
+    identity_labels: Tensor | None = None
+    decoy_labels: Tensor | None = None
+
+    def enrolled(self, view: View) -> tuple[Tensor, Tensor]:
+        """Features and identities of all training images that a network without scores compares with."""
+        if view.decoy_features is None or self.decoy_labels is None:
+            return view.private_features, self.private_labels
+        return (
+            torch.cat([view.private_features, view.decoy_features]),
+            torch.cat([self.private_labels, self.decoy_labels]),
+        )
 
 
 def mean_over_images(

@@ -21,6 +21,6 @@ class EmbeddingAccuracy(Metric):
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``embedding_accuracy@1``."""
         view, labels = self.view(evidence, "embedding"), evidence.labels
-        right, count = nearest_mean_correct(view.features, labels, view.private_features, evidence.private_labels)
+        right, count = nearest_mean_correct(view.features, labels, *evidence.enrolled(view))
         note = f"the nearest of {count} mean private images in {view.name} is the right person's"
         return [mean_over_images(EMBEDDING, "share", "leakage", right, labels, note)]

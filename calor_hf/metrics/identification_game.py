@@ -2,13 +2,14 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, guesses
-from calor_hf.metrics.agreement import nearest_mean_correct
+from calor_hf.metrics.agreement import mean_cosines
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities
-from calor_hf.metrics.identity_match import matched
+from calor_hf.metrics.identity_match import distances
 
 GUESSES = (1, 2, 4, 8)
 ALIKE = 0.02
@@ -21,12 +22,13 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return -(logits.double() - own).scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
 
 
-def submitted(images: Tensor, order: Tensor) -> list[int]:
+def submitted(images: Tensor, order: Tensor, most: int = GUESSES[-1]) -> list[int]:
     """Return the images of one person that the attacker submits, in its order, without repetitions.
 
     Args:
         images: (n, 3, height, width) in [0, 1].
         order: (n,) the attacker's own scores, the best guess highest; of equal ones the first comes first.
+        most: Number of images that are submitted, at most.
 
     Returns:
         Indices of images that differ from each one before by :data:`ALIKE` or more.
@@ -35,7 +37,7 @@ def submitted(images: Tensor, order: Tensor) -> list[int]:
     for index in order.argsort(descending=True, stable=True).tolist():
         if all(float((images[index] - images[other]).square().mean().sqrt()) >= ALIKE for other in kept):
             kept.append(index)
-        if len(kept) == GUESSES[-1]:
+        if len(kept) == most:
             break
     return kept
 
@@ -53,17 +55,21 @@ class IdentificationGame(Metric):
     by_image = False
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``best_guess`` and ``guesses@2``, ``@4``, ``@8`` for every network that recognizes people."""
+        """``best_guess`` and ``guesses@2``, ``@4``, ``@8`` for every network that recognizes people.
+
+        For data with k identities per class, also ``guesses@k``.
+        """
         _, scores = self.require(evidence)
         labels = evidence.labels
         check_rows(labels, attacker_scores=scores)
-        order: dict[int, list[int]] = {}
+        k = 1 if evidence.identity_labels is None else int((evidence.identity_labels == 0).sum())
+        counts, order = sorted({*GUESSES, k}), dict[int, list[int]]()
         for label in labels.unique().tolist():
             rows = (labels == label).nonzero().flatten()
-            order[label] = rows[submitted(evidence.images[rows], scores[rows])].tolist()
+            order[label] = rows[submitted(evidence.images[rows], scores[rows], counts[-1])].tolist()
         most, found = max(map(len, order.values())), []
-        for name, right in _recognized(evidence).items():
-            for count in GUESSES:
+        for name, right in recognized(evidence).items():
+            for count in counts:
                 if count > most:
                     break
                 people = {label: float(right[rows[:count]].max()) for label, rows in order.items()}
@@ -72,17 +78,28 @@ class IdentificationGame(Metric):
         return found
 
 
-def _recognized(evidence: Evidence) -> dict[str, Tensor]:
+def recognized(evidence: Evidence) -> dict[str, Tensor]:
     """(n,) whether each image is recognized, 0 or 1, by the measure of single images that says so."""
-    found, labels = {}, evidence.labels
-    if evidence.identity is not None and evidence.enrolled_identities is not None:
-        found[MATCH] = matched(evidence.identity, labels, evidence.enrolled_identities)
-    embedding, model = evidence.embedding, evidence.evaluation_model
+    return {
+        name: topk_correct(scores, torch.searchsorted(identities, evidence.labels))
+        for name, (scores, identities) in person_scores(evidence).items()
+    }
+
+
+def person_scores(evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
+    """(n, identities) scores, and the identities in ascending order, by the measure of single images that reads them.
+
+    Raises:
+        ValueError: no network recognizes people.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    embedding, model, enrolled = evidence.embedding, evidence.evaluation_model, evidence.enrolled_identities
+    if evidence.identity is not None and enrolled is not None:
+        found[MATCH] = -distances(evidence.identity, enrolled), torch.arange(len(enrolled))
     if embedding is not None and len(evidence.private_labels.unique()) > 1:
-        private = embedding.private_features, evidence.private_labels
-        found[EMBEDDING], _ = nearest_mean_correct(embedding.features, labels, *private)
+        found[EMBEDDING] = mean_cosines(embedding.features, *evidence.enrolled(embedding))
     if model is not None and model.logits is not None:
-        found[HEADLINE] = topk_correct(model.logits, labels)
+        found[HEADLINE] = model.logits, torch.arange(model.logits.shape[1])
     if not found:
         raise ValueError("no network recognizes people; pass a classifier trained on the private images")
     return found

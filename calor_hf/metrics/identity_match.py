@@ -7,6 +7,11 @@ from calor_hf.core.report import MATCH, MATCHED
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities, mean_over_images
 
 
+def distances(identity: Tensor, enrolled: Tensor) -> Tensor:
+    """(n, identities) Euclidean distances, in float64."""
+    return torch.cdist(identity.double(), enrolled.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def matched(identity: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
     """Return whether the nearest identity is the right one.
 
@@ -27,8 +32,8 @@ def matched(identity: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
             f"expected finite identity numbers (n, k) and (classes, k), got {tuple(identity.shape)} and "
             f"{tuple(enrolled.shape)}"
         )
-    distances = torch.cdist(identity.double(), enrolled.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    return ((distances <= distances.gather(1, labels[:, None])).sum(dim=1) == 1).double()
+    apart = distances(identity, enrolled)
+    return ((apart <= apart.gather(1, labels[:, None])).sum(dim=1) == 1).double()
 
 
 @METRICS.register("identity_match")

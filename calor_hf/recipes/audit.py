@@ -21,6 +21,7 @@ from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.core.report_text import summary
+from calor_hf.data.decoys import is_dealt
 from calor_hf.data.loading import load_public_images
 from calor_hf.generators import RENDERER, load_generator
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
@@ -33,6 +34,10 @@ from calor_hf.targets.hf_target import HFTarget
 
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
+SECRET = (
+    f"{REPORT}, its pages and the reconstructions are secret: their numbers for each class tell which identities are "
+    "private. calor-hf card and push publish what may be known: shares over all classes, rounded to 1 %"
+)
 AUTO, ATTRIBUTES = "auto", "attributes.safetensors"
 
 
@@ -153,6 +158,8 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             shown = private if options.include_private_images else None
             page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
             print(f"report: {page}")
+            if report.with_decoys:
+                print(SECRET)
         finishing.end()
     return report
 
@@ -171,9 +178,11 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
             "--evaluation-model, or --reconstructions-only"
         )
     if options.evaluation_model is None and not synthetic and not options.reconstructions_only:
+        dealt = options.dataset is not None and is_dealt(options.dataset)
         raise ValueError(
             "no evaluation model: train one with calor-hf train --role evaluation --model ANOTHER_ARCHITECTURE "
-            f"--dataset {options.dataset}, and pass it as --evaluation-model; or pass --reconstructions-only"
+            f"--dataset {options.dataset}{' --label-column identities' if dealt else ''}, and pass it as "
+            "--evaluation-model; or pass --reconstructions-only"
         )
     if options.generator is None and not embedded:
         raise ValueError(

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from calor_hf.auditing import PrivateImages
 from calor_hf.core.config import setting
+from calor_hf.core.files import read_json
 from calor_hf.core.report import SYNTHETIC
 from calor_hf.data.bad_images import ON_BAD_IMAGE, content_digests
+from calor_hf.data.decoys import VERDICT, is_dealt, read_assignment
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.targets.hf_target import HFTarget
 
@@ -77,9 +81,18 @@ class DataOptions:
         return self.load(target.num_classes, target.image_size[0]).for_classes(target.class_names)
 
     def private_images(self, target: HFTarget, classes: Sequence[int]) -> PrivateImages:
-        """Read training images of some classes of a target, and test images of all."""
-        name, side = self.dataset or SYNTHETIC, target.image_size[0]
+        """Read training images of some classes of a target, and test images of all.
+
+        Raises:
+            FileNotFoundError: the data hold decoys, and their assignment is missing.
+            ValueError: other classes than the target's, or an assignment of other data.
+        """
+        name, side, secret = self.dataset or SYNTHETIC, target.image_size[0], dict[str, Any]()
+        if self.dataset is not None and is_dealt(self.dataset):
+            verdict = Path(self.dataset).expanduser() / VERDICT
+            found = read_json(verdict, {"statement": str})["statement"] if verdict.is_file() else ""
+            secret = {"assignment": read_assignment(self.dataset), "exchangeability": found}
         splits = self.load_for(target)
-        private = PrivateImages.from_dataset(splits, image_size=side, classes=classes, name=name)
+        private = PrivateImages.from_dataset(splits, image_size=side, classes=classes, name=name, **secret)
         files, held_files = (tuple(content_digests(split)) for split in (splits.train, splits.test))
         return replace(private, files=files, held_files=held_files)

@@ -1,5 +1,6 @@
 """Made-up reports: any shares of recognized images for any number of people, and an audit that had power."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -18,6 +19,9 @@ from calor_hf.core.report import (
     NetworkInfo,
     PowerCheck,
     TargetInfo,
+    decoy_hits,
+    false_matches,
+    guesses,
 )  # fmt: skip
 from calor_hf.metrics import Measure, mean_over_identities, mean_over_images
 
@@ -103,3 +107,32 @@ def with_embedding(shares: Sequence[float], seen: Sequence[float], accuracy: flo
     )  # fmt: skip
     networks = {"evaluation_model": network(), "embedding": network(accuracy, same_data=False)}
     return report([one], networks=networks)
+
+
+def report_with_decoys(
+    private: set[int], hit: float = 0.9, exchangeability: str = "", classes: int = 40
+) -> LeakageReport:
+    """A report on classes of two; the attacker's image shows the private identity in the classes ``private``."""
+    alone = [hit if label in private else 0.0 for label in range(classes)]
+    none, either = [0.0] * classes, [hit] * classes
+    once = {label: float(label in private) for label in range(classes)}
+    found = attack("plg", alone, none)
+    more = [
+        images(either, name=decoy_hits(HEADLINE)),
+        mean_over_identities(guesses(HEADLINE), "share", "leakage", once, 10 * classes),
+        mean_over_identities(guesses(HEADLINE, 2), "share", "leakage", dict.fromkeys(once, 1.0), 10 * classes),
+        Measure("feature_distance", 0.1 * len(private) + min(private), "", "privacy", 10 * classes, classes),
+        Measure("false_discovery", 0.0, "share", "neither", 9 * len(private), classes),
+    ]
+    by_chance = [images(none, name=decoy_hits(HEADLINE)), mean_over_identities(
+        guesses(HEADLINE), "share", "leakage", dict.fromkeys(once, 0.0), 10 * classes)]  # fmt: skip
+    levels = {"samples of the prior": [*found.chance_levels["samples of the prior"], *by_chance]}
+    found = dataclasses.replace(found, measures=[*found.measures, *more], chance_levels=levels)
+    return report(
+        [found],
+        target=dataclasses.replace(report().target, defense="decoys", settings={"k": 2}),
+        data=DataInfo("d", classes, 800, 400, digest=str(private), identities_per_class=2,
+                      exchangeability=exchangeability),
+        other_threats=[Measure(false_matches(HEADLINE), 0.02, "share", "neither", 400, classes)],
+        networks={"evaluation_model": network(count=classes)},
+    )  # fmt: skip

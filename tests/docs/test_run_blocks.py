@@ -88,6 +88,7 @@ READER_HAS = {
         "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
     ],
     "docs/choose_a_rank.md": ["rank8", "evaluation-model", "prior", "audit-16"],
+    "docs/decoys.md": ["prior"],
     "docs/defend_a_finished_model.md": ["finished"],
     "docs/devices.md": ["demo"],
     "docs/laptop.md": ["audit-calor"],

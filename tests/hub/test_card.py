@@ -1,5 +1,6 @@
 """The card: every number from a file, nothing that was not measured, and what a person wrote stays."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import markdown
 import pytest
 from huggingface_hub import ModelCard
 
+from calor_hf.core.decoy_sentences import SENTENCES
 from calor_hf.core.label_names import numbered, telling_names
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import REPORT, LeakageReport
@@ -16,6 +18,7 @@ from calor_hf.hub.card import CardDetails, base_card, build_card
 from calor_hf.hub.evidence import StaleRecordError, gather
 from calor_hf.hub.release import Release, prepare_release
 from calor_hf.modeling import defend
+from tests.auditing.made_up import report_with_decoys
 from tests.auditing.small_report import reports_with_every_caveat
 from tests.hub.local_hub import check_card
 from tests.hub.released_model import METHOD, SETTINGS, audit_of, record, saved_model, with_junk
@@ -227,6 +230,33 @@ def test_only_listed_files_leave(tmp_path: Path, drawn: bool, asked: bool) -> No
     with pytest.raises(ValueError, match="no reconstructions without an audit"):
         release(model, include_reconstructions=True)
     assert ("reconstructions.png" in made.card) == (drawn or asked)
+
+
+def test_of_a_model_with_decoys_only_what_tells_no_identity_leaves(tmp_path: Path) -> None:
+    model, audit = tmp_path / "model", tmp_path / "audit"
+    defend(tiny_base("resnet", 5), "decoys", k=2).save_pretrained(model)
+    (audit / "plg").mkdir(parents=True)
+    (audit / "plg" / "grid.png").write_bytes(b"faces")
+
+    def save(report: LeakageReport, **changes: Any) -> None:
+        target = dataclasses.replace(report.target, classes=5, settings={"k": 2, "rank": None})
+        dataclasses.replace(report, target=target, **changes).save(audit / "report.json")
+
+    assert all(sentence in release(model).card for sentence in map(markdown_text, SENTENCES))  # not audited
+    secret = report_with_decoys(set(range(20)), exchangeability="exchangeable in this test")
+    save(secret, data=dataclasses.replace(secret.data, drawn=True))
+    made = release(model, audit)
+    assert "reconstructions.png" not in made.files
+    published = LeakageReport.from_json(json.dumps(json.loads(made.files["evidence.json"])["audit"]))  # type: ignore[arg-type]
+    assert not any(one.by_identity for attack in published.attacks for one in attack.measures)
+    for sentence in (*SENTENCES, "Exchangeable in this test."):
+        assert markdown_text(sentence) in made.card
+    assert secret.to_dict()["checksum"] not in made.card
+    with pytest.raises(ValueError, match="reconstructions of a model with decoys are not published"):
+        release(model, audit, include_reconstructions=True)
+    save(secret, data=dataclasses.replace(secret.data, identities_per_class=1))
+    with pytest.raises(ValueError, match="of a model with decoys and does not know of them"):
+        release(model, audit)
 
 
 def test_shards_and_own_code_are_listed_by_what_names_them(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def small_evidence(**changes: Any) -> Evidence:
     known["public_images"] = noisy(torch.rand(PUBLIC, 3, SIDE, SIDE, generator=rng), 0.1, rng)
     known["attacker_scores"] = torch.rand(len(labels), generator=rng)
     known["ask"] = answers
+    known["identity_labels"] = torch.arange(CLASSES)  # no decoys: an identity each
     return Evidence(**{**known, **changes})
 
 

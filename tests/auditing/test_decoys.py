@@ -1,0 +1,183 @@
+"""Audits of models with decoys: who is private, what the verdict says, and what of it may be published."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calor_hf import AuditOptions, LeakageReport, PrivateImages, audit
+from calor_hf.auditing.evaluation import Evaluator
+from calor_hf.auditing.networks import Network
+from calor_hf.auditing.verdict import concluded
+from calor_hf.core.decoy_sentences import SENTENCES
+from calor_hf.core.report import HEADLINE, decoy_hits, false_matches, guesses
+from calor_hf.data.decoys import IDENTITIES, read_assignment, secret_folder
+from calor_hf.data.loading import Splits, load_splits
+from calor_hf.data.public_images import square_pixels
+from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.recipes.decoys import DealOptions, deal_decoys
+from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
+from tests.auditing.made_up import report_with_decoys
+from tests.auditing.renderers import check_rendered
+
+K = 2
+
+
+@pytest.fixture(scope="module")
+def dealt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dealt") / "faces"
+    return deal_decoys(DealOptions(num_identities=CLASSES, k=K, image_size=SIDE, output_dir=folder, seed=3))
+
+
+def private_of(folder: Path, splits: Splits | None = None, **options: Any) -> PrivateImages:
+    splits = splits or load_splits(str(folder))
+    return PrivateImages.from_dataset(splits, image_size=SIDE, assignment=read_assignment(folder), **options)
+
+
+def test_private_images_are_those_of_the_private_identities(dealt: Path) -> None:
+    secret, splits = read_assignment(dealt), load_splits(str(dealt))
+    found, names = private_of(dealt, splits), [name for members in secret.names for name in members]
+    assert found.decoys is not None
+    assert found.decoys.numbers[:CLASSES].tolist() == secret.private
+    assert found.decoys.class_of.tolist() == [*range(CLASSES)] * K
+    assert found.labels.bincount().tolist() == [20] * CLASSES
+    row = splits.train[IDENTITIES].index(secret.private[2])
+    image = square_pixels(splits.train[row]["image"], SIDE)
+    assert (found.images[found.labels == 2] == image).all(dim=(1, 2, 3)).any()
+    assert not (found.decoys.images == image).all(dim=(1, 2, 3)).any()
+    # The truth about drawn faces is known by drawing them again: the private ones are the first of the population.
+    drawn = sample_identities(K * CLASSES)
+    numbers = [int(names[identity].removeprefix("identity_")) for identity in found.decoys.numbers]
+    assert found.true_identity is not None
+    assert torch.equal(found.true_identity, drawn[numbers])
+    assert sorted(numbers[:CLASSES]) == [*range(CLASSES)]
+    others = splits.train.map(lambda row: {"image": row["image"].rotate(90)})
+    assert not private_of(dealt, dataclasses.replace(splits, train=others)).drawn
+
+
+def test_classes_in_another_order_keep_their_people(dealt: Path) -> None:
+    names = load_splits(str(dealt)).label_names
+    order = [names[number] for number in (3, 0, 4, 1, 2)]
+    before = private_of(dealt, load_splits(str(dealt)))
+    after, reread = before.for_classes(order), private_of(dealt, load_splits(str(dealt)).for_classes(order))
+    for found in (after, reread):
+        assert found.decoys is not None
+        assert before.decoys is not None
+        assert torch.equal(found.decoys.numbers[:CLASSES], before.decoys.numbers[[3, 0, 4, 1, 2]])
+        assert torch.equal(found.decoys.class_of[CLASSES:], torch.arange(CLASSES))
+        for label, old in enumerate((3, 0, 4, 1, 2)):
+            assert torch.equal(found.images[found.labels == label], before.images[before.labels == old])
+            theirs = found.decoys.images[found.decoys.class_of[found.decoys.labels] == label]
+            assert torch.equal(theirs, before.decoys.images[before.decoys.class_of[before.decoys.labels] == old])
+    assert torch.equal(after.decoys.numbers, reread.decoys.numbers)  # type: ignore[union-attr]
+    one = before.of_classes([1])
+    assert one.decoys is not None
+    assert set(one.decoys.class_of[one.decoys.labels].tolist()) == {1}
+
+
+def identity_network(classes: int = K * CLASSES) -> Network:
+    """Sees colors, and gives a score to each identity of the data, in the data's order."""
+
+    def colors(images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+    weights = torch.randn(12, classes, generator=torch.Generator().manual_seed(0))
+    names = [str(number) for number in range(classes)]
+    return Network("colors", nn.Linear(1, 1), colors, lambda features: features @ weights, names)
+
+
+def small_audit(dealt: Path, folder: Path, **parts: Any) -> LeakageReport:
+    known: dict[str, Any] = {
+        "target": tiny_target("decoys", k=K), "private": private_of(dealt, exchangeability="exchangeable, as said"),
+        "prior": tiny_generator("renderer"), "evaluation_model": identity_network(),
+    }  # fmt: skip
+    options = AuditOptions(attacks=["gmi:steps=2"], output_dir=str(folder), images_per_class=3, skip_power=True)
+    return audit(**{**known, **parts}, options=options)
+
+
+def test_an_audit_knows_all_identities_and_says_what_is_attributed(
+    dealt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, "check_target", lambda self: None)  # the tiny target learned nothing
+    report = small_audit(dealt, tmp_path)
+    assert report.data.identities_per_class == K
+    names = {one.name for one in report.attacks[0].measures}
+    assert {decoy_hits(HEADLINE), guesses(HEADLINE), guesses(HEADLINE, K), "identity_match@1"} <= names
+    assert false_matches(HEADLINE) in {one.name for one in report.other_threats}
+    assert set(SENTENCES) <= set(report.caveats)
+    assert "Exchangeable, as said." in report.verdict.sentences
+    check_rendered(dataclasses.replace(report, labels=[*range(20)], label_names=[str(one) for one in range(20)]))
+
+
+def test_what_does_not_know_the_decoys_is_refused(dealt: Path, tmp_path: Path) -> None:
+    plain = dataclasses.replace(private_of(dealt), decoys=None)
+    with pytest.raises(ValueError, match=r"trained with decoys, and 'private images' has none.*decoys deal wrote"):
+        small_audit(dealt, tmp_path, private=plain)
+    with pytest.raises(ValueError, match=r"has 5 classes, and the data hold 10 identities.*--label-column identities"):
+        small_audit(dealt, tmp_path, evaluation_model=identity_network(CLASSES))
+    with pytest.raises(ValueError, match=r"holds decoys.*assignment=calor_hf.data.decoys.read_assignment"):
+        PrivateImages.from_dataset(load_splits(str(dealt)), image_size=SIDE)
+    assert not any(tmp_path.iterdir())
+    assert secret_folder(dealt).is_dir()
+
+
+def test_a_model_leaks_faces_if_any_of_the_k_is_found_and_says_what_is_attributed() -> None:
+    found = report_with_decoys(set(range(20)), exchangeability="exchangeable by construction: 1/k = 50.0 %")
+    assert found.verdict.kind == "leaks"
+    said = " ".join(found.verdict.sentences)
+    for expected in (
+        "The model leaks the faces of people and decoys that it learned: in 90.0 % of 400 rebuilt images of 40 classes",
+        "recognized one of the 2 people of its class, private or decoy",
+        "20 of 40 people were recognized in at least one of 10 images",
+        "an attacker would submit, by how sure the attacked model is, 20 of 40 people are recognized; by chance 0.0 %",
+        "taken for the private one in 47.0 %: the recognition rate / 2, and 2.0 % false matches",  # 0.9 / 2 + 0.02
+        "With 2 guesses the private person is found for 100.0 % of the classes.",
+        "Exchangeable by construction: 1/k = 50.0 %.",
+    ):
+        assert expected in said
+    check_rendered(found)
+    untested = report_with_decoys({1, 2})
+    assert "Whether private identities and decoys are exchangeable was not tested" in " ".join(
+        untested.verdict.sentences
+    )
+    # That the attacker names no private identity is no reason to call faces that are rebuilt "nothing".
+    assert report_with_decoys({0}).verdict.kind == "leaks"
+    assert report_with_decoys(set(range(20)), hit=0.0).verdict.kind == "found nothing"
+
+
+def test_what_is_published_depends_on_the_assignment_by_one_percent_at_most() -> None:
+    drawn = [report_with_decoys(private) for private in (set(range(20)), set(range(20, 40)), set(range(10, 30)))]
+    assert len({one.to_json() for one in drawn}) == 3
+    assert len({one.publishable().to_json() for one in drawn}) == 1
+    one, other = (json.loads(report_with_decoys(set(range(count))).publishable().to_json()) for count in (20, 21))
+    assert differences(one, other) == pytest.approx(0.03, abs=0.011)  # one class more of 40, rounded to 1 %
+    published = drawn[0].publishable()
+    assert set(SENTENCES) <= set(published.caveats)
+    assert concluded(published).caveats == published.caveats
+    names = {measure.name for measure in published.attacks[0].measures}
+    assert {HEADLINE, decoy_hits(HEADLINE), guesses(HEADLINE)} <= names
+    assert not names & {"feature_distance", "false_discovery"}
+    assert 'by_identity": {}' in published.to_json()
+    assert published.other_threats[0].value == 0.02
+    with pytest.raises(ValueError, match="from 20 classes on, and 19 were attacked"):
+        report_with_decoys({1}, classes=19).publishable()
+
+
+def differences(one: Any, other: Any) -> float:
+    """Largest difference of two numbers at the same place of JSON values; text may only differ in numbers."""
+    if isinstance(one, dict):
+        return max((differences(one[name], other[name]) for name in one.keys() - {"checksum"}), default=0.0)
+    if isinstance(one, list):
+        return max((differences(*pair) for pair in zip(one, other, strict=True)), default=0.0)
+    if isinstance(one, float):
+        return float(abs(one - other))
+    if isinstance(one, str):
+        assert re.sub("[0-9.]+", "", one) == re.sub("[0-9.]+", "", other)
+    else:
+        assert one == other
+    return 0.0
