@@ -21,7 +21,7 @@ from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo, false_matches
+from calor_hf.core.report import MODE_RANKING, AttackResult, DataInfo, NetworkInfo, false_matches
 from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import RENDERER, Generator
@@ -32,6 +32,7 @@ from calor_hf.metrics.base import mean_over_images, measured
 from calor_hf.metrics.decoder_inversion import released
 from calor_hf.metrics.identification_game import log_odds, recognized
 from calor_hf.metrics.membership import membership
+from calor_hf.metrics.mode_ranking import mode_ranking
 from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import training_fit, utility
 from calor_hf.targets.base import Target
@@ -294,6 +295,11 @@ class Evaluator:
         if len(identities) > 1:
             by_image = {name: metric for name, metric in metrics.items() if metric.by_image}
             chance_levels[OTHERS] = measured(by_image, wrong)
+        decoys, ranked = self.private.decoys, list[Measure]()
+        if decoys is not None and attack.kind == MODE_RANKING and hasattr(self.target.head, "identity_scores"):
+            assert evidence.attacker_scores is not None  # as of a target
+            places = decoys.numbers[decoys.class_of.unique()] % decoys.k
+            ranked = [mode_ranking(evidence.attacker_scores, evidence.labels, places, decoys.k)]
         return AttackResult(
             name=attack.name,
             attack=attack.kind,
@@ -303,7 +309,7 @@ class Evaluator:
             prior_digest=network_digest(self.prior),
             cost=found.cost,
             adaptive=attack.attack.adaptive_to(self.target),
-            measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts),
+            measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts) + ranked,
             chance_levels=chance_levels,
             target_confidence=float(found.scores.double().mean()),
             parts=list(attack.attack.parts),

@@ -13,6 +13,7 @@ from calor_hf.core.report import (
     LEADING,
     MATCH,
     MATCHED,
+    MODE_RANKING,
     AttackResult,
     Kind,
     LeakageReport,
@@ -389,6 +390,12 @@ def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, na
     several = attack.get(guesses(name, k))
     if several is not None:
         lines.append(f"With {k} guesses the private person is found for {percent(several.value)} of the classes.")
+    ranked = next((one for attack in report.attacks if (one := attack.get(MODE_RANKING)) is not None), None)
+    if ranked is not None:
+        lines.append(
+            f"Of the {k} faces rebuilt of each class by an attack that knows of decoys, the one that the model is "
+            f"surest of is the private one in {with_interval(ranked)} of the classes; by chance {percent(1 / k)}."
+        )
     tested = report.data.exchangeability or UNTESTED
     return [*lines, f"{tested[0].upper()}{tested[1:]}."]
 

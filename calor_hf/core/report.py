@@ -33,6 +33,8 @@ SYNTHETIC = "synthetic faces"
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
+MODE_RANKING = "mode_ranking"
+"""Name of the share of classes whose private identity is ranked first among the k of a model with decoys."""
 LEAST_PUBLISHED = 20
 """Classes from which shares of a model with decoys may be published."""
 

@@ -208,3 +208,22 @@ def test_samples_of_the_prior_stand_in_for_public_images(tmp_path: Path) -> None
     attack.prepare(target, generator, None, tmp_path, 0)
     assert attack._found["signatures"].shape == (CLASSES, 16)
     assert torch.allclose(attack._found["signatures"].norm(dim=1), torch.ones(CLASSES, dtype=torch.float64))
+
+
+def test_mode_ranking_descends_on_the_scores_of_one_identity_for_each_image() -> None:
+    target = tiny_target("decoys", k=2)
+    attack: Any = tiny_attack("mode_ranking", views=0, objective="ce")
+    assert attack.adaptive_to(target)
+    assert not attack.adaptive_to(tiny_target())
+    batch = Batch.of([1, 4], 3, 0, torch.empty(0, dtype=torch.float64))
+    images = torch.rand(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    head: Any = target.head
+    scores = head.identity_scores(target.features(images))
+    wanted = torch.tensor([2, 3, 2, 8, 9, 8])  # class c has the identities 2c and 2c + 1
+    expected = torch.nn.functional.cross_entropy(scores, wanted, reduction="none")
+    torch.testing.assert_close(attack.identity(AttackedTarget(target), images, batch), expected)
+    found = attack.run(target, tiny_generator("dcgan"), [1, 4], images_per_class=2)
+    scores = head.identity_scores(target.features(found.images.to(torch.float64)))
+    toward_first = scores[[0, 1, 2, 3], [2, 2, 8, 8]] - scores[[0, 1, 2, 3], [3, 3, 9, 9]]
+    assert toward_first[0] > toward_first[1]
+    assert toward_first[2] > toward_first[3]

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf import AuditOptions, LeakageReport, PrivateImages, audit
+from calor_hf.auditing import load_reconstruction
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network
+from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.verdict import concluded
 from calor_hf.core.decoy_sentences import SENTENCES
-from calor_hf.core.report import HEADLINE, decoy_hits, false_matches, guesses
+from calor_hf.core.report import HEADLINE, MODE_RANKING, decoy_hits, false_matches, guesses
 from calor_hf.data.decoys import IDENTITIES, read_assignment, secret_folder
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.public_images import square_pixels
 from calor_hf.data.synthetic_faces import sample_identities
+from calor_hf.metrics.identification_game import log_odds
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
 from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
 from tests.auditing.made_up import report_with_decoys
@@ -96,7 +99,9 @@ def small_audit(dealt: Path, folder: Path, **parts: Any) -> LeakageReport:
         "target": tiny_target("decoys", k=K), "private": private_of(dealt, exchangeability="exchangeable, as said"),
         "prior": tiny_generator("renderer"), "evaluation_model": identity_network(),
     }  # fmt: skip
-    options = AuditOptions(attacks=["gmi:steps=2"], output_dir=str(folder), images_per_class=3, skip_power=True)
+    options = AuditOptions(
+        attacks=["mode_ranking:steps=2"], output_dir=str(folder), images_per_class=3, skip_power=True
+    )
     return audit(**{**known, **parts}, options=options)
 
 
@@ -109,6 +114,14 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
     names = {one.name for one in report.attacks[0].measures}
     assert {decoy_hits(HEADLINE), guesses(HEADLINE), guesses(HEADLINE, K), "identity_match@1"} <= names
     assert false_matches(HEADLINE) in {one.name for one in report.other_threats}
+    ranked, images = report.attacks[0].get(MODE_RANKING), load_reconstruction(next(tmp_path.rglob(RESULT))).images
+    logits = tiny_target("decoys", k=K)(images.double()).detach().reshape(CLASSES, 3, CLASSES)
+    secret = read_assignment(dealt)
+    for label in range(CLASSES):  # images 0 and 2 of a class show its first identity, image 1 its second
+        own = log_odds(logits[label], torch.full((3,), label))
+        first = int(own[1] > (own[0] + own[2]) / 2)
+        assert ranked is not None
+        assert ranked.by_identity[label] == (first == secret.private[label] % K)
     assert set(SENTENCES) <= set(report.caveats)
     assert "Exchangeable, as said." in report.verdict.sentences
     check_rendered(dataclasses.replace(report, labels=[*range(20)], label_names=[str(one) for one in range(20)]))
