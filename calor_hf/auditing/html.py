@@ -9,6 +9,7 @@ from typing import Any
 
 from calor_hf.auditing.gallery import Gallery
 from calor_hf.auditing.several_reports import model_rows
+from calor_hf.core.decoy_sentences import SECRET
 from calor_hf.core.plain_text import unturned
 from calor_hf.core.report import AttackResult, LeakageReport, Measure
 from calor_hf.core.report_text import (
@@ -55,6 +56,7 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
         interval=interval,
         chance_levels=chance_levels,
         directions=DIRECTIONS,
+        secret=SECRET,
     )
 
 

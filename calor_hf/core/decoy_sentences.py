@@ -15,4 +15,9 @@ VOID = (
     "It is void as soon as the pool or the assignment is known, or another model of the private people is released: an "
     "undefended one, one with other decoys, or an evaluation model of them alone."
 )
+SECRET = (
+    "This report, its images and the reconstructions are secret: numbers of a class tell which of its identities is "
+    "private. calor-hf card and push publish shares over all classes, rounded to 1 %."
+)
+"""Notice in a report with numbers of each class."""
 SENTENCES = (MEANING, CONDITION, LIMITS, OTHERS, VOID)

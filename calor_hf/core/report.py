@@ -389,8 +389,13 @@ class LeakageReport:
 
     @property
     def with_decoys(self) -> bool:
-        """Whether the model learned decoys, so that the numbers for each class are secret."""
+        """Whether the model learned decoys in addition to private identities."""
         return self.data.identities_per_class > 1
+
+    @property
+    def secret(self) -> bool:
+        """Whether numbers for each class tell which identities of a model with decoys are private."""
+        return self.with_decoys and any(one.by_identity for attack in self.attacks for one in attack.measures)
 
     def rounded(self) -> "LeakageReport":
         """Return a copy with all shares and their intervals rounded to 1 %, except those by identity."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from calor_hf.core.decoy_sentences import SECRET
 from calor_hf.core.plain_text import markdown_text
 from calor_hf.core.report import (
     EMBEDDING,
@@ -125,7 +126,7 @@ def power_rows(report: LeakageReport) -> list[list[str]]:
 
 def summary(report: LeakageReport) -> str:
     """Return verdict, power and caveats as text for a terminal."""
-    lines = [*report.verdict.sentences, *(f"- {line}" for line in report.verdict.reasons)]
+    lines = [*[SECRET] * report.secret, *report.verdict.sentences, *(f"- {line}" for line in report.verdict.reasons)]
     for name, _, images, chance, identities, chance_identities, note in power_rows(report):
         lines.append(
             f"{name}: {images} of images recognized, by chance {chance}; {identities} of people, by chance "
@@ -143,7 +144,7 @@ def to_markdown(report: LeakageReport) -> str:
     ]
     parts = [
         f"# Leakage report: {markdown_text(report.target.name or report.target.model)}",
-        *map(markdown_text, report.verdict.sentences),
+        *map(markdown_text, [SECRET] * report.secret + report.verdict.sentences),
         "\n".join(f"- {markdown_text(line)}" for line in report.verdict.reasons),
         *(["## Could this audit have found anything?", table(POWER_HEAD, power_rows(report))] if report.power else []),
         "## Before you rely on it",

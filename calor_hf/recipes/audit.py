@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from calor_hf.attacks.specs import NamedAttack
+from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack
 from calor_hf.auditing import AuditOptions
 from calor_hf.auditing.attribute_network import attribute_network
 from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
@@ -19,7 +19,7 @@ from calor_hf.core.finishing import Finishing
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import REPORT, LeakageReport
+from calor_hf.core.report import MODE_RANKING, REPORT, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.decoys import is_dealt
 from calor_hf.data.loading import load_public_images
@@ -34,10 +34,6 @@ from calor_hf.targets.hf_target import HFTarget
 
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
-SECRET = (
-    f"{REPORT}, its pages and the reconstructions are secret: their numbers for each class tell which identities are "
-    "private. calor-hf card and push publish what may be known: shares over all classes, rounded to 1 %"
-)
 AUTO, ATTRIBUTES = "auto", "attributes.safetensors"
 
 
@@ -158,14 +154,12 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             shown = private if options.include_private_images else None
             page, _ = write_pages(report, folder, shown, evaluation_model, overwrite=True)
             print(f"report: {page}")
-            if report.with_decoys:
-                print(SECRET)
         finishing.end()
     return report
 
 
 def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
-    """Fill in what depends on the target: its name, and the defaults for synthetic faces.
+    """Fill in what depends on the target: its name, the defaults for synthetic faces, and the attack on decoys.
 
     Raises:
         ValueError: the private images, the evaluation model or the prior are not known.
@@ -189,13 +183,14 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
             f"no prior: train one on public images of the same kind, none of the private people among them, with "
             f"{PRIOR_COMMAND}, and pass it as --generator outputs/prior"
         )
-    few = min(SYNTHETIC_CLASSES, target.num_classes)
+    few, decoys = min(SYNTHETIC_CLASSES, target.num_classes), hasattr(target.head, "identity_scores")
     return replace(
         options,
         generator=options.generator or RENDERER,
         target_name=str(options.model or options.target),
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,
+        attacks=(*options.attacks, MODE_RANKING) if decoys and options.attacks == DEFAULT_ATTACKS else options.attacks,
     )
 
 

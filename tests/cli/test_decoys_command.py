@@ -1,5 +1,6 @@
 """`calor-hf decoys`: the deal, its secret, and training on it."""
 
+import html
 import io
 import json
 import logging
@@ -16,13 +17,16 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
+from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.cli.main import main
-from calor_hf.core.decoy_sentences import SENTENCES
+from calor_hf.core.decoy_sentences import SECRET, SENTENCES
 from calor_hf.core.fingerprints import keep_fingerprints
+from calor_hf.core.report import MODE_RANKING, LeakageReport
 from calor_hf.data.bad_images import content_digests
 from calor_hf.data.decoys import IDENTITIES, read_assignment, secret_folder
 from calor_hf.data.loading import load_splits
 from calor_hf.data.synthetic_faces import load_synthetic_faces
+from calor_hf.recipes.audit import AuditRecipe, run_audit
 from calor_hf.recipes.compare import CompareOptions, compare
 from calor_hf.recipes.decoys import DealOptions, deal_decoys
 from calor_hf.recipes.exchangeability import CheckOptions, check_decoys
@@ -304,3 +308,34 @@ def test_check_takes_the_features_of_a_model(dealt: Path, target: str, capsys: p
             check_decoys(CheckOptions(data=dealt))
     finally:
         file.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_a_model_with_decoys_is_audited_and_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = deal_decoys(DealOptions(num_identities=20, k=2, image_size=32, output_dir=tmp_path / "people", seed=3))
+    model, judge, folder = (str(tmp_path / name) for name in ("model", "judge", "audit"))
+    train(*parse(["--dataset", str(data), "--defense", "decoys", *QUICK, "--output-dir", model]))
+    judging = ["--role", "evaluation", "--dataset", str(data), *QUICK]
+    train(*parse([*judging, "--label-column", IDENTITIES, "--output-dir", judge]))
+    monkeypatch.setattr(Evaluator, "check_target", lambda self: None)  # it learned for a moment
+    words = ["audit", model, "--dataset", str(data), "--generator", "renderer", "--output-dir", folder, "--skip-power",
+             "--attacks", "mode_ranking:steps=2", "--images-per-class", "2"]  # fmt: skip
+    with pytest.raises(ValueError, match=f"--role evaluation .*--dataset {data} --label-column identities"):
+        run_audit(AuditRecipe(model=model, dataset=str(data), generator="renderer"))
+    assert main([*words, "--evaluation-model", judge]) in (0, 4)
+    report = LeakageReport.load(folder)
+    assert report.secret
+    assert report.attacks[0].get(MODE_RANKING) is not None
+    assert "exchangeable by construction" in report.data.exchangeability
+    for name in ("report.md", "report.html"):
+        text = html.unescape((Path(folder) / name).read_text())
+        assert all(sentence in text for sentence in (SECRET, *SENTENCES))
+    assert main(["card", model, "--report", folder]) == 0
+    card = (Path(model) / "README.md").read_text()
+    assert all(sentence in card for sentence in SENTENCES)
+    assert SECRET not in card
+    secret_folder(data).rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"no assignment of decoys in .*; pass the folder that calor-hf decoys"):
+        run_audit(AuditRecipe(model=model, dataset=str(data), generator="renderer", evaluation_model=judge,
+                              output_dir=str(tmp_path / "again")))  # fmt: skip
+    assert not any((tmp_path / "again").rglob("*.safetensors"))
