@@ -77,15 +77,28 @@ class Network:
         Raises:
             ValueError: the network classifies something else.
         """
-        head, names = self.head, list(self.class_names)
+        head, count, order = self.head, len(identities), identities
         if head is None:
             return self
-        if names and names != [str(number) for number in range(len(identities))]:
-            raise ValueError(
-                f"the {role} '{self.name}' has {len(names)} classes, and the data hold {len(identities)} identities, "
-                f"private ones and decoys, which it must tell apart; train one with {IDENTITY_COMMAND}"
-            )
-        return replace(self, head=lambda features: head(features)[:, identities.to(features.device)], class_names=())
+
+        def check(classes: int) -> None:
+            if classes != count:
+                raise ValueError(
+                    f"the {role} '{self.name}' has {classes} classes, and the data hold {count} identities, private "
+                    f"ones and decoys, which it must tell apart; train one with {IDENTITY_COMMAND}"
+                )
+
+        if self.class_names:
+            check(len(self.class_names))
+            own = class_order(self.class_names, [str(number) for number in range(count)], f"the {role} '{self.name}'")
+            order = identities if own is None else torch.tensor(own)[identities]
+
+        def scores(features: Tensor) -> Tensor:
+            logits = head(features)
+            check(logits.shape[1])
+            return logits[:, order.to(logits.device)]
+
+        return replace(self, head=scores, class_names=())
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

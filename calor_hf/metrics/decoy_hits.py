@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from calor_hf.core.report import decoy_hits
+from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images
 from calor_hf.metrics.identification_game import person_scores
 
@@ -32,12 +33,20 @@ class DecoyHits(Metric):
     needs = ("evaluation_model", "identity_labels")
 
     def measure(self, evidence: Evidence) -> list[Measure]:
-        """``decoy_hits/…`` for every network that recognizes people."""
-        _, identity_labels = self.require(evidence)
+        """``decoy_hits/…`` for every network that recognizes people, and ``private_alone@1``.
+
+        The latter is the accuracy of an evaluation model that has to choose a private identity, as an attacker would
+        who knows all of them and no decoy: it gives the face of a decoy to some of them.
+        """
+        _, of_identity = self.require(evidence)
         labels, found = evidence.labels, []
         for name, (scores, identities) in person_scores(evidence).items():
             check_rows(labels, scores=scores)
-            right = hits(scores, identity_labels[identities][None] == labels[:, None])
+            right = hits(scores, of_identity[identities][None] == labels[:, None])
             note = "any of the class's identities, private or decoy, is recognized"
             found.append(mean_over_images(decoy_hits(name), "share", "leakage", right, labels, note))
+        if evidence.evaluation_model is not None and evidence.evaluation_model.logits is not None:
+            alone = topk_correct(evidence.evaluation_model.logits[:, : int(of_identity.max()) + 1], labels)
+            note = "the evaluation model's first choice among private people alone"
+            found.append(mean_over_images("private_alone@1", "share", "leakage", alone, labels, note))
         return found

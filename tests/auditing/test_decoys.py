@@ -37,6 +37,11 @@ def dealt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return deal_decoys(DealOptions(num_identities=CLASSES, k=K, image_size=SIDE, output_dir=folder, seed=3))
 
 
+@pytest.fixture(scope="module")
+def private(dealt: Path) -> PrivateImages:
+    return private_of(dealt, exchangeability="exchangeable, as said")
+
+
 def private_of(folder: Path, splits: Splits | None = None, **options: Any) -> PrivateImages:
     splits = splits or load_splits(str(folder))
     return PrivateImages.from_dataset(splits, image_size=SIDE, assignment=read_assignment(folder), **options)
@@ -63,10 +68,10 @@ def test_private_images_are_those_of_the_private_identities(dealt: Path) -> None
     assert not private_of(dealt, dataclasses.replace(splits, train=others)).drawn
 
 
-def test_classes_in_another_order_keep_their_people(dealt: Path) -> None:
+def test_classes_in_another_order_keep_their_people(dealt: Path, private: PrivateImages) -> None:
     names = load_splits(str(dealt)).label_names
     order = [names[number] for number in (3, 0, 4, 1, 2)]
-    before = private_of(dealt, load_splits(str(dealt)))
+    before = private
     after, reread = before.for_classes(order), private_of(dealt, load_splits(str(dealt)).for_classes(order))
     for found in (after, reread):
         assert found.decoys is not None
@@ -94,9 +99,9 @@ def identity_network(classes: int = K * CLASSES) -> Network:
     return Network("colors", nn.Linear(1, 1), colors, lambda features: features @ weights, names)
 
 
-def small_audit(dealt: Path, folder: Path, **parts: Any) -> LeakageReport:
+def small_audit(private: PrivateImages, folder: Path, **parts: Any) -> LeakageReport:
     known: dict[str, Any] = {
-        "target": tiny_target("decoys", k=K), "private": private_of(dealt, exchangeability="exchangeable, as said"),
+        "target": tiny_target("decoys", k=K), "private": private,
         "prior": tiny_generator("renderer"), "evaluation_model": identity_network(),
     }  # fmt: skip
     options = AuditOptions(
@@ -106,10 +111,10 @@ def small_audit(dealt: Path, folder: Path, **parts: Any) -> LeakageReport:
 
 
 def test_an_audit_knows_all_identities_and_says_what_is_attributed(
-    dealt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dealt: Path, private: PrivateImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluator, "check_target", lambda self: None)  # the tiny target learned nothing
-    report = small_audit(dealt, tmp_path)
+    report = small_audit(private, tmp_path)
     assert report.data.identities_per_class == K
     names = {one.name for one in report.attacks[0].measures}
     assert {decoy_hits(HEADLINE), guesses(HEADLINE), guesses(HEADLINE, K), "identity_match@1"} <= names
@@ -127,12 +132,15 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
     check_rendered(dataclasses.replace(report, labels=[*range(20)], label_names=[str(one) for one in range(20)]))
 
 
-def test_what_does_not_know_the_decoys_is_refused(dealt: Path, tmp_path: Path) -> None:
-    plain = dataclasses.replace(private_of(dealt), decoys=None)
+def test_what_does_not_know_the_decoys_is_refused(dealt: Path, private: PrivateImages, tmp_path: Path) -> None:
+    plain = dataclasses.replace(private, decoys=None)
     with pytest.raises(ValueError, match=r"trained with decoys, and 'private images' has none.*decoys deal wrote"):
-        small_audit(dealt, tmp_path, private=plain)
+        small_audit(plain, tmp_path)
     with pytest.raises(ValueError, match=r"has 5 classes, and the data hold 10 identities.*--label-column identities"):
-        small_audit(dealt, tmp_path, evaluation_model=identity_network(CLASSES))
+        small_audit(private, tmp_path, evaluation_model=identity_network(CLASSES))
+    nameless = dataclasses.replace(identity_network(CLASSES), class_names=())
+    with pytest.raises(ValueError, match="has 5 classes, and the data hold 10 identities"):
+        small_audit(private, tmp_path, evaluation_model=nameless)
     with pytest.raises(ValueError, match=r"holds decoys.*assignment=calor_hf.data.decoys.read_assignment"):
         PrivateImages.from_dataset(load_splits(str(dealt)), image_size=SIDE)
     assert not any(tmp_path.iterdir())

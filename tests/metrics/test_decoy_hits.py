@@ -1,5 +1,7 @@
 """Decoy hits: values by hand, for two classes of two identities: 0 and 2 of class 0, 1 and 3 of class 1."""
 
+import dataclasses
+
 import torch
 
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, decoy_hits, guesses
@@ -31,9 +33,16 @@ def evidence_of(shown: list[int]) -> Evidence:
 def test_private_and_decoy_count_alike_and_other_classes_do_not() -> None:
     for shown, hits in (([0, 2, 3, 1], 1.0), ([1, 2, 0, 3], 0.5), ([3, 1, 2, 0], 0.0)):
         found = {one.name: one for one in METRICS.get("decoy_hits")().measure(evidence_of(shown))}
+        assert found.pop("private_alone@1").images == 4
         assert {name: one.value for name, one in found.items()} == dict.fromkeys(
             map(decoy_hits, (MATCH, EMBEDDING, HEADLINE)), hits
         )
+    logits = torch.tensor([[1.0, 0.0, 9.0, 0.0], [0.0, 1.0, 9.0, 0.0], [0.0, 1.0, 9.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    evidence = evidence_of([0, 0, 1, 1])
+    assert evidence.evaluation_model is not None
+    view = dataclasses.replace(evidence.evaluation_model, logits=logits)
+    measures = METRICS.get("decoy_hits")().measure(dataclasses.replace(evidence, evaluation_model=view))
+    assert next(one.value for one in measures if one.name == "private_alone@1") == 0.75  # all but the second image
     tied = evidence_of([0, 0, 1, 1])
     assert tied.evaluation_model is not None
     logits = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
