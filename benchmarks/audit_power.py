@@ -8,7 +8,7 @@
 
 On drawn faces the true identity judges what the renderer draws, the evaluation model what other priors draw, and the
 target guides. On real faces face network B judges and network A guides; neither learned these
-people, and the target has no say. A spoiled prior is the trained one with a last layer of a tenth.
+people, and target and evaluation model have no say. A spoiled prior is the trained one with a last layer of a tenth.
 
 ``--share N`` measures instead the cost of the check and of ``auto`` with its published effort, on N drawn people:
 images of the renderer, and seconds of processor time.
@@ -133,9 +133,9 @@ def _evaluator(
         target, model = HFTarget.from_pretrained(options.target), options.evaluation_model
     else:
         judge, guide = Embedding(options.data, "B"), Embedding(options.data, "A")
-        model = Network("network A", guide, guide, nearest_mean(guide, private.images, private.labels))
-        networks = {"embedding": Network("network B", judge, judge), "second_evaluation_model": model}
-        target = untrained(len(private.label_names))
+        second = Network("network A", guide, guide, nearest_mean(guide, private.images, private.labels))
+        networks = {"embedding": Network("network B", judge, judge), "second_evaluation_model": second}
+        target, model = (untrained(len(private.label_names)) for _ in range(2))  # which have no say
     return Evaluator(target, private, prior, list(people), model, AuditOptions(**networks))
 
 
