@@ -10,6 +10,7 @@ import torch
 
 from calor_hf.core.config import setting
 from calor_hf.core.exact_interval import exact_interval
+from calor_hf.core.report_text import percent
 from calor_hf.data.decoys import IDENTITIES, read_assignment, write_secret
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.common import log_to_terminal
@@ -52,7 +53,7 @@ def private_accuracy(options: AccuracyOptions) -> dict[str, Any]:
         hits, count = int(right[of].sum()), int(of.sum())
         low, high = exact_interval(hits, count)
         found[name] = {"accuracy": hits / count, "low": low, "high": high, "images": count}
-        percent = 100 * hits / count, 100 * low, 100 * high
-        logger.info("test accuracy of %s: %.1f %% [%.1f, %.1f], %d images", name, *percent, count)
+        shown = (percent(share) for share in (hits / count, low, high))
+        logger.info("test accuracy of %s: %s [%s, %s], %d images", name, *shown, count)
     write_secret(options.data, f"accuracy-{Path(options.model).name}.json", found)
     return found

@@ -112,7 +112,14 @@ def assert_same(a: Reconstruction, b: Reconstruction) -> None:
     assert a.cost.target_passes == b.cost.target_passes
 
 
-@pytest.mark.parametrize("variant", [variant for variant in WHITE_BOX if variant in PLAIN])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, marks=() if variant in FAMILIES else pytest.mark.slow)
+        for variant in WHITE_BOX
+        if variant in PLAIN
+    ],
+)
 def test_the_objective_falls_and_the_target_agrees_more(variant: str, tmp_path: Path) -> None:
     target, generator = tiny_target(), tiny_generator("renderer" if fits(variant, "renderer") else "dcgan")
     sharpen(target)

@@ -12,7 +12,7 @@ from calor_hf.attacks.specs import NamedAttack
 from calor_hf.recipes.plan import PASSES, Part, _extrapolated, plan_attack
 from tests.attacks.tiny_world import VARIANTS, Pictures, ready, tiny_generator, tiny_target
 
-QUICK = ("gmi", "plg", "rlb", "lokt", "auto")
+QUICK = ("gmi", "rlb", "auto")
 EACH = [
     pytest.param(variant, marks=[] if variant in QUICK else [pytest.mark.slow])
     for variant, (name, _) in VARIANTS.items()
