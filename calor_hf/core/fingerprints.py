@@ -1,7 +1,7 @@
 """Keyed fingerprints of the images that a model was trained on, kept in its folder and never published."""
 
+import hashlib
 import hmac
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +12,10 @@ FINGERPRINTS = "training-images.json"
 
 
 def keep_fingerprints(folder: Path, digests: Iterable[str]) -> None:
-    """Write the fingerprints of training images, by their digests, under a new key."""
-    key = secrets.token_hex(16)
-    write_json(folder / FINGERPRINTS, {"key": key, "images": sorted({_keyed(key, digest) for digest in digests})})
+    """Write the fingerprints of training images, by their digests, under a key that only who has all of them knows."""
+    known = sorted(set(digests))
+    key = hashlib.sha256("".join(known).encode()).hexdigest()[:32]
+    write_json(folder / FINGERPRINTS, {"key": key, "images": sorted(_keyed(key, digest) for digest in known)})
 
 
 def trained_on(folder: Path, digests: Iterable[str]) -> int:

@@ -101,8 +101,7 @@ def test_a_deal_without_a_seed_is_another_one(tmp_path: Path) -> None:
     assert found[0] != found[1]
 
 
-def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secrets.token_hex", lambda count: "0" * 2 * count)  # the key of the images' fingerprints
+def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path) -> None:
     folder, kept = tmp_path / "run", tmp_path / "first"
     secret = secret_folder(dealt) / "assignment.json"
     words = ["--dataset", str(dealt), "--defense", "decoys", *QUICK, "--output-dir", str(folder)]

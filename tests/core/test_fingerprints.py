@@ -18,8 +18,11 @@ def test_images_of_the_training_are_known(tmp_path: Path) -> None:
     assert (trained_on(tmp_path, train), trained_on(tmp_path, test)) == (6, 0)
     assert trained_on(tmp_path, [*test, train[0]]) == 1
     assert trained_on(tmp_path / "nowhere", train) == 0
-    first = json.loads((tmp_path / FINGERPRINTS).read_text())
-    keep_fingerprints(tmp_path, train)
-    second = json.loads((tmp_path / FINGERPRINTS).read_text())
-    assert set(first["images"]).isdisjoint(second["images"])
-    assert set(first["images"]).isdisjoint(train)
+    first = (tmp_path / FINGERPRINTS).read_text()
+    keep_fingerprints(tmp_path, reversed(train))
+    assert (tmp_path / FINGERPRINTS).read_text() == first  # the same images give the same bytes
+    keep_fingerprints(tmp_path, train[1:])  # and others have another key
+    kept, fewer = set(json.loads(first)["images"]), set(json.loads((tmp_path / FINGERPRINTS).read_text())["images"])
+    assert (len(kept), len(fewer)) == (6, 5)
+    assert kept.isdisjoint(fewer)
+    assert kept.isdisjoint(train)
