@@ -82,7 +82,7 @@ class AttackedTarget(Target):
     """
 
     def __init__(self, target: Target, straight_through: bool = False, without_noise: bool = False) -> None:
-        self._target, self._straight_through, self._noisy = target, straight_through, target.stochastic
+        self._target, self._straight_through = target, straight_through
         self.module, self.num_classes = target.module, target.num_classes
         self.image_size, self.resizes = target.image_size, target.resizes
         self.stochastic = target.stochastic and not without_noise
@@ -102,7 +102,7 @@ class AttackedTarget(Target):
         with ExitStack() as modes:
             if self._straight_through:
                 modes.enter_context(StraightThrough())
-            if self._noisy:
+            if self._target.stochastic:
                 modes.enter_context(OwnNoise(self._noise))
             logits = self._target.head(features)
         self.logits = logits.detach()

@@ -48,7 +48,7 @@ class GradientAttackConfig(AttackConfig):
     )
     noise: str = setting(
         "drawn",
-        "Noise of a stochastic defense such as MID: drawn, or mean: without it, as who has the weights can.",
+        "Noise of a stochastic defense such as MID: drawn, or mean: without it, as anyone with the weights can.",
         choices=("drawn", "mean"),
     )
     samples: int = setting(1, "Copies of each image a step; without smoothing the target's own noise differs.", ge=1)

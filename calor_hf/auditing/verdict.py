@@ -379,7 +379,7 @@ def _details(report: LeakageReport, best: Finding, name: str) -> list[str]:
 
 
 def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, name: str) -> list[str]:
-    """What an attacker can attribute: the private identity among the k, against a face of the k chosen at random."""
+    """Sentences on attribution: the private identity among the k, against a face of the k chosen at random."""
     k = report.data.identities_per_class
     wrong = next((one.value for one in report.other_threats if one.name == false_matches(name)), 0.0)
     lines = [

@@ -51,7 +51,7 @@ class TwoSampleTest:
 
 @dataclass(frozen=True)
 class Exchangeability:
-    """What is known about the exchangeability of dealt identities.
+    """Result of the test of exchangeability of dealt identities.
 
     Attributes:
         k: Identities per class.
@@ -77,7 +77,7 @@ class Exchangeability:
 
     @property
     def statement(self) -> str:
-        """What may be said about an attacker who names the private identity of a class."""
+        """Statement about an attacker who names the private identity of a class."""
         chance = f"1/k = {percent(1 / self.k)}"
         if self.distinguishable:
             return "private identities and decoys can be told apart: the decoys hide little"

@@ -1,11 +1,10 @@
 """Identification game: the attacker submits images of a person in its own order and is right with the first, or not."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, guesses
+from calor_hf.heads.chunked_scores import margins
 from calor_hf.metrics.agreement import mean_cosines
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities
@@ -18,8 +17,7 @@ ALIKE = 0.02
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the (n,) log-odds of the label from (n, classes) logits: ordered as the probability, which saturates."""
-    own = logits.double().gather(1, labels[:, None])
-    return -(logits.double() - own).scatter(1, labels[:, None], -math.inf).logsumexp(dim=1)
+    return -margins(logits.double(), labels)["log_odds"]
 
 
 def submitted(images: Tensor, order: Tensor, most: int = GUESSES[-1]) -> list[int]:
