@@ -26,8 +26,8 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa"),
-        "Attacks, as --attacks takes them, but without settings of their own.",
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "mode_ranking"),
+        "Attacks, as --attacks takes them, but without settings of their own; mode_ranking runs on decoys alone.",
     )
     effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)
     fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
@@ -62,14 +62,16 @@ class Auto(Attack[AutoConfig]):
         self._made = [parse_attack(spec, budget=config.effort / 100) for spec in config.members]
         self.members: dict[str, Attack[Any]] = {member.name: member.attack for member in self._made}
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the members."""
-        return tuple(self.members)
+    def parts(self, target: Target) -> tuple[str, ...]:
+        """Names of the members that fit the target."""
+        return tuple(self._fitting(target))
+
+    def _fitting(self, target: Target) -> dict[str, Attack[Any]]:
+        return {name: member for name, member in self.members.items() if member.fits(target)}
 
     def adaptive_to(self, target: Target) -> bool:
         """Whether one of the members is adaptive to the target."""
-        return any(member.adaptive_to(target) for member in self.members.values())
+        return any(member.adaptive_to(target) for member in self._fitting(target).values())
 
     def effort(self, source: Attack[AutoConfig], scaled: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
         """Compare each member with its own source."""
@@ -82,8 +84,10 @@ class Auto(Attack[AutoConfig]):
         return max(member.rows(images_per_class) for member in self.members.values())
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
-        """Refuse what one of the members refuses."""
-        for name, member in self.members.items():
+        """Refuse what one of the members refuses, and a target that none of them fits."""
+        if not self.parts(target):
+            raise ValueError(f"{', '.join(self.members)} attack decoys, and the target has none; pass other members")
+        for name, member in self._fitting(target).items():
             try:
                 member.check(member.view_of(target), generator)
             except ValueError as error:
@@ -94,14 +98,14 @@ class Auto(Attack[AutoConfig]):
     ) -> Cost:
         """Prepare each member, in a folder of its own."""
         cost = Cost()
-        for name, member in self.members.items():
+        for name, member in self._fitting(target).items():
             cost = cost + member.prepare_for(target, generator, public_images, folder / name, seed)
         return cost
 
     def explore(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
         """Results of each member, by its name."""
         found, cost = {}, Cost()
-        for name, member in self.members.items():
+        for name, member in self._fitting(target).items():
             found[name], spent = member.explore(member.view_of(target), generator, labels, task)
             cost = cost + spent
         return found, cost
@@ -109,8 +113,9 @@ class Auto(Attack[AutoConfig]):
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
         """Reconstructions of some classes: of each, ``images_per_class`` by every member in turn."""
         blocks: list[Reconstruction] = []
-        for place, (name, member) in enumerate(self.members.items()):
-            mine = self._task(name, member, place, task)
+        members = self._fitting(target)
+        for place, (name, member) in enumerate(members.items()):
+            mine = self._task(name, member, (place, len(members)), task)
             rest = [label for label in labels if not (self.config.fast and blocks and convinced(blocks[-1], label))]
             found = member.attack(member.view_of(target), generator, rest, mine) if rest else None
             _note(task.notes, name, member, mine.notes)
@@ -120,10 +125,12 @@ class Auto(Attack[AutoConfig]):
             blocks.append(found)
         return side_by_side(blocks, task.images_per_class)
 
-    def _task(self, name: str, member: Attack[Any], place: int, task: Task) -> Task:
+    def _task(self, name: str, member: Attack[Any], place: tuple[int, int], task: Task) -> Task:
+        before, members = place
+
         def callback(labels: Sequence[int], step: int, steps: int, success: float) -> None:
             if task.callback is not None:
-                task.callback(labels, place * _TICKS + step * _TICKS // steps, len(self.members) * _TICKS, success)
+                task.callback(labels, before * _TICKS + step * _TICKS // steps, members * _TICKS, success)
 
         notes = dict(task.notes.get(name, {}))
         pool = shared_pool(member)

@@ -112,10 +112,13 @@ class Attack(ABC, Generic[C]):
         # The user's own settings are not scaled.
         return dataclasses.replace(config, **settings)
 
-    @property
-    def parts(self) -> tuple[str, ...]:
+    def parts(self, target: Target) -> tuple[str, ...]:
         """Names of the member attacks of an ensemble; the images of a class are then in as many equal blocks."""
         return ()
+
+    def fits(self, target: Target) -> bool:
+        """Whether an ensemble runs it on the target."""
+        return True
 
     def adaptive_to(self, target: Target) -> bool:
         """Whether it uses knowledge of a defense, and the target has what it goes around."""

@@ -22,12 +22,16 @@ class ModeRanking(PLG):
     the score of its identity j mod k, so that all k faces are rebuilt. An audit then ranks them by one statistic,
     declared before: the mean log-odds that the model gives to what was rebuilt of each (measure ``mode_ranking``).
 
-    On a model without decoys it is PLG.
+    ``auto`` has it as a member against models with decoys. On a model without decoys it is PLG.
     """
+
+    def fits(self, target: Target) -> bool:
+        """It expects decoys."""
+        return hasattr(target.head, "identity_scores")
 
     def adaptive_to(self, target: Target) -> bool:
         """It expects decoys."""
-        return hasattr(target.head, "identity_scores") or super().adaptive_to(target)
+        return self.fits(target) or super().adaptive_to(target)
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Sum of the losses of the views, on the identities' scores."""

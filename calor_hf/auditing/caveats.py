@@ -3,7 +3,17 @@
 import math
 
 from calor_hf.core.decoy_sentences import SENTENCES
-from calor_hf.core.report import EMBEDDING, HEADLINE, MATCH, LeakageReport, Measure, PowerCheck
+from calor_hf.core.report import (
+    EMBEDDING,
+    FULL_GALLERY,
+    GALLERY,
+    HEADLINE,
+    MATCH,
+    POOL,
+    LeakageReport,
+    Measure,
+    PowerCheck,
+)  # fmt: skip
 from calor_hf.core.report_text import percent, with_interval
 
 GOOD_ACCURACY = 0.9
@@ -30,7 +40,7 @@ def caveats(report: LeakageReport) -> list[str]:
             "about drawn faces and not about photographs."
         )
     if report.with_decoys:
-        found += SENTENCES
+        found += [*SENTENCES, *_about_photographs(report)]
     found.append(
         "An audit shows what these attacks recovered with this effort, prior and evaluation models; others may recover "
         "more. Other threats (membership inference, stolen models, poisoned data) are separate."
@@ -69,6 +79,26 @@ def _about_prior(report: LeakageReport) -> list[str]:
         if check.name == "prior" and not check.images.value > least_power(check)
     ]
     return found
+
+
+_HOLDERS = {
+    POOL: "the photographs of all decoys",
+    GALLERY: "a photograph of each private person, among strangers",
+    FULL_GALLERY: "one of each decoy as well",
+}
+
+
+def _about_photographs(report: LeakageReport) -> list[str]:
+    """Sentence on attackers against whom the bound does not hold."""
+    known = {one.name: one for one in report.other_threats}
+    found = [f"{with_interval(known[name])} with {text}" for name, text in _HOLDERS.items() if name in known]
+    if not found:
+        return []
+    return [
+        "An attacker who shows photographs to the model names the private identity of a class in "
+        f"{', '.join(found)}; 1/k is {percent(1 / report.data.identities_per_class)}, and does not hold if the pool is "
+        "known or photographs of the private people alone are at hand."
+    ]
 
 
 def _about_attacks(report: LeakageReport) -> list[str]:

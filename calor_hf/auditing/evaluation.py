@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing.caveats import LEAST_FIT
+from calor_hf.auditing.decoy_attackers import ranked_modes, with_photographs
 from calor_hf.auditing.networks import ROLES, Network, check_different, load_network
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
@@ -21,7 +22,7 @@ from calor_hf.core.fingerprints import trained_on
 from calor_hf.core.processes import process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import MODE_RANKING, AttackResult, DataInfo, NetworkInfo, false_matches
+from calor_hf.core.report import AttackResult, DataInfo, NetworkInfo, false_matches
 from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import named_rng
 from calor_hf.generators import RENDERER, Generator
@@ -32,7 +33,6 @@ from calor_hf.metrics.base import mean_over_images, measured
 from calor_hf.metrics.decoder_inversion import released
 from calor_hf.metrics.identification_game import log_odds, recognized
 from calor_hf.metrics.membership import membership
-from calor_hf.metrics.mode_ranking import mode_ranking
 from calor_hf.metrics.parts import of_parts
 from calor_hf.metrics.utility import training_fit, utility
 from calor_hf.targets.base import Target
@@ -208,18 +208,14 @@ class Evaluator:
             wanted.setdefault(str(len(found.labels)), (found.labels, "chance level"))
         if about_target:
             wanted["asked"] = (identities, "chance level")
-        if about_target and self.public_images is None:
+        compares = bool(about_target) or self.private.decoys is not None
+        if compares and self.public_images is None:
             wanted["public"] = (identities[torch.arange(PUBLIC) % len(identities)], "public images")
         drawn = self.samples(wanted)
+        others = self._others(drawn) if compares else torch.empty(0)
         if about_target:
-            if self.public_images is None:
-                _, images = drawn["public"]
-            else:
-                rng = named_rng(self.seed, "auditing/public-images")
-                rows = rng.permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
-                images = torch.stack([self.public_images[int(row)] for row in rows])
             asked = self.evidence(drawn["asked"], identities)
-            asked = dataclasses.replace(asked, ask=partial(released, self.target), public_images=images)
+            asked = dataclasses.replace(asked, ask=partial(released, self.target), public_images=others)
         by_chance: dict[int, list[Measure]] = {}  # by the number of images: more tries succeed more often by chance
         results = [self._result(attack, found, drawn[str(len(found.labels))], by_chance) for attack, found in attacks]
         views, private = self.private_views, self.private
@@ -242,8 +238,16 @@ class Evaluator:
                 threats = membership(view.private_logits, private.labels, view.held_logits, labels)
         if asked is not None:
             threats += measured(about_target, asked)
-        threats += self._false_matches()
+        threats += self._false_matches() + with_photographs(private, others, self.target, self.networks["target"])
         return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
+
+    def _others(self, drawn: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Images of other people: public ones, or the samples of the prior that were drawn for it."""
+        if self.public_images is None:
+            return drawn["public"][1]
+        rng = named_rng(self.seed, "auditing/public-images")
+        rows = rng.permutation(len(self.public_images))[:PUBLIC]  # type: ignore[arg-type]
+        return torch.stack([self.public_images[int(row)] for row in rows])
 
     def _false_matches(self) -> list[Measure]:
         """Share of real held-out images of decoys that networks take for the private identity of their class."""
@@ -295,11 +299,10 @@ class Evaluator:
         if len(identities) > 1:
             by_image = {name: metric for name, metric in metrics.items() if metric.by_image}
             chance_levels[OTHERS] = measured(by_image, wrong)
-        decoys, ranked = self.private.decoys, list[Measure]()
-        if decoys is not None and attack.kind == MODE_RANKING and hasattr(self.target.head, "identity_scores"):
-            assert evidence.attacker_scores is not None  # as of a target
-            places = decoys.numbers[decoys.class_of.unique()] % decoys.k
-            ranked = [mode_ranking(evidence.attacker_scores, evidence.labels, places, decoys.k)]
+        parts, decoys, ranked = attack.attack.parts(self.target), self.private.decoys, list[Measure]()
+        if decoys is not None:
+            network = self.networks["target"]
+            ranked = ranked_modes(attack, found, drawn[1], self.target, network, self.prior, decoys)
         return AttackResult(
             name=attack.name,
             attack=attack.kind,
@@ -309,10 +312,10 @@ class Evaluator:
             prior_digest=network_digest(self.prior),
             cost=found.cost,
             adaptive=attack.attack.adaptive_to(self.target),
-            measures=measured(metrics, evidence) + of_parts(evidence, attack.attack.parts) + ranked,
+            measures=measured(metrics, evidence) + of_parts(evidence, parts) + ranked,
             chance_levels=chance_levels,
             target_confidence=float(found.scores.double().mean()),
-            parts=list(attack.attack.parts),
+            parts=list(parts),
             effort=attack.effort,
             changed=list(attack.changed),
         )

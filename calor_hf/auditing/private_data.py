@@ -50,6 +50,11 @@ class Decoys:
         """Identities per class."""
         return int((self.class_of == 0).sum())
 
+    @property
+    def places(self) -> Tensor:
+        """(classes,) place of the private identity among the k of its class."""
+        return self.numbers[: len(self.numbers) // self.k] % self.k
+
     def renumbered(self, order: Tensor) -> tuple["Decoys", Tensor]:
         """Return the decoys for classes in another ``order``, (classes,) old numbers; and that of all identities."""
         followers = torch.arange(len(order), len(self.numbers)).reshape(len(order), -1)

@@ -396,6 +396,14 @@ def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, na
             f"Of the {k} faces rebuilt of each class by an attack that knows of decoys, the one that the model is "
             f"surest of is the private one in {with_interval(ranked)} of the classes; by chance {percent(1 / k)}."
         )
+    others = [one for attack in report.attacks for one in attack.measures if one.name.startswith(f"{MODE_RANKING}[")]
+    if others:
+        shares = [one.value for one in others]
+        names = ", ".join(one.name.removeprefix(MODE_RANKING).strip("[]").replace("_", " ") for one in others)
+        lines.append(
+            f"Ranked by {len(others)} other statistics ({names}), the first one is the private one in "
+            f"{percent(min(shares))} to {percent(max(shares))}."
+        )
     tested = report.data.exchangeability or UNTESTED
     return [*lines, f"{tested[0].upper()}{tested[1:]}."]
 

@@ -35,6 +35,8 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 MODE_RANKING = "mode_ranking"
 """Name of the share of classes whose private identity is ranked first among the k of a model with decoys."""
+POOL, GALLERY, FULL_GALLERY = "pool", "gallery", "gallery_with_decoys"
+"""Names of the shares of classes whose private identity is named by an attacker who holds photographs."""
 LEAST_PUBLISHED = 20
 """Classes from which shares of a model with decoys may be published."""
 
@@ -504,10 +506,15 @@ class LeakageReport:
 def _published(measures: list[Measure]) -> list[Measure]:
     """Shares of a model with decoys that may be published: those over all images of enough classes.
 
-    How many images or classes another share is over may tell which identities are private.
+    How many images or classes another share is over may tell which identities are private. A ranking of modes is over
+    the images of one part of an ensemble, as many for each class.
     """
     images, people = (max((getattr(one, name) for one in measures), default=0) for name in ("images", "identities"))
-    return [one for one in measures if _over_many(one) and (one.images, one.identities) == (images, people)]
+    return [
+        one
+        for one in measures
+        if _over_many(one) and ((one.images, one.identities) == (images, people) or one.name.startswith(MODE_RANKING))
+    ]
 
 
 def _over_many(measure: Measure) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack
+from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions
 from calor_hf.auditing.attribute_network import attribute_network
 from calor_hf.auditing.audit import CONTROL, attack_control, check_defended, evaluate, load_control, reconstruct
@@ -19,7 +19,7 @@ from calor_hf.core.finishing import Finishing
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Reconstruction
-from calor_hf.core.report import MODE_RANKING, REPORT, LeakageReport
+from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.decoys import is_dealt
 from calor_hf.data.loading import load_public_images
@@ -159,7 +159,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
 
 
 def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
-    """Fill in what depends on the target: its name, the defaults for synthetic faces, and the attack on decoys.
+    """Fill in what depends on the target: its name, and the defaults for synthetic faces.
 
     Raises:
         ValueError: the private images, the evaluation model or the prior are not known.
@@ -183,14 +183,13 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
             f"no prior: train one on public images of the same kind, none of the private people among them, with "
             f"{PRIOR_COMMAND}, and pass it as --generator outputs/prior"
         )
-    few, decoys = min(SYNTHETIC_CLASSES, target.num_classes), hasattr(target.head, "identity_scores")
+    few = min(SYNTHETIC_CLASSES, target.num_classes)
     return replace(
         options,
         generator=options.generator or RENDERER,
         target_name=str(options.model or options.target),
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,
-        attacks=(*options.attacks, MODE_RANKING) if decoys and options.attacks == DEFAULT_ATTACKS else options.attacks,
     )
 
 

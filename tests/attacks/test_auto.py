@@ -69,7 +69,7 @@ def test_effort_reaches_the_members() -> None:
     config = Auto.configure(budget=0.5, members=("gmi", "plg@adaptive"))
     assert config.effort == 50
     assert [member.config.steps for member in Auto(config).members.values()] == [750, 300]
-    assert Auto(config).parts == ("gmi", "plg-adaptive")
+    assert Auto(config).parts(tiny_target()) == ("gmi", "plg-adaptive")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,22 @@ def test_effort_reaches_the_members() -> None:
 def test_members_that_cannot_be(members: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"members|unknown|stepps"):
         AutoConfig(members=members)
+
+
+def test_members_for_decoys_run_on_decoys_alone() -> None:
+    attack = Auto(AutoConfig(members=("gmi:steps=1", "mode_ranking:steps=2,views=1")))
+    plain, decoys = tiny_target(), tiny_target("decoys", k=2)
+    assert attack.parts(plain) == ("gmi-steps-1",)
+    assert attack.parts(decoys) == ("gmi-steps-1", "mode_ranking-steps-2-views-1")
+    assert (attack.adaptive_to(plain), attack.adaptive_to(decoys)) == (False, True)
+    prior = tiny_generator("renderer")
+    found = [attack.run(target, prior, [3, 0], images_per_class=2) for target in (plain, decoys)]
+    assert [one.labels.tolist() for one in found] == [[0, 0, 3, 3], [0] * 4 + [3] * 4]
+    alone = parse_attack("mode_ranking:steps=2,views=1").attack.run(decoys, prior, [3, 0], images_per_class=2)
+    assert torch.allclose(found[1].images.unflatten(0, (2, 2, 2))[:, 1].flatten(0, 1), alone.images, atol=1e-8)
+    assert "mode_ranking" in Auto(AutoConfig()).parts(decoys)
+    with pytest.raises(ValueError, match="mode_ranking attack decoys, and the target has none"):
+        run(Auto(AutoConfig(members=("mode_ranking",))))
 
 
 def test_what_a_member_refuses_is_told_with_its_name() -> None:

@@ -11,8 +11,12 @@ from calor_hf.auditing.verdict import concluded
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.report import (
     EMBEDDING,
+    FULL_GALLERY,
+    GALLERY,
     HEADLINE,
     IDENTITIES,
+    MODE_RANKING,
+    POOL,
     AttackResult,
     DataInfo,
     LeakageReport,
@@ -113,6 +117,10 @@ def report_with_decoys(
     private: set[int], hit: float = 0.9, exchangeability: str = "", classes: int = 40
 ) -> LeakageReport:
     """A report on classes of two; the attacker's image shows the private identity in the classes ``private``."""
+
+    def ranked(name: str, value: float) -> Measure:
+        return Measure(name, value, "share", "leakage", 2 * classes, classes, value - 0.111, min(1.0, value + 0.111))
+
     alone = [hit if label in private else 0.0 for label in range(classes)]
     none, either = [0.0] * classes, [hit] * classes
     once = {label: float(label in private) for label in range(classes)}
@@ -123,6 +131,9 @@ def report_with_decoys(
         mean_over_identities(guesses(HEADLINE, 2), "share", "leakage", dict.fromkeys(once, 1.0), 10 * classes),
         Measure("feature_distance", 0.1 * len(private) + min(private), "", "privacy", 10 * classes, classes),
         Measure("false_discovery", 0.0, "share", "neither", 9 * len(private), classes),
+        ranked(MODE_RANKING, len(private) / classes),
+        ranked(f"{MODE_RANKING}[weight_norm]", 0.404),
+        ranked(f"{MODE_RANKING}[bias]", 0.496),
     ]
     by_chance = [images(none, name=decoy_hits(HEADLINE)), mean_over_identities(
         guesses(HEADLINE), "share", "leakage", dict.fromkeys(once, 0.0), 10 * classes)]  # fmt: skip
@@ -133,6 +144,9 @@ def report_with_decoys(
         target=dataclasses.replace(report().target, defense="decoys", settings={"k": 2}),
         data=DataInfo("d", classes, 800, 400, digest=str(private), identities_per_class=2,
                       exchangeability=exchangeability),
-        other_threats=[Measure(false_matches(HEADLINE), 0.02, "share", "neither", 400, classes)],
+        other_threats=[
+            Measure(false_matches(HEADLINE), 0.02, "share", "neither", 400, classes),
+            *(ranked(name, value) for name, value in ((POOL, 1.0), (GALLERY, 0.974), (FULL_GALLERY, 0.512))),
+        ],
         networks={"evaluation_model": network(count=classes)},
     )  # fmt: skip

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf import AuditOptions, LeakageReport, PrivateImages, audit
+from calor_hf.attacks.auto import Auto, AutoConfig, side_by_side
+from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import load_reconstruction
+from calor_hf.auditing.decoy_attackers import ranked_modes
 from calor_hf.auditing.evaluation import Evaluator
-from calor_hf.auditing.networks import Network
+from calor_hf.auditing.networks import Network, load_network
 from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.verdict import concluded
 from calor_hf.core.decoy_sentences import SENTENCES
-from calor_hf.core.report import HEADLINE, MODE_RANKING, decoy_hits, false_matches, guesses
+from calor_hf.core.report import FULL_GALLERY, GALLERY, HEADLINE, MODE_RANKING, POOL, decoy_hits, false_matches, guesses
 from calor_hf.data.decoys import IDENTITIES, read_assignment, secret_folder
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.data.public_images import square_pixels
@@ -118,7 +121,7 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
     assert report.data.identities_per_class == K
     names = {one.name for one in report.attacks[0].measures}
     assert {decoy_hits(HEADLINE), guesses(HEADLINE), guesses(HEADLINE, K), "identity_match@1"} <= names
-    assert false_matches(HEADLINE) in {one.name for one in report.other_threats}
+    assert {false_matches(HEADLINE), POOL, GALLERY, FULL_GALLERY} <= {one.name for one in report.other_threats}
     ranked, images = report.attacks[0].get(MODE_RANKING), load_reconstruction(next(tmp_path.rglob(RESULT))).images
     logits = tiny_target("decoys", k=K)(images.double()).detach().reshape(CLASSES, 3, CLASSES)
     secret = read_assignment(dealt)
@@ -127,6 +130,20 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
         first = int(own[1] > (own[0] + own[2]) / 2)
         assert ranked is not None
         assert ranked.by_identity[label] == (first == secret.private[label] % K)
+    # The same images count if an ensemble made them among others.
+    assert private.decoys is not None
+    alone = load_reconstruction(next(tmp_path.rglob(RESULT)))
+    both = side_by_side([dataclasses.replace(alone, images=1 - alone.images), alone], 3)
+    attack = Auto(AutoConfig(members=("gmi:steps=2", "mode_ranking:steps=2")))
+    target, prior = tiny_target("decoys", k=K), tiny_generator("renderer")
+    network = load_network(target, "target")
+    found = ranked_modes(
+        NamedAttack("auto", "auto", attack), both, alone.images, target, network, prior, private.decoys
+    )
+    expected = [one for one in report.attacks[0].measures if one.name.startswith(MODE_RANKING)]
+    assert [one.by_identity for one in found[:-1]] == [one.by_identity for one in expected[:-1]]
+    assert [one.name for one in found] == [one.name for one in expected]
+    assert found[-1].name == f"{MODE_RANKING}[prior_distance]"
     assert set(SENTENCES) <= set(report.caveats)
     assert "Exchangeable, as said." in report.verdict.sentences
     check_rendered(dataclasses.replace(report, labels=[*range(20)], label_names=[str(one) for one in range(20)]))
@@ -159,8 +176,14 @@ def test_a_model_leaks_faces_if_any_of_the_k_is_found_and_says_what_is_attribute
         "taken for the private one in 47.0 %: the recognition rate / 2, and 2.0 % false matches",  # 0.9 / 2 + 0.02
         "With 2 guesses the private person is found for 100.0 % of the classes.",
         "Exchangeable by construction: 1/k = 50.0 %.",
+        "Ranked by 2 other statistics (weight norm, bias), the first one is the private one in 40.0 % to 50.0 %.",
     ):
         assert expected in said
+    holds = (
+        "An attacker who shows photographs to the model names the private identity of a class in 100.0 % (89.0–100.0 %)"
+    )
+    (said,) = (one for one in found.caveats if one.startswith(holds))
+    assert "97.0 % (86.0–100.0 %) with a photograph of each private person, among strangers, 51.0 %" in said
     check_rendered(found)
     untested = report_with_decoys({1, 2})
     assert "Whether private identities and decoys are exchangeable was not tested" in " ".join(
@@ -181,10 +204,10 @@ def test_what_is_published_depends_on_the_assignment_by_one_percent_at_most() ->
     assert set(SENTENCES) <= set(published.caveats)
     assert concluded(published).caveats == published.caveats
     names = {measure.name for measure in published.attacks[0].measures}
-    assert {HEADLINE, decoy_hits(HEADLINE), guesses(HEADLINE)} <= names
+    assert {HEADLINE, decoy_hits(HEADLINE), guesses(HEADLINE), MODE_RANKING, f"{MODE_RANKING}[bias]"} <= names
+    assert [one.value for one in published.other_threats] == [0.02, 1, 0.97, 0.51]
     assert not names & {"feature_distance", "false_discovery"}
     assert 'by_identity": {}' in published.to_json()
-    assert published.other_threats[0].value == 0.02
     with pytest.raises(ValueError, match="from 20 classes on, and 19 were attacked"):
         report_with_decoys({1}, classes=19).publishable()
 
