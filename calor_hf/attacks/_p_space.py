@@ -14,6 +14,7 @@ from calor_hf.generators import Generator
 from calor_hf.generators.stylegan2 import StyleGAN2
 
 SLOPE = 0.2  # of the last activation of a StyleGAN's mapping network, which P space takes back
+TRUNCATED_LAYERS = 8  # by the authors' generator
 P_SPACES = ("auto", "on", "off")
 
 
@@ -30,6 +31,13 @@ def from_p(points: Tensor) -> Tensor:
 def has_p_space(generator: Generator[Any], choice: str = "auto") -> bool:
     """Whether latents are looked at in P space: by ``choice`` (on, off), or (auto) of a StyleGAN alone."""
     return isinstance(generator, StyleGAN2) if choice == "auto" else choice == "on"
+
+
+def truncating(generator: Generator[Any], truncation: float | None) -> Generator[Any]:
+    """A StyleGAN whose samples are whole styles, of which every pass truncates the first layers; others as they are."""
+    if truncation is None or not isinstance(generator, StyleGAN2):
+        return generator
+    return generator.truncating(truncation, TRUNCATED_LAYERS)
 
 
 @dataclass(frozen=True)

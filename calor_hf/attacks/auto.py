@@ -26,8 +26,8 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "mode_ranking"),
-        "Attacks, as --attacks takes them, but without settings of their own; mode_ranking runs on decoys alone.",
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "mode_ranking"),
+        "Attacks, as --attacks takes them; if_gmi runs if the prior has blocks, mode_ranking on decoys alone.",
     )
     effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)
     fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
@@ -48,7 +48,9 @@ class Auto(Attack[AutoConfig]):
     which no attack sees, can tell. A class counts as leaked if an evaluation model recognizes one image of any member;
     compare with as many reconstructions of other classes.
 
-    Members that start from the same samples of the prior share one pass of the target over them.
+    Members that start from the same samples of the prior share one pass of the target over them. White-box members
+    leave out the noise of a stochastic head, as anyone with the weights can (``noise=mean``), unless their settings say
+    ``noise=drawn``.
 
     Source:
         In the spirit of Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -60,18 +62,22 @@ class Auto(Attack[AutoConfig]):
     def __init__(self, config: AutoConfig) -> None:
         super().__init__(config)
         self._made = [parse_attack(spec, budget=config.effort / 100) for spec in config.members]
-        self.members: dict[str, Attack[Any]] = {member.name: member.attack for member in self._made}
+        self.members: dict[str, Attack[Any]] = {
+            member.name: member.attack if "noise=" in spec else without_noise(member.attack)
+            for spec, member in zip(config.members, self._made, strict=True)
+        }
 
-    def parts(self, target: Target) -> tuple[str, ...]:
-        """Names of the members that fit the target."""
-        return tuple(self._fitting(target))
+    def parts(self, target: Target, generator: Generator[Any]) -> tuple[str, ...]:
+        """Names of the members that fit the target and run on the generator."""
+        return tuple(self._fitting(target, generator))
 
-    def _fitting(self, target: Target) -> dict[str, Attack[Any]]:
-        return {name: member for name, member in self.members.items() if member.fits(target)}
+    def _fitting(self, target: Target, generator: Generator[Any]) -> dict[str, Attack[Any]]:
+        pairs = self.members.items()
+        return {name: member for name, member in pairs if member.fits(target) and member.runs_on(generator)}
 
     def adaptive_to(self, target: Target) -> bool:
         """Whether one of the members is adaptive to the target."""
-        return any(member.adaptive_to(target) for member in self._fitting(target).values())
+        return any(member.adaptive_to(target) for member in self.members.values() if member.fits(target))
 
     def effort(self, source: Attack[AutoConfig], scaled: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
         """Compare each member with its own source."""
@@ -85,9 +91,11 @@ class Auto(Attack[AutoConfig]):
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Refuse what one of the members refuses, and a target that none of them fits."""
-        if not self.parts(target):
+        if not any(member.fits(target) for member in self.members.values()):
             raise ValueError(f"{', '.join(self.members)} attack decoys, and the target has none; pass other members")
-        for name, member in self._fitting(target).items():
+        # A member that was asked for is refused where one of the default is left out.
+        default = self.config.members == AutoConfig().members
+        for name, member in (self._fitting(target, generator) if default else self.members).items():
             try:
                 member.check(member.view_of(target), generator)
             except ValueError as error:
@@ -98,14 +106,14 @@ class Auto(Attack[AutoConfig]):
     ) -> Cost:
         """Prepare each member, in a folder of its own."""
         cost = Cost()
-        for name, member in self._fitting(target).items():
+        for name, member in self._fitting(target, generator).items():
             cost = cost + member.prepare_for(target, generator, public_images, folder / name, seed)
         return cost
 
     def explore(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> tuple[Any, Cost]:
         """Results of each member, by its name."""
         found, cost = {}, Cost()
-        for name, member in self._fitting(target).items():
+        for name, member in self._fitting(target, generator).items():
             found[name], spent = member.explore(member.view_of(target), generator, labels, task)
             cost = cost + spent
         return found, cost
@@ -113,7 +121,7 @@ class Auto(Attack[AutoConfig]):
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
         """Reconstructions of some classes: of each, ``images_per_class`` by every member in turn."""
         blocks: list[Reconstruction] = []
-        members = self._fitting(target)
+        members = self._fitting(target, generator)
         for place, (name, member) in enumerate(members.items()):
             mine = self._task(name, member, (place, len(members)), task)
             rest = [label for label in labels if not (self.config.fast and blocks and convinced(blocks[-1], label))]
@@ -139,12 +147,20 @@ class Auto(Attack[AutoConfig]):
         return replace(task, explored=task.explored[name], notes=notes, callback=callback)
 
 
+def without_noise(attack: Attack[Any]) -> Attack[Any]:
+    """A white-box attack that leaves out the noise of a stochastic head; others as they are."""
+    if not isinstance(attack, GradientAttack):
+        return attack
+    return type(attack)(replace(attack.config, noise="mean"))
+
+
 def shared_pool(member: Attack[Any]) -> str:
     """Key of the samples that a member starts from; empty if it chooses from none."""
     if not isinstance(member, GradientAttack) or member.config.initial_candidates == 0:
         return ""
     views = type(member).start_views
-    return f"{member.config.initial_candidates} for {member.config.restarts}, {views.__module__}.{views.__qualname__}"
+    pool, prior = member.config.initial_candidates, type(member).view
+    return f"{pool} of {prior.__qualname__}, {member.config.noise}, {views.__module__}.{views.__qualname__}"
 
 
 def _note(notes: dict[str, Any], name: str, member: Attack[Any], mine: dict[str, Any]) -> None:

@@ -38,13 +38,18 @@ class AttackConfig(MethodConfig):
     def scaled(self: A, factor: float) -> A:
         """The same attack with ``factor`` times the effort.
 
-        Settings with the rule ``scales_to`` are multiplied, and a reduced one stays at least that number.
+        Settings with the rule ``scales_to`` are multiplied, or each item of a tuple, and a reduced one stays at least
+        that number. The learning rate follows the steps: see ``step_share`` of white-box attacks.
         """
-        scaled = {}
+        scaled: dict[str, Any] = {}
         for name, rules in ((field.name, field.metadata) for field in dataclasses.fields(self)):
-            if "scales_to" in rules:
-                value = getattr(self, name)
-                scaled[name] = max(min(value, rules["scales_to"]), round(value * factor))
+            value, least = getattr(self, name), rules.get("scales_to")
+            if isinstance(value, tuple) and least is not None:
+                scaled[name] = tuple(max(min(one, least), round(one * factor)) for one in value)
+            elif isinstance(value, float) and least is not None:
+                scaled[name] = max(min(value, least), value * factor)
+            elif least is not None:
+                scaled[name] = max(min(value, least), round(value * factor))
         return dataclasses.replace(self, **scaled)
 
 
@@ -112,12 +117,16 @@ class Attack(ABC, Generic[C]):
         # The user's own settings are not scaled.
         return dataclasses.replace(config, **settings)
 
-    def parts(self, target: Target) -> tuple[str, ...]:
+    def parts(self, target: Target, generator: Generator[Any]) -> tuple[str, ...]:
         """Names of the member attacks of an ensemble; the images of a class are then in as many equal blocks."""
         return ()
 
     def fits(self, target: Target) -> bool:
         """Whether an ensemble runs it on the target."""
+        return True
+
+    def runs_on(self, generator: Generator[Any]) -> bool:
+        """Whether it can use the generator at all, so that an ensemble runs it."""
         return True
 
     def adaptive_to(self, target: Target) -> bool:
@@ -137,7 +146,7 @@ class Attack(ABC, Generic[C]):
         ratio, changed = 1.0, []
         for field in dataclasses.fields(self.config):
             mine, full, same = (getattr(one.config, field.name) for one in (self, source, scaled))
-            if "scales_to" in field.metadata and full:
+            if "scales_to" in field.metadata and full and not isinstance(full, tuple):
                 ratio = min(ratio, mine / full)
             elif mine != same:
                 changed.append(field.name)

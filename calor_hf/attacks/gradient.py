@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from calor_hf.targets.base import Target
 from calor_hf.targets.identity_losses import IDENTITY_LOSSES, aimed_cross_entropy
 
 CALLBACK_EVERY = 25
-
 Projection = Callable[[Tensor], None]
 """Projects variables onto the search space, in place."""
 
@@ -30,6 +29,12 @@ class GradientAttackConfig(AttackConfig):
     """Settings of every white-box attack."""
 
     steps: int = setting(help="Optimization steps.", ge=1, scales_to=1)
+    step_share: float = setting(
+        1.0,
+        "Share of the source's steps that a budget leaves; below 1 the rate starts higher if the steps are short.",
+        gt=0,
+        scales_to=0.0,
+    )
     lr: float = setting(help="Learning rate.", gt=0)
     objective: str = setting("ce", "Identity loss: ce, poincare, max_margin or logit.", choices=tuple(IDENTITY_LOSSES))
     identity_weight: float = setting(1.0, "Weight of the identity loss, > 0.", gt=0)
@@ -80,7 +85,20 @@ class GradientAttack(Attack[C]):
     stages, each with variables and an optimizer of its own; it holds no state between calls.
     """
 
+    latent_deviation: ClassVar[float | None] = None
+    """Standard deviation of the latents that the source's rate is for; the rate follows that of others. None means
+    that the rate is for whatever latents."""
+
+    @classmethod
+    def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
+        """As of every attack; steps that are given are taken at the source's rate."""
+        return super().configure(preset, budget, **({"step_share": 1.0} if "steps" in settings else {}) | settings)
+
     # Hooks, in the order of the loop
+
+    def view(self, generator: Generator[Any]) -> Generator[Any]:
+        """Return the generator as the attack uses it, such as with another truncation; weights are shared."""
+        return generator
 
     def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
         """Return the variables to optimize, (classes · k, ...), from the starting latents (rows, latent_dim)."""
@@ -170,7 +188,7 @@ class GradientAttack(Attack[C]):
         """Reconstructions of some classes at once."""
         begin = time.perf_counter()
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
-        config = self.config
+        config, generator = self.config, self.view(generator)
         seen = AttackedTarget(target, config.gradient == "straight_through", without_noise=config.noise == "mean")
         batch = Batch.of(labels, self.group(task.images_per_class), task.seed, like, ("optimize",), task.notes)
         count, made = self.config.initial_candidates, 0
@@ -214,7 +232,9 @@ class GradientAttack(Attack[C]):
     ) -> Tensor:  # fmt: skip
         labels, steps, before = batch.labels[:: batch.group].tolist(), plan[stage], sum(plan[:stage])
         optimizer = self.optimizer(variables)
-        rates = [group["lr"] for group in optimizer.param_groups]
+        unit = 1.0 if self.latent_deviation is None else generator.latent_deviation / self.latent_deviation
+        rates = [unit * group["lr"] for group in optimizer.param_groups]
+        reach = max(rates) * sum(plan) / generator.latent_deviation
         with torch.no_grad():
             project = self.projection(generator, variables, batch, stage)
         seen.batch = batch
@@ -237,7 +257,7 @@ class GradientAttack(Attack[C]):
                     kept = torch.where((own < best).view(shape), variables, kept)
                     best = torch.minimum(own, best)
                 for settings, lr in zip(optimizer.param_groups, rates, strict=True):
-                    settings["lr"] = lr * self.rate(step, steps)
+                    settings["lr"] = lr * self.rate(step, steps) * pace(self.config.step_share, reach, step / steps)
                 optimizer.step()
                 if project is not None:
                     project(variables)
@@ -258,6 +278,21 @@ class GradientAttack(Attack[C]):
             return self.identity(seen, images, batch)
         copy = copier(config.smoothing, config.smoothing_sigma, batch)
         return smoothed(lambda some: self.identity(seen, some, batch), images, copy, config.samples)
+
+
+def pace(share: float, reach: float, done: float) -> float:
+    """Factor of the learning rate after a share ``done`` of the steps, in an attack with ``share`` of its source's.
+
+    Steps of Adam move a number by the rate at most. If that is less than a standard deviation in all, the rate starts
+    higher, by share^-½ at most, and falls to the source's. It was chosen on other people than docs/results/effort.md.
+
+    Args:
+        share: Share of the source's steps that are taken; from 1 on the factor is 1.
+        reach: Rate times steps, in standard deviations of the latents.
+        done: Share of the steps that are done, in [0, 1).
+    """
+    start = max(1.0, min(1 / reach, min(share, 1.0) ** -0.5))
+    return float(start ** (1 - done))
 
 
 def _best_of_each(scores: Tensor, classes: int, count: int) -> Tensor:

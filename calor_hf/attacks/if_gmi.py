@@ -60,9 +60,13 @@ class IFGMI(CropAttack[IFConfig]):
         "calor": {"steps": 70, "later_steps": 25, "most_stages": 4, "initial_candidates": 5000, "shared_views": False}
     }
 
+    def runs_on(self, generator: Generator[Any]) -> bool:
+        """Whether the generator can be taken apart."""
+        return generator.num_blocks > 0
+
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Refuse generators that cannot be taken apart."""
-        if generator.num_blocks == 0:
+        if not self.runs_on(generator):
             raise ValueError(
                 f"if_gmi optimizes the maps between a generator's blocks, and the generator '{generator.name}' cannot "
                 "be taken apart; pass one of stylegan2, dcgan or conditional"

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space
+from calor_hf.attacks._p_space import P_SPACES, Box, bounds, has_p_space, truncating
 from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig, Projection
 from calor_hf.attacks.starts import LEAST_POOL
 from calor_hf.core.config import setting
 from calor_hf.generators import Generator
+from calor_hf.generators.stylegan2 import STYLE_DEVIATION
 from calor_hf.targets.base import Target
 
 
@@ -28,6 +29,9 @@ class MirrorConfig(GradientAttackConfig):
     identity_weight: float = 10.0
     flip_probability: float = setting(0.5, "That an image is mirrored, in each step.", ge=0, le=1)
     shared_views: bool = setting(True, "All images are mirrored together, as in the source.")
+    truncation: float | None = setting(
+        0.7, "Truncation of a StyleGAN's first 8 layers in every pass, of whole styles; none: of samples.", ge=0, le=1
+    )
     warm_up: float = setting(0.05, "Share of the steps in which the rate rises from 0.", ge=0, le=1)
     ramp_down: float = setting(0.25, "Share of the steps in which it falls to 0.", ge=0, le=1)
     p_space: str = setting("auto", "Box in P space: on, off, or auto: with a StyleGAN alone.", choices=P_SPACES)
@@ -40,8 +44,8 @@ class Mirror(GradientAttack[MirrorConfig]):
     """Adam on StyleGAN styles, clipped to one standard deviation around their mean (An et al., NDSS 2022).
 
     The box lies in P space, LeakyReLU with slope 5 of a style, where styles are about normal; slope 0.2 leads back. It
-    is measured on untruncated styles, while the starts are samples of the generator as it truncates them. On
-    generators without styles the box lies in the space of the latents.
+    is measured on untruncated styles; so are the starts, and the generator truncates its first eight layers in every
+    forward pass. On generators without styles the box lies in the space of the latents.
 
     The authors keep, for a whole batch, the step with its lowest loss; ``keep=best`` does so for each image.
 
@@ -49,10 +53,11 @@ class Mirror(GradientAttack[MirrorConfig]):
         An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022;
         njuaplusplus/mirror. Preset ``calor``: MIBench, far fewer and smaller steps at a constant rate. Its box has no
         upper side, as that is overwritten by the lower one computed from the uncut styles; this mistake is not repeated
-        here. Preset ``quick`` is ours: the authors' rates with far fewer steps and samples, for ensembles.
+        here. Preset ``quick`` is ours: far fewer steps and samples, and a lower rate, for ensembles.
     """
 
     config_class = MirrorConfig
+    latent_deviation = STYLE_DEVIATION
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {
             "steps": 70,
@@ -64,13 +69,18 @@ class Mirror(GradientAttack[MirrorConfig]):
             "warm_up": 0.0,
             "ramp_down": 0.0,
             "shared_views": False,
+            "truncation": None,
         },
-        "quick": {"steps": 100, "initial_candidates": 1000, "bound_samples": 5000, "shared_views": False},
+        "quick": {"steps": 100, "lr": 0.11, "initial_candidates": 1000, "bound_samples": 5000, "shared_views": False},
     }
 
+    def view(self, generator: Generator[Any]) -> Generator[Any]:
+        """A StyleGAN that truncates in every pass, unless its samples are to be truncated."""
+        return truncating(generator, self.config.truncation)
+
     def rate(self, step: int, steps: int) -> float:
-        """Up in a line, flat, and down along half a cosine: StyleGAN's projector."""
-        done, config = step / steps, self.config
+        """Up in a line, flat, and down along half a cosine: StyleGAN's projector; the authors count steps from 1."""
+        done, config = (step + 1) / steps, self.config
         up = min(1.0, done / config.warm_up) if config.warm_up else 1.0
         down = min(1.0, (1 - done) / config.ramp_down) if config.ramp_down else 1.0
         return up * (0.5 - 0.5 * cos(pi * down))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p
+from calor_hf.attacks._p_space import P_SPACES, Box, bounds, from_p, has_p_space, to_p, truncating
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
 from calor_hf.attacks.queries import BLOCK, Queries, pool_of
 from calor_hf.core.config import setting
@@ -32,6 +32,9 @@ class MirrorBlackboxConfig(AttackConfig):
     enough: float = setting(0.95, "Score of the best that ends the search of its class.")
     p_space: str = setting(
         "auto", "Mutate and bound in P space: on, off, or auto: with a StyleGAN alone.", choices=P_SPACES
+    )
+    truncation: float | None = setting(
+        0.7, "Truncation of a StyleGAN's first 8 layers in every pass, of whole styles; none: of samples.", ge=0, le=1
     )
     bound_samples: int = setting(100_000, "Samples of the prior that the bounds come from.", ge=2)
     bound_width: float = setting(1.0, "Standard deviations that latents may lie off the mean.", gt=0)
@@ -62,7 +65,9 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
 
     config_class = MirrorBlackboxConfig
     access = "scores"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"candidates": 5000, "bound_samples": 5000}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "calor": {"candidates": 5000, "bound_samples": 5000, "truncation": None}
+    }
 
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
@@ -76,7 +81,8 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         Raises:
             ValueError: more images of a class than the population has.
         """
-        config, queries = self.config, Queries(target, generator, task.seed)
+        config, generator = self.config, truncating(generator, self.config.truncation)
+        queries = Queries(target, generator, task.seed)
         if task.images_per_class > config.population:
             raise ValueError(
                 f"the images of a class are taken from its population of {config.population}, got images_per_class "
@@ -103,7 +109,8 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
         """Reconstructions of some classes at once."""
-        config, queries = self.config, Queries(target, generator, task.seed)
+        config, generator = self.config, truncating(generator, self.config.truncation)
+        queries = Queries(target, generator, task.seed)
         curved = has_p_space(generator, config.p_space)
         if "box" not in task.notes:
             task.notes["box"] = bounds(

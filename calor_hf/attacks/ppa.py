@@ -1,7 +1,7 @@
 """PPA, plug and play: chosen starts, a hyperbolic loss through random crops, and a vote of views at the end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from calor_hf.attacks.gradient import GradientAttack, GradientAttackConfig
 from calor_hf.attacks.starts import LEAST_POOL
 from calor_hf.core.config import setting
 from calor_hf.data.random_views import RandomView
+from calor_hf.generators.stylegan2 import STYLE_DEVIATION
 from calor_hf.targets.base import Target
 
 
@@ -36,6 +37,7 @@ class CropAttack(GradientAttack[C]):
     """Adam with hardly any memory, from starts that the target likes mirrored too; each step sees a random crop."""
 
     views_stream: ClassVar[str]
+    latent_deviation = 0.5 * STYLE_DEVIATION  # styles of truncation 0.5
 
     def start_views(self, images: Tensor) -> Sequence[Tensor]:
         """Images, and their mirror images."""
@@ -57,17 +59,13 @@ class PPAConfig(CropAttackConfig):
     """Settings of :class:`PPA`."""
 
     steps: int = setting(50, "Optimization steps; 70 for CelebA, 100 for dogs in the source.")
-    milestones: tuple[int, ...] = setting((), "Steps at which the learning rate falls to a tenth, such as 30,40.", ge=1)
+    milestones: tuple[int, ...] = setting(
+        (), "Steps at which the learning rate falls to a tenth, such as 30,40.", ge=1, scales_to=1
+    )
     restarts: int = setting(4, "Candidates optimized for each image kept.")
-    final_views: int = setting(100, "Random views whose mean score chooses among the candidates; 0: the image's.", ge=0)
-
-    def scaled(self, factor: float) -> "PPAConfig":
-        """Scale milestones and final views too, the latter only down."""
-        return replace(
-            super().scaled(factor),
-            milestones=tuple(max(1, round(milestone * factor)) for milestone in self.milestones),
-            final_views=min(self.final_views, max(5, round(self.final_views * factor))),
-        )
+    final_views: int = setting(
+        100, "Random views whose mean score chooses among the candidates; 0: the image's.", ge=0, scales_to=5
+    )
 
 
 @ATTACKS.register("ppa")

@@ -53,14 +53,14 @@ def chosen_starts(
     wanted = batch.labels[:: batch.group].tolist()
     chosen: dict[int, Tensor] = dict(batch.notes.get("starts", {}))
     made = 0
-    missing = [label for label in wanted if label not in chosen]
+    missing = [label for label in wanted if label not in chosen or len(chosen[label]) < batch.group]
     if missing:
         together = list(dict.fromkeys([*missing, *classes]))
         for some in [together] if generator.num_classes is None else [[label] for label in missing]:
             chosen.update(zip(some, _best(seen, generator, pool, some, batch, views), strict=True))
             made += count
         batch.notes["starts"] = chosen
-    return pool[torch.cat([chosen[label] for label in wanted])], made
+    return pool[torch.cat([chosen[label][: batch.group] for label in wanted])], made  # the best come first
 
 
 def _best(

@@ -33,7 +33,7 @@ def ranked_modes(
         prior: The prior.
         decoys: The decoys.
     """
-    kinds = attack.attack.parts(target) or (attack.kind,)
+    kinds = attack.attack.parts(target, prior) or (attack.kind,)
     block = next((place for place, kind in enumerate(kinds) if kind.partition("-")[0] == MODE_RANKING), None)
     if block is None or not knows_decoys(target):
         return []

@@ -299,7 +299,7 @@ class Evaluator:
         if len(identities) > 1:
             by_image = {name: metric for name, metric in metrics.items() if metric.by_image}
             chance_levels[OTHERS] = measured(by_image, wrong)
-        parts, decoys, ranked = attack.attack.parts(self.target), self.private.decoys, list[Measure]()
+        parts, decoys, ranked = attack.attack.parts(self.target, self.prior), self.private.decoys, list[Measure]()
         if decoys is not None:
             network = self.networks["target"]
             ranked = ranked_modes(attack, found, drawn[1], self.target, network, self.prior, decoys)

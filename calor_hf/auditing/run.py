@@ -125,7 +125,7 @@ def run_attack(
     if anonymous:
         record = replace(record, target="", settings=without_paths(record.settings))
     _begin(folder, record, target.num_classes, resume, overwrite)
-    begin, each = time.perf_counter(), images_per_class * max(1, len(attack.parts(target)))
+    begin, each = time.perf_counter(), images_per_class * max(1, len(attack.parts(target, generator)))
     store = ChunkStore(folder / CHUNKS, folder / RESULT, labels, each)
     before = store.read()
     done = set(gather_object([label for part in before for label in part.labels.unique().tolist()]))

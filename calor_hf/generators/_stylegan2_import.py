@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 GENERATOR_PREFIXES, DISCRIMINATOR_PREFIXES = ("G_ema.", "G.", ""), ("D.", "discriminator.")
 
 
-def import_stylegan2(file: str | Path) -> StyleGAN2:
+def import_stylegan2(file: str | Path, crop: int | None = None) -> StyleGAN2:
     """A StyleGAN2 of NVlabs/stylegan2-ada-pytorch, in evaluation mode; the settings are told from the weights' shapes.
 
     Not tried on the official FFHQ file itself, only on small ones of the same make.
@@ -28,12 +28,16 @@ def import_stylegan2(file: str | Path) -> StyleGAN2:
         file: ``.pkl``: official file, read without running it (:mod:`calor_hf.generators._official_pkl`).
             ``.safetensors``, or else weights that ``torch.load(weights_only=True)`` reads: the ``state_dict()`` of the
             official generator, or of both networks with ``G_ema.`` and ``D.`` before the names.
+        crop: Side of the central square of its images that is kept, in pixels. None means all; PPA and IF-GMI keep 800
+            of the 1024 pixels of FFHQ, or 176 of 256.
 
     Returns:
-        The generator, float32, on the CPU; with its discriminator where the file has one of the same widths.
+        The generator, float32, on the CPU; with its discriminator where the file has one of the same widths, and there
+        is no crop.
 
     Raises:
-        ValueError: not such a file, a network with class labels, or of another architecture.
+        ValueError: a crop of no or too many pixels, not such a file, a network with class labels, or of another
+            architecture.
         OSError: it cannot be read.
     """
     file = Path(file)
@@ -42,13 +46,19 @@ def import_stylegan2(file: str | Path) -> StyleGAN2:
     if found is None or not found.weights:
         raise ValueError(f"{file} holds no generator; expected weights named mapping.fc0.weight, synthesis.b4.const, …")
     try:
-        config = _config(found)
+        config = replace(_config(found), official=True)
         weights = _renamed(found.weights, "")
         discriminator = _renamed(stored.get("D", StoredNetwork()).weights, "discriminator.")
         if problem := _misfit(weights, replace(config, discriminator=False)):
             raise ValueError(problem)
     except ValueError as error:
         raise ValueError(f"{file} is no StyleGAN2 with skips that this library knows: {error}") from error
+    if crop is not None:
+        if not 1 <= crop <= config.image_size:
+            raise ValueError(f"crop must be 1 to the {config.image_size} pixels of {file}, got {crop}")
+        generator = StyleGAN2(replace(config, discriminator=False, crop=crop))
+        generator.load_state_dict(weights)
+        return generator.eval()
     problem = _misfit(weights | discriminator, config)
     if problem and discriminator:
         logger.warning("the discriminator in %s is of another kind and is left out: %s", file, problem)

@@ -189,6 +189,11 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         return torch.from_numpy(rng.standard_normal((count, self.latent_dim)))
 
     @property
+    def latent_deviation(self) -> float:
+        """Standard deviation of :meth:`sample_latents`, the unit of an attack's steps."""
+        return 1.0
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next((weight.device for weight in self.parameters()), torch.device("cpu"))

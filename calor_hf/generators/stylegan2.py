@@ -1,5 +1,6 @@
 """StyleGAN2: latents are styles, and every block adds to the image."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from calor_hf.core.config import MethodConfig, setting
+from calor_hf.core.seeding import named_rng
 from calor_hf.generators._stylegan2_layers import EPSILON, Dense, PlainConv, StyledConv, ToRGB, doubled
 from calor_hf.generators.base import GENERATORS, Generator, check_side
+
+STYLE_DEVIATION = 0.44
+"""Standard deviation of a number of a style of the official FFHQ network, for which attacks publish their rates.
+
+Its weights could not be had here. 0.44 is what users report as the mean distance of sampled styles to the mean style
+(github.com/rolux/stylegan2encoder, issue 2); an imported official network is taken to have it, so that published rates
+stay what they are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +39,16 @@ class StyleGAN2Config(MethodConfig):
     )
     discriminator: bool = setting(True, "Whether its discriminator is saved with it.")
     clamp: float = setting(0.0, "Bound of activations: 256 in networks made for half precision; 0: none.", ge=0)
+    crop: int = setting(0, "Side of the central square of the images that is kept, in pixels; 0: all.", ge=0)
+    official: bool = setting(False, "Imported, in whose space attacks take the rates of their sources as they are.")
 
     def validate(self) -> None:
-        """Refuse sides that doubling does not reach."""
+        """Refuse sides that doubling does not reach, and crops that are larger or that no discriminator knows."""
         check_side(self.image_size)
+        if self.crop > self.image_size:
+            raise ValueError(f"crop must be at most the image_size {self.image_size}, got {self.crop}")
+        if self.crop and self.discriminator:
+            raise ValueError("a discriminator knows whole images only; pass discriminator=false with a crop")
 
     def channels(self) -> list[int]:
         """Channels of the maps of 4, 8, … ``image_size`` pixels."""
@@ -54,6 +69,9 @@ class StyleGAN2(Generator[StyleGAN2Config]):
     forward pass alone: what the target scores during an attack is what is kept in the end, and a pixel that has
     overshot still has a gradient and can come back. The sources optimize unclamped images and clamp those they keep.
 
+    With ``crop`` the images are their middle squares. Networks of FFHQ show more around a face than the photographs
+    that targets learn from: the sources keep 800 of 1024 pixels, or 176 of 256, for the target and for those who judge.
+
     Noise maps are constant, in training mode too; the prior hands in its own. Everything is computed in the weights'
     own precision, in one path: no half precision.
 
@@ -62,10 +80,11 @@ class StyleGAN2(Generator[StyleGAN2Config]):
     """
 
     config_class = StyleGAN2Config
+    layer_truncation: tuple[float, int] | None = None  # see truncating
 
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__(config)
-        self.latent_dim, self.image_size = config.w_dim, config.image_size
+        self.latent_dim, self.image_size = config.w_dim, config.crop or config.image_size
         self._channels = config.channels()
         self.mapping = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = Synthesis(self._channels, config.w_dim, config.clamp)
@@ -77,8 +96,11 @@ class StyleGAN2(Generator[StyleGAN2Config]):
         self, block: int, latents: Tensor, hidden: Tensor | None, image: Tensor | None, labels: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         # Every block reads the style and adds to the image, in about [-1, 1] and unclamped before the last.
-        x, painted = self.synthesis(latents, None, range(block, block + 1), hidden, image)
-        return x, finished(painted) if block + 1 == self.num_blocks else painted
+        x, painted = self.synthesis(self._styles(latents), None, range(block, block + 1), hidden, image)
+        if block + 1 < self.num_blocks:
+            return x, painted
+        edge, side = (self.config.image_size - self.image_size) // 2, self.image_size
+        return x, finished(painted[..., edge : edge + side, edge : edge + side])
 
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) logits of being real.
@@ -95,7 +117,36 @@ class StyleGAN2(Generator[StyleGAN2Config]):
         """(count, w_dim) truncated styles of standard normal z; on the CPU in float64, as precise as the weights."""
         z = torch.from_numpy(rng.standard_normal((count, self.config.z_dim)))
         w: Tensor = self.mapping(z.to(self.device, self.dtype))
-        return self.mapping.w_avg.lerp(w, self.config.truncation).cpu().double()
+        return self.mapping.w_avg.lerp(w, self._kept).cpu().double()
+
+    def truncating(self, share: float, layers: int) -> "StyleGAN2":
+        """Return a view that samples whole styles, and truncates the first ``layers`` to ``share`` in every pass."""
+        view = copy.copy(self)
+        view.layer_truncation = share, layers
+        return view
+
+    @property
+    def latent_deviation(self) -> float:
+        """Standard deviation over the numbers of a sampled style, each around its mean.
+
+        The official networks', where it was imported; measured on 1000 samples otherwise.
+        """
+        if self.config.official:
+            return STYLE_DEVIATION * self._kept
+        styles = self.sample_latents(1000, named_rng(0, "generators/stylegan2/deviation"))
+        return float(styles.var(dim=0).mean().sqrt())
+
+    @property
+    def _kept(self) -> float:
+        return self.config.truncation if self.layer_truncation is None else 1.0
+
+    def _styles(self, latents: Tensor) -> Tensor:
+        if self.layer_truncation is None:
+            return latents
+        share, layers = self.layer_truncation
+        styles = latents[:, None].expand(-1, self.synthesis.num_styles, -1) if latents.ndim == 2 else latents
+        first = self.mapping.w_avg.lerp(styles[:, :layers], share)
+        return torch.cat([first, styles[:, layers:]], dim=1)
 
 
 def finished(image: Tensor) -> Tensor:

@@ -158,7 +158,8 @@ def plan_audit(options: audit.AuditRecipe, processes: int = 1, seconds: float = 
         after, memory = [*after, part], max(memory, peak)
         after += [replace(part, name=f"{named.name} on the control")] if options.control is not None else []
         assumptions += [f"{named.name}: what it learns before the first class is not counted"] * learns
-    rebuilt = sum(options.images_per_class * max(1, len(named.attack.parts(target))) for named in attacks) * len(labels)
+    blocks = sum(max(1, len(named.attack.parts(target, generator))) for named in attacks)
+    rebuilt = options.images_per_class * blocks * len(labels)
     if not options.reconstructions_only:
         model: Any = options.evaluation_model or options.evaluation_folder
         if argv := audit.evaluation_model_argv(options, target):

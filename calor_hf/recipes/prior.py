@@ -34,7 +34,9 @@ class PriorOptions:
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )
     image_column: str | None = setting(None, "column with the images; default: image, or the only one with images")
-    crop: int | None = setting(None, "side of the central square to keep, in original pixels; default: all")
+    crop: int | None = setting(
+        None, "side of the central square to keep, in original pixels (FFHQ networks: 800 of 1024); default: all"
+    )
     image_size: int = setting(64, "side in pixels, a power of two")
     target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
     minutes: float | None = setting(
@@ -59,8 +61,7 @@ class PriorOptions:
         """Refuse values before any work."""
         if self.import_file:
             taken = {"--target": self.target, "--dataset": self.dataset, "--image-column": self.image_column,
-                     "--crop": self.crop, "--minutes": self.minutes, "--settings": self.settings,
-                     "--resume": self.resume}  # fmt: skip
+                     "--minutes": self.minutes, "--settings": self.settings, "--resume": self.resume}  # fmt: skip
             if useless := [name for name, value in taken.items() if value]:
                 raise ValueError(f"--import trains nothing; leave out {', '.join(useless)}")
             return
@@ -110,7 +111,7 @@ def _import(options: PriorOptions) -> Generator[Any]:
     if not options.overwrite:
         refuse_used(folder)
     log_to_terminal()
-    generator = import_stylegan2(str(options.import_file))
+    generator = import_stylegan2(str(options.import_file), options.crop)
     clear(folder)
     with saving(folder):
         generator.save_pretrained(folder)

@@ -20,7 +20,8 @@ class ModuleTarget(Target):
         std: Standard deviation of each channel.
         head: Path of the layer that gives the logits, whose input are the features. None means that there are only
             logits.
-        resize: Whether to resize other images to ``image_size``, instead of an error.
+        resize: Whether to resize other images to ``image_size``, as a whole, instead of an error. The network has to
+            see faces framed as those it learned: an imported FFHQ generator needs its ``crop`` for that.
 
     Raises:
         ValueError: ``head`` is no path in ``module``.

@@ -63,8 +63,8 @@ def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior:
     attack = ready(variant, target, generator, tmp_path, **short(variant, 4))
     options: dict[str, Any] = {"images_per_class": 2, "seed": 1}
     one = attack.run(target, generator, LABELS, chunk_size=1, **options)
-    mixed = bool(attack.parts(target))  # of an ensemble some may see labels alone
-    check_shape(one, 2 * max(1, len(attack.parts(target))), None if mixed else attack.access == "labels")
+    mixed = bool(attack.parts(target, generator))  # of an ensemble some may see labels alone
+    check_shape(one, 2 * max(1, len(attack.parts(target, generator))), None if mixed else attack.access == "labels")
     assert_same(attack.run(target, generator, LABELS, chunk_size=5, **options), one)  # the last image is left over
     alone = attack.run(target, generator, [2], **options)
     assert torch.allclose(alone.images, one.images[one.labels == 2], atol=1e-8)

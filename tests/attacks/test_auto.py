@@ -69,7 +69,7 @@ def test_effort_reaches_the_members() -> None:
     config = Auto.configure(budget=0.5, members=("gmi", "plg@adaptive"))
     assert config.effort == 50
     assert [member.config.steps for member in Auto(config).members.values()] == [750, 300]
-    assert Auto(config).parts(tiny_target()) == ("gmi", "plg-adaptive")
+    assert Auto(config).parts(tiny_target(), tiny_generator("renderer")) == ("gmi", "plg-adaptive")
 
 
 @pytest.mark.parametrize(
@@ -83,17 +83,35 @@ def test_members_that_cannot_be(members: tuple[str, ...]) -> None:
 def test_members_for_decoys_run_on_decoys_alone() -> None:
     attack = Auto(AutoConfig(members=("gmi:steps=1", "mode_ranking:steps=2,views=1")))
     plain, decoys = tiny_target(), tiny_target("decoys", k=2)
-    assert attack.parts(plain) == ("gmi-steps-1",)
-    assert attack.parts(decoys) == ("gmi-steps-1", "mode_ranking-steps-2-views-1")
-    assert (attack.adaptive_to(plain), attack.adaptive_to(decoys)) == (False, True)
     prior = tiny_generator("renderer")
+    assert attack.parts(plain, prior) == ("gmi-steps-1",)
+    assert attack.parts(decoys, prior) == ("gmi-steps-1", "mode_ranking-steps-2-views-1")
+    assert (attack.adaptive_to(plain), attack.adaptive_to(decoys)) == (False, True)
     found = [attack.run(target, prior, [3, 0], images_per_class=2) for target in (plain, decoys)]
     assert [one.labels.tolist() for one in found] == [[0, 0, 3, 3], [0] * 4 + [3] * 4]
     alone = parse_attack("mode_ranking:steps=2,views=1").attack.run(decoys, prior, [3, 0], images_per_class=2)
     assert torch.allclose(found[1].images.unflatten(0, (2, 2, 2))[:, 1].flatten(0, 1), alone.images, atol=1e-8)
-    assert "mode_ranking" in Auto(AutoConfig()).parts(decoys)
+    assert "mode_ranking" in Auto(AutoConfig()).parts(decoys, prior)
     with pytest.raises(ValueError, match="mode_ranking attack decoys, and the target has none"):
         run(Auto(AutoConfig(members=("mode_ranking",))))
+
+
+def test_if_gmi_is_a_member_where_the_prior_has_blocks() -> None:
+    attack, target = Auto(AutoConfig()), tiny_target()
+    whole, blocks = tiny_generator("renderer"), tiny_generator("dcgan")
+    assert attack.parts(target, whole) == ("plg-adaptive", "mirror-quick", "bypass", "ppa")
+    assert attack.parts(target, blocks) == (*attack.parts(target, whole), "if_gmi")
+    attack.check(target, whole)
+
+
+def test_members_attack_mid_through_its_mean() -> None:
+    target = tiny_target("mid")
+    words = ("plg:steps=1,views=1", "ppa:steps=1,initial_candidates=0,restarts=1", "gmi:steps=1,noise=drawn")
+    attack = Auto(AutoConfig(members=words))
+    assert [member.config.noise for member in attack.members.values()] == ["mean", "mean", "drawn"]
+    assert attack.adaptive_to(target)
+    assert parse_attack("auto").changed == ()
+    assert [member.config.noise for member in Auto(AutoConfig()).members.values()] == ["mean"] * 6
 
 
 def test_what_a_member_refuses_is_told_with_its_name() -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from calor_hf.attacks._distill import StudentPlan, _fresh, students_of
 from calor_hf.attacks.prior_samples import PriorSamples
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.targets.hf_target import HFTarget
 from tests.attacks.tiny_world import CLASSES, SIDE, tiny_generator, tiny_target
 from tests.tiny_models import tiny_base
@@ -319,3 +320,12 @@ def test_a_student_of_drawn_images_is_trained(student: str, tmp_path: Path) -> N
     made = trained(student, tmp_path / "students", images=images)
     assert isinstance(made.module, nn.Module)
     assert torch.isfinite(made(Public().images)).all()
+
+
+def test_students_of_random_weights_are_told() -> None:
+    assert "students (random weights)" in parse_attack("lomma").changed
+    assert "lomma.students (random weights)" in parse_attack("auto:members=lomma").changed
+    hub = parse_attack("lomma@imagenet")
+    assert hub.changed == ()
+    assert hub.attack.config.students[0] == "google/efficientnet-b0"
+    assert parse_attack("lomma:students=none").changed == ("students",)

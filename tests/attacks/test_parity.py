@@ -1,5 +1,6 @@
 """The inner loops against independent, literal ones: same generator, target and starts, no augmentation, float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calor_hf.attacks import ATTACKS, smoothing
+from calor_hf.attacks.plg import PLG
+from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.random_views import RandomView
 from tests.attacks.tiny_world import tiny_generator, tiny_target
@@ -135,3 +138,28 @@ def test_lomma_objective_by_hand() -> None:
         logit = (target(images)[row, label] + student(images)[row, label]) / 2
         distance = ((target.features(images)[row] - 0.25) ** 2).sum() / 16
         assert got[row].item() == pytest.approx(100 * (-logit.item() + 0.5 * distance.item()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("lr", "expected"), [(0.02, [0.04, 0.04 / 2**0.25, 0.04 / 2**0.5, 0.04 / 2**0.75]), (0.25, [0.25] * 4)]
+)
+def test_a_budget_takes_fewer_steps_that_start_larger(lr: float, expected: list[float]) -> None:
+    rates: list[float] = []
+
+    class Watched(PLG):
+        def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
+            made = super().optimizer(variables)
+            made.register_step_pre_hook(lambda *_: rates.append(made.param_groups[0]["lr"]))
+            return made
+
+    def of(**settings: Any) -> list[float]:
+        rates.clear()
+        config = replace(PLG.configure(views=1, lr=lr, **settings), steps=4)
+        Watched(config).run(tiny_target(), tiny_generator("dcgan"), [1])
+        return list(rates)
+
+    # A quarter of the steps: those that do not reach a standard deviation start at twice the rate, and fall to it.
+    assert of(budget=0.25) == pytest.approx(expected)
+    assert of() == of(budget=2) == of(budget=0.25, steps=4) == [lr] * 4  # steps that are given are at the source's rate
+    assert PLG.configure(budget=0.25).steps == 150
+    assert (parse_attack("plg", budget=0.25).effort, parse_attack("plg", budget=0.25).changed) == (0.25, ())

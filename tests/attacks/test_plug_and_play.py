@@ -19,6 +19,7 @@ from calor_hf.attacks.ppa import PPA, PPAConfig
 from calor_hf.core.seeding import named_rng
 from tests.attacks.test_parity import EACH, LABELS, STEPS, starts
 from tests.attacks.tiny_world import SIDE, tiny_generator, tiny_target
+from tests.generators.test_stylegan2 import small
 
 
 def crop(image: Tensor, numbers: Any, low: float) -> Tensor:
@@ -56,7 +57,7 @@ def test_ppa_follows_adam_on_the_poincare_distance_of_crops() -> None:
             (gradient[row],) = torch.autograd.grad(torch.log(1 + delta + torch.sqrt((1 + delta) ** 2 - 1)), one)
         m = 0.1 * m + 0.9 * gradient
         s = 0.1 * s + 0.9 * gradient**2
-        lr = 0.005 if t <= 12 else 0.0005
+        lr = (0.005 if t <= 12 else 0.0005) / 0.22  # styles of truncation 0.5 deviate by 0.22, these latents by 1
         z = z - lr * (m / (1 - 0.1**t)) / ((s / (1 - 0.1**t)).sqrt() + 1e-8)
     assert (found.latents - z).abs().max() < 1e-8
     assert (found.latents - starts(generator.latent_dim)).abs().max() > 0.05
@@ -119,8 +120,9 @@ def test_ppa_keeps_what_most_views_are_taken_for() -> None:
 
 def test_mirrors_schedule_by_hand() -> None:
     attack = Mirror(MirrorConfig(steps=100))
-    expected = {0: 0.0, 2: 0.4, 5: 1.0, 50: 1.0, 75: 1.0, 90: 0.5 - 0.5 * math.cos(0.4 * math.pi), 95: 0.0954915}
-    assert {step: attack.rate(step, 100) for step in expected} == pytest.approx(expected, abs=1e-7)
+    # The authors count steps from 1.
+    expected = {1: 0.2, 2: 0.4, 5: 1, 50: 1, 75: 1, 90: 0.5 - 0.5 * math.cos(0.4 * math.pi), 95: 0.0954915, 100: 0}
+    assert {step: attack.rate(step - 1, 100) for step in expected} == pytest.approx(expected, abs=1e-7)
     calor: Any = Mirror(Mirror.configure(preset="calor"))
     assert {calor.rate(step, 70) for step in range(70)} == {1.0}
 
@@ -150,6 +152,43 @@ def test_mirrors_box_against_numpy_and_a_bounded_solver(prior: str) -> None:
     assert not torch.equal(moved, start)
     assert attack.projection(generator, start, batch, 0) is not None
     assert Mirror(MirrorConfig(bound_width=0.0)).projection(generator, start, batch, 0) is None
+
+
+def test_mirror_truncates_eight_layers_in_every_pass() -> None:
+    generator: Any = small(image_size=64, width=2, max_channels=4)
+    attack, target = Mirror(MirrorConfig(steps=1, lr=1e-12, initial_candidates=0, bound_width=0.0)), tiny_target()
+    found = attack.run(target, generator, [1], images_per_class=2)
+    z = [named_rng(0, "attacks/starts", 1, restart).standard_normal((1, generator.config.z_dim)) for restart in (0, 1)]
+    w = generator.mapping(torch.from_numpy(np.concatenate(z)))
+    assert torch.allclose(found.latents, w, atol=1e-9)  # not truncated
+    styles = w[:, None].repeat(1, 10, 1)
+    styles[:, :8] = generator.mapping.w_avg + 0.7 * (styles[:, :8] - generator.mapping.w_avg)
+    assert torch.allclose(found.images, generator(styles), atol=1e-6)
+    plain = Mirror(MirrorConfig(steps=1, lr=1e-12, initial_candidates=0, bound_width=0.0, truncation=None))
+    assert torch.equal(plain.view(generator)(w), generator(w))
+    assert torch.allclose(
+        plain.run(target, generator, [1], images_per_class=2).images,
+        generator(generator.mapping.w_avg.lerp(w, generator.config.truncation)),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("kind", ["ppa", "mirror"])
+def test_steps_are_in_units_of_the_latents(kind: str) -> None:
+    """The first step of Adam is the rate; it is the source's in the space of the official networks alone."""
+    share = 0.5 if kind == "ppa" else 1.0
+    official: Any = small(official=True, truncation=0.5)
+    own = small(truncation=0.5)
+    z = named_rng(0, "generators/stylegan2/deviation").standard_normal((1000, own.config.z_dim))
+    spread = share * own.mapping(torch.from_numpy(z)).var(dim=0).mean().sqrt().item()
+    settings: dict[str, Any] = {"steps": 1, "initial_candidates": 0, "lr": 0.003, "keep": "last"}
+    settings |= {"bound_width": 0.0, "warm_up": 0.0, "ramp_down": 0.0} if kind == "mirror" else {"restarts": 1}
+    attack: Any = ATTACKS.get(kind)(ATTACKS.get(kind).configure(**settings))
+    whole = 0.44 * share  # deviation of the official networks
+    for generator, unit in ((official, 1), (own, spread / whole), (tiny_generator("dcgan"), 1 / whole)):
+        start = attack.view(generator).sample_latents(1, named_rng(0, "attacks/starts", 2, 0))
+        moved = attack.run(tiny_target(), generator, [2], images_per_class=1).latents - start
+        assert moved.abs().median().item() == pytest.approx(0.003 * unit, rel=1e-3)
 
 
 def test_mirror_stays_in_its_box() -> None:
@@ -241,6 +280,8 @@ def test_settings() -> None:
     assert PPAConfig.parse(["milestones=30,40", "beta1=0.5"]) == {"milestones": (30, 40), "beta1": 0.5}
     demo = PPA.configure(budget="demo", preset="calor")
     assert (demo.steps, demo.initial_candidates, demo.final_views) == (5, 250, 5)
+    assert PPA.configure(budget=0.2, preset="calor", milestones=(30, 40)).milestones == (30, 40)
+    assert PPAConfig(milestones=(30, 40)).scaled(0.2).milestones == (6, 8)
     assert Mirror.configure(budget="demo").initial_candidates == 5000
     assert IFGMI.configure(budget=0.5).later_steps == 5
     calor = IFGMI(IFGMI.configure(preset="calor"))

@@ -464,7 +464,8 @@ def test_private_images_of_any_dataset(tmp_path: Path) -> None:
         ("gmi", "paper", 1.0, ()),
         ("gmi:steps=150", "paper", 0.1, ()),
         ("auto:effort=20", "paper", 0.2, ()),
-        ("auto", 0.25, 0.25, ()),
+        ("auto", 0.2, 0.2, ()),
+        ("auto", 0.25, 0.2, ()),  # of the 10 later steps of if_gmi 2 are left
         ("plg@adaptive", "demo", 0.05, ()),
         ("plg:samples=4,lr=0.5,steps=1200", "paper", 1.0, ("lr", "samples")),
         ("ppa", 0.5, 0.5, ()),

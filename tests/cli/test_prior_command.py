@@ -333,11 +333,15 @@ def test_an_official_network_is_taken_over(tmp_path: Path, capsys: pytest.Captur
     assert calor_hf([*words, "--overwrite"]) == 0
     assert not (out / "checkpoint.pt").exists()
     assert (out / "thesis.tex").read_text() == "mine"
+    assert calor_hf([*words, "--overwrite", "--crop", "10"]) == 0
+    with torch.no_grad():
+        assert torch.equal(load_generator(str(out))(latents), source(latents)[..., 3:13, 3:13])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--crop", "17"], "crop must be 1 to the 16 pixels"),
         (["--resume"], "--import trains nothing; leave out --resume"),
         (["--dataset", "x", "--settings", "lr=1"], "leave out --dataset, --settings"),
         (["--import", "nowhere.pkl"], "nowhere.pkl"),

@@ -24,7 +24,7 @@ from tests.generators.test_stylegan2 import small
 
 
 def source(**settings: Any) -> StyleGAN2:
-    return small(dtype=torch.float32, **settings)
+    return small(dtype=torch.float32, official=True, **settings)
 
 
 def assert_same_images(a: StyleGAN2, b: StyleGAN2) -> None:
@@ -48,6 +48,22 @@ def test_an_official_file_gives_the_same_images(protocol: int, tmp_path: Path) -
     assert torch.equal(read.realism(images, group=4), generator.realism(images, group=4))
     read.save_pretrained(tmp_path / "ours")
     assert_same_images(generator, load_generator(str(tmp_path / "ours")))  # type: ignore[arg-type]
+
+
+def test_a_crop_keeps_the_middle_of_the_images(tmp_path: Path) -> None:
+    write_official(tmp_path / "net.pkl", source())
+    read, latents = import_stylegan2(tmp_path / "net.pkl", crop=11), torch.randn(2, source().latent_dim)
+    read.save_pretrained(tmp_path / "ours")
+    for generator in (read, load_generator(str(tmp_path / "ours"))):
+        assert (generator.image_size, generator.has_realism) == (11, False)  # a discriminator knows whole images
+        assert torch.equal(generator(latents), source()(latents)[..., 2:13, 2:13])
+    for crop in (0, 17):
+        with pytest.raises(ValueError, match="crop must be 1 to the 16 pixels"):
+            import_stylegan2(tmp_path / "net.pkl", crop=crop)
+    wrongs: tuple[dict[str, Any], ...] = ({"crop": 17, "discriminator": False}, {"crop": 8})
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="crop"):
+            StyleGAN2Config(image_size=16, **wrong)
 
 
 def test_the_averaged_generator_is_taken(tmp_path: Path) -> None:
@@ -312,6 +328,7 @@ def test_settings_are_told_from_the_shapes(tmp_path: Path) -> None:
         "w_dim": 5,
         "z_dim": 3,
         "mapping_layers": 2,
+        "official": True,
     }
     generator = StyleGAN2(StyleGAN2Config(**settings))
     write_official(tmp_path / "net.pkl", generator)
