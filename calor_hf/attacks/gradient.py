@@ -284,7 +284,7 @@ def pace(share: float, reach: float, done: float) -> float:
     """Factor of the learning rate after a share ``done`` of the steps, in an attack with ``share`` of its source's.
 
     Steps of Adam move a number by the rate at most. If that is less than a standard deviation in all, the rate starts
-    higher, by share^-½ at most, and falls to the source's. It was chosen on other people than docs/results/effort.md.
+    higher, by share^-½ at most, and falls to the source's. Measured in docs/results/effort.md.
 
     Args:
         share: Share of the source's steps that are taken; from 1 on the factor is 1.

@@ -19,9 +19,9 @@ from calor_hf.generators.base import GENERATORS, Generator, check_side
 STYLE_DEVIATION = 0.44
 """Standard deviation of a number of a style of the official FFHQ network, for which attacks publish their rates.
 
-Its weights could not be had here. 0.44 is what users report as the mean distance of sampled styles to the mean style
-(github.com/rolux/stylegan2encoder, issue 2); an imported official network is taken to have it, so that published rates
-stay what they are there."""
+An estimate, as the weights were not available: a user's average score for how far sampled styles lie from the mean
+style (github.com/rolux/stylegan2encoder, issue 2), whose definition could not be checked. An imported official network
+is taken to have it, so published rates are exact there whatever the number."""
 
 
 @dataclass(frozen=True, kw_only=True)
