@@ -59,10 +59,11 @@ class StudentPlan:
 
     Attributes:
         epochs: Over all images.
-        lr: Learning rate, halved every 20 epochs; of hard labels, falling to 0 as a cosine.
+        lr: Learning rate, halved every ``halving`` epochs; of hard labels, falling to 0 as a cosine.
         batch_size: Images a step.
         seed: Seed of weights and order.
         hard: Cross-entropy to the target's labels, each asked for once; otherwise divergence from its scores.
+        halving: Epochs after which the rate halves.
     """
 
     epochs: int
@@ -70,6 +71,7 @@ class StudentPlan:
     batch_size: int
     seed: int
     hard: bool = False
+    halving: int = 20
 
 
 def students_of(
@@ -163,7 +165,7 @@ def _train(
     if plan.hard:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=plan.epochs)
     else:
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=plan.halving, gamma=0.5)
     file, first, divergence = folder / "checkpoint.pt", 0, math.nan
     settings = {"student": name, **asdict(plan)}
     if file.is_file():

@@ -41,6 +41,7 @@ class LOMMAConfig(GradientAttackConfig):
         " folders; none.",
     )
     student_epochs: int = setting(20, "Epochs of their distillation on public images.", ge=1, scales_to=1)
+    student_halving: int = setting(20, "Epochs after which their learning rate halves.", ge=1, scales_to=1)
     student_lr: float = setting(0.01, "Learning rate of their SGD.", gt=0)
     student_batch: int = setting(64, "Batch of their training.", ge=1)
 
@@ -104,7 +105,9 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         """Distil the students, and measure the target's features on public images."""
         images = public_images if public_images is not None else PriorSamples(target, generator, FEATURE_IMAGES, seed)
         config = self.config
-        plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed)
+        plan = StudentPlan(
+            config.student_epochs, config.student_lr, config.student_batch, seed, halving=config.student_halving
+        )
         students = students_of(target, config.students, images, plan, folder / "students")
         count = len(images)  # type: ignore[arg-type]
         chosen = named_rng(seed, "attacks/lomma/feature-images").permutation(count)[:FEATURE_IMAGES]

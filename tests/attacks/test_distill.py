@@ -329,3 +329,8 @@ def test_students_of_random_weights_are_told() -> None:
     assert hub.changed == ()
     assert hub.attack.config.students[0] == "google/efficientnet-b0"
     assert parse_attack("lomma:students=none").changed == ("students",)
+
+
+def test_the_schedule_of_students_follows_their_epochs() -> None:
+    short = parse_attack("lomma@calor", budget=0.2).attack.config
+    assert (short.student_epochs, short.student_halving) == (20, 4)  # of 100 and 20: four halvings either way
