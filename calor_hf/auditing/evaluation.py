@@ -16,6 +16,7 @@ from calor_hf.auditing.decoy_attackers import ranked_modes, with_photographs
 from calor_hf.auditing.networks import ROLES, Network, check_different, load_network
 from calor_hf.auditing.options import AuditOptions, load_networks
 from calor_hf.auditing.private_data import PrivateImages
+from calor_hf.auditing.real_people import real_people
 from calor_hf.core.digests import network_digest
 from calor_hf.core.exact_interval import exact_interval
 from calor_hf.core.fingerprints import trained_on
@@ -239,6 +240,7 @@ class Evaluator:
         if asked is not None:
             threats += measured(about_target, asked)
         threats += self._false_matches() + with_photographs(private, others, self.target, self.networks["target"])
+        threats += real_people(self.networks["target"], private, None if self.public_images is None else others)
         return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
 
     def _others(self, drawn: dict[str, tuple[Tensor, Tensor]]) -> Tensor:

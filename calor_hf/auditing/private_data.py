@@ -1,5 +1,6 @@
 """Private images that an audit compares reconstructions with; no attack sees them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,8 @@ class Decoys:
         numbers: (k·classes,) int64, number of each identity in the dealt data.
         class_of: (k·classes,) int64, its class.
         exchangeability: Statement of ``decoys check`` about these data; empty if there is none.
+        strata: Column whose value the identities of a class share; empty if there is none.
+        base_rate: Share of the classes that have its most frequent value.
     """
 
     images: Tensor
@@ -44,6 +47,8 @@ class Decoys:
     numbers: Tensor
     class_of: Tensor
     exchangeability: str = ""
+    strata: str = ""
+    base_rate: float = math.nan
 
     @property
     def k(self) -> int:

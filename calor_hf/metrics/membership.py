@@ -6,14 +6,12 @@ Not a registered metric, since it needs private images instead of reconstruction
 import dataclasses
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calor_hf.core.seeding import named_rng
+from calor_hf.metrics.area import area_under_curve
 from calor_hf.metrics.base import Measure, check_rows, mean_over_images
-from calor_hf.metrics.statistics import RESAMPLES, percentile_interval
 from calor_hf.metrics.verification import threshold_at
 
 ONE_IN = 100  # one false positive in so many images that were not trained on
@@ -61,23 +59,8 @@ def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _with_auc(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:
-    # Pairs per identity × identity, so that resampling identities is a matrix product; a tie counts half.
-    wins = np.array([[_wins(a, b) for b in theirs.values()] for a in mine.values()])
-    own, other = (np.array([len(rows) for rows in side.values()], dtype=np.float64) for side in (mine, theirs))
-    value = float(wins.sum() / (own.sum() * other.sum()))
-    per_identity = wins.sum(axis=1) / (own * other.sum())
-    low = high = math.nan
-    if len(own) > 1:
-        rng = named_rng(0, "metrics/membership")
-        weights = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), RESAMPLES).astype(np.float64)
-        areas = ((weights @ wins) * weights).sum(axis=1) / ((weights @ own) * (weights @ other))
-        low, high = percentile_interval(areas)
-    identities = dict(zip(mine, map(float, per_identity), strict=True))
+    value, low, high, identities = area_under_curve(mine, theirs, "metrics/membership", same_people=True)
     return dataclasses.replace(empty, value=value, low=low, high=high, by_identity=identities)
-
-
-def _wins(first: Tensor, second: Tensor) -> float:
-    return float((first[:, None] > second).sum()) + 0.5 * float((first[:, None] == second).sum())
 
 
 def _with_rate(empty: Measure, mine: dict[int, Tensor], theirs: dict[int, Tensor]) -> Measure:

@@ -10,7 +10,7 @@ from calor_hf.core.config import setting
 from calor_hf.core.files import read_json
 from calor_hf.core.report import SYNTHETIC
 from calor_hf.data.bad_images import ON_BAD_IMAGE, content_digests
-from calor_hf.data.decoys import VERDICT, is_dealt, read_assignment
+from calor_hf.data.decoys import ABOUT, VERDICT, is_dealt, read_assignment
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.targets.hf_target import HFTarget
 
@@ -88,11 +88,16 @@ class DataOptions:
             ValueError: other classes than the target's, or an assignment of other data.
         """
         name, side, secret = self.dataset or SYNTHETIC, target.image_size[0], dict[str, Any]()
+        shared: dict[str, Any] = {}
         if self.dataset is not None and is_dealt(self.dataset):
-            verdict = Path(self.dataset).expanduser() / VERDICT
+            folder = Path(self.dataset).expanduser()
+            verdict, shared = folder / VERDICT, read_json(folder / ABOUT, {"strata?": str, "base_rate?": float})
             found = read_json(verdict, {"statement": str})["statement"] if verdict.is_file() else ""
             secret = {"assignment": read_assignment(self.dataset), "exchangeability": found}
         splits = self.load_for(target)
         private = PrivateImages.from_dataset(splits, image_size=side, classes=classes, name=name, **secret)
+        if private.decoys is not None:
+            shared = {name: shared[name] for name in ("strata", "base_rate") if shared.get(name) is not None}
+            private = replace(private, decoys=replace(private.decoys, **shared))
         files, held_files = (tuple(content_digests(split)) for split in (splits.train, splits.test))
         return replace(private, files=files, held_files=held_files)

@@ -3,6 +3,7 @@
 import io
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +149,9 @@ def deal_decoys(options: DealOptions) -> Path:
         "exchangeable_by_construction": options.drawn,
         "private_records": training_records(options.dataset, [one.name for one in private]),
     }
+    if options.strata is not None:
+        values = Counter(members[0].stratum for members in classes)
+        about |= {"strata": options.strata, "base_rate": max(values.values()) / len(classes)}
     for split, data in merged.items():
         buffer = io.BytesIO()
         data.to_parquet(buffer)

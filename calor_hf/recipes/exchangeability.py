@@ -22,6 +22,7 @@ from calor_hf.data.exchangeability import (
     two_sample_test,
 )
 from calor_hf.data.public_images import labeled_pixels
+from calor_hf.data.synthetic_faces import dealt_identities
 from calor_hf.recipes.common import hub_id, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.targets.hf_target import target_of
@@ -56,7 +57,11 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
     images = some_images(merged)
     features = features_of(images, options.model) if options.model else None
     private = np.array(secret.private) % secret.k
+    names = [name for members in secret.names for name in members]
     by_construction = about["exchangeable_by_construction"]
+    if by_construction and dealt_identities(merged["train"], names, range(len(names))) is None:
+        logger.warning("%s: not all images are drawn faces, so nothing is exchangeable by construction", options.data)
+        by_construction = False
     found = exchangeability(images, private, secret.k, by_construction, features, options.model)
     logger.info("%s\n%s", found, "\n".join(SENTENCES))
     write_verdict(options.data, found)

@@ -17,6 +17,7 @@ from calor_hf.auditing import load_reconstruction
 from calor_hf.auditing.decoy_attackers import ranked_modes
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.auditing.networks import Network, load_network
+from calor_hf.auditing.real_people import real_people
 from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.verdict import concluded
 from calor_hf.core.decoy_sentences import SENTENCES
@@ -121,7 +122,14 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
     assert report.data.identities_per_class == K
     names = {one.name for one in report.attacks[0].measures}
     assert {decoy_hits(HEADLINE), guesses(HEADLINE), guesses(HEADLINE, K), "identity_match@1"} <= names
-    assert {false_matches(HEADLINE), POOL, GALLERY, FULL_GALLERY} <= {one.name for one in report.other_threats}
+    assert "attribute_accuracy" in names
+    threats = {one.name: one for one in report.other_threats}
+    assert {false_matches(HEADLINE), POOL, GALLERY, FULL_GALLERY} <= threats.keys()
+    for name in ("false_accepts/decoys", "false_accepts/strangers"):
+        assert 0 <= threats[name].value <= 1
+    auc = threats["enrolment_auc/decoys"]
+    assert auc.low < 0.5 < auc.high  # a target of random weights knows no one
+    assert threats["enrolment_auc/strangers"].images == 10 * CLASSES
     ranked, images = report.attacks[0].get(MODE_RANKING), load_reconstruction(next(tmp_path.rglob(RESULT))).images
     logits = tiny_target("decoys", k=K)(images.double()).detach().reshape(CLASSES, 3, CLASSES)
     secret = read_assignment(dealt)
@@ -147,6 +155,19 @@ def test_an_audit_knows_all_identities_and_says_what_is_attributed(
     assert set(SENTENCES) <= set(report.caveats)
     assert "Exchangeable, as said." in report.verdict.sentences
     check_rendered(dataclasses.replace(report, labels=[*range(20)], label_names=[str(one) for one in range(20)]))
+
+
+def test_what_cannot_be_measured_of_other_people_says_why(private: PrivateImages) -> None:
+    assert private.decoys is not None
+    model = load_network(tiny_target("decoys", k=K))
+    photographs = dataclasses.replace(private, true_identity=None)
+    found = {one.name: one for one in real_people(model, photographs, None)}
+    assert found["false_accepts/strangers"].note == "not measured: no images of strangers; pass --public-dataset"
+    assert found["attribute_accuracy"].note.startswith("not measured: no column says an attribute of these people")
+    decoys = dataclasses.replace(private.decoys, strata="sex", base_rate=0.6)
+    shared = {one.name: one for one in real_people(model, dataclasses.replace(photographs, decoys=decoys), None)}
+    assert shared["attribute_accuracy[sex]"].value == 1
+    assert "base rate 60%" in shared["attribute_accuracy[sex]"].note
 
 
 def test_what_does_not_know_the_decoys_is_refused(dealt: Path, private: PrivateImages, tmp_path: Path) -> None:

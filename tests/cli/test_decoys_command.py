@@ -161,6 +161,8 @@ def test_files_of_two_kinds_take_one_path(tmp_path: Path, caplog: pytest.LogCapt
     formats = {Image.open(io.BytesIO(one["bytes"])).format for one in merged.train.cast_column(
         "image", ImageFeature(decode=False))["image"]}  # fmt: skip
     assert formats == {"PNG"}
+    about = json.loads((tmp_path / "out" / "decoys.json").read_text())
+    assert (about["strata"], about["base_rate"]) == ("group", 0.5)
     secret = read_assignment(tmp_path / "out")
     of_class = {
         names[identity % 2]: names[1 - identity % 2]
