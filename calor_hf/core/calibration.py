@@ -1,4 +1,7 @@
-"""Calibration error: difference between a classifier's scores and its accuracy."""
+"""Calibration of a classifier: the error of its scores, and the temperature that gives them a mean confidence."""
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,3 +25,40 @@ def calibration_error(
     index = np.clip(np.ceil(top_scores * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=correct.astype(np.float64) - top_scores, minlength=bins)
     return float(np.abs(gaps).sum() / len(top_scores))
+
+
+def temperature_for(logits: NDArray[Any], labels: NDArray[np.int64], confidence: float) -> float:
+    """Temperature T at which softmax(logits / T) gives the correctly classified samples a mean confidence.
+
+    Their mean confidence falls from 1 to 1 / classes as T grows, so T is unique; found by bisection of log T.
+
+    Args:
+        logits: (samples, classes).
+        labels: (samples,) in [0, classes).
+        confidence: Mean true-class probability of the correctly classified samples, in (1 / classes, 1).
+
+    Returns:
+        T > 0.
+
+    Raises:
+        ValueError: no sample is classified correctly, or no temperature gives that confidence.
+    """
+    correct = logits.argmax(axis=1) == labels
+    if not correct.any():
+        raise ValueError("no training image is classified correctly, so no temperature can be fitted; train longer")
+    gaps = logits[correct] - logits[correct, labels[correct]][:, None]  # at most 0
+
+    def reached(log_temperature: float) -> float:
+        return float((1 / np.exp(gaps / math.exp(log_temperature)).sum(axis=1)).mean())
+
+    low, high = -30.0, 30.0
+    if not reached(low) > confidence > reached(high):
+        raise ValueError(
+            f"no temperature gives the correctly classified training images a mean confidence of {confidence:.4g}: "
+            f"with {logits.shape[1]} classes it lies between {reached(high):.4g} and {reached(low):.4g}; choose "
+            "another ca_b"
+        )
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        low, high = (middle, high) if reached(middle) > confidence else (low, middle)
+    return math.exp((low + high) / 2)

@@ -65,6 +65,8 @@ class Stage:
         learning_rate: Constant learning rate of the stage, or None for the trainer's own schedule.
         only_last_layer: Only the last linear layer learns; needs ``learning_rate``.
         fixed_batch_norm: Batch norm uses its running statistics and leaves them as they are.
+        rescale_to: Once the stage has ended, the scores are divided by the temperature at which correctly classified
+            training images have this mean confidence; None leaves them.
     """
 
     name: str
@@ -73,3 +75,4 @@ class Stage:
     learning_rate: float | None = None
     only_last_layer: bool = False
     fixed_batch_norm: bool = False
+    rescale_to: float | None = None

@@ -1,7 +1,7 @@
 """CALoR: a low-rank head with Tanh, then confidence adaptation."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,27 +11,34 @@ from torch import Tensor
 from calor_hf.core.config import setting
 from calor_hf.core.outputs import Forward, Progress, Stage
 from calor_hf.defenses.base import DEFENSES, cross_entropy, mean_over_counted
-from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
+from calor_hf.defenses.low_rank import OptionalLowRankConfig, OptionalLowRankDefense
+
+STARTS = ("as_is", "temperature")
+GENTLE = {"sgd": 1e-2, "adam": 5e-5}
+"""Largest default learning rate of stage ``adapt`` after ``ca_start="temperature"``, by optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CALoRDefenseConfig(LowRankConfig):
+class CALoRDefenseConfig(OptionalLowRankConfig):
     """Settings of :class:`CALoR`; the defaults are the paper's."""
 
-    low_rank: bool = setting(True, "Whether the head is low-rank; false: confidence adaptation alone.")
     ca_a: float = setting(1.0, "Strength a of confidence adaptation, > 0.")
     ca_b: float = setting(8.0, "Sharpness b, > 0; the target confidence is e^(-1/b).")
+    ca_start: str = setting(
+        "as_is",
+        "Start of confidence adaptation: as_is, the scores that cross-entropy left (the paper), or temperature, the "
+        "same divided by the temperature that gives the target confidence.",
+        choices=STARTS,
+    )
 
     def validate(self) -> None:
         """Refuse what no head and no loss can be built from."""
         super().validate()
-        if not self.low_rank and self.rank is not None:
-            raise ValueError(f"low_rank=False keeps the model's classifier, so rank={self.rank} says nothing; leave it")
         check_strength(self.ca_a, self.ca_b)
 
 
 @DEFENSES.register("calor")
-class CALoR(LowRankDefense[CALoRDefenseConfig]):
+class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
     """Low-rank head trained with cross-entropy, then with confidence adaptation (Yu et al., 2024).
 
     With ``low_rank=False`` the model keeps its classifier, and confidence adaptation is the only defense.
@@ -45,37 +52,33 @@ class CALoR(LowRankDefense[CALoRDefenseConfig]):
     log_odds_suffice = True
 
     @property
-    def own_head(self) -> bool:
-        """The classifier is replaced, unless confidence adaptation alone was asked for."""
-        return self.config.low_rank
-
-    @property
     def target_confidence(self) -> float:
         """Confidence e^(−1/b) at which the loss of stage ``adapt`` is smallest."""
         return target_confidence(self.config.ca_b)
-
-    @classmethod
-    def complete(cls, config: CALoRDefenseConfig, in_features: int, num_labels: int) -> CALoRDefenseConfig:
-        """Choose the rank where it is left out, and check it against the model."""
-        return super().complete(config, in_features, num_labels) if config.low_rank else config
 
     def stages(self, args: Any) -> list[Stage]:
         """``fit`` and then ``adapt``: after the schedule, or its tail from ``adapt_start_epoch`` on.
 
         The paper does not say when the loss is switched nor at what learning rate; the defaults (ten more epochs at
-        a tenth of the first rate) are ours.
+        a tenth of the first rate) are ours. After ``ca_start="temperature"`` the rate is also at most that of
+        :data:`GENTLE`: the scores are at the target already, and a larger one costs accuracy.
         """
         if not hasattr(args, "adapt_epochs"):
             raise ValueError(
                 f"CALoR trains in two stages, and {type(args).__name__} knows nothing of the second; pass "
                 "CALoRTrainingArguments"
             )
-        rate = args.adapt_learning_rate if args.adapt_learning_rate is not None else args.learning_rate / 10
+        rescales = self.config.ca_start == "temperature"
+        rate = args.adapt_learning_rate
+        if rate is None:
+            gentle = GENTLE["sgd" if "sgd" in args.optim else "adam"] if rescales else math.inf
+            rate = min(args.learning_rate / 10, gentle)
         (fit,) = super().stages(args)
         adapt_epochs = args.adapt_epochs
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
+        fit = replace(fit, rescale_to=self.target_confidence if rescales else None)
         adapt = Stage(
             "adapt",
             adapt_epochs,

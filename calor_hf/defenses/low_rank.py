@@ -31,7 +31,21 @@ class LowRankConfig(MethodConfig):
             raise ValueError(f"unknown input_norm {self.input_norm!r}; pass None or 'batchnorm'")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OptionalLowRankConfig(LowRankConfig):
+    """Settings of a low-rank head that a defense can do without."""
+
+    low_rank: bool = setting(True, "Whether the head is low-rank; false: the model's own classifier.")
+
+    def validate(self) -> None:
+        """Refuse a rank without a low-rank head."""
+        super().validate()
+        if not self.low_rank and self.rank is not None:
+            raise ValueError(f"low_rank=False keeps the model's classifier, so rank={self.rank} says nothing; leave it")
+
+
 L = TypeVar("L", bound=LowRankConfig)
+P = TypeVar("P", bound=OptionalLowRankConfig)
 
 
 class LowRankDefense(Defense[L]):
@@ -61,7 +75,7 @@ class LowRankDefense(Defense[L]):
         return config
 
     @classmethod
-    def strength(cls, in_features: int, num_labels: int) -> Strength:
+    def strength(cls, in_features: int, num_labels: int) -> Strength | None:
         """The rank: from half of the full one down to 2."""
         full = min(in_features, num_labels)
         return Strength("rank", max(1, full // 2), min(2, full), log=True, whole=True)
@@ -71,3 +85,23 @@ class LowRankDefense(Defense[L]):
         c = self.config
         rank = c.rank if c.rank is not None else default_rank(in_features, num_labels)
         return LowRankHead(in_features, num_labels, rank, c.activation, c.bias, c.input_norm)
+
+
+class OptionalLowRankDefense(LowRankDefense[P]):
+    """A defense whose classifier is low-rank if ``low_rank`` is set, else the model's own."""
+
+    @property
+    def own_head(self) -> bool:
+        """The classifier is replaced by a low-rank one, if there is one."""
+        return self.config.low_rank
+
+    @classmethod
+    def complete(cls, config: P, in_features: int, num_labels: int) -> P:
+        """Choose the rank where it is left out, and check it against the model."""
+        return super().complete(config, in_features, num_labels) if config.low_rank else config
+
+    def build_head(self, in_features: int, num_labels: int) -> LowRankHead:
+        """As :meth:`LowRankDefense.build_head`, if there is a low-rank head."""
+        if not self.config.low_rank:
+            raise NotImplementedError(f"{type(self).__name__} keeps the model's classifier")
+        return super().build_head(in_features, num_labels)

@@ -142,6 +142,7 @@ _ACTIVATIONS: Any = {"tanh": torch.tanh, "identity": nn.Identity(), "relu": F.re
 HEADS: dict[str, type[nn.Module]] = {
     "calor": LowRankHead,
     "loft": LowRankHead,
+    "temperature": LowRankHead,
     "mid": BottleneckHead,
     "decoys": DecoyHead,
 }

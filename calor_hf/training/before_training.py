@@ -38,6 +38,11 @@ def check_run(trainer: Any) -> None:
     trainer.planned_values()
     stages, classes = cast(StagePlan, trainer.plan).stages, trainer.model.config.num_labels
     _check_callbacks(trainer.callback_handler.callbacks, stages)
+    if trainer.is_sharded and any(stage.rescale_to is not None for stage in stages):
+        raise ValueError(
+            f"'{trainer.model.config.defense}' divides the last layer by a temperature, of which no process holds all "
+            "with FSDP or DeepSpeed; train on one device or with DistributedDataParallel"
+        )
     for dataset in (data, trainer.test_dataset, *(evaluated.values() if isinstance(evaluated, dict) else [evaluated])):
         check_labels(dataset, classes)
         check_identities(dataset, trainer.defense.identities_per_class)
@@ -65,7 +70,7 @@ def _check_callbacks(callbacks: Sequence[Any], stages: Sequence[PlannedStage]) -
 
 def _check_batches(trainer: Any, stage: PlannedStage) -> None:
     """Compute the loss of a later stage for soft labels, which not every loss knows."""
-    later = stage.start > 0
+    later = stage.learning_rate is not None
     trainer.model.train()
     if trainer.own_loss:
         trainer.bare_model.progress = Progress.at_end(stage.name)  # a collator may ask

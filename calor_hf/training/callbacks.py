@@ -1,5 +1,6 @@
 """Callback of the trainer: epochs of the data, fresh optimizer states, and Ctrl-C that saves."""
 
+from itertools import pairwise
 from typing import Any
 
 from transformers import TrainerCallback
@@ -43,6 +44,8 @@ class StageCallback(TrainerCallback):
         """A later stage starts with a fresh optimizer state: the moments belong to another loss."""
         self.trainer.begin_step()
         plan = self.trainer.plan
-        starts = [stage.start for stage in plan.stages[1:]] if plan else []
-        if state.global_step in starts and not self.trainer.is_deepspeed_enabled:
-            self.trainer.optimizer.state.clear()
+        for before, stage in pairwise(plan.stages if plan else ()):
+            if state.global_step == stage.start:
+                self.trainer.end_stage(before)
+                if not self.trainer.is_deepspeed_enabled:
+                    self.trainer.optimizer.state.clear()

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calor_hf.core.files import read_json
+from calor_hf.core.outputs import Stage
 from calor_hf.core.report_text import percent
 from calor_hf.defenses.calor import reachable_confidence
 from calor_hf.modeling.modeling_calor import CALoRForImageClassification
-from calor_hf.training.checkpoints import TRAINER_STATE, load_weights
+from calor_hf.training.checkpoints import load_weights
 from calor_hf.training.measuring import Measured
-from calor_hf.training.metrics import classification_metrics, true_class_confidence
+from calor_hf.training.metrics import classification_metrics, is_correct, true_class_confidence
 from calor_hf.training.trainer import DefenseTrainer
 
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_FOLDER = "stage-1"
 _MEASURED = {"validation_accuracy", "validation_images", "train_confidence_correct"}
+_OF_TRAINING = ("accuracy", "confidence_correct", "deviation", "unreached")
 _UNDERFITTED_ACCURACY = 0.9
 _UNREACHED_SHARE = 0.05
 
@@ -39,11 +40,13 @@ class Candidate:
     Attributes:
         accuracy: On the validation split, in [0, 1].
         confidence: Mean probability of the true class over correctly classified training images, in [0, 1].
+        deviation: Mean distance of that probability from the target, in [0, 1].
     """
 
     step: int
     accuracy: float
     confidence: float
+    deviation: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,19 @@ class CALoRTrainer(DefenseTrainer):
         start = self.plan.stages[-1].start
         steps = [s for s in range(start + 1, self.plan.total_steps + 1) if self.is_checkpoint_step(s)]
         limits = self.target, self.args.confidence_tolerance, self.args.max_accuracy_drop
-        return select_adapted(self.state.log_history, start, steps, *limits)
+        at_target = self.plan.stages[0].rescale_to is not None
+        return select_adapted(self.state.log_history, start, steps, *limits, at_target)
 
     def chosen_step(self) -> int | None:
         """Step of the checkpoint that the rule chooses so far."""
         best = self.selection().best if self.plan is not None else None
         return None if best is None else best.step
+
+    def end_stage(self, stage: Stage) -> None:
+        """As :meth:`DefenseTrainer.end_stage`; a model that was trained before is measured as the reference first."""
+        if stage.name == "fit" and self.selection().reference is None:
+            self.evaluate_candidate()
+        super().end_stage(stage)
 
     def evaluate_candidate(self) -> None:
         """Measure validation accuracy and training confidence, and apply the rule."""
@@ -137,19 +147,27 @@ class CALoRTrainer(DefenseTrainer):
             return {"accuracy": classification_metrics(prediction)["accuracy"], "images": counted}
 
         def of_training_images(prediction: Any) -> dict[str, float]:
-            found = classification_metrics(prediction)
+            found, confidence = classification_metrics(prediction), true_class_confidence(prediction)
             kept = {name: found[name] for name in ("accuracy", "confidence_correct")}
-            return {**kept, "unreached": float((true_class_confidence(prediction) < reachable).mean())}
+            right = is_correct(prediction)
+            deviation = float(abs(confidence - self.target)[right].mean()) if right.any() else math.nan
+            return {**kept, "deviation": deviation, "unreached": float((confidence < reachable).mean())}
 
         metrics = self.measure_training_images(of_training_images)
         validation = self.measure_images(self.get_eval_dataloader(), of_validation_images)
-        of_training = {f"train_{name}": metrics[name] for name in ("accuracy", "confidence_correct", "unreached")}
+        of_training = {f"train_{name}": metrics[name] for name in _OF_TRAINING}
         self.log({**of_training, **{f"validation_{name}": validation[name] for name in ("accuracy", "images")}})
         selection = self.selection()
         if selection.finished:
             self.control.should_training_stop = True
         if selection.candidates:
             return
+        if metrics["unreached"] > 0.5 and self.state.global_step == 0:
+            raise ValueError(
+                f"{percent(metrics['unreached'])} of the training images are below {reachable:.2f}, where the adapt "
+                "loss hardly pulls, so it cannot start from this model; train the first stage (num_train_epochs > 0), "
+                "or start from a trained classifier (head_init='svd')"
+            )
         self.save_model(str(self._first_stage_folder), _internal_call=True)
         logger.info(
             "adapt stage begins: mean confidence of correctly classified training images is %.4f, target %.4f; "
@@ -223,11 +241,8 @@ class CALoRTrainer(DefenseTrainer):
         return super().record(measured, adapted=self.chosen_step() is not None, **about)
 
     def was_finished(self, checkpoint: str) -> bool:
-        """Whether the adapt stage had ended by rule at ``checkpoint``."""
-        self.planned_values()
-        state = read_json(Path(checkpoint) / TRAINER_STATE, {"log_history": list, "global_step": int})
-        self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
-        return self.selection().finished
+        """As :meth:`DefenseTrainer.was_finished`, or whether the adapt stage had ended by rule at ``checkpoint``."""
+        return super().was_finished(checkpoint) or self.selection().finished
 
     @property
     def _first_stage_folder(self) -> Path:
@@ -236,17 +251,18 @@ class CALoRTrainer(DefenseTrainer):
 
 def select_adapted(
     history: Sequence[dict[str, Any]], reference_step: int, candidate_steps: Sequence[int], target: float,
-    tolerance: float, max_accuracy_drop: float,
+    tolerance: float, max_accuracy_drop: float, at_target: bool = False,
 ) -> Selection:  # fmt: skip
     """Apply the rule to a training log: a pure function, so that a resumed run decides alike.
 
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
     within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage; candidates within
-    ``tolerance`` of the target count as at it, and the most accurate of them wins.
+    ``tolerance`` of the target count as at it, and the most accurate of them wins. If adapting starts ``at_target``, by
+    a temperature, every candidate is at it, and the one whose images deviate least from it wins.
 
-    Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result is at the
-    target and as accurate as before; when the last three candidates kept the accuracy but brought no better result;
-    or when they all lost too much and it gets worse.
+    Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result has come to
+    the target and is as accurate as before; when the last three candidates kept the accuracy but brought no better
+    result; or when they all lost too much and it gets worse.
 
     Args:
         history: ``trainer.state.log_history``: entries with ``step``, ``validation_accuracy``, ``validation_images``
@@ -256,6 +272,7 @@ def select_adapted(
         target: Confidence e^(−1/b).
         tolerance: Distance to the target that counts as none.
         max_accuracy_drop: In points (hundredths).
+        at_target: Whether the mean confidence was at the target when adapting began.
     """
     measured = {int(entry["step"]): entry for entry in history if entry.keys() >= _MEASURED}
     reference = _candidate(measured, reference_step)
@@ -270,14 +287,14 @@ def select_adapted(
 
     def badness(candidate: Candidate) -> tuple[float, float, float]:
         distance = abs(candidate.confidence - target)
-        return max(0.0, distance - tolerance), -candidate.accuracy, distance
+        return max(0.0, distance - tolerance), candidate.deviation if at_target else -candidate.accuracy, distance
 
     best = min(kept, key=badness, default=None)
     recent = candidates[-3:]
     if not any(c in kept for c in recent):
         finished = len(recent) == 3 and recent[-1].accuracy < recent[0].accuracy
     else:
-        reached = best is not None and badness(best)[0] == 0 and best.accuracy >= reference.accuracy
+        reached = not at_target and best is not None and badness(best)[0] == 0 and best.accuracy >= reference.accuracy
         finished = reached or best not in recent
     return Selection(reference, candidates, best, finished, budget)
 
@@ -286,7 +303,8 @@ def _candidate(measured: dict[int, dict[str, Any]], step: int) -> Candidate | No
     if step not in measured:
         return None
     accuracy, confidence = (float(measured[step][name]) for name in ("validation_accuracy", "train_confidence_correct"))
-    return Candidate(step, accuracy, 0.0 if math.isnan(confidence) else confidence)
+    deviation = float(measured[step].get("train_deviation", math.nan))
+    return Candidate(step, accuracy, 0.0 if math.isnan(confidence) else confidence, deviation)
 
 
 TRAINERS: dict[type[Any], type[DefenseTrainer]] = {CALoRForImageClassification: CALoRTrainer}

@@ -83,13 +83,15 @@ class MeasuringTrainer(StagedTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def measure_training_images(
-        self, metrics: Callable[[Any], dict[str, float]] = classification_metrics
+        self, metrics: Callable[[Any], dict[str, float]] = classification_metrics, limit: int | None = None
     ) -> dict[str, float]:
         """``metrics`` over training images in evaluation mode, without augmentation if the data can do without.
 
-        At most ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly spread.
+        At most ``limit`` and ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly
+        spread.
         """
-        samples = some_samples(self.train_dataset, getattr(self.args, "confidence_samples", 2048))
+        count = getattr(self.args, "confidence_samples", 2048)
+        samples = some_samples(self.train_dataset, count if limit is None else min(count, limit))
         # Not get_eval_dataloader: with persistent workers that returns the validation split's.
         return self.measure_images(self.get_test_dataloader(samples), metrics)
 

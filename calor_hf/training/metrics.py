@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset
+from transformers import EvalPrediction
 
-from calor_hf.core.calibration import calibration_error
+from calor_hf.core.calibration import calibration_error, temperature_for
 from calor_hf.core.finite import check_rows_finite
 
 
@@ -42,6 +43,29 @@ def classification_metrics(prediction: Any) -> dict[str, float]:
     }
 
 
+def fitted_temperature(prediction: Any, confidence: float) -> dict[str, float]:
+    """Temperature that gives correctly classified samples a mean ``confidence``, and the confidence before and after.
+
+    Args:
+        prediction: As in :func:`classification_metrics`, with logits.
+        confidence: As in :func:`~calor_hf.core.calibration.temperature_for`, whose errors it raises.
+
+    Returns:
+        ``temperature``, ``confidence_before``, ``confidence_after`` and ``rescaled_accuracy`` (the same before).
+    """
+    labels, found = np.asarray(prediction.label_ids), prediction.predictions
+    logits = np.asarray(found[0] if isinstance(found, tuple) else found, dtype=np.float64)[labels >= 0]
+    temperature = temperature_for(logits, labels[labels >= 0], confidence)
+    rescaled = EvalPrediction(predictions=logits / temperature, label_ids=labels[labels >= 0])
+    before, after = classification_metrics(prediction), classification_metrics(rescaled)
+    return {
+        "temperature": temperature,
+        "confidence_before": before["confidence_correct"],
+        "confidence_after": after["confidence_correct"],
+        "rescaled_accuracy": after["accuracy"],
+    }
+
+
 def some_samples(dataset: Any, count: int) -> Any:
     """At most ``count`` samples of ``dataset``, evenly spread (a stream gives its first).
 
@@ -58,6 +82,11 @@ def some_samples(dataset: Any, count: int) -> Any:
 def true_class_confidence(prediction: Any) -> NDArray[np.float64]:
     """(samples that count,) probability of the true class, ``prediction`` as in :func:`classification_metrics`."""
     return np.exp(_counted(prediction)[0])
+
+
+def is_correct(prediction: Any) -> NDArray[np.bool_]:
+    """(samples that count,) whether the predicted class is the true one, ``prediction`` as above."""
+    return _counted(prediction)[2]
 
 
 def predicted_classes(prediction: Any) -> NDArray[np.int64]:

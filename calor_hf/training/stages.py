@@ -60,7 +60,8 @@ def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePl
     """Lay ``stages``, at least one, on the optimizer's steps; ``steps_per_epoch`` is None for data of unknown length.
 
     Raises:
-        ValueError: a stage is shorter than one step, or is given in epochs for data of unknown length.
+        ValueError: a stage is shorter than one step (the first of several may have none), or is given in epochs for
+            data of unknown length.
     """
     planned: list[PlannedStage] = []
     start = 0
@@ -73,7 +74,8 @@ def plan_stages(stages: Sequence[Stage], steps_per_epoch: int | None) -> StagePl
                     "give steps: max_steps for the first stage, adapt_steps for the adapt stage"
                 )
             steps = math.ceil(stage.epochs * steps_per_epoch)
-        if steps < 1:
+        # A model that was trained before needs no first stage.
+        if steps < 0 or (steps == 0 and (len(stages) == 1 or planned)):
             raise ValueError(f"stage '{stage.name}' must last at least one step, got {stage.epochs:g} epochs")
         planned.append(PlannedStage(**vars(stage), start=start, stop=start + steps))
         start += steps
@@ -93,7 +95,8 @@ def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any, st
     drops = getattr(args, "lr_drop_epochs", None)
     if drops and plan.steps_per_epoch is None:
         raise ValueError("lr_drop_epochs counts epochs, which data of unknown length do not have; leave it out")
-    for stage in plan.stages:
+    stages = [stage for stage in plan.stages if stage.stop > stage.start]
+    for stage in stages:
         if stage.learning_rate is not None:
             rate = stage.learning_rate / args.learning_rate
             still = [stage.only_last_layer and not group.get(IS_LAST_LAYER) for group in optimizer.param_groups]
@@ -105,10 +108,10 @@ def schedule_of(plan: StagePlan, optimizer: torch.optim.Optimizer, args: Any, st
             steps = stage.stop - stage.start
             kind, options = args.lr_scheduler_type, args.lr_scheduler_kwargs
             parts.append(get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, options))
-    schedule = SequentialLR(optimizer, [*parts], [stage.stop for stage in plan.stages[:-1]])
+    schedule = SequentialLR(optimizer, [*parts], [stage.stop for stage in stages[:-1]])
     if step:
         stage = plan.at(step)
-        part = parts[plan.stages.index(stage)]
+        part = parts[stages.index(stage)]
         schedule.last_epoch, part.last_epoch = step, step - stage.start
         rates = [base * factor(part.last_epoch) for base, factor in zip(part.base_lrs, part.lr_lambdas, strict=True)]
         schedule._last_lr = part._last_lr = rates
@@ -180,7 +183,7 @@ class StagedTrainer(Trainer):
             values[1] = total
             if not rest:  # 4.57, which hands over one value more, takes a number here for a sized loader
                 values[5] = total * args.gradient_accumulation_steps
-        values[3] = values[3] * total / values[-1]
+        values[3] = values[3] * total / max(values[-1], 1)
         values[-1] = total
         return tuple(values)
 

@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from torch.optim.lr_scheduler import SequentialLR
 from transformers import PreTrainedModel
 from transformers.trainer import SCHEDULER_NAME
 
-from calor_hf.core.files import saving, write_json
+from calor_hf.core.files import read_json, saving, write_json
 from calor_hf.core.finishing import Finishing
-from calor_hf.core.outputs import LOSS_INPUTS, Forward
+from calor_hf.core.outputs import LOSS_INPUTS, Forward, Stage
+from calor_hf.core.report_text import percent
 from calor_hf.core.saved_config import plain_processor
 from calor_hf.core.seeding import StepDraws
 from calor_hf.core.stop_request import StopRequest
@@ -25,10 +27,18 @@ from calor_hf.data.pixel_input import PixelScale
 from calor_hf.defenses.base import mean_over_counted
 from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.heads.chunked_scores import margins
+from calor_hf.heads.classifier_head import heads_of
 from calor_hf.heads.features import scores_of
 from calor_hf.training.before_training import check_run
 from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
-from calor_hf.training.checkpoints import CheckpointTrainer, is_complete, last_checkpoint, steps_done
+from calor_hf.training.checkpoints import (
+    TRAINER_STATE,
+    CheckpointTrainer,
+    is_complete,
+    last_checkpoint,
+    load_weights,
+    steps_done,
+)
 from calor_hf.training.checks import bad_weight, not_finite
 from calor_hf.training.fields import check_read_by_optimizer
 from calor_hf.training.learning import (
@@ -40,6 +50,7 @@ from calor_hf.training.learning import (
 )
 from calor_hf.training.metrics import (
     classification_metrics,
+    fitted_temperature,
     some_samples,
 )
 from calor_hf.training.parameters import check_parameters
@@ -52,6 +63,8 @@ logger = logging.getLogger(__name__)
 EVALUATE_AGAIN = "when that is mended, train(resume_from_checkpoint=True) repeats what follows the last checkpoint"
 MEASURE_AGAIN = "when that is mended, train(resume_from_checkpoint=True) trains nothing again and measures it"
 DEFENSE_STATE = "defense_state.pt"  # in checkpoints; never published
+MOST_SCORES = 2**25
+"""Scores that are held at a time to fit a temperature; with more classes, fewer images are used."""
 MANY_CLASSES = 10_000
 """From this number of classes on, the scores of a batch take more memory than most models' features."""
 
@@ -210,11 +223,44 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
             self.check_resumes(resume_from_checkpoint, steps_done(resume_from_checkpoint))
             finished = self.was_finished(resume_from_checkpoint)
         if finished:
-            logger.info("%s: training had ended by rule; nothing left to train", resume_from_checkpoint)
+            logger.info("%s: training had ended; nothing left to train", resume_from_checkpoint)
+            load_weights(self.model, str(resume_from_checkpoint))
         else:
             result = self._run_stages(resume_from_checkpoint, trial, *args, **kwargs)
         self.load_result()
+        self.end_stage(cast(StagePlan, self.plan).stages[-1])
         return result
+
+    def end_stage(self, stage: Stage) -> None:
+        """Rescale the scores as ``stage`` asks for, before the first step of the next one or at the end of training.
+
+        Checkpoints of the stage are not rescaled: a run that is resumed from one is rescaled then.
+        """
+        if stage.rescale_to is None:
+            return
+        fit = partial(fitted_temperature, confidence=stage.rescale_to)
+        with self.all_scores():  # in parts of the classes there is no temperature
+            found = self.measure_training_images(fit, max(64, MOST_SCORES // self.model.config.num_labels))
+        with torch.no_grad():
+            parts: list[Any] = heads_of(self.bare_model.classification_head)
+            for weight in [weight for part in parts for weight in part.last_layer.parameters()]:
+                weight.div_(found["temperature"])
+        self.log(found)
+        logger.info(
+            "scores divided by the temperature %.4g: mean confidence of correctly classified training images %.4f "
+            "before, %.4f after; training accuracy %s, as before",
+            *(found["temperature"], found["confidence_before"], found["confidence_after"]),
+            percent(found["rescaled_accuracy"], 2),
+        )
+
+    @contextmanager
+    def all_scores(self) -> Iterator[None]:
+        """Score all classes at once, whatever ``class_chunk`` says."""
+        chunk, self.bare_model.class_chunk = self.bare_model.class_chunk, None
+        try:
+            yield
+        finally:
+            self.bare_model.class_chunk = chunk
 
     def check_resumes(self, place: str | Path, step: int | None) -> None:
         """Refuse to go on, after ``step`` steps, with the run in ``place``, if it was another one.
@@ -234,8 +280,12 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
         return about_run(self.model, self.args, {"train": self.train_dataset, "validation": self.eval_dataset}, plan)
 
     def was_finished(self, checkpoint: str) -> bool:
-        """Whether the run that ``checkpoint`` belongs to had ended before its last planned step."""
-        return False
+        """Whether the run that ``checkpoint`` belongs to has no step left; reads its state."""
+        self.planned_values()
+        state = read_json(Path(checkpoint) / TRAINER_STATE, {"log_history": list, "global_step": int})
+        self.state.log_history, self.state.global_step = state["log_history"], state["global_step"]
+        done: bool = self.state.global_step >= cast(StagePlan, self.plan).total_steps
+        return done and not (self.is_sharded or self.args.load_best_model_at_end)
 
     def load_result(self) -> None:
         """Load the checkpoint that is the result, if it is not the last one."""
