@@ -273,7 +273,7 @@ class GradientAttack(Attack[C]):
         return kept if self.config.keep == "best" else variables.detach()
 
     def _identity(self, seen: AttackedTarget, images: Tensor, batch: Batch) -> Tensor:
-        config = self.config
+        config, seen.logits = self.config, None  # an objective past the head leaves none, not those of the starts
         if config.smoothing == "none" and config.samples == 1:
             return self.identity(seen, images, batch)
         copy = copier(config.smoothing, config.smoothing_sigma, batch)

@@ -1,12 +1,15 @@
-"""Attack accuracy in studies: per identity, with an interval over identities."""
+"""Attack accuracy in studies: per identity, with an interval over identities and trainings."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.report import HEADLINE, IDENTITIES, LeakageReport
-from calor_hf.metrics import mean_over_identities
+from calor_hf.metrics.statistics import pooled_interval, share_interval
 
 
 def leakage(report: LeakageReport) -> dict[str, Any]:
@@ -30,18 +33,13 @@ def leakage(report: LeakageReport) -> dict[str, Any]:
     return found
 
 
-def by_identity(results: Sequence[dict[str, Any]]) -> dict[int, float]:
-    """Return the attack accuracy per identity, the mean over trainings; arguments as :func:`pooled`."""
-    return {
-        int(label): sum(result["by_identity"][label] for result in results) / len(results)
-        for label in results[0]["by_identity"]
-    }
+def by_identity(results: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Return the attack accuracy per identity, (trainings, identities); arguments as :func:`pooled`."""
+    return np.array([[result["by_identity"][label] for label in results[0]["by_identity"]] for result in results])
 
 
 def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
-    """Return the attack accuracy of one attack over several trainings, with its 95 % interval.
-
-    The accuracy of an identity is the mean over the trainings; the interval is over identities.
+    """Return the attack accuracy of one attack over several trainings, with its 95 % interval over identities and them.
 
     Args:
         results: One entry of :func:`leakage` per training.
@@ -49,11 +47,10 @@ def pooled(results: Sequence[dict[str, Any]]) -> tuple[float, float, float]:
     Returns:
         Mean, lower and upper end; all three are the mean for fewer than two identities.
     """
-    identities = by_identity(results)
-    measure = mean_over_identities("", "share", "leakage", identities, sum(result["images"] for result in results))
-    if math.isnan(measure.low):
-        return measure.value, measure.value, measure.value
-    return measure.value, measure.low, measure.high
+    values = by_identity(results)
+    mean, low, high = pooled_interval(values)
+    identities = values.shape[1]
+    return (mean, *share_interval(low, high, identities)) if identities > 1 else (mean, mean, mean)
 
 
 def bars(points: Sequence[tuple[float, float, float]]) -> tuple[list[float], list[list[float]]]:

@@ -1,5 +1,6 @@
 """Attacks that know the defense: past a low-rank head, and away from trapdoors."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,12 @@ def test_mode_ranking_descends_on_the_scores_of_one_identity_for_each_image() ->
     toward_first = scores[[0, 1, 2, 3], [2, 2, 8, 8]] - scores[[0, 1, 2, 3], [3, 3, 9, 9]]
     assert toward_first[0] > toward_first[1]
     assert toward_first[2] > toward_first[3]
+
+
+def test_progress_of_mode_ranking_says_nothing_of_the_starts_it_chose_from() -> None:
+    attack: Any = tiny_attack("mode_ranking", views=0, initial_candidates=100)
+    seen: list[float] = []
+    task = {"images_per_class": 2, "callback": lambda labels, step, steps, success: seen.append(success)}
+    attack.run(tiny_target("decoys", k=2), tiny_generator("dcgan"), [1, 4], **task)
+    assert seen
+    assert all(math.isnan(one) for one in seen)

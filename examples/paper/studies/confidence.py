@@ -111,7 +111,7 @@ class Confidence(Study[ConfidenceConfig]):
                 along.plot(epochs, [100 * cell["numbers"][key] for cell in row], style, label=label)
         against.set_xlabel("mean true-class score of training images")
         against.set_ylabel("percent")
-        against.set_title("with 95 % intervals over identities")
+        against.set_title("with 95 % intervals over identities and trainings")
         along.set_xlabel("epochs trained")
         along.set_title("the same checkpoints along the training")
         for panel in (against, along):

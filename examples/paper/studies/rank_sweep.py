@@ -47,8 +47,8 @@ class RankSweep(Study[RankSweepConfig]):
     claim = "down to a point, a lower rank costs little accuracy and removes most of the leakage"
     source = "Tables 4 and 18"
     caveat = (
-        "Attack accuracy is that of the evaluation model; the interval is over identities. The paper's attack is IF "
-        "with a GAN. A head on random weights needs a higher rank than one on pre-trained features."
+        "Attack accuracy is that of the evaluation model; its interval is over identities and trainings. The paper's "
+        "attack is IF with a GAN. A head on random weights needs a higher rank than one on pre-trained features."
     )
     needs = ("evaluation_model", "prior")
     quick: ClassVar[dict[str, Any]] = {**QUICK_ATTACK, "ranks": (2, 3)}

@@ -31,12 +31,12 @@ def test_moving_average_and_its_share_of_the_first() -> None:
 
 
 def test_trainings_are_pooled_by_identity() -> None:
-    # Identity 0: 1 and 0.5, mean 0.75; identity 1: 0 and 0.25, mean 0.125; in all 0.4375, within [0.125, 0.75].
+    # In all 0.4375. One resample in 16 has the first training and identity 0 alone (1), one identity 1 alone (0).
     first = {"by_identity": {"0": 1.0, "1": 0.0}, "images": 4}
     second = {"by_identity": {"0": 0.5, "1": 0.25}, "images": 4}
     mean, low, high = pooled([first, second])
     assert mean == pytest.approx(0.4375)
-    assert (low, high) == pytest.approx((0.125, 0.75))
+    assert (low, high) == (0, 1)
     assert pooled([{"by_identity": {"3": 0.5}, "images": 2}]) == (0.5, 0.5, 0.5)  # one identity has no interval
     assert bars([(0.5, 0.25, 1.0)]) == ([50.0], [[25.0], [50.0]])
     assert with_interval(0.5, 0.25, 1.0) == "50.0 [25.0, 100.0]"
@@ -50,6 +50,8 @@ def test_adaptation_is_compared_by_identity() -> None:
 
     found = {"cells": [cell("loft", {"0": 1.0, "1": 0.5}), cell("calor", {"0": 0.5, "1": 0.0})]}
     assert Adaptation.differences(found) == {"plg": (-0.5, -0.5, -0.5)}  # each lost a half
+    found["cells"] += [cell("loft", {"0": 1.0, "1": 0.5}), cell("calor", {"0": 1.0, "1": 0.5})]  # this training nothing
+    assert Adaptation.differences(found) == {"plg": (-0.25, -0.5, 0)}
 
 
 def test_shares_above_a_threshold() -> None:
