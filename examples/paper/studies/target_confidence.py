@@ -19,7 +19,9 @@ PRETRAININGS = {"scratch": "from random weights", "public": "from public faces",
 class TargetConfidenceConfig(StepsConfig):
     """Settings of :class:`TargetConfidence`."""
 
-    defenses: tuple[str, ...] = field(default=("none", "calor"), metadata={"help": "Names separated by commas."})
+    defenses: tuple[str, ...] = field(
+        default=("none", "label_smoothing", "calor"), metadata={"help": "Names separated by commas."}
+    )
     pretrainings: tuple[str, ...] = field(
         default=("scratch", "public"),
         metadata={"help": "scratch: random weights; public: a model of public synthetic faces; given: --model."},

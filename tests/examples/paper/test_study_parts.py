@@ -14,6 +14,7 @@ from examples.paper.studies.adaptation import Adaptation
 from examples.paper.studies.autoencoder_rank import Autoencoder
 from examples.paper.studies.confidence import checkpoint_after
 from examples.paper.studies.inversion_space import shares
+from examples.paper.studies.target_confidence import TargetConfidenceConfig
 from examples.paper.studies.toy_2d import Toy2D, thinned
 from examples.paper.trace import moving_average, relative, traced
 from tests.attacks.tiny_world import tiny_generator, tiny_target
@@ -147,3 +148,9 @@ def test_the_checkpoint_of_an_epoch(tmp_path: Path) -> None:
     assert checkpoint_after(tmp_path, 2).name == "checkpoint-6"
     with pytest.raises(ValueError, match=r"no checkpoint of .* after epoch 4; it has 1, 2"):
         checkpoint_after(tmp_path, 4)
+
+
+def test_the_confidence_of_targets_is_traced_under_label_smoothing_with_both_pre_trainings() -> None:
+    config = TargetConfidenceConfig()
+    assert {"none", "label_smoothing"} <= set(config.defenses)  # the paper's Figure 8
+    assert config.pretrainings == ("scratch", "public")
