@@ -8,6 +8,7 @@ from torch import Tensor
 from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.core.report import Measure
+from calor_hf.core.report_text import percent
 from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.metrics.enrolment import enrolment
@@ -66,7 +67,8 @@ def _attribute(private: PrivateImages) -> list[Measure]:
     """What the strata of the deal disclose; of drawn faces the metric ``attributes`` measures the others."""
     decoys, people = private.decoys, len(private.label_names)
     if decoys is not None and decoys.strata:
-        note = f"all people of a class share it, so it is disclosed with certainty; base rate {decoys.base_rate:.0%}"
+        rate = percent(decoys.base_rate, 0)
+        note = f"all people of a class share it, so it is disclosed with certainty; base rate {rate}"
         return [Measure(f"attribute_accuracy[{decoys.strata}]", 1.0, "share", "leakage", 0, people, note=note)]
     if private.drawn:
         return []

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from calor_hf.core.report_text import percent
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_identities
 
 
@@ -53,7 +54,7 @@ class Attributes(Metric):
         right = guessed_right(identity, truth, labels)
 
         def mean(name: str, values: dict[int, float], rate: float) -> Measure:
-            note = f"which side of the middle, by the mean over the images of a class; base rate {100 * rate:.0f} %"
+            note = f"which side of the middle, by the mean over the images of a class; base rate {percent(rate, 0)}"
             return mean_over_identities(name, "share", "leakage", values, len(labels), note)
 
         found = [

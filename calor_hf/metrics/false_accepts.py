@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from calor_hf.core.report_text import percent
 from calor_hf.metrics.base import Measure, check_rows, mean_over_images
 
 ACCEPTED = 0.95
@@ -35,5 +36,5 @@ def false_accepts(private: Tensor, others: Tensor, people: Tensor, name: str, no
     check_rows(people, others=others)
     check_rows(torch.arange(len(private)), private=private)
     accepted = (others >= threshold(private)).double()
-    note = f"{note}; the threshold accepts {100 * ACCEPTED:.0f} % of {len(private)} test images of private people"
+    note = f"{note}; the threshold accepts {percent(ACCEPTED, 0)} of {len(private)} test images of private people"
     return mean_over_images(f"false_accepts/{name}", "share", "neither", accepted, people, note, slots=False)

@@ -167,7 +167,7 @@ def test_what_cannot_be_measured_of_other_people_says_why(private: PrivateImages
     decoys = dataclasses.replace(private.decoys, strata="sex", base_rate=0.6)
     shared = {one.name: one for one in real_people(model, dataclasses.replace(photographs, decoys=decoys), None)}
     assert shared["attribute_accuracy[sex]"].value == 1
-    assert "base rate 60%" in shared["attribute_accuracy[sex]"].note
+    assert "base rate 60 %" in shared["attribute_accuracy[sex]"].note
 
 
 def test_what_does_not_know_the_decoys_is_refused(dealt: Path, private: PrivateImages, tmp_path: Path) -> None:

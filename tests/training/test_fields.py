@@ -478,7 +478,7 @@ def test_values_that_a_trial_or_a_script_sets_are_refused_before_the_first_step(
     [
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"max_steps": 0}, "max_steps must be > 0, or -1"),
-        ({"num_train_epochs": 0}, "stage 'fit' must last at least one step"),
+        ({"num_train_epochs": 0}, "hardly pulls, so it cannot start from this model; train the first stage"),
         ({"optim": "adamw_torch", "optim_args": "momentum=0.5"}, "optim_args=momentum=0.5 has no effect on optim=adam"),
         ({"optim_target_modules": "all-linear"}, "optim_target_modules=all-linear has no effect on"),
     ],
