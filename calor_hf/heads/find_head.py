@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+_FOUND: dict[tuple[type[PreTrainedModel], str], list[str]] = {}
+
 
 def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> list[str]:
     """Module paths of the layers whose size follows ``num_labels``: the classification heads.
 
     The class is built twice without memory (on the meta device) with two numbers of labels; the modules that own
     parameters whose shapes differ are the heads. No input and no forward pass is needed, and nothing is guessed
-    from names.
+    from names. Paths are remembered by class and configuration.
 
     Args:
         model_class: Class with the classifier, e.g. ``ViTForImageClassification``.
@@ -24,6 +26,9 @@ def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> 
     Returns:
         Paths as in ``named_modules``, in order of definition; empty if the model has no such layer.
     """
+    key = model_class, config.to_json_string(use_diff=False)
+    if key in _FOUND:
+        return list(_FOUND[key])
     shapes: list[dict[str, torch.Size]] = []
     for num_labels in (7, 11):
         copied = copy.deepcopy(config)
@@ -33,7 +38,8 @@ def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> 
         shapes.append({name: parameter.shape for name, parameter in model.named_parameters()})
     first, second = shapes
     heads = [name.rpartition(".")[0] for name in first if name in second and first[name] != second[name]]
-    return list(dict.fromkeys(heads))
+    _FOUND[key] = list(dict.fromkeys(heads))
+    return list(_FOUND[key])
 
 
 def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:

@@ -161,8 +161,8 @@ def compare(options: CompareOptions) -> dict[str, Any]:
         finishing = Finishing(f"the numbers are in {options.output_dir / 'comparison.json'}", REPORT_AGAIN)
         with finishing.step("writing the table"):
             write_whole(options.output_dir / "comparison.md", (table(found) + "\n").encode())
-        with finishing.step("drawing the figure"):
-            draw_comparison(found, options.output_dir / "comparison.png")
+    with finishing.step("drawing the figure"):
+        draw_comparison(found, options.output_dir / "comparison.png")
     finishing.end()
     print(f"\n{table(found)}\n\nTable, numbers and figure: {options.output_dir / 'comparison.md'}, .json, .png")
     if failed := failures(found):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from calor_hf.attacks import ATTACKS, GradientAttack
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.targets.module_target import ModuleTarget
-from tests.attacks.tiny_world import CLASSES, SIDE, VARIANTS, ready, tiny_attack, tiny_generator, tiny_target
+from tests.attacks.tiny_world import CLASSES, SIDE, STEPS, VARIANTS, ready, tiny_attack, tiny_generator, tiny_target
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ class Breaking(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("good", "message"), [(0, "ordinary image"), (5, "attacking class 1"), (21, "attacking class 1")]
+    ("good", "message"), [(0, "ordinary image"), (5, "attacking class 1"), (STEPS + 1, "attacking class 1")]
 )
 def test_a_target_that_returns_nan(good: int, message: str) -> None:
     target = ModuleTarget(Breaking(good), CLASSES, SIDE)

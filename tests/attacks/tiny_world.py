@@ -1,5 +1,6 @@
 """A target, generators of every kind and attacks with a tiny budget: 16 pixels, five classes."""
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
 from tests.tiny_models import tiny_base
 
-SIDE, CLASSES, STEPS = 16, 5, 20
+SIDE, CLASSES, STEPS = 16, 5, 8
 
 PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in GENERATORS.names()},  # smaller, or trained otherwise:
@@ -98,12 +99,20 @@ def fits(variant: str, prior: str) -> bool:
     return True
 
 
-def tiny_target(defense: str | None = None, dtype: torch.dtype = torch.float64, **settings: Any) -> HFTarget:
-    """A random ResNet of five classes, defended or not."""
-    torch.manual_seed(3)
+@cache
+def _built_target(defense: str | None, dtype: torch.dtype, settings: tuple[tuple[str, Any], ...]) -> HFTarget:
     base = tiny_base("resnet", CLASSES)
-    model = base if defense is None else defend(base, defense, **settings)
+    model = base if defense is None else defend(base, defense, **dict(settings))
     return HFTarget(model.to(dtype), image_size=SIDE)
+
+
+def tiny_target(defense: str | None = None, dtype: torch.dtype = torch.float64, **settings: Any) -> HFTarget:
+    """A random ResNet of five classes, defended or not; a copy of one that is built once."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        built = _built_target(defense, dtype, tuple(settings.items()))
+    torch.manual_seed(3)  # what a test draws next does not depend on who built the target
+    return copy.deepcopy(built)
 
 
 def tiny_generator(kind: str, dtype: torch.dtype = torch.float64) -> Generator[Any]:

@@ -298,6 +298,7 @@ def test_an_output_folder_among_the_images_is_refused(faces: str, capsys: pytest
     assert "is in the data folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_reaches_the_loading_processes_too(faces: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["--dataset", faces, "--output-dir", str(out), "--num-workers", "1"]

@@ -36,6 +36,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("whole_run")
 def test_default_run_saves_all_that_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "out"
     assert main([*SMALL, "--output-dir", str(folder), "--report-to", "tensorboard"]) == 0

@@ -3,14 +3,14 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from calor_hf.core.files import write_whole
+from calor_hf.core.processes import process_state
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.core.seeding import Key, RowDraws, named_rng
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
@@ -100,17 +100,13 @@ def test_parts_join_in_the_order_of_classes() -> None:
         Reconstruction.join([])
 
 
-def processes(**environment: str) -> str:
-    code = "from calor_hf.core.processes import process_state as s; x = s(); print(x.num_processes, x.device.type)"
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE", "RANK", "WORLD"))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**known, **environment}, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
-def test_a_process_alone_is_one() -> None:
-    assert processes(ACCELERATE_USE_CPU="true") == "1 cpu"
+def test_a_process_alone_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # as in a new process
+    state = process_state()
+    assert (state.num_processes, state.device.type) == (1, "cpu")
 
 
 def test_wide_draws_are_made_few_at_a_time_and_are_the_same_numbers() -> None:

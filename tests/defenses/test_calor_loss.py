@@ -67,8 +67,8 @@ def test_float32_agrees_with_float64_over_100_000_random_cases() -> None:
     rows, cases, worst = 125, 0, {"value": 0.0, "gradient": 0.0}
     smallest_rest, sizes = 1.0, set()
     for batch in range(800):
-        # Half of the batches have few classes: that is where single cases are extreme.
-        classes = int(torch.randint(2, 2001 if batch % 2 else 40, ())) if batch > 3 else (2, 2000)[batch % 2]
+        # Most batches have few classes: that is where single cases are extreme.
+        classes = int(torch.randint(2, 2001 if batch % 8 == 1 else 40, ())) if batch > 3 else (2, 2000)[batch % 2]
         logits, labels = random_rows(rows, classes, batch // 2 % 3)
         a, b = float(torch.empty(()).uniform_(0.1, 4)), float(torch.empty(()).uniform_(0.5, 16))
         loss, gradient = value_and_gradient(logits, labels, a, b)

@@ -56,7 +56,7 @@ def split(kind: str, folder: Path, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_sgd(tmp_path: Path, kind: str, server: Server) -> None:
     common = {"optim": "sgd", "learning_rate": 0.05}
     one, alone = finished(server, split(kind, tmp_path / "one", **common))
