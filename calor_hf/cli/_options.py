@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from calor_hf.core.own_errors import TRACEBACK_HELP
+from calor_hf.core.suggestion import did_you_mean
 
 T = TypeVar("T")
 
@@ -98,5 +99,6 @@ def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[
     rest = [one.name for one in dataclasses.fields(kind) if "rest" in one.metadata]  # type: ignore[arg-type]
     options, unknown = parser.parse_known_args(dashed(argv))
     if unknown and not rest:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        hint = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
     return kind(**vars(options), **dict.fromkeys(rest, unknown))

@@ -1,7 +1,6 @@
 """`calor-hf list`: registered methods and their settings."""
 
 import dataclasses
-import difflib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from calor_hf.attacks import ATTACKS
 from calor_hf.cli._command import Command
 from calor_hf.core.config import setting
 from calor_hf.core.registry import Registry
+from calor_hf.core.suggestion import did_you_mean
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
@@ -41,8 +41,7 @@ def show(options: ListOptions) -> None:
     found = [(kind, registry.get(name)) for kind, registry in KINDS.items() if name in registry.names()]
     if not found:
         known_names = sorted({known for registry in KINDS.values() for known in registry.names()})
-        near = difflib.get_close_matches(name, known_names, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(name, known_names)
         raise ValueError(f"unknown name '{name}'.{hint} Known: {', '.join(known_names)}")
     for kind, method in found:
         print(f"{name} ({kind}): {inspect.getdoc(method)}\n\nsettings:")

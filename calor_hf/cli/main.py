@@ -1,6 +1,5 @@
 """The `calor-hf` command; a sub-command's module is imported when it is called."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from collections.abc import Sequence
 from calor_hf._version import __version__
 from calor_hf.cli._command import run_command
 from calor_hf.core.own_errors import TRACEBACK_HELP
+from calor_hf.core.suggestion import did_you_mean
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = did_you_mean(name, COMMANDS)
         print(f"calor-hf: unknown command '{name}'.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     loaded = []

@@ -1,10 +1,11 @@
 """Registries of classes by the name that a user types."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from calor_hf.core.suggestion import did_you_mean
 
 T = TypeVar("T")
 
@@ -51,8 +52,7 @@ class Registry(Generic[T]):
         """
         self._load()
         if name not in self._classes:
-            near = difflib.get_close_matches(name, self._classes, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
+            hint = did_you_mean(name, self._classes)
             raise KeyError(f"unknown {self.kind} '{name}'.{hint} Known: {', '.join(self.names())}")
         return self._classes[name]
 

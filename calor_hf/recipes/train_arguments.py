@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from calor_hf.core.config import setting
 from calor_hf.core.own_errors import TRACEBACK_HELP
+from calor_hf.core.suggestion import did_you_mean
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.recipes.common import settings_of
@@ -161,7 +162,9 @@ def parse(argv: Sequence[str]) -> Arguments:
     if unknown:
         own_flags = [f"--{name.replace('_', '-')}" for name in setting_names(defense)]
         known = f"settings of {defense}: {', '.join(own_flags)}" if own_flags else f"{defense} has no settings"
-        raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known})")
+        flags = {flag.replace("_", "-") for flag in parser._option_string_actions}
+        hint = did_you_mean(unknown[0].partition("=")[0].replace("_", "-"), sorted(flags))
+        raise ValueError(f"unrecognized arguments: {' '.join(unknown)} ({known}).{hint}")
     _check(model, data, run, training.push_to_hub)
     if idle := _idle(argv):
         flag, reason = next(iter(idle.items()))

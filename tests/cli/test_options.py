@@ -52,6 +52,7 @@ def test_fields_are_options() -> None:
         (["--image-size", "x"], "argument --image-size: invalid int value: 'x'"),
         (["--private", "--public"], "not allowed with argument"),
         (["--image", "8"], "unrecognized arguments: --image 8"),
+        (["--image_sise=8"], "--image-sise=8. Did you mean '--image-size'?"),
     ],
 )
 def test_what_no_field_takes_is_a_usage_error(

@@ -176,6 +176,9 @@ def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path:
             "arguments: --rank 3 (settings of mid: --beta, --sample-at-eval)",
         ),
         (["--defense", "none", "--beta", "3"], "unrecognized arguments: --beta 3 (none has no settings)"),
+        (["--undefended_epoch", "3"], "Did you mean '--undefended-epochs'?"),
+        (["--learning-rat=3"], "Did you mean '--learning-rate'?"),
+        (["--defense", "mid", "--betta", "3"], "Did you mean '--beta'?"),
         (
             ["--defense", "loft", "--rank", "3", "--defense-settings", "rank=3"],
             "setting rank of loft is given twice",
