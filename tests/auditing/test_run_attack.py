@@ -42,9 +42,9 @@ def test_what_is_kept(tmp_path: Path) -> None:
     record = json.loads((folder / "attack.json").read_text())
     assert record["version"] == __version__
     assert (record["attack"], record["seed"], record["labels"], record["images"]) == ("plg", 0, LABELS, 8)
-    assert record["settings"]["steps"] == 20
+    assert record["settings"]["steps"] == 8
     assert record["generator"]["generator"] == "dcgan"
-    assert record["cost"]["target_passes"] == 8 * (20 * 2 + 1)
+    assert record["cost"]["target_passes"] == 8 * (8 * 2 + 1)
     assert record["target_confidence"] == pytest.approx(float(found.scores.mean()))
     with Image.open(folder / "grid.png") as grid:
         assert grid.size == (2 * (SIDE + 2) - 2, 4 * (SIDE + 2) - 2)  # a row a class
