@@ -32,7 +32,7 @@ from calor_hf.modeling import defend
 from calor_hf.recipes.runs import markdown
 from calor_hf.recipes.train import datasets_for, load_base
 from calor_hf.recipes.train_arguments import ModelArguments
-from calor_hf.training.metrics import true_class_confidence
+from calor_hf.training.metrics import is_correct, true_class_confidence
 
 SETS = {"bolly100": ("bolly100_64", 40, 32), "orl40": ("orl40_64_gray", 64, 10)}  # folder, side in pixels, rank
 EPOCHS = {"bolly100": (20, 5), "orl40": (60, 20)}  # undefended, and with the low-rank head
@@ -63,7 +63,7 @@ def measure(trainer: DefenseTrainer, labels: NDArray[np.int64]) -> dict[str, Any
 
     def keep(prediction: Any) -> dict[str, float]:
         seen["p"] = true_class_confidence(prediction)
-        seen["correct"] = prediction.predictions.argmax(axis=1) == prediction.label_ids
+        seen["correct"] = is_correct(prediction)
         return {}
 
     trainer.measure_training_images(keep)
@@ -99,7 +99,7 @@ def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     found: dict[str, Any] = {}
 
-    def train(model: Any, **changes: Any) -> DefenseTrainer:
+    def train(way: str, model: Any, **changes: Any) -> DefenseTrainer:
         kind = CALoRTrainer if type(model).__name__.startswith("CALoR") else DefenseTrainer
         with tempfile.TemporaryDirectory() as folder:
             args = arguments(folder, seed, confidence_samples=len(labels), **changes)
@@ -112,28 +112,28 @@ def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
             if "validation_accuracy" in entry or "temperature" in entry or "train_confidence_correct" in entry
         ]
         found_here["seconds"] = time.perf_counter() - begin
-        found["undefended" if not found else list(WAYS)[len(found) - 1]] = found_here
-        print(name, seed, list(found)[-1], {k: v for k, v in found_here.items() if not isinstance(v, list)}, flush=True)
+        found[way] = found_here
+        print(name, seed, way, {k: v for k, v in found_here.items() if not isinstance(v, list)}, flush=True)
         return trainer
 
-    train(base, num_train_epochs=undefended)
+    train("undefended", base, num_train_epochs=undefended)
     plain = data["train"].without_augmentation()
     calibration = [default_collate([plain[i]]) for i in range(0, len(plain), max(1, len(plain) // 512))]
     start = defend(base, "loft", rank=rank, head_init="svd", calibration=calibration)
-    weights = train(start, num_train_epochs=low_rank).model.state_dict()
+    weights = train("cross-entropy", start, num_train_epochs=low_rank).model.state_dict()
 
     def again(defense: str, **settings: Any) -> Any:
         model = defend(load_base(ModelArguments(), splits)[0], defense, rank=rank, **settings)
         model.load_state_dict(weights)
         return model
 
-    train(again("calor"), num_train_epochs=0, adapt_learning_rate=2e-4)
+    train("as_is", again("calor"), num_train_epochs=0, adapt_learning_rate=2e-4)
     model = again("temperature", low_rank=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DefenseTrainer(model=model, args=arguments(folder, seed, confidence_samples=len(labels)), **common)
         trainer.end_stage(trainer.stages()[0])
     found["temperature"] = measure(trainer, labels) | {"log": trainer.state.log_history}
-    train(again("calor", ca_start="temperature"), num_train_epochs=0)
+    train("temperature, CA", again("calor", ca_start="temperature"), num_train_epochs=0)
     return found
 
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
@@ -23,6 +22,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from calor_hf import load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.files import write_json
+from calor_hf.data.public_images import labeled_pixels
 from calor_hf.data.synthetic_faces import load_synthetic_faces
 from calor_hf.recipes.runs import markdown
 from calor_hf.targets.hf_target import HFTarget
@@ -41,8 +41,8 @@ def network(role: str, folder: Path, seed: int) -> HFTarget:
     if not (place / "config.json").is_file():
         faces = load_synthetic_faces(CLASSES, 20 if role == "target" else 60, SIDE, seed,
                                      "train" if role == "target" else "validation")  # fmt: skip
-        pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in faces["image"]])
-        images, labels = pixels.float() / 255, torch.tensor(faces["label"])
+        pixels, labels = labeled_pixels(faces, SIDE)
+        images = pixels.float() / 255
         torch.manual_seed(len(role))
         config = ResNetConfig(embedding_size=width, hidden_sizes=[width, 2 * width, 4 * width], depths=[1, 1, 1],
                               layer_type="basic", num_labels=CLASSES)  # fmt: skip
@@ -88,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     target, judge = (network(role, options.networks, options.seed) for role in ("target", "evaluation-model"))
     held = load_synthetic_faces(CLASSES, 10, SIDE, options.seed, "test")
-    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in held["image"]]).float() / 255
+    pixels, labels = labeled_pixels(held, SIDE)
     for role, model in (("target", target), ("evaluation model", judge)):
         with torch.no_grad():
-            right = (model(pixels).argmax(dim=1) == torch.tensor(held["label"])).float().mean()
+            right = (model(pixels.float() / 255).argmax(dim=1) == labels).float().mean()
         print(f"{role}: {100 * right:.1f} % of held-out images", flush=True)
     rows = []
     for prior in options.priors:

@@ -232,9 +232,10 @@ class GradientAttack(Attack[C]):
     ) -> Tensor:  # fmt: skip
         labels, steps, before = batch.labels[:: batch.group].tolist(), plan[stage], sum(plan[:stage])
         optimizer = self.optimizer(variables)
-        unit = 1.0 if self.latent_deviation is None else generator.latent_deviation / self.latent_deviation
+        deviation = generator.latent_deviation
+        unit = 1.0 if self.latent_deviation is None else deviation / self.latent_deviation
         rates = [unit * group["lr"] for group in optimizer.param_groups]
-        reach = max(rates) * sum(plan) / generator.latent_deviation
+        reach = max(rates) * sum(plan) / deviation
         with torch.no_grad():
             project = self.projection(generator, variables, batch, stage)
         seen.batch = batch

@@ -27,7 +27,7 @@ class ModeRanking(PLG):
 
     def fits(self, target: Target) -> bool:
         """It expects decoys."""
-        return hasattr(target.head, "identity_scores")
+        return target.scores_identities
 
     def adaptive_to(self, target: Target) -> bool:
         """It expects decoys."""

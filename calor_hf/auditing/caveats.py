@@ -89,7 +89,7 @@ _HOLDERS = {
 
 
 def _about_photographs(report: LeakageReport) -> list[str]:
-    """Sentence on attackers against whom the bound does not hold."""
+    """Sentence about attackers with photographs, which the bound does not cover."""
     known = {one.name: one for one in report.other_threats}
     found = [f"{with_interval(known[name])} with {text}" for name, text in _HOLDERS.items() if name in known]
     if not found:

@@ -12,6 +12,7 @@ from calor_hf.auditing.private_data import Decoys, PrivateImages
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.core.report import MODE_RANKING, Measure
 from calor_hf.generators import Generator
+from calor_hf.metrics.base import View
 from calor_hf.metrics.mode_ranking import BATCH, by_place, mode_ranking, mode_statistics
 from calor_hf.metrics.photographs import gallery, pool
 from calor_hf.targets.base import Target
@@ -35,7 +36,7 @@ def ranked_modes(
     """
     kinds = attack.attack.parts(target, prior) or (attack.kind,)
     block = next((place for place, kind in enumerate(kinds) if kind.partition("-")[0] == MODE_RANKING), None)
-    if block is None or not knows_decoys(target):
+    if block is None or not target.scores_identities:
         return []
     classes = found.labels.unique()
     rows = torch.arange(len(found.labels)).view(len(classes), len(kinds), -1)[:, block].flatten()
@@ -55,34 +56,32 @@ def ranked_modes(
     return mode_ranking(statistics, classes, decoys.places[classes], len(rows))
 
 
-def with_photographs(private: PrivateImages, strangers: Tensor, target: Target, network: Network) -> list[Measure]:
+def with_photographs(
+    private: PrivateImages, view: View, strangers: Tensor, target: Target, network: Network
+) -> list[Measure]:
     """Attackers who hold photographs, which breaks the bound: of all decoys, or of the private people.
 
     Nothing for data without decoys, or a model without a score for each identity.
 
     Args:
         private: The private images.
+        view: The features that the model computes from them and from the decoys' training images.
         strangers: (n, 3, height, width) photographs of others, in [0, 1].
         target: The model under attack.
         network: The same, as a network that evaluates.
     """
-    decoys, held = private.decoys, private.held_images
-    if decoys is None or held is None or private.held_labels is None or not knows_decoys(target):
+    decoys, held, pooled = private.decoys, view.held_features, view.decoy_features
+    if decoys is None or held is None or pooled is None or private.held_labels is None or not target.scores_identities:
         return []
     classes = private.labels.unique()
     known = target, classes, decoys.places[classes], decoys.k
-    images = decoys.images, held[_first(private.held_labels)], decoys.held_images[_first(decoys.held_labels)], strangers
-    pooled, people, of_decoys, others = (network.outputs(some)[0] for some in images)
+    people, unseen = held[_first(private.held_labels)], decoys.held_images[_first(decoys.held_labels)]
+    of_decoys, others = (network.outputs(some)[0] for some in (unseen, strangers))
     return [
         pool(pooled, *known),
         gallery(torch.cat([people, others]), *known),
         gallery(torch.cat([people, of_decoys, others]), *known, with_decoys=True),
     ]
-
-
-def knows_decoys(target: Target) -> bool:
-    """Whether the target has a score for each identity."""
-    return hasattr(target.head, "identity_scores")
 
 
 def _first(labels: Tensor) -> Tensor:

@@ -239,8 +239,9 @@ class Evaluator:
                 threats = membership(view.private_logits, private.labels, view.held_logits, labels)
         if asked is not None:
             threats += measured(about_target, asked)
-        threats += self._false_matches() + with_photographs(private, others, self.target, self.networks["target"])
-        threats += real_people(self.networks["target"], private, None if self.public_images is None else others)
+        network, public = self.networks["target"], None if self.public_images is None else others
+        threats += self._false_matches() + with_photographs(private, view, others, self.target, network)
+        threats += real_people(network, private, view.held_logits, public)
         return {"attacks": results, "networks": networks, "utility": useful, "other_threats": threats}
 
     def _others(self, drawn: dict[str, tuple[Tensor, Tensor]]) -> Tensor:

@@ -36,7 +36,7 @@ class Decoys:
         numbers: (k·classes,) int64, number of each identity in the dealt data.
         class_of: (k·classes,) int64, its class.
         exchangeability: Statement of ``decoys check`` about these data; empty if there is none.
-        strata: Column whose value the identities of a class share; empty if there is none.
+        strata: Column with the same value for all identities of a class; empty if there is none.
         base_rate: Share of the classes that have its most frequent value.
     """
 

@@ -1,4 +1,4 @@
-"""Measures of a model with decoys on real images: whom it accepts, what a photograph tells, what the k share."""
+"""Measures of a model with decoys on real images: false accepts, enrolment, and attributes that the k share."""
 
 import math
 
@@ -19,22 +19,24 @@ STRANGERS, IMAGES_EACH = 20, 10
 """Drawn strangers, and images of each."""
 
 
-def real_people(target: Network, private: PrivateImages, public: Tensor | None) -> list[Measure]:
+def real_people(
+    target: Network, private: PrivateImages, held_logits: Tensor | None, public: Tensor | None
+) -> list[Measure]:
     """Measures by the target's scores of images that it was not trained on; nothing for data without decoys.
 
     Args:
         target: The attacked model.
         private: Private images and decoys.
-        public: (n, 3, height, width) images of strangers; of drawn faces they are drawn.
+        held_logits: (h, classes) the model's logits of the private images that it was not trained on, or None.
+        public: (n, 3, height, width) images of strangers, or None; strangers to drawn faces are drawn.
 
     Returns:
         ``false_accepts/decoys``, ``enrolment_auc/decoys``, both again for ``strangers``, and the shared attribute.
     """
-    decoys, held, labels = private.decoys, private.held_images, private.held_labels
-    if decoys is None or held is None or labels is None:
+    decoys, labels = private.decoys, private.held_labels
+    if decoys is None or held_logits is None or labels is None:
         return []
-    logits = _logits(target, held)
-    claimed, surest = log_odds(logits, labels), (_surest(logits), labels)
+    claimed, surest = log_odds(held_logits, labels), (_surest(held_logits), labels)
     theirs = _logits(target, decoys.held_images)
     own_class = log_odds(theirs, decoys.class_of[decoys.held_labels])
     found = [
@@ -64,7 +66,7 @@ def strangers(private: PrivateImages, public: Tensor | None) -> tuple[Tensor, Te
 
 
 def _attribute(private: PrivateImages) -> list[Measure]:
-    """What the strata of the deal disclose; of drawn faces the metric ``attributes`` measures the others."""
+    """Measure of the attribute that the strata disclose; the metric ``attributes`` measures those of drawn faces."""
     decoys, people = private.decoys, len(private.label_names)
     if decoys is not None and decoys.strata:
         rate = percent(decoys.base_rate, 0)

@@ -30,7 +30,7 @@ def calibration_error(
 def temperature_for(logits: NDArray[Any], labels: NDArray[np.int64], confidence: float) -> float:
     """Temperature T at which softmax(logits / T) gives the correctly classified samples a mean confidence.
 
-    Their mean confidence falls from 1 to 1 / classes as T grows, so T is unique; found by bisection of log T.
+    Their mean confidence falls from 1 to 1 / classes as T grows, so T is unique.
 
     Args:
         logits: (samples, classes).
@@ -43,6 +43,8 @@ def temperature_for(logits: NDArray[Any], labels: NDArray[np.int64], confidence:
     Raises:
         ValueError: no sample is classified correctly, or no temperature gives that confidence.
     """
+    from scipy.optimize import brentq  # here, as it takes a while to import
+
     correct = logits.argmax(axis=1) == labels
     if not correct.any():
         raise ValueError("no training image is classified correctly, so no temperature can be fitted; train longer")
@@ -58,7 +60,4 @@ def temperature_for(logits: NDArray[Any], labels: NDArray[np.int64], confidence:
             f"with {logits.shape[1]} classes it lies between {reached(high):.4g} and {reached(low):.4g}; choose "
             "another ca_b"
         )
-    while high - low > 1e-7:
-        middle = (low + high) / 2
-        low, high = (middle, high) if reached(middle) > confidence else (low, middle)
-    return math.exp((low + high) / 2)
+    return math.exp(brentq(lambda log_temperature: reached(log_temperature) - confidence, low, high))

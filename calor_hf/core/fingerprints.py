@@ -12,7 +12,7 @@ FINGERPRINTS = "training-images.json"
 
 
 def keep_fingerprints(folder: Path, digests: Iterable[str]) -> None:
-    """Write the fingerprints of training images, by their digests, under a key that only who has all of them knows."""
+    """Write the fingerprints of training images, by their digests, under a key derived from all of them."""
     known = sorted(set(digests))
     key = hashlib.sha256("".join(known).encode()).hexdigest()[:32]
     write_json(folder / FINGERPRINTS, {"key": key, "images": sorted(_keyed(key, digest) for digest in known)})

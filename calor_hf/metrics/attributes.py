@@ -57,9 +57,8 @@ class Attributes(Metric):
             note = f"which side of the middle, by the mean over the images of a class; base rate {percent(rate, 0)}"
             return mean_over_identities(name, "share", "leakage", values, len(labels), note)
 
-        found = [
-            mean("attribute_accuracy", {k: float(of.mean()) for k, of in right.items()}, float(rates.mean()))
-        ]  # fmt: skip
+        overall = {label: float(of.mean()) for label, of in right.items()}
+        found = [mean("attribute_accuracy", overall, float(rates.mean()))]
         names = evidence.identity_names or tuple(str(index) for index in range(len(rates)))
         for place, name in enumerate(names):
             values = {label: float(of[place]) for label, of in right.items()}

@@ -1,4 +1,4 @@
-"""False accepts: people whom a class accepts as its own although they are not its private identity.
+"""False accepts: share of other people's images that a class accepts as its private identity.
 
 Not a registered metric, since it needs real images instead of reconstructions.
 """

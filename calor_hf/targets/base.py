@@ -46,6 +46,11 @@ class Target(ABC):
         return [f"LABEL_{index}" for index in range(self.num_classes)]
 
     @property
+    def scores_identities(self) -> bool:
+        """Whether the head was trained with decoys, and has a score for each identity of a class."""
+        return hasattr(self.head, "identity_scores")
+
+    @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.module.parameters()).device

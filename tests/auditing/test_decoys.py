@@ -161,11 +161,14 @@ def test_what_cannot_be_measured_of_other_people_says_why(private: PrivateImages
     assert private.decoys is not None
     model = load_network(tiny_target("decoys", k=K))
     photographs = dataclasses.replace(private, true_identity=None)
-    found = {one.name: one for one in real_people(model, photographs, None)}
+    assert photographs.held_images is not None
+    held = model.outputs(photographs.held_images)[1]
+    found = {one.name: one for one in real_people(model, photographs, held, None)}
     assert found["false_accepts/strangers"].note == "not measured: no images of strangers; pass --public-dataset"
     assert found["attribute_accuracy"].note.startswith("not measured: no column says an attribute of these people")
     decoys = dataclasses.replace(private.decoys, strata="sex", base_rate=0.6)
-    shared = {one.name: one for one in real_people(model, dataclasses.replace(photographs, decoys=decoys), None)}
+    with_strata = dataclasses.replace(photographs, decoys=decoys)
+    shared = {one.name: one for one in real_people(model, with_strata, held, None)}
     assert shared["attribute_accuracy[sex]"].value == 1
     assert "base rate 60 %" in shared["attribute_accuracy[sex]"].note
 
