@@ -139,10 +139,11 @@ def test_the_example_of_an_attack_passes_the_whole_contract(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "name", "source", "contract"),
     [("metrics", "brightness", METRIC, "tests/metrics/test_metric_contract.py"),
-     pytest.param("generators", "linear", GENERATOR, "tests/generators/test_generators.py", marks=pytest.mark.slow)],
+     ("generators", "linear", GENERATOR, "tests/generators/test_generators.py")],
 )  # fmt: skip
 def test_the_documented_steps_are_enough(room: str, name: str, source: str, contract: str, tmp_path: Path) -> None:
     assert len(contract_of(tmp_path, room, name, source, [contract])) >= 3

@@ -49,7 +49,7 @@ PAIRS = [
     for prior in (PRIORS if variant in PLAIN and variant != "auto" else ("dcgan", "conditional"))
     if fits(variant, prior)
 ]
-LABELS = [4, 0, 2]
+LABELS = [4, 0]
 
 
 def test_every_name_is_tried() -> None:
@@ -60,15 +60,15 @@ def test_every_name_is_tried() -> None:
 @pytest.mark.parametrize(("variant", "prior"), PAIRS)
 def test_result_depends_on_the_seed_and_not_on_the_grouping(variant: str, prior: str, tmp_path: Path) -> None:
     target, generator = tiny_target(), tiny_generator(prior)
-    attack = ready(variant, target, generator, tmp_path, **short(variant, 4))
+    attack = ready(variant, target, generator, tmp_path, **short(variant, 3))
     options: dict[str, Any] = {"images_per_class": 2, "seed": 1}
     one = attack.run(target, generator, LABELS, chunk_size=1, **options)
     mixed = bool(attack.parts(target, generator))  # of an ensemble some may see labels alone
     check_shape(one, 2 * max(1, len(attack.parts(target, generator))), None if mixed else attack.access == "labels")
-    assert_same(attack.run(target, generator, LABELS, chunk_size=5, **options), one)  # the last image is left over
-    alone = attack.run(target, generator, [2], **options)
-    assert torch.allclose(alone.images, one.images[one.labels == 2], atol=1e-8)
-    other = attack.run(target, generator, [2], images_per_class=2, seed=2)
+    assert_same(attack.run(target, generator, LABELS, chunk_size=3, **options), one)  # the last image is left over
+    alone = attack.run(target, generator, [0], **options)
+    assert torch.allclose(alone.images, one.images[one.labels == 0], atol=1e-8)
+    other = attack.run(target, generator, [0], images_per_class=2, seed=2)
     assert not torch.allclose(other.images, alone.images, atol=1e-3)
 
 
@@ -124,7 +124,7 @@ def test_the_objective_falls_and_the_target_agrees_more(variant: str, tmp_path: 
     target, generator = tiny_target(), tiny_generator("renderer" if fits(variant, "renderer") else "dcgan")
     sharpen(target)
     faster = {"lr": 0.1} if VARIANTS[variant][0] in ("ked", "lomma", "ppa", "if_gmi") else {}
-    attack = ready(variant, target, generator, tmp_path, steps=80, **faster)
+    attack = ready(variant, target, generator, tmp_path, steps=40, **faster)
     start = ready(variant, target, generator, tmp_path, steps=1).run(target, generator, LABELS)
     end = attack.run(target, generator, LABELS)
     assert end.scores.mean() > start.scores.mean() + 0.02
@@ -187,7 +187,7 @@ def test_a_stochastic_target_is_drawn_by_image_and_step(variant: str, tmp_path: 
     target = tiny_target("mid", beta=1.0, sample_at_eval=True)
     assert target.stochastic
     generator = tiny_generator("dcgan")
-    attack = ready(variant, target, generator, tmp_path, **short(variant, 4))
+    attack = ready(variant, target, generator, tmp_path, **short(variant, 3))
     images = torch.rand(2, 3, SIDE, SIDE, dtype=torch.float64)
     assert not torch.equal(target(images), target(images))
     one = attack.run(target, generator, [4, 2], chunk_size=1)

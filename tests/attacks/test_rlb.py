@@ -167,6 +167,7 @@ def test_shared_noise_moves_all_numbers_alike() -> None:
         assert (abs(float(noise[0, 0] - noise[0, 1])) < 1e-9) == shared
 
 
+@pytest.mark.slow
 def test_an_agent_finds_the_top() -> None:
     made = agents(0, memory=500, batch_size=64, shared_noise=False, lr=2e-3)
     top, draw = torch.tensor([[0.5, -0.4]]).double(), np.random.default_rng(0)

@@ -58,7 +58,7 @@ def test_a_conditional_generator_draws_starts_for_each_class(variant: str, tmp_p
 
 @pytest.mark.parametrize("variant", ["gmi", pytest.param("mirror", marks=pytest.mark.slow)])
 def test_short_trials_are_extrapolated(variant: str, tmp_path: Path) -> None:
-    part, counted = planned(variant, "renderer", tmp_path, 5, seconds=0.0, steps=100)
+    part, counted = planned(variant, "renderer", tmp_path, 5, seconds=0.0, steps=40)
     for name, count in counted.items():
         assert part.passes[name] == pytest.approx(count, rel=0.05)
 

@@ -146,7 +146,9 @@ def test_base_checkpoint_keeps_its_weights_and_takes_any_number_of_labels(
     assert all(torch.equal(found[name], value) for name, value in kept.items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("resnet", "vit", "swin") else pytest.mark.slow) for kind in KINDS]
+)
 def test_compile_and_export_give_the_same_scores(kind: str, images: Tensor) -> None:
     model = defended(kind)
     with torch.no_grad():

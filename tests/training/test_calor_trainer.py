@@ -125,8 +125,10 @@ def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
     assert_same_weights(again.model, run.model)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
-@pytest.mark.parametrize("step", [3 * STEPS, 3 * STEPS + 3])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [("resnet", 3 * STEPS), ("vit", 3 * STEPS + 3), pytest.param("resnet", 3 * STEPS + 3, marks=pytest.mark.slow)],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, kind: str, step: int) -> None:
     whole = trainer(tmp_path / "whole", kind)
     whole.train()

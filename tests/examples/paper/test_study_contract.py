@@ -17,7 +17,6 @@ from examples.paper.studies import STUDIES
 from examples.paper.study import Cell
 
 NAMES = STUDIES.names()
-QUICK = ("gradient_magnitude",)  # the others take minutes together
 TRAINED: list[str] = []  # folders, in the order of training
 
 
@@ -47,7 +46,8 @@ def words_for(name: str, folder: Path, models: Path) -> list[str]:
     return [*words, "--report-to", "none"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_study_runs_and_goes_on(name: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind, folder = STUDIES.get(name), tmp_path / "study"
     words = words_for(name, folder, models)
