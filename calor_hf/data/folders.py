@@ -49,7 +49,8 @@ class ImageFolder:
     """Images of a folder.
 
     Attributes:
-        parts: Data set of each split, with columns ``image`` and ``label`` (or the label column of metadata files).
+        parts: Data set of each split, with columns ``image`` and ``label`` (or the label column of metadata files), and
+            the further columns asked for.
         not_taken: Number of files that are not images, by split (empty for files outside the splits) and reason.
         notes: Facts about the layout that are worth a line.
     """
@@ -59,7 +60,7 @@ class ImageFolder:
     notes: tuple[str, ...] = ()
 
 
-def load_labeled_folder(root: Path, label_column: str | None = None) -> ImageFolder:
+def load_labeled_folder(root: Path, label_column: str | None = None, keep: Sequence[str] = ()) -> ImageFolder:
     """Load images whose classes are sub-folders, or a column of metadata files.
 
     If every first-level folder is called train, validation or test (training, val, dev, valid, testing; in any case),
@@ -69,10 +70,12 @@ def load_labeled_folder(root: Path, label_column: str | None = None) -> ImageFol
     Args:
         root: Folder; links in it are followed.
         label_column: Column of ``metadata.csv``, ``.jsonl`` or ``.parquet`` with the classes; None means ``label``.
+        keep: Further columns of these files that the result has, as words.
 
     Raises:
-        ValueError: images without a class or with contradicting ones, classes without images, fewer than two classes,
-            two folders of one split, or links that are broken or lead in a circle.
+        ValueError: images without a class or with contradicting ones, images without a value in a column to keep,
+            classes without images, fewer than two classes, two folders of one split, or links that are broken or lead
+            in a circle.
     """
     files, splits = _files_to_read(root), _split_folders(root)
     notes, parts = [], {}
@@ -80,13 +83,22 @@ def load_labeled_folder(root: Path, label_column: str | None = None) -> ImageFol
     if label_column and tables and not any(table.label for table in tables):
         raise ValueError(f"no column {label_column!r} in {tables[0].path}; columns: {', '.join(tables[0].columns)}")
     labels = {key: value for table in tables if table.label for key, value in table.labels(files).items()}
+    kept = {column: _column(root, files, tables, column) for column in keep}
     for table in tables:
-        if not table.label:
+        if not table.label and not set(keep) & set(table.columns):
             notes.append(f"{table.path} has no column of labels (columns: {', '.join(table.columns)}): not used")
     for split, name in (splits or {"train": ""}).items():
         base, depth = root / name, 1 if name else 0
         images = [file for file in files if not file.reason and (not name or file.parts[0] == name)]
-        parts[split] = _labeled(base, depth, images, labels, label_column, notes)
+        data = _labeled(base, depth, images, labels, label_column, notes)
+        for column, values in kept.items():
+            if missing := [file for file in images if not values.get(file.parts)]:
+                raise ValueError(
+                    f"{len(missing)} of {len(images)} images in {base} have no {column} in a metadata file "
+                    f"({_named(missing)}); add it"
+                )
+            data = data.add_column(column, [values[file.parts] for file in images])
+        parts[split] = data
     if not splits and (mistaken := [name for name in _folders(root) if name.lower() in SPLIT_NAMES]):
         notes.append(f"{', '.join(mistaken)}: taken as classes, because other folders next to them are not splits")
     return ImageFolder(parts, _not_taken(files, splits), tuple(notes))
@@ -308,9 +320,14 @@ class _Metadata:
 
     def labels(self, files: Sequence[File]) -> dict[tuple[str, ...], _Label]:
         """Label of each listed image."""
+        listed = self.listed(files).items()
+        return {parts: _Label(self._value(row.get(self.label or ""), where), where) for parts, (row, where) in listed}
+
+    def listed(self, files: Sequence[File]) -> dict[tuple[str, ...], tuple[dict[str, Any], str]]:
+        """Row of each listed image, and where it is."""
         there = {file.parts: file for file in files}
         normal = {_normal(parts): parts for parts in there}
-        found: dict[tuple[str, ...], _Label] = {}
+        found: dict[tuple[str, ...], tuple[dict[str, Any], str]] = {}
         for number, row in enumerate(self.rows, start=1):
             where = f"row {number} of {self.path}"
             parts = self._parts(str(row.get("file_name") or ""), where)
@@ -323,7 +340,7 @@ class _Metadata:
                 raise ValueError(f"{where}: {row['file_name']} is not an image ({file.reason}); remove the row")
             if file.parts in found:
                 raise ValueError(f"{where}: {row['file_name']} is listed twice; remove a row")
-            found[file.parts] = _Label(self._value(row.get(self.label or ""), where), where)
+            found[file.parts] = row, where
         return found
 
     def _parts(self, name: str, where: str) -> tuple[str, ...]:
@@ -363,6 +380,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if wrong := [number for number, row in enumerate(rows, start=1) if not isinstance(row, dict)]:
         raise ValueError(f"row {wrong[0]} of {path}: expected an object with file_name; correct it")
     return rows
+
+
+def _column(
+    root: Path, files: Sequence[File], tables: "Sequence[_Metadata]", column: str
+) -> dict[tuple[str, ...], str]:
+    """Values of a column of metadata files, as words; empty for none."""
+    holding = [table for table in tables if column in table.columns]
+    if not holding:
+        columns = dict.fromkeys(name for table in tables for name in table.columns)
+        raise ValueError(
+            f"no metadata file in {root} has a column {column!r} (columns: {', '.join(columns) or 'no file'}); add a "
+            f"metadata.csv with columns file_name and {column}"
+        )
+    rows = ((parts, row) for table in holding for parts, (row, _) in table.listed(files).items())
+    return {parts: "" if (value := row.get(column)) is None else str(value).strip() for parts, row in rows}
 
 
 def _values(labels: Sequence[_Label]) -> list[Any]:

@@ -97,7 +97,7 @@ def load_splits(
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
         stream: Synthetic faces only: ``private``, or ``public`` for disjoint people.
-        keep: Further columns that stay.
+        keep: Further columns that stay; of a folder of images, columns of its metadata files.
         min_images: Leave out classes with fewer images, or too few training images for the missing splits; 0 keeps all.
 
     Raises:
@@ -118,7 +118,7 @@ def load_splits(
         if revision is not None and Path(source).expanduser().exists():
             raise ValueError(f"a revision is that of a Hub data set, and {source} is on this machine; leave it out")
         folder = _image_folder(source)
-        found = load_labeled_folder(folder, label_column) if folder else ImageFolder(_load(source, revision), {})
+        found = load_labeled_folder(folder, label_column, keep) if folder else ImageFolder(_load(source, revision), {})
         parts, names = labeled(chosen_splits(found.parts, splits), image_column, label_column, _folder(source), keep)
         parts, contents, not_taken = _checked(parts, found, on_bad_image)
         if min_images:

@@ -224,7 +224,7 @@ def _identities(splits: Splits, private: bool, strata: str | None) -> list[Perso
     """Each class of a set as a person.
 
     Raises:
-        ValueError: images of a person in several strata.
+        ValueError: images of a person in several strata, or without one.
     """
     parts = {split: getattr(splits, split) for split in SPLITS}
     rows: list[dict[str, list[int]]] = [{split: [] for split in SPLITS} for _ in splits.label_names]
@@ -233,15 +233,17 @@ def _identities(splits: Splits, private: bool, strata: str | None) -> list[Perso
         column = [None] * len(part) if strata is None else part[strata]
         for row, (label, value) in enumerate(zip(part["label"], column, strict=True)):
             rows[label][split].append(row)
-            values[label].add(value)
+            values[label].add("" if value is None or value != value else str(value).strip())
     for name, found in zip(splits.label_names, values, strict=True):
+        if strata is not None and "" in found:
+            raise ValueError(f"images of {name} have no value of {strata}; give each identity one")
         if len(found) > 1:
             raise ValueError(
                 f"the images of {name} have several values of {strata} ({shown(map(str, found))}); give each identity "
                 "one"
             )
     return [
-        Person(name, private, of_person, found.pop())
+        Person(name, private, of_person, found.pop() or None)
         for name, of_person, found in zip(splits.label_names, rows, values, strict=True)
     ]
 

@@ -181,6 +181,37 @@ def test_files_of_two_kinds_take_one_path(tmp_path: Path, caplog: pytest.LogCapt
     assert not secret_folder(tmp_path / "b").exists()
 
 
+def folder_of_faces(root: Path, first: int, groups: list[str]) -> str:
+    """Folders of three images each, of drawn people from number ``first`` on, and their groups in a metadata file."""
+    rows, faces = ["file_name,group"], load_synthetic_faces(first + len(groups), 3, 32)
+    for number, face in enumerate(faces.select(range(3 * first, len(faces)))):
+        file = root / f"person {face['label']}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        face["image"].save(file)
+        rows.append(f"{file.parent.name}/{file.name},{groups[face['label'] - first]}")
+    (root / "metadata.csv").write_text("\n".join(rows))
+    return str(root)
+
+
+def test_strata_are_a_column_of_metadata_files_next_to_folders(tmp_path: Path) -> None:
+    private, pool = folder_of_faces(tmp_path / "private", 0, ["a", "b"]), tmp_path / "pool"
+    folder_of_faces(pool, 2, ["b", "b", "a"])
+    options = DealOptions(dataset=private, pool=str(pool), k=2, strata="group", output_dir=tmp_path / "out")
+    classes = [set(names) for names in read_assignment(deal_decoys(options)).names]
+    assert {"person 0", "person 4"} in classes
+    assert any("person 1" in names and names & {"person 2", "person 3"} for names in classes)
+    (pool / "metadata.csv").unlink()
+    with pytest.raises(ValueError, match=r"no metadata file in .*pool has a column 'group'.*add a metadata.csv"):
+        deal_decoys(replace(options, output_dir=tmp_path / "other"))
+
+
+def test_people_without_a_stratum_are_refused(tmp_path: Path) -> None:
+    private = table(tmp_path / "private.parquet", [3, 3], group=["a", None])
+    options = DealOptions(dataset=private, pool=private, k=2, strata="group", output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match="images of Ada 1 have no value of group; give each identity one"):
+        deal_decoys(options)
+
+
 def test_people_with_too_few_images_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     private = table(tmp_path / "private.parquet", [4, 4, 2])
     pool = table(tmp_path / "pool.parquet", [4, 4, 2], 3, "decoy {}")

@@ -292,6 +292,21 @@ def test_captions_do_not_hide_the_folders(tmp_path: Path) -> None:
         load_splits(str(tmp_path), label_column="person")
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_further_columns_of_metadata_stay_on_request(tmp_path: Path, kind: str) -> None:
+    rows = [(f"{name}/{i}.png", number + 1) for number, name in enumerate(("ada", "alan")) for i in range(4)]
+    metadata(faces(tmp_path, ("ada", "alan")), rows, "group", kind)
+    splits = load_splits(str(tmp_path), keep=["group"])
+    for part in (splits.train, splits.validation, splits.test):
+        assert part["group"] == [str(label + 1) for label in part["label"]]
+    assert "not used" not in str(splits.summary)
+    with pytest.raises(ValueError, match=r"no metadata file in .* has a column 'sex' \(columns: file_name, group\)"):
+        load_splits(str(tmp_path), keep=["sex"])
+    metadata(tmp_path, rows[1:], "group", kind)
+    with pytest.raises(ValueError, match=r"1 of 8 images in .* have no group in a metadata file \(ada/0.png\)"):
+        load_splits(str(tmp_path), keep=["group"])
+
+
 def test_metadata_that_names_the_same_classes_keeps_the_folders_names(tmp_path: Path) -> None:
     faces(tmp_path, ("ada", "alan"), 5)
     rows = [(f"{name}/{i}.png", number) for number, name in enumerate(("ada", "alan")) for i in range(5)]
