@@ -36,9 +36,10 @@ test: $(STAMP) ## Run the tests, without the slow ones (7 minutes on 2 cores)
 test-all: $(STAMP) ## Run all tests that need no GPU (an hour at most)
 	$(PYTEST) -m "not gpu" --timeout 1800
 
-lint: $(STAMP) ## Check style and format
+lint: $(STAMP) ## Check style, format and English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q -n 0 --noconftest tests/test_english.py
 
 types: $(STAMP) ## Check types
 	$(BIN)/mypy --strict

@@ -1,7 +1,7 @@
 """Run the benchmarks named on the command line, or all short ones; keep their ratios, or compare them with kept ones.
 
 python -m benchmarks                       # the short ones
-python -m benchmarks attacks --check       # exits with 1 where a ratio is worse than the kept one
+python -m benchmarks attacks --check       # exits with 1 if a ratio is worse than the kept one
 python -m benchmarks attacks --save        # keeps the ratios, and docs/performance.md has to be written anew
 python -m benchmarks --table               # the table of that page
 """

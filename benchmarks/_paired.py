@@ -16,7 +16,7 @@ TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "
 
 
 def in_turns(a: Callable[[], T], b: Callable[[], T], pairs: int) -> tuple[list[T], list[T]]:
-    """What both give, ``pairs`` times each; every second pair runs b first."""
+    """Results of both, ``pairs`` times each; every second pair runs b first."""
     first, second = [], []
     for index in range(pairs):
         if index % 2:
@@ -72,11 +72,11 @@ def show(name: str, ratio: tuple[float, float, float], goal: str, limit: str = "
     """Print one result, and keep it in :data:`SHOWN`.
 
     Args:
-        name: What is divided by what.
+        name: Numerator and denominator.
         ratio: Median and its interval.
         goal: ``>= x`` where more is better, ``<= x`` or ``< x`` where less is, ``x to y`` where it should lie
-            between; other words where there is none.
-        limit: What no code could beat, and why.
+            between; other words if it has no goal.
+        limit: Bound that no code could beat, and why.
     """
     value, low, high = ratio
     print(f"{name:<58} {value:.3f}  [{low:.3f}, {high:.3f}]  goal {goal}", flush=True)

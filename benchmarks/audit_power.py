@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--drawn-prior", help="trained on drawn faces of other people: folder")
     parser.add_argument("--data", type=Path, help="folder of the real faces")
     parser.add_argument("--real-prior", help="trained on public real faces: folder")
-    parser.add_argument("--share", type=int, metavar="N", help="people on whom the cost is measured")
+    parser.add_argument("--share", type=int, metavar="N", help="people for measuring the cost")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/power"))
     options = parser.parse_args(argv)
     if options.share:

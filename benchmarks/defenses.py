@@ -50,7 +50,7 @@ class Images(Dataset[dict[str, Any]]):
 
 
 def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[], float]:
-    """Seconds of a training step, forward to optimizer, each call one; of both stages in turn where there are two."""
+    """Seconds of a training step, forward to optimizer, each call one; of both stages in turn if there are two."""
     quiet: dict[str, Any] = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
     args = CALoRTrainingArguments(str(folder), per_device_train_batch_size=batch, num_train_epochs=2, **quiet)
     kind = CALoRTrainer if name == "calor" else DefenseTrainer

@@ -4,7 +4,7 @@
     python -m benchmarks.effort --prior outputs/drawn-prior --output-dir outputs/effort
 
 Target and evaluation model are small residual networks, trained once on different images of the same 100
-people, of whom 20 are attacked. With the sources of another version in ``PYTHONPATH`` and another ``--output-dir`` it
+people, 20 of them attacked. With the sources of another version in ``PYTHONPATH`` and another ``--output-dir`` it
 measures that version.
 """
 

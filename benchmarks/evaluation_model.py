@@ -1,10 +1,10 @@
-"""What an evaluation model says of reconstructions: the share that it takes for the person they are meant to show.
+"""Answers of an evaluation model for reconstructions: the share that it takes for the person they are meant to show.
 
     python -m benchmarks.evaluation_model outputs/audit/plg/reconstructions.safetensors --evaluation-model
     outputs/evaluation-model
 
 The evaluation model is a classifier of another architecture, trained on the same private people, that no attack has
-met. Printed beside it: reconstructions evaluated as *other* people (the chance level), and the target's own view.
+met. Printed next to it: reconstructions evaluated as *other* people (the chance level), and the target's own view.
 """
 
 import argparse

@@ -105,7 +105,7 @@ def _title(root: Path, name: str) -> str:
 
 
 def union(seen: dict[str, tuple[Tensor, Tensor]], shift: int = 0) -> str:
-    """Share of people whom at least one image of any attack hits, with its interval; ``shift``: of other people."""
+    """Share of people hit by at least one image of any attack, with its interval; ``shift``: of other people."""
     identities: dict[int, float] = {}
     for labels, logits in seen.values():
         order = labels.unique().tolist()

@@ -1,4 +1,4 @@
-"""What works for each image classification class of transformers: one table.
+"""Coverage of each image classification class of transformers: one table.
 
 Writes docs/results/every_model.md; takes a minute. The models are tiny and random.
 """
@@ -29,7 +29,7 @@ def examine(class_name: str, folder: Path) -> dict[str, str]:
         folder: Where the model is saved.
 
     Returns:
-        What was seen, by column; ``pipeline`` is "no image processor" where there is none in this environment.
+        What was seen, by column; ``pipeline`` is "no image processor" if this environment has none.
 
     Raises:
         AssertionError: something does not hold.
@@ -91,7 +91,7 @@ def examine(class_name: str, folder: Path) -> dict[str, str]:
 
 
 def processor_for(base: PreTrainedModel) -> "transformers.BaseImageProcessor | None":
-    """Image processor of the model's type that leaves an image's size as it is; None where there is none here."""
+    """Image processor of the model's type that leaves an image's size as it is; None without one here."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
     try:

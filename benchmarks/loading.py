@@ -1,7 +1,7 @@
 """Whether loading keeps up: images decoded and augmented a second against what ViT-B/16 at 224 pixels can train on.
 
 JPEG files of 500 x 400 pixels through the data path of ``calor-hf train``, with the augmentation it chooses at that
-size, on one core; the model's forward and backward passes on the same core. Loading is done by workers beside the
+size, on one core; the model's forward and backward passes on the same core. Loading is done by workers next to the
 model, so a ratio of 2 leaves it half a core to spare.
 """
 

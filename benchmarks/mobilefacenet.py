@@ -39,7 +39,7 @@ class Block(nn.Module):
         self.same = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Residual where the shapes allow it."""
+        """Residual if the shapes allow it."""
         y: Tensor = self.conv(x)
         return x + y if self.same else y
 

@@ -1,4 +1,4 @@
-"""What `calor-hf plan` says beside what then happens: one training run and two audits, each planned, then run.
+"""Cost that `calor-hf plan` states, compared with the measured one: one training run and two audits.
 
 The peak memory of a run is that of its process. Run it where nothing else runs: a plan takes the machine to be as busy
 during the run as it was while it measured.

@@ -29,7 +29,7 @@ def save(benchmark: str, found: list[dict[str, Any]]) -> None:
 
 
 def machine() -> str:
-    """What may matter about this machine, and nothing that names it."""
+    """Facts about this machine that may matter, and nothing that names it."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}{gpu}"
 
@@ -56,7 +56,7 @@ def worse(found: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[str
 
 
 def table(stored: Stored) -> str:
-    """All kept ratios as Markdown, each beside its goal, the physical limit, and the machine that gave it."""
+    """All kept ratios as Markdown, each next to its goal, the physical limit, and the machine that gave it."""
     rows = [
         [ratio["name"], _interval(ratio), ratio["goal"], ratio["limit"], run["machine"], f"`{name}`"]
         for name, run in sorted(stored.items())

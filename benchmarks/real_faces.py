@@ -184,7 +184,7 @@ def tabulate(options: argparse.Namespace) -> None:
 
 
 def cell_of(place: Path) -> dict[str, Any]:
-    """What the tables need of one audit."""
+    """Values of one audit that the tables need."""
     report = LeakageReport.load(place / "report.json")
     row = json.loads((place / "row.json").read_text(encoding="utf-8"))
     utility = {measure.name: {key: getattr(measure, key) for key in KEPT} for measure in report.utility}

@@ -2,7 +2,7 @@
 
 CALoRTrainer against the plain Trainer, both in bfloat16, compiled, or in two processes of one thread each; and against
 DP-SGD (Opacus) on the same model. ViT-S geometry at 112 pixels, each run in a process of its own, in turns.
-bfloat16 is left out where the processor has no instructions for it (here it was 30 times slower than float32), DP-SGD
+bfloat16 is left out if the processor has no instructions for it (here it was 30 times slower than float32), DP-SGD
 without ``pip install opacus``.
 """
 

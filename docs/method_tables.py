@@ -19,7 +19,7 @@ SEES = {"white_box": "weights", "scores": "scores", "labels": "labels"}
 
 
 def summary_and_source(method: type) -> tuple[str, str]:
-    """First docstring line without its full stop, and the source in parentheses at its end (empty if there is none)."""
+    """First docstring line without its full stop, and the source in parentheses at its end (empty without one)."""
     line = (inspect.getdoc(method) or "").partition("\n")[0].rstrip(".").replace("``", "`")
     found = re.fullmatch(r"(.*) \(([^()]*\d{4})\)", line)
     return (found[1], found[2]) if found else (line, "")

@@ -7,7 +7,7 @@ The model that ``make demo`` trained, on the drawn faces, a few minutes on a lap
 For a model of your images, also pass ``dataset``, ``evaluation_model`` and ``generator`` (a prior trained on public
 images). After Ctrl-C, run it again: finished attacks are kept. The whole story: docs/audit.md.
 
-What happens, in order (`calor_hf/auditing/audit.py` reads like this from top to bottom): every attack reconstructs
+Steps, in order (`calor_hf/auditing/audit.py` reads like this from top to bottom): every attack reconstructs
 images of every attacked class, and sees only the model and the prior; then the evaluation model evaluates them against
 the private images; every number gets its chance level and its interval; the report is written, and a page from it.
 """

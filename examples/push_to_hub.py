@@ -5,7 +5,7 @@ The model that ``make demo`` trained and audited; first what would be published,
     python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit
     python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit --now
 
-What happens, in order (`calor_hf/hub/` has each step): the numbers of training and audit are read, and refused if they
+Steps, in order (`calor_hf/hub/` has each step): the numbers of training and audit are read, and refused if they
 belong to other weights; the card is written from them, around what you wrote into the one before; the files on the list
 of `calor_hf/hub/release.py` are uploaded; one commit makes them visible together. If the connection breaks, the old
 revision stays, and the same command goes on.

@@ -13,7 +13,7 @@ The undefended reference, for comparison: ``--defense none``. The paper's settin
 head is swapped: ``--undefended-epochs 50``. After Ctrl-C: the same command with ``--resume``. Publishing:
 ``--push-to-hub --hub-model-id you/name``. All options: ``--help``.
 
-What happens, in order (`calor_hf/recipes/train.py` reads like this from top to bottom): the data are split; the base
+Steps, in order (`calor_hf/recipes/train.py` reads like this from top to bottom): the data are split; the base
 model is loaded; the rank is chosen; the classifier is swapped for a low-rank head; stage `fit` trains it with
 cross-entropy and stage `adapt` with confidence adaptation; the checkpoint that keeps validation accuracy is measured on
 the test split and saved with a table, curves and numbers.

@@ -1,4 +1,4 @@
-"""What every test stands on: no network, a fixed seed, a batch of images."""
+"""Foundations of every test: no network, a fixed seed, a batch of images."""
 
 import gc
 import os

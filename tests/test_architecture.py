@@ -96,7 +96,7 @@ def packages_of_others(source: str) -> set[str]:
 
 
 def declared() -> dict[str, str]:
-    """What a user may install, the requirements and the extras, with its lowest version."""
+    """Packages that a user may install, the requirements and the extras, with its lowest version."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = [text for name, text in setup["options.extras_require"].items() if name not in TOOLS]

@@ -156,7 +156,7 @@ def _train(
     student: PreTrainedModel, teacher: Any, labels: Tensor | None, images: Dataset[Tensor], plan: StudentPlan,
     folder: Path, name: str,
 ) -> None:  # fmt: skip
-    """Train ``student`` and save it; by the teacher's scores, or where there are ``labels`` (images,), by these."""
+    """Train ``student`` and save it; by the teacher's scores, or, given ``labels`` (images,), by these."""
     device = teacher.device
     student.to(device).train()
     view = HFTarget(student, image_size=teacher.image_size[0])

@@ -177,7 +177,7 @@ def convinced(found: Reconstruction, label: int) -> bool:
 
 
 def filled(found: Reconstruction | None, before: Reconstruction, labels: Sequence[int]) -> Reconstruction:
-    """``found`` with the images of ``before`` where a class was spared, classes in the order of ``labels``."""
+    """``found`` with the images of ``before`` if a class was spared, classes in the order of ``labels``."""
     there = set() if found is None else set(found.labels.tolist())
     sources = [(found if found is not None and label in there else before, label) for label in labels]
 

@@ -118,7 +118,7 @@ class BREP(Attack[BREPConfig]):
     def explore(
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> tuple[dict[int, Tensor], Cost]:
-        """Starts (hits, latent_dim) of each class, none where the target never answers it."""
+        """Starts (hits, latent_dim) of each class, none if the target never answers it."""
         queries = Queries(target, generator, task.seed)
         # Images of a generator without classes are everybody's.
         groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
@@ -218,7 +218,7 @@ class BREP(Attack[BREPConfig]):
             centers: (rows, latent_dim).
             radii: (rows,).
             offsets: (rows, directions, latent_dim) from the centers to the points asked for, of the radii's length.
-            answers: (rows, directions) 1 where the target takes the point for the class, otherwise −1.
+            answers: (rows, directions) 1 if the target takes the point for the class, otherwise −1.
 
         Returns:
             The centers' goals, the spheres' new radii, and which of them grew.

@@ -61,5 +61,5 @@ class KED(GradientAttack[KEDConfig]):
         return sample if self.config.clip is None else sample.clamp(-self.config.clip, self.config.clip)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """``prior``: minus the realism, where the generator knows one."""
+        """``prior``: minus the realism, if the generator knows one."""
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}

@@ -170,7 +170,7 @@ class Evaluator:
 
     @cached_property
     def private_views(self) -> dict[str, View]:
-        """What each network computes from the private images, by role; a network with two roles runs once.
+        """Outputs of each network for the private images, by role; a network with two roles runs once.
 
         Raises:
             FloatingPointError: a network's logits are not finite.

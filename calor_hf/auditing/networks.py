@@ -165,7 +165,7 @@ def load_network(source: "str | Network | Target | nn.Module", name: str = "") -
 
     Args:
         source: Name in ``extractors.SOURCES``, such as ``inception_fid`` (a folder is ``./inception_fid``);
-            folder or Hub id of an image classifier of transformers; ``module:function``, where the function takes
+            folder or Hub id of an image classifier of transformers; ``module:function``, whose function takes
             nothing and returns an ``nn.Module`` that turns images in [0, 1] into features; or one of these in memory.
         name: Name in the report; defaults to ``source``.
 

@@ -58,7 +58,7 @@ class TowardTruth(GradientAttack[TowardTruthConfig]):
 
     Args:
         config: The settings.
-        look: What images are compared by.
+        look: Features by which images are compared.
         truth: (rows, d) that the images of each row should look like; rows as those of all ``classes``.
         classes: All classes of the run.
     """

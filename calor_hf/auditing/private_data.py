@@ -35,8 +35,8 @@ class Decoys:
         held_labels: (h,) int64.
         numbers: (k·classes,) int64, number of each identity in the dealt data.
         class_of: (k·classes,) int64, its class.
-        exchangeability: Statement of ``decoys check`` about these data; empty if there is none.
-        strata: Column with the same value for all identities of a class; empty if there is none.
+        exchangeability: Statement of ``decoys check`` about these data; empty without it.
+        strata: Column with the same value for all identities of a class; empty without it.
         base_rate: Share of the classes that have its most frequent value.
     """
 

@@ -1,1 +1,1 @@
-"""What every other part stands on: registry, frozen settings, the objects passed between the parts, seeding."""
+"""Foundations of every other part: registry, frozen settings, the objects passed between the parts, seeding."""

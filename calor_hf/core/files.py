@@ -23,7 +23,7 @@ MAX_TEXT = 256 * 2**20
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
-# What torch.save raises where a disk is full, or not to be written to, is a RuntimeError; faults of programs are, too.
+# Error of torch.save if a disk is full, or not to be written to, is a RuntimeError; faults of programs are, too.
 _FAULT_OF_DISK = re.compile("PytorchStreamWriter|inline_container|iostream")
 
 
@@ -33,7 +33,7 @@ class NotSavedError(OSError):
 
 @contextmanager
 def saving(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what libraries, and the system, raise where a disk is full into an error that says where and what to do.
+    """Turn what libraries, and the system, raise if a disk is full into an error that says where and what to do.
 
     Raises:
         NotSavedError: ``place`` could not be written.
@@ -129,7 +129,7 @@ def check_writable(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of a saved model's weights, by which a measurement is known to belong to them; None: there are none."""
+    """SHA-256 of a saved model's weights, by which a measurement is known to belong to them; None without weights."""
     files = sorted(file for file in folder.glob("model*.safetensors") if WEIGHTS.fullmatch(file.name))
     if not files:
         return None

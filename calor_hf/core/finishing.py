@@ -14,7 +14,7 @@ class Finishing:
     """Steps after long work: one that fails does not keep the next from being done.
 
     Args:
-        saved: What is done and where it is saved, e.g. "the model is saved in outputs".
+        saved: Finished work and its place, e.g. "the model is saved in outputs".
         remedy: How to repeat the steps that failed.
     """
 

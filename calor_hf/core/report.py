@@ -86,7 +86,7 @@ class Measure:
         name: As in the tables, such as ``attack_accuracy@1``.
         value: The number; NaN if it could not be computed, and :attr:`note` says why.
         unit: ``share`` in [0, 1], or another unit.
-        direction: What larger values mean: more ``leakage``, more ``privacy``, or ``neither``.
+        direction: Meaning of larger values: more ``leakage``, more ``privacy``, or ``neither``.
         images: Number of reconstructions it is computed from.
         identities: Number of identities these are meant to show.
         low: Lower end of the 95 % interval over identities, or NaN; ``high`` is the upper one.

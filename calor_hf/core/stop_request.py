@@ -43,7 +43,7 @@ class StopRequest:
     Signals reach the main thread alone; elsewhere, or with ``active`` false, they do what they always do.
 
     Args:
-        promise: What will be done before stopping, for the message.
+        promise: Work that will be done before stopping, for the message.
         active: Whether to take over the signals at all.
     """
 

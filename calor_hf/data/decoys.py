@@ -205,7 +205,7 @@ def read_assignment(data: str | Path) -> Assignment:
     """Read the assignment of the data in a folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
         ValueError: it is damaged, or of other data.
     """
     file = secret_folder(data) / ASSIGNMENT

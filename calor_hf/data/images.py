@@ -29,7 +29,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         augmentation: Applied to the RGB image before the processor, or None.
         seed: First part of the key of every draw, >= 0.
         keep_bytes: Decoded images are kept in memory up to this size, so that small sets are decoded once.
-        identity_column: Column that is given as ``identities``; None means that there is none.
+        identity_column: Column that is given as ``identities``; None means that the data have no such column.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class PixelScale:
 
     @classmethod
     def of(cls, processor: Any) -> "PixelScale | None":
-        """Normalization of an image processor; None if there is none, or it does not state or show one."""
+        """Normalization of an image processor; None if it is missing, or does not state or show one."""
         try:
             return PixelScale(**_scale_of(plain_processor(processor)))
         except ValueError:

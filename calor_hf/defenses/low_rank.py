@@ -58,7 +58,7 @@ class LowRankDefense(Defense[L]):
 
     @classmethod
     def complete(cls, config: L, in_features: int, num_labels: int) -> L:
-        """Choose the rank where it is left out, and check it against the model."""
+        """Choose the rank if it is left out, and check it against the model."""
         usual = default_rank(in_features, num_labels)
         if config.rank is None:
             config = replace(config, rank=usual)
@@ -97,7 +97,7 @@ class OptionalLowRankDefense(LowRankDefense[P]):
 
     @classmethod
     def complete(cls, config: P, in_features: int, num_labels: int) -> P:
-        """Choose the rank where it is left out, and check it against the model."""
+        """Choose the rank if it is left out, and check it against the model."""
         return super().complete(config, in_features, num_labels) if config.low_rank else config
 
     def build_head(self, in_features: int, num_labels: int) -> LowRankHead:

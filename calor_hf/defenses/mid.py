@@ -55,7 +55,7 @@ class BottleneckHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             mean, raw = linear(self.encoder, at_least_float32(features)).split(self.width, dim=1)
             raw = raw - self.SHIFT
-            # softplus(x) is eˣ up to a factor 1 − eˣ/2 where x is small: its logarithm stays exact where it underflows.
+            # softplus(x) is eˣ up to a factor 1 − eˣ/2 where x is small: its logarithm stays exact when it underflows.
             log_std = torch.where(raw < -15, raw, F.softplus(raw.clamp_min(-15)).log())
             return mean, log_std
 

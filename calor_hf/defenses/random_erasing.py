@@ -28,7 +28,7 @@ class RandomErasingConfig(MethodConfig):
     probability: float = setting(1.0, "Probability that an image is erased at all, 0 to 1.", ge=0, le=1)
     fill: str | float = setting(
         "authors",
-        "What the hole is filled with: authors (0.485, 0.456, 0.406 in the model's normalized units, as in "
+        "Filling of the hole: authors (0.485, 0.456, 0.406 in the model's normalized units, as in "
         "their code), mean (of the image, by channel), noise (standard normal, in normalized units), or a gray "
         "value in [0, 1].",
     )

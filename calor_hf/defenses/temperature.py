@@ -47,7 +47,7 @@ class Temperature(OptionalLowRankDefense[TemperatureConfig]):
 
     @classmethod
     def strength(cls, in_features: int, num_labels: int) -> Strength | None:
-        """Return None: strengths are matched by accuracy, which no temperature changes."""
+        """Return ``None``, as strengths are matched by accuracy, which no temperature changes."""
         return None
 
     def stages(self, args: Any) -> list[Stage]:

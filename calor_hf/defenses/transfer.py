@@ -21,7 +21,7 @@ class TransferConfig(MethodConfig):
     freeze_ratio: float = setting(0.5, "Share of the backbone that is frozen, from the input on, 0 to 1.", ge=0, le=1)
     count_by: str = setting(
         "leaf",
-        "What the ratio counts: leaf (modules without children, those without weights too: CALoR's "
+        "Unit in which the ratio counts: leaf (modules without children, those without weights too: CALoR's "
         "comparison), param_leaf (leaves with weights), params (weights), children (blocks: the largest part taken "
         "apart until none holds more than half of the weights).",
         choices=("leaf", "param_leaf", "params", "children"),

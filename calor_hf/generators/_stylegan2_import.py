@@ -32,7 +32,7 @@ def import_stylegan2(file: str | Path, crop: int | None = None) -> StyleGAN2:
             of the 1024 pixels of FFHQ, or 176 of 256.
 
     Returns:
-        The generator, float32, on the CPU; with its discriminator where the file has one of the same widths, and there
+        The generator, float32, on the CPU; with its discriminator if the file has one of the same widths, and there
         is no crop.
 
     Raises:

@@ -144,7 +144,7 @@ class StyledConv(nn.Module):
         """(batch, outputs, side, side).
 
         Args:
-            x: (batch, inputs, side, side), or half the side where it is doubled.
+            x: (batch, inputs, side, side), or half the side if it is doubled.
             w: (batch, w_dim).
             noise: (batch, 1, side, side); None means the constant one.
         """

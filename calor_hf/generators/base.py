@@ -70,7 +70,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         return len(self._channels)
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """(batch, 3, side, side) in [0, 1] from (batch, latent_dim), and labels (batch,) where it has classes.
+        """(batch, 3, side, side) in [0, 1] from (batch, latent_dim), and labels (batch,) if it has classes.
 
         In evaluation mode an image depends on its own row alone.
         """
@@ -83,7 +83,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
 
         Args:
             images: (batch, 3, image_size, image_size) in [0, 1].
-            labels: (batch,), where it has classes.
+            labels: (batch,), if it has classes.
             group: Number of neighbors that are evaluated together, for minibatch discrimination.
 
         Returns:
@@ -136,12 +136,12 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
             stop: Block before which it stops, in (start, num_blocks]; None means num_blocks.
             image: Output of the earlier blocks, as they returned it; None drops it. Read by generators whose
                 blocks each add to the image; the others paint in the last block alone and ignore it.
-            labels: (batch,), where it has classes.
+            labels: (batch,), if it has classes.
 
         Returns:
             The map after the last block run, (batch, *hidden_shape(stop)), and the image: in [0, 1] and
             (batch, 3, image_size, image_size) if the last block was run; before, what was painted so far in the
-            generator's own unit and size, None where that is nothing.
+            generator's own unit and size, None if it has no such unit.
 
         Raises:
             ValueError: it cannot be taken apart, or the blocks or the map do not fit.

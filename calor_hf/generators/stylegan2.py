@@ -129,7 +129,7 @@ class StyleGAN2(Generator[StyleGAN2Config]):
     def latent_deviation(self) -> float:
         """Standard deviation over the numbers of a sampled style, each around its mean.
 
-        The official networks', where it was imported; measured on 1000 samples otherwise.
+        The official networks', if it was imported; measured on 1000 samples otherwise.
         """
         if self.config.official:
             return STYLE_DEVIATION * self._kept

@@ -68,7 +68,7 @@ def margins(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
     Returns:
         ``log_odds``, (batch,): logsumexp over j ≠ y of z_j − z_y, so that the true class y has the probability
-        sigmoid(−log_odds). ``best_rival``, (batch,): the largest z_j − z_y; below 0 where the true class is first.
+        sigmoid(−log_odds). ``best_rival``, (batch,): the largest z_j − z_y; below 0 if the true class is first.
     """
     index = labels.clamp_min(0).unsqueeze(1)
     gap = (logits - logits.gather(1, index)).scatter(1, index, -math.inf)

@@ -58,7 +58,7 @@ def heads_of(head: nn.Module) -> list[nn.Module]:
 
 
 def same_kind(classifier: nn.Module, num_labels: int) -> nn.Linear | nn.Conv2d:
-    """``classifier`` itself where it has ``num_labels`` outputs, else one like it with random weights."""
+    """``classifier`` itself if it has ``num_labels`` outputs, else one like it with random weights."""
     has_bias = classifier.bias is not None
     if isinstance(classifier, nn.Conv2d):
         if classifier.out_channels == num_labels:

@@ -77,7 +77,7 @@ def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any
 
     Returns:
         The output; for each path (batch, values), attached to the graph: axes after the batch side by side, and the
-        windows or patches of an image too, where a model lays them along the first axis, image after image.
+        windows or patches of an image too, if a model lays them along the first axis, image after image.
 
     Raises:
         ValueError: a module did not run, its input is no tensor with rows for each sample, or carries no gradient.

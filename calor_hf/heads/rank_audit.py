@@ -39,7 +39,7 @@ class RankAudit:
 
     Attributes:
         layers: In order of definition.
-        head_rank: Rank of the map from features to scores: of the layers' product where they follow one another,
+        head_rank: Rank of the map from features to scores: of the layers' product if they follow one another,
             otherwise an upper limit, the smallest rank of a layer; of several heads the largest.
     """
 

@@ -31,7 +31,7 @@ def svd_init(head: LowRankHead, classifier: nn.Linear | nn.Conv2d, features: Ten
     Args:
         head: Head to set, in place; activation ``tanh`` or ``identity``, no input norm.
         classifier: Trained linear layer (or 1x1 convolution) with weight W (N, m) and bias c.
-        features: (samples, m) inputs of ``classifier`` on calibration images, at least 2 samples. None: μ = 0 and
+        features: (samples, m) inputs of ``classifier`` on calibration images, at least 2 samples. None means μ = 0 and
             one scale for all coordinates, guessed from the norms of W's rows, with a warning.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What may be published about a saved model: its training record and its audit, without names and paths.
+"""Facts about a saved model that may be published: its training record and its audit, without names and paths.
 
 The card is written from this alone, and it is published next to the card as ``evidence.json``.
 """
@@ -183,7 +183,7 @@ def read_model(folder: Path) -> ModelInfo:
 
 
 def read_record(folder: Path) -> TrainingRecord | None:
-    """Read the training record in a model's folder; None if there is none that names its weights.
+    """Read the training record in a model's folder; None if no record names its weights.
 
     Raises:
         StaleRecordError: the weights are not those that were measured.

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class View:
-    """What one network computes from the images, on the CPU.
+    """Outputs of one network for the images, on the CPU.
 
     Attributes:
         name: Name of the network in reports.

@@ -12,7 +12,7 @@ def lora_config(model: DefendedForImageClassification, **settings: Any) -> Any:
     """``peft.LoraConfig`` that fits ``model``: adapters in the backbone, the head trained and saved whole.
 
     peft knows neither which layers of a defended model are the backbone's nor that its head is new. Adapters go to
-    every linear layer of the backbone (to its convolutions, where it has no linear layer); the head, and batch norms,
+    every linear layer of the backbone (to its convolutions, if it has no linear layer); the head, and batch norms,
     whose statistics move in training, are saved with the adapter.
 
     Args:

@@ -113,7 +113,7 @@ def refuse_settings(config: DefendedConfig, asked: Mapping[str, Any], for_base_o
     """Raise ``ValueError`` for settings of a new defense that a saved defended model does not have.
 
     Args:
-        config: Of the saved model.
+        config: Configuration of the saved model.
         asked: Settings that were given; None and those equal to the saved ones pass.
         for_base_only: Arguments that apply to base checkpoints only, with their values; None means not given.
     """
@@ -184,7 +184,7 @@ def start_of_heads(
 
     Args:
         head_init: ``"random"`` or ``"svd"``.
-        config: Of the defended model.
+        config: Configuration of the defended model.
         base: With its trained classifiers.
         calibration: Processed training images, a batch of model inputs, an iterable of such batches, or None.
 

@@ -24,7 +24,7 @@ from calor_hf.modeling.configuration_defended import DefendedConfig
 FORMATS = ("onnx", "torch")
 METADATA_FILE = "calor_hf.json"  # inside a torch.export archive
 _BATCH = torch.export.Dim("batch", max=2**31)  # without an end, torch 2.7 finds that it may have none
-_SINGLE_FILE = 1_900_000_000  # bytes; ONNX files end at 2 GiB, larger weights go into a file beside
+_SINGLE_FILE = 1_900_000_000  # bytes; ONNX files end at 2 GiB, larger weights go into a file next to it
 
 
 def export_model(
@@ -81,7 +81,7 @@ def export_model(
                 f"the exported file gives other scores than the model: a logit differs by {difference:.2g}, allowed "
                 f"are {tolerance:.2g}; nothing was written. Another version of torch or onnxscript may help"
             )
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights beside first
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the separate weights first
             file.replace(path.parent / file.name)
     return difference
 

@@ -89,7 +89,7 @@ class DefendedForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     base_model_prefix = ""
     accepts_loss_kwargs = False  # the loss is the batch's mean: the Trainer divides it when it accumulates gradients
-    # What a base model does not support it refuses itself, when the choice reaches it.
+    # A base model refuses itself what it does not support, when the choice reaches it.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -96,7 +96,7 @@ class PriorTraining(ABC, Generic[C]):
         """Return the model under attack, of a prior that needs it.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the prior has none.
         """
         if target is None:
             raise ValueError(f"the prior {type(self).__name__} asks the model under attack for labels; pass target=")
@@ -129,7 +129,7 @@ class PriorTraining(ABC, Generic[C]):
 
         Args:
             generator: In training mode.
-            target: The model under attack, frozen; None means that there is none.
+            target: The model under attack, frozen; None means no prior before it.
             real: Images and labels.
             draws: Random numbers for a batch.
         """

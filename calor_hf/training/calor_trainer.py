@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the rule says so far.
+    """Checkpoints seen by the rule so far.
 
     Attributes:
         reference: End of the first stage, or None before it.

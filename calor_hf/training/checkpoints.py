@@ -89,7 +89,7 @@ def last_checkpoint(output_dir: str | os.PathLike[str]) -> str:
     """Newest of :func:`complete_checkpoints`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder holds no checkpoint.
     """
     found = complete_checkpoints(output_dir)
     if not found:

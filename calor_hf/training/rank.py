@@ -70,12 +70,12 @@ def suggest_rank(
         num_labels: Number of classes. None means one more than the largest training label.
         max_accuracy_drop: Points of validation accuracy that the rank may cost, or one standard error, if more.
         ranks: Ranks to try, growing. None means 2, 3, 4, 6, 8, 12, 16, … up to min(features, classes).
-        activation: Of the low-rank head, ``tanh`` or ``identity``.
+        activation: Activation of the low-rank head, ``tanh`` or ``identity``.
         head: Path of the model's classifier, if it cannot be found.
         max_samples: Training images used, evenly spread.
         batch_size: Images a forward pass.
         steps: Optimizer steps of each fit.
-        seed: Of the fits.
+        seed: Seed of the fits.
     """
     train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
     eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)

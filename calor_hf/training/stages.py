@@ -188,7 +188,7 @@ class StagedTrainer(Trainer):
         return tuple(values)
 
     def planned_values(self) -> tuple[Any, ...]:
-        """What :meth:`set_initial_training_values` gives for the arguments as they are; :attr:`plan` is set."""
+        """Return the values of :meth:`set_initial_training_values` for these arguments; :attr:`plan` is set."""
         rest = inspect.signature(Trainer.set_initial_training_values).parameters.keys() & {"total_train_batch_size"}
         total = [self.get_total_train_batch_size(self.args)] if rest else []
         return self.set_initial_training_values(self.args, self.get_train_dataloader(), *total)

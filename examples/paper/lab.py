@@ -189,7 +189,7 @@ class Lab:
         return {}
 
     def private_images(self, target: HFTarget, identities: int | None = None) -> PrivateImages:
-        """Return training images of the first ``identities`` classes (None: of all), and test images of all."""
+        """Return training images of the first ``identities`` classes (None for all), and test images of all."""
         labels = first_labels(target, identities)
         side, name = target.image_size[0], self.options.dataset or SYNTHETIC
         splits = self.splits(side).for_classes(target.class_names)

@@ -1,4 +1,4 @@
-"""What holds for every attack with every generator."""
+"""Contract of every attack with every generator."""
 
 from pathlib import Path
 from typing import Any

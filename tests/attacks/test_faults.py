@@ -1,4 +1,4 @@
-"""What goes wrong, and what the user is told."""
+"""Faults, and their messages."""
 
 import logging
 from pathlib import Path

@@ -23,7 +23,7 @@ def discriminator(generator: Any) -> Any:
 
 
 def starts(latent_dim: int) -> Tensor:
-    """What the attacks start from: a stream for every (class, restart)."""
+    """Starts of the attacks: a stream for every (class, restart)."""
     rngs = [named_rng(0, "attacks/starts", label, restart) for label in LABELS for restart in range(EACH)]
     return torch.stack([torch.from_numpy(rng.standard_normal(latent_dim)) for rng in rngs])
 

@@ -74,7 +74,7 @@ def images() -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "side", "low", "high"),
-    # What the network itself is given; pytorch-fid's then makes [-1, 1] of [0, 1], and [-3, 1] of [-1, 1].
+    # Input of the network itself; pytorch-fid's then makes [-1, 1] of [0, 1], and [-3, 1] of [-1, 1].
     [
         ("inception_fid", 16, 0, 1),
         ("inception_fid_legacy_range", 16, -1, 1),

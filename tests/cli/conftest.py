@@ -1,4 +1,4 @@
-"""What tests of several commands share."""
+"""Fixtures of tests of several commands."""
 
 from collections.abc import Iterator
 from functools import cache

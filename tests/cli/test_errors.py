@@ -1,4 +1,4 @@
-"""What a user sees of an error: ours in words, anything else as the report of a fault."""
+"""Errors as a user sees them: ours in words, anything else as the report of a fault."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""What every registered defense promises; a new file in `defenses` is tested here without being named."""
+"""Contract of every registered defense; a new file in `defenses` is tested here without being named."""
 
 import dataclasses
 import json

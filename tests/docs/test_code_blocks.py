@@ -1,4 +1,4 @@
-"""What README.md and the guides tell a reader to type: read by the real parsers here, and run in the slow part."""
+"""Commands that README.md and the guides tell a reader to type: read by the real parsers, and run in slow tests."""
 
 import ast
 import importlib
@@ -27,7 +27,7 @@ def imported(source: str) -> list[tuple[str, str | None]]:
 
 
 def find(module: str, name: str | None) -> Any:
-    """What is imported; ImportError or AttributeError where it is not there."""
+    """Imported names; ImportError or AttributeError if it is not there."""
     there = importlib.import_module(module)
     if name is None:
         return there

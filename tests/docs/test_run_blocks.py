@@ -1,4 +1,4 @@
-"""What the guides tell a reader to type is run, in their order, in a folder of small stand-ins."""
+"""Commands that the guides tell a reader to type are run, in their order, in a folder of small stand-ins."""
 
 import os
 import shlex
@@ -81,7 +81,7 @@ NOT_RUN = {
 RUN_FILES = [
     file for file in FILES if file in ("README.md", "examples/paper/README.md") or Path(file).parent == Path("docs")
 ]
-# What the text of a guide says, or another guide, that the reader has already; the rest a guide has to write itself.
+# Files that, by the text of a guide or another guide, the reader has already; the rest a guide has to write itself.
 READER_HAS = {
     "README.md": ["demo", "demo-audit", "audit-undefended", "audit-calor", "prior", "evaluation-model"],
     "docs/audit.md": [
@@ -143,7 +143,7 @@ def make_images(folder: Path) -> None:
 
 
 def make_outputs() -> None:
-    """What the guides call ``outputs/...``: trained for a moment, attacked for a moment."""
+    """Folders that the guides call ``outputs/...``: trained for a moment, attacked for a moment."""
 
     def run(line: str, limits: Sequence[str], name: str) -> None:
         words = [*shlex.split(line), *limits, "--output-dir", f"outputs/{name}"]
@@ -204,7 +204,7 @@ def reader(request: pytest.FixtureRequest, stand_ins: Path, tmp_path: Path, monk
 
 
 def names_of_a_reader() -> dict[str, Any]:
-    """What the text around a block says that the reader has already."""
+    """Files that the reader has, by the text around a block already."""
     splits = load_splits("path/to/folder")
     processor = ViTImageProcessor.from_pretrained("google/vit-base-patch16-224")
     train, validation = (ImageDataset(part, processor) for part in (splits.train, splits.validation))

@@ -21,11 +21,11 @@ class Field:
     """Where commands are run: each in a folder of its own, and once undisturbed.
 
     Attributes:
-        folder: Of everything.
-        world: Of the inputs.
+        folder: Folder of everything.
+        world: Folder of the inputs.
         server: Runs the commands.
-        hub: What they publish to.
-        undisturbed: What an undisturbed run was and left, by kind of work.
+        hub: Hub that they publish to.
+        undisturbed: Undisturbed runs and their files, by kind of work.
     """
 
     folder: Path
@@ -71,10 +71,10 @@ class Field:
         assert wrong == []
 
     def goes_on(self, kind: str, room: Path, but: str = "nothing") -> Done:
-        """What the user types after trouble; it ends well, and what it leaves is what the undisturbed run left.
+        """Type what the user types after trouble; it ends well, and what it leaves is what the undisturbed run left.
 
         Args:
-            kind: Of work.
+            kind: Kind of work.
             room: Where it was.
             but: Expression for what may differ.
         """

@@ -19,11 +19,11 @@ MANY = 30
 SHORT = ("training", "prior", "audit")
 
 
-def killed_at(field: Field, kind: str, moment: int, torn: bool, whom: str = "all") -> None:
+def killed_at(field: Field, kind: str, moment: int, torn: bool, receiver: str = "all") -> None:
     """Kill a run at a moment, go on, and see that no more than the work since the last save was done twice."""
     whole, _ = field.whole(kind)
-    room = field.room(f"{kind} killed at {moment} of {whole.moments}{' torn' * torn}, {whom}")
-    killed = field.run(kind, room, at=moment, torn=torn, number=signal.SIGKILL, whom=whom)
+    room = field.room(f"{kind} killed at {moment} of {whole.moments}{' torn' * torn}, {receiver}")
+    killed = field.run(kind, room, at=moment, torn=torn, number=signal.SIGKILL, receiver=receiver)
     assert killed.status == -signal.SIGKILL, killed.shown[-3000:]
     resumed = field.goes_on(kind, room)
     again = killed.steps + resumed.steps - whole.steps
@@ -56,7 +56,7 @@ def test_every_moment_of_a_prior(field: Field) -> None:
 def test_a_training_stops_when_its_comparison_is_killed(field: Field) -> None:
     room = field.room("comparison killed alone")
     moment = field.whole("comparison")[0].moments // 3
-    killed = field.run("comparison", room, at=moment, number=signal.SIGKILL, whom="first")
+    killed = field.run("comparison", room, at=moment, number=signal.SIGKILL, receiver="first")
     assert killed.status == -signal.SIGKILL
     (log,) = (room / "out" / "runs").glob("*.log")
     wait_for(lambda: "Go on with the same command and --resume." in log.read_text())

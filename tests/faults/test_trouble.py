@@ -86,11 +86,11 @@ def times(value: Any, place: str = "") -> list[tuple[str, float]]:
     return [found for name, one in pairs for found in times(one, f"{place}/{name}")]
 
 
-def asked_to_stop(number: int, whom: str) -> Callable[[Field, str, int], None]:
+def asked_to_stop(number: int, receiver: str) -> Callable[[Field, str, int], None]:
     def trial(field: Field, kind: str, moment: int) -> None:
         """It saves, says how to go on, and goes on where it was."""
         room = field.room(f"{kind}, {signal.Signals(number).name} at {moment}")
-        done = field.run(kind, room, at=moment, number=number, whom=whom)
+        done = field.run(kind, room, at=moment, number=number, receiver=receiver)
         assert done.status == 130, (room, done.shown[-3000:])
         assert "Traceback" not in done.shown, (room, done.shown[-3000:])
         assert "the same command and --resume" in done.shown or "the same command with --resume" in done.shown, room
@@ -208,14 +208,14 @@ def in_two(field: Field, kind: str, room: Path, *more: str, **trouble: Any) -> D
     return field.server.launch(TORCHRUN, [*WORKS[kind].given(field.world), *more], room, **trouble)
 
 
-# What a killed process had not saved of its random state is drawn anew.
+# State that a killed process had not saved of its random state is drawn anew.
 IN_TWO = r"/rng_state_1\.pth is in one of them only"
 
 
 def one_dies(field: Field, kind: str, moment: int) -> dict[str, Any]:
     """Its launch ends with an error within a minute, no one is left, and it goes on in two; what is there then."""
     room = field.room(f"{kind}, one of two dies at {moment}")
-    done = in_two(field, kind, room, at=moment, number=signal.SIGKILL, whom="me")
+    done = in_two(field, kind, room, at=moment, number=signal.SIGKILL, receiver="me")
     assert done.status > 0, (room, done.shown[-3000:])
     assert "Signal 9 (SIGKILL)" in done.shown, (room, done.shown[-3000:])
     assert done.seconds < 60, room

@@ -134,7 +134,7 @@ def content(path: Path) -> Any:
 
 
 def numbers(value: Any, place: str = "") -> dict[str, str]:
-    """What a JSON file holds but for what was spent, by its place there."""
+    """Content of a JSON file without what was spent, by its place there."""
     if isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         parts = [numbers(one, f"{place}/{name}") for name, one in pairs if name not in SPENT]
@@ -143,7 +143,7 @@ def numbers(value: Any, place: str = "") -> dict[str, str]:
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """What differs between two results."""
+    """Differences between two results."""
     missing = [f"{name} is in one of them only" for name in sorted(found.keys() ^ expected.keys())]
     both = [(name, found[name], expected[name]) for name in sorted(found.keys() & expected.keys())]
     inside = [

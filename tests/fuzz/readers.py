@@ -1,4 +1,4 @@
-"""What the library reads from files that others wrote: a small valid one of each kind, its damage, and its reader."""
+"""Files of others that the library reads: a small valid one of each kind, its damage, and its reader."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ class Reader:
 
     Attributes:
         make: Writes valid files into a folder; the one to damage.
-        damage: What becomes of its bytes.
+        damage: Change to its bytes.
         read: Reads it, given the file.
     """
 

@@ -29,7 +29,7 @@ from tests.fuzz.readers import READERS, Reader
 SECONDS = 20
 """A case that takes longer is a hang."""
 ROOM = 3 * 2**30
-"""Address space beside what the process has when it begins."""
+"""Address space in addition to what the process has when it begins."""
 GROWTH = 384 * 2**20
 """Memory that a case may add to the highest use so far."""
 CLEAR = (ValueError, OSError)
@@ -63,7 +63,7 @@ class AttackCallback:
 
 
 def tried(callback: AttackCallback, folder: Path) -> list[str]:
-    """What the watch sees of what no reader may do."""
+    """Forbidden actions of readers, as the watch sees them."""
     callback.on = True
     os.system("true")
     pickle.loads(pickle.dumps(PurePosixPath("x")))

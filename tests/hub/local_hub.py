@@ -152,7 +152,7 @@ def is_lfs(name: str, size: int) -> bool:
 
 
 def check_card(content: str) -> list[str]:
-    """What is wrong with a card's metadata, by huggingface_hub's own classes."""
+    """Errors in a card's metadata, by huggingface_hub's own classes."""
     match = re.match(r"^---\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", content, re.DOTALL)
     if match is None:
         return []
@@ -253,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    # Who asks
+    # Account of the token
 
     def user(self) -> str | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -265,7 +265,7 @@ class Handler(BaseHTTPRequestHandler):
         user, repo = self.user(), self.hub.repos.get(name)
         mine = user is not None and name.split("/")[0] == user
         if repo is None or (repo.private and not mine):
-            if user is None:  # as the Hub: whoever is not logged in cannot tell missing from private
+            if user is None:  # as the Hub: without a login a client cannot tell missing from private
                 raise RefusedError(401, "Invalid username or password.", "RepoNotFound")
             raise RefusedError(404, "Repository not found", "RepoNotFound")
         if write and user is None:

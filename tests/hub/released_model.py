@@ -79,7 +79,7 @@ def audit_of(model: Path, folder: Path, drawn: bool = False, **changes: Any) -> 
 
 
 def with_junk(folder: Path) -> Path:
-    """Put beside a model what training and audits leave there, and what a person keeps."""
+    """Put next to a model what training and audits leave there, and what a person keeps."""
     for name in JUNK:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"private")

@@ -1,4 +1,4 @@
-"""What users do, against the local Hub, in a process of its own: ``python -m tests.hub.scenario FOLDER``.
+"""Steps of users, against the local Hub, in a process of its own: ``python -m tests.hub.scenario FOLDER``.
 
 The Hub's constants are read at import, so ``HF_ENDPOINT`` and its siblings have to be set before. Prints one JSON
 object: what each step saw.

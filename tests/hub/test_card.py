@@ -120,7 +120,7 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
         .replace("<!-- calor_hf:begin load -->", "Call *me* before you use it.\n\n<!-- calor_hf:begin load -->")
     )
     theirs = theirs.replace(
-        "license: apache-2.0", "license: mit\nextra_gated_prompt: Who are you?\ntags_of_mine:\n- one"
+        "license: apache-2.0", "license: mit\nextra_gated_prompt: Please state your name.\ntags_of_mine:\n- one"
     )
     result = (
         "  - task:\n      type: image-classification\n    dataset:\n      name: Mine\n      type: mine\n    metrics:\n"
@@ -136,7 +136,7 @@ def test_what_a_person_wrote_stays(tmp_path: Path) -> None:
     assert "Not audited" not in made.text
     assert made.data.license == "mit"
     assert "License: mit" in made.text
-    assert (made.data["extra_gated_prompt"], made.data["tags_of_mine"]) == ("Who are you?", ["one"])
+    assert (made.data["extra_gated_prompt"], made.data["tags_of_mine"]) == ("Please state your name.", ["one"])
     assert made.data.tags[0] == "my-tag"
     types = [result.metric_type for result in made.data.eval_results or []]
     assert types == ["f1", "accuracy", "attack_accuracy@1", "identities_recognized"]

@@ -64,7 +64,7 @@ def small_evidence(**changes: Any) -> Evidence:
 def small_view(
     name: str, images: Tensor, private: Tensor, held: Tensor, *, seed: int = 0, faces: Tensor | None = None
 ) -> View:
-    """What a random layer sees in three sets of images; it classifies people where it is given their ``faces``."""
+    """Features by a random layer of three sets of images; it classifies people where it is given their ``faces``."""
     layer = torch.randn(3 * SIDE * SIDE, WIDTH, generator=torch.Generator().manual_seed(seed)) / 8
     seen = [(some - 0.5).flatten(1) @ layer for some in (images, private, held)]
     if faces is None:
@@ -75,7 +75,7 @@ def small_view(
 
 
 def answers(images: Tensor) -> dict[str, Tensor]:
-    """What a target of random layers says of images."""
+    """Outputs of a target of random layers for images."""
     layer = torch.randn(3 * SIDE * SIDE, WIDTH, generator=torch.Generator().manual_seed(5)) / 8
     features = (images - 0.5).flatten(1) @ layer
     return {"logits": features[:, :CLASSES], "code": features[:, :2].tanh(), "features": features}

@@ -1,4 +1,4 @@
-"""What every registered metric promises; a new file in `metrics` is tested here without being named."""
+"""Contract of every registered metric; a new file in `metrics` is tested here without being named."""
 
 import copy
 import dataclasses

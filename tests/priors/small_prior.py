@@ -32,9 +32,9 @@ class Pictures(Dataset[Tensor]):
 
     Args:
         count: How many.
-        signal_at: The read, counted from 1, at which this process sends itself ``number``; 0: none.
-        number: Of the signal.
-        broken_from: The read from which on all pixels are NaN; 0: none.
+        signal_at: The read, counted from 1, at which this process sends itself ``number``; 0 for none.
+        number: Number of the signal.
+        broken_from: The read from which on all pixels are NaN; 0 for none.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What LOKT's prior asks of the target: labels alone, and how many are in the record."""
+"""Questions of LOKT's prior to the target: labels alone, and how many are in the record."""
 
 import json
 from pathlib import Path

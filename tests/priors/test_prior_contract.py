@@ -1,4 +1,4 @@
-"""What every registered prior promises; a new file in `priors` is tested here without being named."""
+"""Contract of every registered prior; a new file in `priors` is tested here without being named."""
 
 import json
 from pathlib import Path

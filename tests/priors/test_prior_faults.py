@@ -1,4 +1,4 @@
-"""What goes wrong while a prior is trained, and what the user is told."""
+"""Faults while a prior is trained, and what the user is told."""
 
 import errno
 import json

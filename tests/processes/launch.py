@@ -28,9 +28,9 @@ def ask(
     """Run a command in the server, with these files for its output; its status.
 
     Args:
-        address: Of the server.
+        address: Address of the server.
         words: The command.
-        environment: What it has beside the server's.
+        environment: Variables in addition to the server's.
         files: For standard output and error.
         cwd: Where.
         group: Its process group, 0 for one of its own, of a command whose launcher this process stands for.

@@ -37,8 +37,8 @@ class Moments:
         at: The moment; 0: none.
         torn: Cut what is being written there in half: an opened file is empty, weights are half there.
         number: Signal that is sent at the moment.
-        whom: To ``all`` processes of the command, as if the machine were switched off, to the ``first``, which the user
-            started, or to ``me``.
+        receiver: ``all`` processes of the command, as if the machine were switched off, the ``first``, which the
+            user started, or ``me``.
         refused: From the moment on nothing can be written, with this error: the disk is full, say.
         clock: Seconds by which the clock is put on (or, < 0, back) at the moment.
     """
@@ -50,14 +50,21 @@ class Moments:
         at: int = 0,
         torn: bool = False,
         number: int = 0,
-        whom: str = "first",
+        receiver: str = "first",
         refused: int = 0,
         clock: float = 0.0,
     ) -> None:
         with open(counter, "r+b") as file:
             self._numbers = mmap.mmap(file.fileno(), COUNTER.size)
         self.root = os.path.realpath(root) + os.sep
-        self.at, self.torn, self.number, self.whom, self.refused, self.clock = at, torn, number, whom, refused, clock
+        self.at, self.torn, self.number, self.receiver, self.refused, self.clock = (
+            at,
+            torn,
+            number,
+            receiver,
+            refused,
+            clock,
+        )
         self._offset = 0.0
         self._died = Path(counter).with_suffix(".died")
         self._inside = False
@@ -149,9 +156,9 @@ class Moments:
         self._inside = True
         self._died.touch()
         self._inside = False
-        if self.whom == "all":
+        if self.receiver == "all":
             os.killpg(os.getpgrp(), self.number)
-        elif self.whom == "me" or os.getpid() == os.getpgrp():
+        elif self.receiver == "me" or os.getpid() == os.getpgrp():
             os.kill(os.getpid(), self.number)
         else:
             os.kill(os.getpgrp(), self.number)
@@ -165,7 +172,7 @@ class Moments:
 
 
 def refusal(module: str, number: int) -> Exception:
-    """What the libraries say that do not write in Python, as test_what_libraries_say sees it."""
+    """Output of the libraries that do not write in Python, as test_what_libraries_say sees it."""
     if module == "safetensors.torch":
         return SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
     if number == errno.ENOSPC:

@@ -32,9 +32,9 @@ class Done:
 
     Attributes:
         status: As ``subprocess`` has it: below 0 for a signal.
-        shown: What it printed.
+        shown: Its output.
         moments: How many there were, see ``moments.py``.
-        steps: Of optimizers.
+        steps: Steps of optimizers.
         seconds: It lived on after a signal was sent.
     """
 
@@ -199,7 +199,7 @@ def answer(connection: socket.socket) -> None:
 
 
 def command(request: dict[str, Any], files: list[int]) -> int:
-    """What the forked process does."""
+    """Work of the forked process."""
     import traceback
 
     os.setpgid(0, request["group"])

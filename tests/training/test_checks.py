@@ -1,4 +1,4 @@
-"""What is looked at before the first step."""
+"""Checks before the first step."""
 
 from pathlib import Path
 from typing import Any

@@ -103,7 +103,7 @@ def trainer(folder: Path, kind: str = "resnet", given: dict[str, Any] | None = N
 
 
 class Kept:
-    """What ``compute_metrics`` gets."""
+    """Input of ``compute_metrics``."""
 
     seen: Any = None
 

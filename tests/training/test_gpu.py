@@ -1,4 +1,4 @@
-"""Training on a CUDA device; skipped where there is none."""
+"""Training on a CUDA device; skipped without one."""
 
 from pathlib import Path
 from typing import Any
