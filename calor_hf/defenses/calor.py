@@ -51,6 +51,12 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
     stage_names = ("fit", "adapt")
     log_odds_suffice = True
 
+    @classmethod
+    def complete(cls, config: CALoRDefenseConfig, in_features: int, num_labels: int) -> CALoRDefenseConfig:
+        """Refuse a target confidence that ``num_labels`` classes cannot reach; choose the rank if it is left out."""
+        check_target(config.ca_b, num_labels)
+        return super().complete(config, in_features, num_labels)
+
     @property
     def target_confidence(self) -> float:
         """Confidence e^(−1/b) at which the loss of stage ``adapt`` is smallest."""
@@ -166,6 +172,20 @@ def _adaptation(log_odds: Tensor, a: float, b: float) -> Tensor:
 def target_confidence(b: float) -> float:
     """Confidence e^(−1/b) at which the loss is smallest; in (0, 1)."""
     return math.exp(-1 / b)
+
+
+def check_target(b: float, num_labels: int) -> None:
+    """Raise ``ValueError`` unless correctly classified images can have the mean confidence e^(−1/b).
+
+    The predicted class of N has a probability of at least 1/N, and below 1.
+    """
+    if not 1 / num_labels < target_confidence(b) < 1:
+        below = f"{1 / math.log(num_labels):.4g}" if num_labels > 1 else "no value: one class is always at 1"
+        raise ValueError(
+            f"ca_b={b:g} has the target confidence e^(-1/b) = {target_confidence(b):.4g}, which correctly classified "
+            f"images of {num_labels} classes cannot have: theirs lies between {1 / num_labels:.4g} and 1; pass a ca_b "
+            f"above {below} (the paper's is 8)"
+        )
 
 
 def reachable_confidence(b: float, share: float = 0.01) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from calor_hf.core.config import setting
 from calor_hf.core.outputs import Stage
 from calor_hf.defenses.base import DEFENSES, Strength
-from calor_hf.defenses.calor import check_strength, target_confidence
+from calor_hf.defenses.calor import check_strength, check_target, target_confidence
 from calor_hf.defenses.low_rank import OptionalLowRankConfig, OptionalLowRankDefense
 
 
@@ -39,6 +39,12 @@ class Temperature(OptionalLowRankDefense[TemperatureConfig]):
 
     config_class = TemperatureConfig
     log_odds_suffice = True
+
+    @classmethod
+    def complete(cls, config: TemperatureConfig, in_features: int, num_labels: int) -> TemperatureConfig:
+        """As :meth:`CALoR.complete <calor_hf.defenses.calor.CALoR.complete>`."""
+        check_target(config.ca_b, num_labels)
+        return super().complete(config, in_features, num_labels)
 
     @property
     def target_confidence(self) -> float:

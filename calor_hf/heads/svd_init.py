@@ -79,11 +79,16 @@ def _check(head: LowRankHead, weight: Tensor, features: Tensor | None) -> None:
             f"{weight.shape[0]} classes), but the new head has {head.down.in_features} features and "
             f"{head.up.out_features} classes; keep num_labels, or pass head_init='random'"
         )
-    if head.activation not in _LINEAR_AT_ZERO or head.norm is not None:
-        raise ValueError(
-            f"head_init='svd' needs an activation that is straight around zero ({', '.join(_LINEAR_AT_ZERO)}) and "
-            f"no input_norm, got activation={head.activation!r}{'' if head.norm is None else ' with an input norm'}; "
-            "pass head_init='random'"
-        )
+    check_straight(head.activation, normed=head.norm is not None)
     if features is not None and (features.ndim != 2 or len(features) < 2):
         raise ValueError(f"calibration needs at least 2 images, got features of shape {tuple(features.shape)}")
+
+
+def check_straight(activation: str, normed: bool) -> None:
+    """Raise ``ValueError`` for a head that is not straight around zero, by its activation or a norm in front."""
+    if activation not in _LINEAR_AT_ZERO or normed:
+        raise ValueError(
+            f"head_init='svd' needs an activation that is straight around zero ({', '.join(_LINEAR_AT_ZERO)}) and "
+            f"no input_norm, got activation={activation!r}{' with an input norm' if normed else ''}; "
+            "pass head_init='random'"
+        )

@@ -18,7 +18,7 @@ from calor_hf.heads.classifier_head import ClassifierHead, MeanOfHeads, same_kin
 from calor_hf.heads.features import head_inputs
 from calor_hf.heads.find_head import check_heads, find_heads, put_back_heads
 from calor_hf.heads.low_rank_head import LowRankHead
-from calor_hf.heads.svd_init import svd_init
+from calor_hf.heads.svd_init import check_straight, svd_init
 from calor_hf.modeling.configuration_defended import DefendedConfig
 
 W = TypeVar("W", bound=DefendedConfig)
@@ -72,9 +72,9 @@ def config_for(
     config_class: type[W],
     base: PreTrainedModel,
     head: str | None,
-    num_labels: int | None,
-    id2label: dict[int, str] | None,
-    label2id: dict[str, int] | None,
+    num_labels: int | None = None,
+    id2label: dict[int, str] | None = None,
+    label2id: dict[str, int] | None = None,
 ) -> W:
     """Configuration of a model around ``base``, whose heads are found, or checked if ``head`` names one."""
     paths = [head] if head is not None else find_heads(type(base), base.config)
@@ -206,6 +206,7 @@ def start_of_heads(
         raise ValueError(
             f"head_init='svd' starts a low-rank head, and {config.defense} has none{with_these}; leave it out"
         )
+    check_straight(defense.config.activation, normed=defense.config.input_norm is not None)
     widths = check_heads(base, config.head_paths)
 
     def start(heads: list[nn.Module], classifiers: Classifiers) -> None:

@@ -308,6 +308,21 @@ class DefendedForImageClassification(PreTrainedModel):
         Raises:
             KeyError: the defense is not registered.
         """
+        labels: dict[str, Any] = {"num_labels": num_labels, "id2label": id2label, "label2id": label2id}
+        kind, config, start = cls._described(base, defense, head_init, calibration, head, labels, settings)
+        return cast(DefendedForImageClassification, kind._around(base, config, start))
+
+    @classmethod
+    def check_base(cls, base: PreTrainedModel, defense: str, *, head_init: str = "random", **settings: Any) -> None:
+        """Raise what :meth:`from_base` would, for settings that do not fit ``base`` and its classes."""
+        cls._described(base, defense, head_init, None, settings.pop("head", None), {}, settings)
+
+    @classmethod
+    def _described(
+        cls, base: PreTrainedModel, defense: str | None, head_init: str, calibration: Any, head: str | None,
+        labels: dict[str, Any], settings: dict[str, Any],
+    ) -> tuple[Any, DefendedConfig, StartHeads | None]:  # fmt: skip
+        """Class and configuration of the model from ``base``, which stays as it is, and the start of its heads."""
         only = cls.config_class.only_defense
         defense = defense if defense is not None else only
         if defense is None:
@@ -319,12 +334,12 @@ class DefendedForImageClassification(PreTrainedModel):
         kind = cls if only is not None else model_class_of(defense, default=cls)
         method = DEFENSES.get(defense)
         chosen = method.config_class.from_dict(settings)
-        config = config_for(kind.config_class, base, head, num_labels, id2label, label2id)
+        config = config_for(kind.config_class, base, head, **labels)
         chosen = method.complete(chosen, min(check_heads(base, config.head_paths)), config.num_labels)
         config.defense, config.defense_settings = defense, chosen.to_dict()
         start = start_of_heads(head_init, config, base, calibration)
         method(chosen).feature_hooks(base)  # refuses the base before anything changes
-        return cast(DefendedForImageClassification, kind._around(base, config, start))
+        return kind, config, start
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, **kwargs: Any) -> "DefendedForImageClassification":

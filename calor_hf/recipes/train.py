@@ -35,9 +35,9 @@ from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits
 from calor_hf.data.pixel_input import check_channels
 from calor_hf.defenses import DEFENSES
-from calor_hf.defenses.low_rank import LowRankDefense
+from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 from calor_hf.hub.push import check_token
-from calor_hf.modeling import defend
+from calor_hf.modeling import DefendedForImageClassification, defend
 from calor_hf.modeling.configuration_defended import DefendedConfig
 from calor_hf.recipes.backdoor import backdoor_record, poison
 from calor_hf.recipes.common import PREDICTIONS, check_apart, hub_id, log_to_terminal
@@ -47,6 +47,7 @@ from calor_hf.recipes.train_report import EpochLine, draw_curves, show
 from calor_hf.training.arguments import CALoRTrainingArguments
 from calor_hf.training.calor_trainer import FIRST_STAGE_FOLDER, CALoRTrainer, trainer_class
 from calor_hf.training.checkpoints import complete_checkpoints, is_complete, load_weights
+from calor_hf.training.checks import UNTRAINED, looks_untrained
 from calor_hf.training.estimate import estimate_seconds
 from calor_hf.training.measuring import RECORD, Measured, write_record
 from calor_hf.training.rank import suggest_rank
@@ -109,11 +110,12 @@ def train(
         prepare_folder(folder, run_args)
     set_seed(args.seed)
     base, data, common = load_parts(model_args, data_args, args)
+    check_defense(base, model_args)
     metrics: dict[str, dict[str, float]] = {}
     if model_args.undefended_epochs > 0:
         metrics = fine_tune_undefended(base, model_args, run_args, args, common)
         set_seed(args.seed)  # the head starts the same, whether that was trained now or before a stop
-    model = defended(base, model_args, data, trained=model_args.model is not None or bool(metrics))
+    model = defended(base, model_args, data, trained=bool(metrics) or not looks_untrained(base))
     trainer = trainer_class(model)(model=model, args=args, **common)
     if args.should_save and not run_args.resume:
         check_room(trainer)
@@ -270,6 +272,11 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
             attn_implementation=model_args.attn_implementation,
             **({} if kept else {**labels, "num_labels": len(names), "ignore_mismatched_sizes": True}),
         )
+    if looks_untrained(base):
+        logger.warning(
+            "the model in %s %s. Training starts from scratch, without features that --rank auto could measure; pass a "
+            "trained model if that is not meant", *(model_args.model, UNTRAINED),
+        )  # fmt: skip
     if hasattr(base.config, "label_names"):  # timm's configuration saves this list and not id2label
         base.config.label_names = [names[label] for label in range(len(names))]
     return base, processor
@@ -299,7 +306,7 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
         images = data["train"]
         settings["k"] = identities_per_class(images.images[images.label_column], images.images[IDENTITIES])
     if trained and isinstance(defense, LowRankDefense) and defense.own_head and defense.config.rank is None:
-        settings["rank"] = find_rank(base, model_args, defense.config.activation, data)
+        settings["rank"] = find_rank(base, model_args, defense.config, data)
     settings |= {"id2label": base.config.id2label, "head": model_args.head}
     if model_args.head_init == "svd":
         plain = data["train"].without_augmentation()
@@ -309,12 +316,30 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
     return defend(base, model_args.defense, **settings)
 
 
-def find_rank(base: PreTrainedModel, model_args: ModelArguments, activation: str, data: dict[str, ImageDataset]) -> int:
-    """Rank that the features of ``base`` need; logs the curve of accuracy against rank."""
-    activation = activation if activation in ("tanh", "identity") else "tanh"
+def check_defense(base: PreTrainedModel, model_args: ModelArguments) -> None:
+    """Refuse settings of the defense that do not fit ``base`` and its classes, before anything is trained or measured.
+
+    Raises:
+        ValueError: such a setting.
+    """
+    if model_args.defense == "none":
+        return
+    settings = defense_settings(model_args)
+    defense = DEFENSES.get(model_args.defense)(DEFENSES.get(model_args.defense).config_class.from_dict(settings))
+    if isinstance(defense, LowRankDefense) and defense.own_head:
+        settings.setdefault("rank", 1)  # any will be found
+    DefendedForImageClassification.check_base(
+        base, model_args.defense, head_init=model_args.head_init, head=model_args.head, **settings
+    )
+
+
+def find_rank(
+    base: PreTrainedModel, model_args: ModelArguments, config: LowRankConfig, data: dict[str, ImageDataset]
+) -> int:
+    """Rank that the features of ``base`` need by the head of ``config``; logs the curve of accuracy against rank."""
     found = suggest_rank(
-        base, data["train"], data["validation"], num_labels=base.config.num_labels, activation=activation,
-        head=model_args.head,
+        base, data["train"], data["validation"], num_labels=base.config.num_labels, activation=config.activation,
+        bias=config.bias, input_norm=config.input_norm, head_init=model_args.head_init, head=model_args.head,
     )  # fmt: skip
     curve = ", ".join(f"{r}: {percent(accuracy)}" for r, accuracy in found.curve)
     logger.info(

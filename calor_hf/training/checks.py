@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from calor_hf.training.checkpoints import complete_checkpoints
 
 IGNORED = -100  # label of images that do not count, as in torch
+UNTRAINED = "looks untrained: every norm layer is as initialized, as with random weights or weights that were not found"
 
 
 def readable_labels(dataset: Any) -> NDArray[Any] | None:
@@ -154,3 +155,15 @@ def bad_weight(model: nn.Module, batch_norms: Iterable[_BatchNorm] = ()) -> str 
     weights = (pair for pair in model.named_parameters() if pair[1].requires_grad)
     statistics = ((f"a batch norm's {name}", value) for norm in batch_norms for name, value in norm.named_buffers())
     return next((name for name, value in chain(weights, statistics) if not value.isfinite().all()), None)
+
+
+def looks_untrained(model: nn.Module) -> bool:
+    """Whether every norm layer of ``model`` is as initialized: random weights, or a checkpoint that was not loaded.
+
+    A norm layer is as initialized if its running statistics, or weight and bias if it has no such statistics, are
+    constant. Training changes them, and hardly anything else does. A model without norm layers passes as trained.
+    """
+    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    kept = [[*norm.buffers(recurse=False)] or [*norm.parameters(recurse=False)] for norm in norms]
+    found = [value.detach() for values in kept for value in values if value.is_floating_point()]
+    return bool(found) and all(bool((value == value.flatten()[0]).all()) for value in found)

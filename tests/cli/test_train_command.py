@@ -80,7 +80,7 @@ def test_setting_c_starts_from_an_ordinary_fine_tune(tmp_path: Path) -> None:
     assert 1 <= result.model.config.rank <= 4  # suggested from the fine-tuned features
 
 
-def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
+def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 
     from calor_hf import load_synthetic_faces
@@ -97,12 +97,14 @@ def test_a_base_model_in_a_folder_and_an_image_folder(tmp_path: Path) -> None:
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
     (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(processor))
     words = [
-        *SMALL, "--model", str(tmp_path / "base"), "--dataset", str(tmp_path / "faces"), "--rank", "2",
-        "--class-weights", "balanced", "--output-dir", str(tmp_path / "out"),
+        *SMALL, "--model", str(tmp_path / "base"), "--dataset", str(tmp_path / "faces"), "--class-weights",
+        "balanced", "--output-dir", str(tmp_path / "out"),
     ]  # fmt: skip
     assert main(acting(words)) == 0
     model = CALoRForImageClassification.from_pretrained(tmp_path / "out")
     assert model.config.base_class == "ViTForImageClassification"
+    assert f"the model in {tmp_path / 'base'} looks untrained" in capsys.readouterr().out
+    assert model.config.rank == 1  # nothing was measured: rank 2 would have been the least
     assert model.config.id2label == {0: "person 0", 1: "person 1", 2: "person 2"}
     # Audits see whether this model was trained on the images that test it there, as with another share held out.
     network, target = load_network(str(tmp_path / "out")), HFTarget.from_pretrained(str(tmp_path / "out"))
@@ -191,6 +193,10 @@ def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path:
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
         (["--model", "no one/nothing"], "pass a folder that holds config.json"),
         (["--rank", "9"], "rank must be a whole number between 1 and 4"),
+        (["--rank", "9", "--undefended-epochs", "1"], "rank must be a whole number between 1 and 4"),
+        (["--activation", "relu", "--head-init", "svd", "--undefended-epochs", "1"], "straight around zero"),
+        (["--ca-b", "0.7", "--undefended-epochs", "1"], "theirs lies between 0.25 and 1; pass a ca_b above 0.7213"),
+        (["--defense", "temperature", "--ca-b", "1e17"], "target confidence e^(-1/b) = 1, which"),
         (["--rank", "0"], "rank must be a whole number >= 1, got 0"),
         (["--ca-a", "0"], "a must be a positive finite number, got 0"),
         (["--ca-b", "inf"], "ca_b must be a number, got inf"),
@@ -205,7 +211,9 @@ def test_bad_options_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(acting([*SMALL, "--output-dir", str(tmp_path / "out"), *words])) == 2
-    assert message in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "minutes of training" not in captured.out  # nothing was trained before
 
 
 def test_identical_images_in_two_splits_are_refused_unless_accepted(

@@ -7,7 +7,9 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from calor_hf import CALoRForImageClassification, suggest_rank
+from calor_hf.training.checks import looks_untrained
 from calor_hf.training.rank import _growing, _smallest
+from tests.tiny_models import KINDS, tiny_base, tiny_inputs
 
 CLASSES, LATENT = 12, 3
 
@@ -43,7 +45,7 @@ def data(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def test_the_hidden_rank_is_found() -> None:
-    found = suggest_rank(base(), data(600, 1), data(240, 2), head="classifier.1")
+    found = suggest_rank(base(), data(600, 1), data(240, 2), head="classifier.1", head_init="svd", steps=300)
     assert found.rank == LATENT
     assert found.full_accuracy > 0.9
     assert [rank for rank, _ in found.curve] == [2, 3]
@@ -74,6 +76,42 @@ def test_a_calor_model_gives_its_features_too() -> None:
     model = CALoRForImageClassification.from_config(config, rank=2)
     samples = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 3} for i in range(12)]
     assert suggest_rank(model, samples, samples, ranks=[1], steps=2).rank == 1
+
+
+def test_the_head_that_is_measured_is_the_one_that_training_puts_in() -> None:
+    def accuracy(**head: object) -> float:
+        """Of rank 3 after 60 steps."""
+        settings: dict[str, Any] = {"head": "classifier.1", "ranks": [LATENT], "steps": 60, **head}
+        return suggest_rank(base(), data(600, 1), data(240, 2), **settings).curve[0][1]
+
+    random = accuracy()
+    assert random == accuracy(head_init="random", activation="tanh", input_norm=None, bias=True)
+    found = [accuracy(activation="relu"), accuracy(input_norm="batchnorm"), accuracy(bias=False)]
+    assert len({random, *found}) == 4
+    assert accuracy(head_init="svd") > random + 0.05
+    with pytest.raises(ValueError, match="straight around zero"):
+        accuracy(head_init="svd", activation="relu")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "EfficientNetForImageClassification", "MobileViTForImageClassification"])
+def test_random_weights_are_noticed_until_they_are_trained(kind: str) -> None:
+    model = tiny_base(kind, num_labels=2)
+    assert looks_untrained(model)
+    assert looks_untrained(CALoRForImageClassification.from_base(tiny_base(kind), rank=1, input_norm="batchnorm"))
+    model.train()
+    model(**tiny_inputs(kind), labels=torch.tensor([0, 1, 1, 0])).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    assert not looks_untrained(model)
+
+
+def test_random_weights_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("calor_hf").propagate = True
+    samples = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 3} for i in range(12)]
+    suggest_rank(tiny_base("vit"), samples, samples, ranks=[1], steps=2)
+    assert "the model looks untrained: every norm layer is as initialized" in caplog.text
+    caplog.clear()
+    suggest_rank(base(), samples, samples, ranks=[1], steps=2, head="classifier.1")  # has no norm layer
+    assert "untrained" not in caplog.text
 
 
 @pytest.mark.parametrize(

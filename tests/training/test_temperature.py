@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from calor_hf import CALoRForImageClassification, DefendedForImageClassification
+from calor_hf import DEFENSES, CALoRForImageClassification, DefendedForImageClassification
 from calor_hf.core.calibration import temperature_for
 from calor_hf.core.outputs import Stage
 from calor_hf.modeling import defend
@@ -40,6 +40,18 @@ def test_the_temperature_is_that_of_the_confidence() -> None:
 def test_temperatures_that_do_not_exist_are_refused(labels: list[int], confidence: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         temperature_for(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array(labels), confidence)
+
+
+@pytest.mark.parametrize("defense", ["calor", "temperature"])
+def test_a_confidence_that_the_classes_do_not_have_is_refused_at_once(defense: str) -> None:
+    # Between 1/3 and 1, e^(-1/b) = 1/3 at b = 1 / ln 3 = 0.9102.
+    method = DEFENSES.get(defense)
+    method.complete(method.config_class.from_dict({"ca_b": 0.911}), 8, 3)
+    for wrong in (0.910, 1e17):
+        with pytest.raises(ValueError, match=r"between 0.3333 and 1; pass a ca_b above 0.9102"):
+            method.complete(method.config_class.from_dict({"ca_b": wrong}), 8, 3)
+    with pytest.raises(ValueError, match="one class is always at 1"):
+        method.complete(method.config_class(), 8, 1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"low_rank": True, "rank": 3}, {"ca_b": 4.0}], ids=str)
