@@ -1,13 +1,13 @@
 """calor_hf: fine-tune image classifiers on private images so that less of the images can be rebuilt from them.
 
-Importing the package registers CALoR models with the Auto classes of transformers. The names below are imported when
-they are first used.
+CALoR models are registered with the Auto classes of transformers as soon as both packages are imported. The names below
+are imported when they are first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from calor_hf import modeling as _modeling  # noqa: F401  (registers the Auto classes)
+from calor_hf._auto_classes import register_with_transformers
 from calor_hf._version import __version__
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ __all__ = [
     "suggest_rank",
     "train_prior",
 ]
+
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,35 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def test_help_list_and_a_wrong_command_load_no_heavy_library() -> None:
+    code = """
+import sys
+from calor_hf.cli.main import main
+print([main(words) for words in ([], ["--help"], ["--version"], ["list"], ["list", "gmii"], ["trian"])])
+print(sorted({"torch", "transformers", "numpy", "datasets", "matplotlib"} & set(sys.modules)))
+"""
+    assert run(code).splitlines()[-2:] == ["[0, 0, 0, 0, 2, 2]", "[]"]
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        ("calor_hf", "importlib.util", "transformers.models.auto.modeling_auto"),
+        pytest.param(("transformers", "calor_hf"), marks=pytest.mark.slow),
+    ],
+)
+def test_auto_classes_are_registered_in_any_order_of_imports(imports: tuple[str, ...]) -> None:
+    code = f"""
+import {", ".join(imports)}
+if "importlib.util" in {imports}:
+    importlib.util.find_spec("transformers")  # looking for it does not use up the registration
+from transformers import AutoConfig, AutoModelForImageClassification
+config = AutoConfig.for_model("calor")
+print(type(config).__name__, AutoModelForImageClassification._model_mapping[type(config)].__name__)
+"""
+    assert run(code) == "CALoRConfig CALoRForImageClassification"
+
+
 def test_loading_a_submodule_first_registers_the_auto_classes_and_loads_nothing_heavy() -> None:
     code = """
 import sys

@@ -1,20 +1,17 @@
 """`calor-hf list`: registered methods and their settings."""
 
 import dataclasses
+import importlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from calor_hf.attacks import ATTACKS
 from calor_hf.cli._command import Command
 from calor_hf.core.config import setting
-from calor_hf.core.registry import Registry
+from calor_hf.core.registry import Registry, summaries
 from calor_hf.core.suggestion import did_you_mean
-from calor_hf.defenses import DEFENSES
-from calor_hf.generators import GENERATORS
-from calor_hf.priors import PRIORS
 
-KINDS: dict[str, Registry[Any]] = {"defenses": DEFENSES, "attacks": ATTACKS, "generators": GENERATORS, "priors": PRIORS}
+KINDS = ("defenses", "attacks", "generators", "priors")  # packages, whose registry is their name in capitals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +27,21 @@ def show(options: ListOptions) -> None:
     Raises:
         ValueError: an unknown name.
     """
+    known = {kind: summaries(f"calor_hf.{kind}") for kind in KINDS}  # from the files: importing them takes seconds
     name = options.name
     if name is None:
-        for kind, registry in KINDS.items():
+        for kind, methods in known.items():
             print(f"{kind} (calor-hf list NAME shows the settings):")
-            for known in registry.names():
-                summary = (inspect.getdoc(registry.get(known)) or "").partition("\n")[0]
-                print(f"  {known:<16} {summary}")
+            for known_name, summary in methods.items():
+                print(f"  {known_name:<16} {summary}")
         return
-    found = [(kind, registry.get(name)) for kind, registry in KINDS.items() if name in registry.names()]
-    if not found:
-        known_names = sorted({known for registry in KINDS.values() for known in registry.names()})
-        hint = did_you_mean(name, known_names)
-        raise ValueError(f"unknown name '{name}'.{hint} Known: {', '.join(known_names)}")
-    for kind, method in found:
+    kinds = [kind for kind, methods in known.items() if name in methods]
+    if not kinds:
+        names = sorted({one for methods in known.values() for one in methods})
+        raise ValueError(f"unknown name '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}")
+    for kind in kinds:
+        registry: Registry[Any] = getattr(importlib.import_module(f"calor_hf.{kind}"), kind.upper())
+        method = registry.get(name)
         print(f"{name} ({kind}): {inspect.getdoc(method)}\n\nsettings:")
         for field in dataclasses.fields(method.config_class):
             default = "(no default)" if field.default is dataclasses.MISSING else repr(field.default)

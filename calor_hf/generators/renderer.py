@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calor_hf.core.config import MethodConfig, setting
 from calor_hf.data.face_renderer import IDENTITY_NAMES, NUISANCE_NAMES, render_faces
-from calor_hf.generators.base import GENERATORS, RENDERER, Generator
+from calor_hf.generators.base import GENERATORS, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class RendererConfig(MethodConfig):
     image_size: int = setting(64, "Side of the images in pixels, >= 16.", ge=16)
 
 
-@GENERATORS.register(RENDERER)
+@GENERATORS.register("renderer")
 class Renderer(Generator[RendererConfig]):
     """An oracle: the very program that drew the synthetic faces, with no weights to train.
 

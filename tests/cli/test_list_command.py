@@ -6,16 +6,14 @@ from typing import Any
 import pytest
 
 from calor_hf.attacks import ATTACKS
-from calor_hf.cli.list import KINDS
 from calor_hf.cli.main import main
 from calor_hf.core.registry import Registry
 from calor_hf.defenses import DEFENSES
 from calor_hf.generators import GENERATORS
 from calor_hf.priors import PRIORS
 
-NAMED: list[tuple[Registry[Any], str]] = [
-    (registry, name) for registry in (DEFENSES, ATTACKS, GENERATORS, PRIORS) for name in registry.names()
-]
+KINDS: dict[str, Registry[Any]] = {"defenses": DEFENSES, "attacks": ATTACKS, "generators": GENERATORS, "priors": PRIORS}
+NAMED = [(registry, name) for registry in KINDS.values() for name in registry.names()]
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -33,7 +31,7 @@ def test_all_names_are_listed_by_kind_with_a_summary(capsys: pytest.CaptureFixtu
         else:
             kind = line.partition(" ")[0]
             blocks[kind] = {}
-    assert list(blocks) == list(KINDS) == ["defenses", "attacks", "generators", "priors"]
+    assert list(blocks) == list(KINDS)
     for kind, registry in KINDS.items():
         assert list(blocks[kind]) == registry.names()
         assert all(summary.endswith(".") for summary in blocks[kind].values()), kind
