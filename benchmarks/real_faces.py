@@ -52,7 +52,7 @@ KEPT = ("value", "low", "high", "images", "identities")
 
 def teach(options: argparse.Namespace) -> None:
     """A small ResNet that looks at public faces as network A does: stands for the paper's pre-trained backbones."""
-    images, _ = load_images(options.data / "lfw_public_64" / "train.parquet")
+    images, _ = load_images(options.public or options.data / "lfw_public_64" / "train.parquet")
     folder: Path = options.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.with_suffix(".teacher.safetensors")
@@ -279,6 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone = commands.add_parser("backbone", help="distil the public face network A into a ResNet")
     backbone.add_argument("--data", type=Path, required=True)
     backbone.add_argument("--output-dir", type=Path, required=True)
+    backbone.add_argument("--public", type=Path, help="parquet file of public faces; default: those in DATA")
     backbone.add_argument("--epochs", type=int, default=20)
     backbone.add_argument("--batch", type=int, default=128)
     backbone.add_argument("--lr", type=float, default=3e-3)

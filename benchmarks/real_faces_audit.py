@@ -13,7 +13,7 @@ than to that of any other person.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,25 +70,34 @@ def embed(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([net(batch) for batch in images.split(128)])
 
 
+Stage = tuple[Callable[[Tensor, Tensor], Tensor], int, float]
+"""Loss of inputs and labels, epochs, and learning rate."""
+
+
+def fit(module: nn.Module, data: Cached, stages: Sequence[Stage], weight_decay: float = 0.5, batch: int = 256) -> None:
+    """Train a head, or a network, stage by stage; ``data`` are its inputs with their labels."""
+    for loss, epochs, rate in stages:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(data.labels)).split(batch):
+                optimizer.zero_grad()
+                loss(data.features[rows], data.labels[rows]).backward()
+                optimizer.step()
+            schedule.step()
+    module.eval()
+
+
 def train_head(train: Cached, classes: int, rank: int | None, seed: int) -> nn.Module:
     """Head over the embeddings: a linear one by cross-entropy, or CALoR's of ``rank`` in its two stages."""
     torch.manual_seed(seed)
-    stages: list[tuple[Any, int, float]] = [(F.cross_entropy, 30, 5e-3)]
-    if rank is None:
-        head: nn.Module = nn.Linear(train.features.shape[1], classes)
-    else:
-        head = LowRankHead(train.features.shape[1], classes, rank)
-        stages.append((confidence_adaptation_loss, 10, 5e-4))
-    for loss, epochs, rate in stages:
-        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.5)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(train.labels)).split(256):
-                optimizer.zero_grad()
-                loss(head(train.features[rows]), train.labels[rows]).backward()
-                optimizer.step()
-            schedule.step()
-    return head.eval()
+    width = train.features.shape[1]
+    head = nn.Linear(width, classes) if rank is None else LowRankHead(width, classes, rank)
+    stages: list[Stage] = [(lambda x, y: F.cross_entropy(head(x), y), 30, 5e-3)]
+    if rank is not None:
+        stages.append((lambda x, y: confidence_adaptation_loss(head(x), y), 10, 5e-4))
+    fit(head, train, stages)
+    return head
 
 
 def accuracy(head: nn.Module, data: Cached) -> tuple[float, float]:
@@ -160,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
     }
     report["judge on test images"] = evaluated(test_images, test_labels, evaluation_model, means)
-    chosen = list(range(options.identities))
+    chosen = list(range(options.people))
     wanted = torch.tensor(chosen).repeat_interleave(options.images)
     for name, rank in (("undefended", None), (f"calor, rank {options.rank}", options.rank)):
         head = train_head(train, len(means), rank, options.seed)
