@@ -403,7 +403,8 @@ def cell(name: str, seed: int, model: str, options: argparse.Namespace) -> dict[
     prior = load_generator(str(options.prior))
     rebuilt = parse_attack(ATTACK).attack.run(target, prior, labels.tolist(), images_per_class=IMAGES, seed=seed)
     with torch.no_grad():
-        samples = prior(prior.sample_latents(len(rebuilt.labels), named_rng(seed, "benchmarks/decoy_faces/samples")))
+        latents = prior.sample_latents(len(rebuilt.labels), named_rng(seed, "benchmarks/decoy_faces/samples"))
+        samples = prior(latents.float())
     b = Embedding(options.data, "B")
     for what, images in (("attack", rebuilt.images.float()), ("prior", samples.clamp(0, 1))):
         found[what] = evaluated(target, images, embed(b, images) @ means.T, rebuilt.labels, deal_.class_of)
