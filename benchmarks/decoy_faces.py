@@ -53,8 +53,8 @@ from calor_hf.metrics.statistics import identity_means, pooled_interval, share_i
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 
-SEEDS, ATTACKED, IMAGES = 3, 20, 4
-ATTACK = "mode_ranking@adaptive:steps=60,views=0,initial_candidates=200"
+SEEDS, ATTACKED = 3, 20
+ATTACK = "mode_ranking@adaptive:steps=40,views=0,initial_candidates=400,lr=0.1"
 """On a model without decoys it is PLG, with the same settings."""
 FEW, TESTED = 6, 2
 """Images of a person of lfw_public from which it joins the LFW people, and how many of them are test images."""
@@ -367,59 +367,95 @@ def per_person(right: Tensor, people: Tensor) -> list[float]:
     return list(identity_means(right.double(), people).values())
 
 
-def cell(name: str, seed: int, model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All numbers of one model."""
-    begin, setting = time.process_time(), SETTINGS[name]
+@dataclass(frozen=True)
+class Cell:
+    """One model, with the people that it knows.
+
+    Attributes:
+        name: Of the setting.
+        seed: Of the partition.
+        model: One of :data:`MODELS`.
+        people: The set.
+        deal: Private people and decoys.
+        target: The model.
+        tests: Its features of the test images of the set.
+        identity: (test images,) identity that each one shows; −1 for people that are not in the deal.
+        means: (identities, d) what the evaluation model sees in the training images of each identity, on average.
+    """
+
+    name: str
+    seed: int
+    model: str
+    people: dict[str, Tensor]
+    deal: Classes
+    target: Target
+    tests: Tensor
+    identity: Tensor
+    means: Tensor
+
+
+def trained(name: str, seed: int, model: str, options: argparse.Namespace) -> Cell:
+    """Draw the people of a cell and train its model, the same each time."""
+    setting = SETTINGS[name]
     people = loaded(setting.people, options.data, options.output_dir)
     deal_ = classes_of(people, dealt(people, setting, seed), model in ("decoys", "both"))
-    classes, recipe = len(deal_.private), recipe_of(setting, model)
     target: Target
     if setting.frozen:
+        recipe = recipe_of(setting, model)
         head = trained_head(people["train/A"], people["train/mirrored"], deal_, model, setting.k, recipe)
-        target, tests = FaceTarget(Embedding(options.data, "A"), head, classes), people["test/A"]
+        target, tests = FaceTarget(Embedding(options.data, "A"), head, len(deal_.private)), people["test/A"]
     else:
         target = fine_tuned(people, deal_, model, setting, options.backbone)
         tests = seen(target, people["test"])
-    found: dict[str, Any] = {
-        "setting": name, "seed": seed, "model": model, "k": setting.k, "private": classes, "attack": ATTACK,
-        "images": IMAGES, "training_images": len(deal_.rows), "recipe": asdict(recipe) if setting.frozen else None,
-        "training_seconds": time.process_time() - begin,
-    }  # fmt: skip
-    everyone = number_of(deal_.people, people["test/people"])
-    mine = (everyone >= 0) & (everyone < classes)
-    with torch.no_grad():
-        right = topk_correct(target.head(tests[mine]), everyone[mine])
-    found["test_images"], found["accuracy"] = int(mine.sum()), per_person(right, everyone[mine])
-    # The evaluation model
     owners = number_of(deal_.people, people["train/people"])
-    means = F.normalize(torch.stack([people["train/B"][owners == one].mean(0) for one in range(len(deal_.people))]))
-    real = people["test/B"] @ means.T
-    found["evaluation_model_accuracy"] = per_person(topk_correct(real[mine], everyone[mine]), everyone[mine])
-    others = everyone >= classes
-    wrong = topk_correct(real[others], deal_.class_of[everyone[others]])
-    found["false_matches"] = float(wrong.mean())
-    # The attack
-    labels = torch.arange(min(ATTACKED, classes))
-    prior = load_generator(str(options.prior))
-    rebuilt = parse_attack(ATTACK).attack.run(target, prior, labels.tolist(), images_per_class=IMAGES, seed=seed)
+    means = torch.stack([people["train/B"][owners == one].mean(0) for one in range(len(deal_.people))])
+    identity = number_of(deal_.people, people["test/people"])
+    return Cell(name, seed, model, people, deal_, target, tests, identity, F.normalize(means))
+
+
+def described(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+    """Numbers of a model that need no attack."""
+    people, deal_, target, setting = cell.people, cell.deal, cell.target, SETTINGS[cell.name]
+    classes, identity = len(deal_.private), cell.identity
+    mine, others = (identity >= 0) & (identity < classes), identity >= classes
+    real = people["test/B"] @ cell.means.T
     with torch.no_grad():
-        latents = prior.sample_latents(len(rebuilt.labels), named_rng(seed, "benchmarks/decoy_faces/samples"))
-        samples = prior(latents.float())
-    b = Embedding(options.data, "B")
-    for what, images in (("attack", rebuilt.images.float()), ("prior", samples.clamp(0, 1))):
-        found[what] = evaluated(target, images, embed(b, images) @ means.T, rebuilt.labels, deal_.class_of)
+        right = topk_correct(target.head(cell.tests[mine]), identity[mine])
+    found: dict[str, Any] = {
+        "k": setting.k, "training_images": len(deal_.rows), "test_images": int(mine.sum()),
+        "accuracy": per_person(right, identity[mine]),
+        "evaluation_model_accuracy": per_person(topk_correct(real[mine], identity[mine]), identity[mine]),
+        "false_matches": float(topk_correct(real[others], deal_.class_of[identity[others]]).mean()),
+    }  # fmt: skip
     if target.scores_identities:
         decoys = deal_.rows[~torch.isin(people["train/people"][deal_.rows], deal_.people[:classes])]
+        first = torch.stack([(identity == one).nonzero()[0, 0] for one in range(len(deal_.people))])
         pooled = people["train/A"][decoys] if setting.frozen else seen(target, people["train"][decoys])
-        first = torch.stack([(everyone == one).nonzero()[0, 0] for one in range(len(deal_.people))])
         strangers = seen(target, load_images(options.public)[0][:STRANGERS])
-        found["mode_ranking"] = ranked(target, prior, rebuilt.images.float(), rebuilt.labels, deal_.private, setting.k)
-        found["photographs"] = photographs(target, labels, deal_.private, setting.k, pooled, tests[first], strangers)
-    if model == "decoys":
+        found["photographs"] = photographs(target, deal_.private, setting.k, pooled, cell.tests[first], strangers)
+    if cell.model == "decoys":
         rows = deal_.rows
         check = exchangeable(people["train"][rows], people["train/A"][rows], deal_.identities, deal_.private, setting.k)
         found["exchangeability"] = check.to_dict()
-    return {**found, "cpu_seconds": time.process_time() - begin}
+    return found
+
+
+def attacked(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+    """Attack the first classes, and evaluate what was rebuilt."""
+    deal_, target, k = cell.deal, cell.target, SETTINGS[cell.name].k
+    labels, prior = torch.arange(min(ATTACKED, len(deal_.private))), load_generator(str(options.prior))
+    rebuilt = parse_attack(ATTACK).attack.run(target, prior, labels.tolist(), images_per_class=k, seed=cell.seed)
+    latents = prior.sample_latents(len(rebuilt.labels), named_rng(cell.seed, "benchmarks/decoy_faces/samples"))
+    with torch.no_grad():
+        samples = prior(latents.float()).clamp(0, 1)
+    b, images = Embedding(options.data, "B"), rebuilt.images.float()
+    found: dict[str, Any] = {"name": ATTACK, "images_per_class": k} | {
+        what: evaluated(target, some, embed(b, some) @ cell.means.T, rebuilt.labels, deal_.class_of)
+        for what, some in (("rebuilt", images), ("samples", samples))
+    }
+    if target.scores_identities:
+        found["mode_ranking"] = ranked(target, prior, images, rebuilt.labels, deal_.private, k)
+    return found
 
 
 def seen(target: Target, images: Tensor) -> Tensor:
@@ -448,20 +484,19 @@ def ranked(
 
 
 def photographs(
-    target: Target, labels: Tensor, private: Tensor, k: int, decoys: Tensor, unseen: Tensor, strangers: Tensor
+    target: Target, private: Tensor, k: int, decoys: Tensor, unseen: Tensor, strangers: Tensor
 ) -> dict[str, list[float]]:
     """Whether attackers who hold photographs name the private identity.
 
     Args:
         target: The attacked model.
-        labels: (n,) attacked classes.
         private: (classes,) place of the private identity in its class.
         k: Identities per class.
         decoys: Features of training images of decoys.
         unseen: (k · classes, d) features of an unseen image of each identity, private ones first.
         strangers: Features of other people.
     """
-    known = target, labels, private[labels], k
+    known = target, torch.arange(len(private)), private, k
     return by_name([
         pool(decoys, *known),
         gallery(torch.cat([unseen[: len(private)], strangers]), *known),
@@ -470,21 +505,27 @@ def photographs(
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compute the cells that have no file, the most telling first."""
-    first, others = [], []
-    for seed, name, model in itertools.product(range(SEEDS), SETTINGS, MODELS):
-        (first if model in MODELS[:2] else others).append((seed, name, model))
-    for seed, name, model in first + others:
-        slug = f"{name} {model} {seed}".replace(", ", "-").replace(" = ", "").replace(" ", "-")
-        file = options.output_dir / f"cell-{slug}.json"
-        if not file.is_file() and (options.only is None or name in options.only):
-            found = cell(name, seed, model, options)
-            write_json(file, found)
-            print(f"{file.name}: {found['cpu_seconds']:.0f} s of processor time", flush=True)
-    file = options.output_dir / "another-source.json"
-    if not file.is_file():
-        sets = {name: loaded(name, options.data, options.output_dir) for name in SETS}
+    """Compute the parts of cells that have no file: first all models on the frozen network, then attacks."""
+    sets = {name: loaded(name, options.data, options.output_dir) for name in SETS}
+    if not (file := options.output_dir / OTHER).is_file():
         write_json(file, [another_source(sets, seed) for seed in range(SEEDS)])
+    cells = list(itertools.product(range(SEEDS), SETTINGS, MODELS))
+    frozen = [one for one in cells if SETTINGS[one[1]].frozen]
+    plain = [one for one in frozen if one[2] in MODELS[:2]]
+    others = [one for one in cells if one not in plain]
+    parts = [(described, frozen), (attacked, plain), (described, others), (attacked, others)]
+    for part, (seed, name, model) in ((part, one) for part, several in parts for one in several):
+        slug = f"{name} {model} {seed}".replace(", ", "-").replace(" = ", "").replace(" ", "-")
+        file = options.output_dir / f"{part.__name__}-{slug}.json"
+        if not file.is_file():
+            begin = time.process_time()
+            found = part(trained(name, seed, model, options), options)
+            seconds = time.process_time() - begin
+            write_json(file, {"setting": name, "model": model, "seed": seed, "cpu_seconds": seconds, **found})
+            print(f"{file.name}: {seconds:.0f} s of processor time", flush=True)
+
+
+OTHER = "another-source.json"
 
 
 def search(options: argparse.Namespace) -> None:
@@ -630,7 +671,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--public", type=Path, required=True)
             command.add_argument("--prior", type=Path, required=True)
             command.add_argument("--backbone", type=Path, required=True)
-            command.add_argument("--only", nargs="+", choices=SETTINGS, help="default: all")
         if step is summarize:
             command.add_argument("--cells", type=Path, help="folder of the cells; default: the JSON file as it is")
         if step in (public, summarize):

@@ -12,6 +12,15 @@ A = ("mobilefacenet_casia_112x96.ckpt", (6, 6, 22, 6), [0.5 * 255 / 255] * 3, [1
 B = ("mobilefacenet_ms1m_112x112.pt", (14, 14, 22, 6), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
+class PReLU(nn.PReLU):
+    """As in the library, without the gradient of frozen slopes, which takes half of an attack's time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Slope 1 above 0, its own below."""
+        slope = self.weight.view(1, -1, 1, 1)
+        return torch.addcmul(slope * x, x.relu(), 1 - slope)
+
+
 def conv(inputs: int, outputs: int, kernel: int | tuple[int, int], *rest: nn.Module, stride: int = 1, groups: int = 1,
          pad: int = 0, bias: bool = False) -> list[nn.Module]:  # fmt: skip
     """A convolution with batch norm, and what follows them."""
@@ -27,8 +36,8 @@ class Block(nn.Module):
         hidden = inputs * expansion
         if flat:
             self.conv = nn.Sequential(
-                *conv(inputs, hidden, 1, nn.PReLU(hidden)),
-                *conv(hidden, hidden, 3, nn.PReLU(hidden), stride=stride, groups=hidden, pad=1),
+                *conv(inputs, hidden, 1, PReLU(hidden)),
+                *conv(hidden, hidden, 3, PReLU(hidden), stride=stride, groups=hidden, pad=1),
                 *conv(hidden, outputs, 1),
             )
         else:
@@ -78,10 +87,10 @@ def residuals(flat: bool) -> nn.Sequential:
 def network_a() -> nn.Module:
     """MobileFaceNet as trained on CASIA-WebFace: 112 x 96 pixels."""
     return Named(
-        conv1=named(conv(3, 64, 3, nn.PReLU(64), stride=2, pad=1), "conv", "bn", "prelu"),
-        dw_conv1=named(conv(64, 64, 3, nn.PReLU(64), groups=64, pad=1), "conv", "bn", "prelu"),
+        conv1=named(conv(3, 64, 3, PReLU(64), stride=2, pad=1), "conv", "bn", "prelu"),
+        dw_conv1=named(conv(64, 64, 3, PReLU(64), groups=64, pad=1), "conv", "bn", "prelu"),
         blocks=residuals(flat=True),
-        conv2=named(conv(128, 512, 1, nn.PReLU(512)), "conv", "bn", "prelu"),
+        conv2=named(conv(128, 512, 1, PReLU(512)), "conv", "bn", "prelu"),
         linear7=named(conv(512, 512, (7, 6), groups=512), "conv", "bn"),
         linear1=named(conv(512, 128, 1), "conv", "bn"),
         flat=nn.Flatten(),
