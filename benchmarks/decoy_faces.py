@@ -19,7 +19,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ from calor_hf.metrics.statistics import identity_means, pooled_interval, share_i
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 
-SEEDS, ATTACKED = 3, 20
+SEEDS, ATTACKED = 3, 12
 ATTACK = "mode_ranking@adaptive:steps=40,views=0,initial_candidates=400,lr=0.1"
 """On a model without decoys it is PLG, with the same settings."""
 FEW, TESTED = 6, 2
@@ -81,7 +81,6 @@ class Recipe:
     epochs: int = 30
 
 
-LINEAR = Recipe()
 MODELS = ("undefended", "decoys", "calor", "both")
 
 
@@ -93,6 +92,7 @@ class Setting:
         people: Set of people, a key of :data:`SETS`.
         private: Number of private people.
         k: Identities per class.
+        scale: Factor of the features, see :class:`Recipe`.
         calor: Rank of CALoR's head.
         both: Rank of the head with decoys and few directions.
         frozen: Whether the network is frozen; else it is fine-tuned.
@@ -101,16 +101,17 @@ class Setting:
     people: str
     private: int
     k: int
+    scale: float
     calor: int
     both: int
     frozen: bool = True
 
 
 SETTINGS = {
-    "bolly100, k = 4": Setting("bolly100", 25, 4, 16, 48),
-    "bolly100, k = 2": Setting("bolly100", 50, 2, 24, 48),
-    "LFW, k = 4": Setting("lfw", 40, 4, 16, 48),
-    "bolly100, k = 4, fine-tuned": Setting("bolly100", 25, 4, 16, 48, frozen=False),
+    "bolly100, k = 4": Setting("bolly100", 25, 4, 4.0, 13, 48),
+    "bolly100, k = 2": Setting("bolly100", 50, 2, 8.0, 28, 64),
+    "LFW, k = 4": Setting("lfw", 40, 4, 4.0, 16, 48),
+    "bolly100, k = 4, fine-tuned": Setting("bolly100", 25, 4, 4.0, 13, 48, frozen=False),
 }
 
 # The people
@@ -262,7 +263,7 @@ def trained_head(features: Tensor, mirrored: Tensor, deal_: Classes, model: str,
 def recipe_of(setting: Setting, model: str) -> Recipe:
     """Recipe of a head, as ``search`` found it."""
     rank = {"calor": setting.calor, "both": setting.both}.get(model)
-    return LINEAR if rank is None else replace(LINEAR, rank=rank, rate=2e-2, scale=1.0)
+    return Recipe(scale=setting.scale) if rank is None else Recipe(2e-2, rank, scale=1.0)
 
 
 def fine_tuned(people: dict[str, Tensor], deal_: Classes, model: str, setting: Setting, backbone: Path) -> HFTarget:
@@ -431,7 +432,7 @@ def described(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
         decoys = deal_.rows[~torch.isin(people["train/people"][deal_.rows], deal_.people[:classes])]
         first = torch.stack([(identity == one).nonzero()[0, 0] for one in range(len(deal_.people))])
         pooled = people["train/A"][decoys] if setting.frozen else seen(target, people["train"][decoys])
-        strangers = seen(target, load_images(options.public)[0][:STRANGERS])
+        strangers = seen(target, load_images(options.public, STRANGERS)[0])
         found["photographs"] = photographs(target, deal_.private, setting.k, pooled, cell.tests[first], strangers)
     if cell.model == "decoys":
         rows = deal_.rows
@@ -506,15 +507,11 @@ def photographs(
 
 def run(options: argparse.Namespace) -> None:
     """Compute the parts of cells that have no file: first all models on the frozen network, then attacks."""
-    sets = {name: loaded(name, options.data, options.output_dir) for name in SETS}
-    if not (file := options.output_dir / OTHER).is_file():
-        write_json(file, [another_source(sets, seed) for seed in range(SEEDS)])
-    cells = list(itertools.product(range(SEEDS), SETTINGS, MODELS))
-    frozen = [one for one in cells if SETTINGS[one[1]].frozen]
-    plain = [one for one in frozen if one[2] in MODELS[:2]]
+    cells = list(itertools.product(SETTINGS, range(SEEDS), MODELS))
+    plain = [one for one in cells if SETTINGS[one[0]].frozen and one[2] in MODELS[:2]]
     others = [one for one in cells if one not in plain]
-    parts = [(described, frozen), (attacked, plain), (described, others), (attacked, others)]
-    for part, (seed, name, model) in ((part, one) for part, several in parts for one in several):
+    parts = [(part, several) for several in (plain, others) for part in (described, attacked)]
+    for part, (name, seed, model) in ((part, one) for part, several in parts for one in several):
         slug = f"{name} {model} {seed}".replace(", ", "-").replace(" = ", "").replace(" ", "-")
         file = options.output_dir / f"{part.__name__}-{slug}.json"
         if not file.is_file():
@@ -523,6 +520,12 @@ def run(options: argparse.Namespace) -> None:
             seconds = time.process_time() - begin
             write_json(file, {"setting": name, "model": model, "seed": seed, "cpu_seconds": seconds, **found})
             print(f"{file.name}: {seconds:.0f} s of processor time", flush=True)
+
+
+def sources(options: argparse.Namespace) -> None:
+    """Test the exchangeability of people of one set with decoys of another."""
+    sets = {name: loaded(name, options.data, options.output_dir) for name in SETS}
+    write_json(options.output_dir / OTHER, [another_source(sets, seed) for seed in range(SEEDS)])
 
 
 OTHER = "another-source.json"
@@ -658,12 +661,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     steps = parser.add_subparsers(required=True)
-    for name, step in (("public", public), ("search", search), ("run", run), ("table", summarize)):
+    for name, step in (
+        ("public", public),
+        ("search", search),
+        ("run", run),
+        ("sources", sources),
+        ("table", summarize),
+    ):
         command = steps.add_parser(name, help=step.__doc__)
         command.set_defaults(step=step)
         if step is not summarize:
             command.add_argument("--data", type=Path, required=True)
-        if step in (search, run):
+        if step in (search, run, sources):
             command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells")
         if step is search:
             command.add_argument("--partitions", type=int, default=6)

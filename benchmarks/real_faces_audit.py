@@ -57,9 +57,9 @@ class FaceTarget(Target):
         return self._body(images)  # type: ignore[no-any-return]
 
 
-def load_images(file: Path) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and labels of a parquet file."""
-    data = load_dataset("parquet", data_files=str(file))["train"]
+def load_images(file: Path, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and labels of a parquet file, ``most`` at most."""
+    data = load_dataset("parquet", data_files=str(file), split="train" if most is None else f"train[:{most}]")
     images = torch.stack([torch.from_numpy(np.array(row.convert("RGB"))) for row in data["image"]])
     return images.permute(0, 3, 1, 2).float() / 255, torch.tensor(data["label"])
 
