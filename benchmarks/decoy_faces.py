@@ -1,7 +1,7 @@
 """Decoy identities on real faces: a frozen face network with a new head, and a small network that is fine-tuned.
 
-Each cell draws private people and decoys from one set anew, trains a model, and attacks its first classes. ``DATA`` holds
-the face sets. No image is written outside the output folder, and the cells hold numbers alone.
+Each cell draws private people and decoys from one set anew, trains a model, and attacks its first classes. ``DATA``
+holds the face sets. No image is written outside the output folder, and the cells hold numbers alone.
 
     python -m benchmarks.decoy_faces public --data DATA --output outputs/public.parquet
     calor-hf prior --dataset outputs/public.parquet --image-size 32 \
@@ -11,6 +11,7 @@ the face sets. No image is written outside the output folder, and the cells hold
     python -m benchmarks.decoy_faces search --data DATA --output-dir outputs/decoy_faces
     python -m benchmarks.decoy_faces run --data DATA --public outputs/public.parquet --prior outputs/prior \
         --backbone outputs/backbone --output-dir outputs/decoy_faces    # resumes; one JSON file per cell
+    python -m benchmarks.decoy_faces sources --data DATA --output-dir outputs/decoy_faces
     python -m benchmarks.decoy_faces table --cells outputs/decoy_faces --output docs/results/decoys_faces.json
 """
 
@@ -110,20 +111,20 @@ class Setting:
 SETTINGS = {
     "bolly100, k = 4": Setting("bolly100", 25, 4, 4.0, 13, 48),
     "bolly100, k = 2": Setting("bolly100", 50, 2, 8.0, 28, 64),
-    "LFW, k = 4": Setting("lfw", 40, 4, 4.0, 16, 48),
+    "LFW, k = 4": Setting("lfw", 40, 4, 4.0, 32, 64),
     "bolly100, k = 4, fine-tuned": Setting("bolly100", 25, 4, 4.0, 13, 48, frozen=False),
 }
 
 # The people
 
 
-def bolly100(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+def bolly100(data: Path) -> tuple[Any, Any, Tensor]:
     """Training images, test images, and one stratum."""
     train, test = (load_images(data / "bolly100_64" / f"{split}.parquet") for split in ("train", "test"))
     return train, test, torch.zeros(100, dtype=torch.int64)
 
 
-def lfw(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+def lfw(data: Path) -> tuple[Any, Any, Tensor]:
     """Training images, test images, and the stratum: lfw96 with ten images and more each, and those of the public set.
 
     Decoys of the same stratum have about as many images, so that few are cut off.
@@ -533,26 +534,24 @@ OTHER = "another-source.json"
 
 def search(options: argparse.Namespace) -> None:
     """Accuracy of recipes on held-out training images of private people, in partitions that ``run`` does not use."""
-    grid = [Recipe(), *(Recipe(noise=noise, scale=scale) for noise in (0.0, 1.5) for scale in (1.0, 4.0))]
-    grid += [Recipe(2e-2, rank, scale=1.0) for rank in (12, 16, 20, 24, 32, 48)]
-    for name, setting in SETTINGS.items():
-        people = loaded(setting.people, options.data, options.output_dir) if setting.frozen else {}
-        for model, recipe in itertools.product(MODELS if setting.frozen else (), grid):
-            if (recipe.rank is None) != (model in MODELS[:2]) or (recipe.rank or 0) > (
-                setting.private if model == "calor" else 128
-            ):
-                continue
+    linear = [Recipe(noise=noise, scale=scale) for noise in (0.0, 1.5, 2.5) for scale in (1.0, 4.0, 8.0)]
+    low_rank = [Recipe(2e-2, rank, scale=1.0) for rank in (12, 14, 16, 20, 24, 28, 32, 48, 64)]
+    for (name, setting), model in itertools.product(SETTINGS.items(), MODELS):
+        if not setting.frozen:
+            continue
+        people = loaded(setting.people, options.data, options.output_dir)
+        parts = {seed: without_test(people, seed) for seed in range(100, 100 + options.partitions)}
+        limit = setting.private if model == "calor" else 128
+        for recipe in linear if model in MODELS[:2] else [one for one in low_rank if (one.rank or 0) <= limit]:
             found = []
-            for seed in range(100, 100 + options.partitions):
-                part = without_test(people, seed)
+            for seed, part in parts.items():
                 deal_ = classes_of(part, dealt(part, setting, seed), model in ("decoys", "both"))
                 head = trained_head(part["train/A"], part["train/mirrored"], deal_, model, setting.k, recipe)
                 owner = number_of(deal_.people, part["test/people"])
                 mine = (owner >= 0) & (owner < setting.private)
                 with torch.no_grad():
-                    found.append(
-                        np.mean(per_person(topk_correct(head(part["test/A"][mine]), owner[mine]), owner[mine]))
-                    )
+                    right = topk_correct(head(part["test/A"][mine]), owner[mine])
+                found.append(np.mean(per_person(right, owner[mine])))
             error = np.std(found) / len(found) ** 0.5
             print(f"{name}: {model}, {recipe}: {100 * np.mean(found):.2f} ± {100 * error:.2f} %", flush=True)
 
@@ -574,74 +573,93 @@ def without_test(people: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, and print the tables."""
     if options.cells is not None:
-        cells = [json.loads(file.read_text()) for file in sorted(options.cells.glob("cell-*.json"))]
-        other = json.loads((options.cells / "another-source.json").read_text())
-        write_whole(options.output, (json.dumps({"cells": cells, "another_source": other}) + "\n").encode())
+        found = {
+            part: [json.loads(file.read_text()) for file in sorted(options.cells.glob(f"{part}-*.json"))]
+            for part in (described.__name__, attacked.__name__)
+        }
+        found[OTHER] = json.loads((options.cells / OTHER).read_text())
+        parts = [f"{json.dumps(part)}: [\n" + ",\n".join(map(json.dumps, some)) + "\n]" for part, some in found.items()]
+        write_whole(options.output, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
     print(tables(json.loads(options.output.read_text(encoding="utf-8"))))
 
 
-def tables(found: dict[str, Any]) -> str:
+Cells = list[dict[str, Any]]
+BEST = "best_guess/evaluation_model"
+HITS = "decoy_hits/evaluation_model"
+
+
+def tables(found: dict[str, Cells]) -> str:
     """The tables of docs/results/decoys_faces.md."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for name, model in itertools.product(SETTINGS, MODELS):
-        some = [one for one in found["cells"] if (one["setting"], one["model"]) == (name, model)]
-        if some:
-            groups[name, model] = sorted(some, key=lambda one: one["seed"])
-    use, games, alone, checks = [], [], [], []
-    for (name, model), some in groups.items():
+    models, attacks = (grouped(found[part.__name__]) for part in (described, attacked))
+    matches = {(one["setting"], one["model"], one["seed"]): one["false_matches"] for one in found[described.__name__]}
+    use, photos, games, alone = [], [], [], []
+    for (name, model), some in models.items():
         title, k = [name, model, str(len(some))], some[0]["k"]
-
-        def of(measure: str, what: str = "attack", who: str = "everyone", some: list[dict[str, Any]] = some) -> str:
-            return pooled(np.array([one[what][who][measure] for one in some]))
-
-        accuracy = {one["seed"]: np.array(one["accuracy"]) for one in groups.get((name, "undefended"), [])}
-        both = [one for one in some if one["seed"] in accuracy]
-        lost = np.array([accuracy[one["seed"]] - one["accuracy"] for one in both])
-        use.append([*title, pooled(np.array([one["accuracy"] for one in some])), pooled(lost, points=True)
-                    if model != "undefended" and len(lost) else "", str(round(np.mean([one["training_images"] for one in some])))])  # fmt: skip
-        hits = np.mean([one["attack"]["everyone"]["decoy_hits/evaluation_model"] for one in some])
-        chance = hits / (k if "mode_ranking" in some[0] else 1) + np.mean([one["false_matches"] for one in some])
+        without = {one["seed"]: np.array(one["accuracy"]) for one in models[name, MODELS[0]]}
+        accuracy = [np.array(one["accuracy"]) for one in some]
+        lost = np.array([without[one["seed"]] - values for one, values in zip(some, accuracy, strict=True)])
+        less = "" if model == MODELS[0] else pooled(lost, points=True)
+        images = ", ".join(str(one["training_images"]) for one in some)
+        evaluation = pooled(numbers(some, "evaluation_model_accuracy"))
+        use.append([*title, pooled(np.array(accuracy)), less, images, evaluation])
+        if "photographs" in some[0]:
+            names = some[0]["photographs"]
+            photos.append([*title, percent(1 / k, 0), *(pooled(numbers(some, "photographs", one)) for one in names)])
+    for (name, model), some in attacks.items():
+        title, k = [name, model, str(len(some))], some[0]["images_per_class"]
+        hits = numbers(some, "rebuilt", "everyone", HITS)
+        decoys = "mode_ranking" in some[0]
+        wrong = np.mean([matches[name, model, one["seed"]] for one in some])
+        chance = percent(float(hits.mean() / k + wrong), 0) if decoys else ""
+        ranked_first = pooled(numbers(some, "mode_ranking", "mode_ranking")) if decoys else ""
         games.append([
-            *title, of(BEST), percent(float(chance), 0) if "mode_ranking" in some[0] else "", of(BEST, "prior"),
-            of(f"guesses@{k}/evaluation_model"), of("identities_recognized"), of("attack_accuracy@1"),
-            of("decoy_hits/evaluation_model"),
+            *title, pooled(numbers(some, "rebuilt", "everyone", BEST)), chance,
+            pooled(numbers(some, "samples", "everyone", BEST)),
+            pooled(numbers(some, "rebuilt", "everyone", f"guesses@{k}/evaluation_model")), pooled(hits), ranked_first,
         ])  # fmt: skip
-        alone.append(
-            [
-                *title,
-                *(of(measure, who="private alone") for measure in (BEST, "identities_recognized", "attack_accuracy@1")),
-                of(BEST, "prior", "private alone"),
-            ]
-        )
-        if "mode_ranking" in some[0]:
-            of_photographs = [
-                pooled(np.array([one["photographs"][measure] for one in some])) for measure in some[0]["photographs"]
-            ]
-            checks.append(
-                [
-                    *title,
-                    percent(1 / k, 0),
-                    pooled(np.array([one["mode_ranking"]["mode_ranking"] for one in some])),
-                    *of_photographs,
-                ]
-            )
+        shares = (BEST, "identities_recognized", "attack_accuracy@1")
+        alone.append([
+            *title, *(pooled(numbers(some, "rebuilt", "private alone", one)) for one in shares),
+            pooled(numbers(some, "samples", "private alone", BEST)),
+        ])  # fmt: skip
+    checks = {name: [one["exchangeability"] for one in some] for (name, model), some in models.items()
+              if model == "decoys" and SETTINGS[name].frozen}  # fmt: skip
     tests = [
-        [where, str(seed), test["name"], f"{test['auc']:.2f} [{test['low']:.2f}, {test['high']:.2f}]", percent(test["joint"], 0), check["statement"]]
-        for where, many in [*((name, [one["exchangeability"] for one in some]) for (name, model), some in groups.items()
-                              if model == "decoys" and SETTINGS[name].frozen), ("bolly100 with decoys of LFW, k = 4", found["another_source"])]
-        for seed, check in enumerate(many) for test in check["tests"]
+        [name, test["name"], ", ".join(interval(several["tests"][place]) for several in many),
+         ", ".join(percent(several["tests"][place]["joint"], 0) for several in many)]
+        for name, many in (checks | {"bolly100 with decoys of LFW, k = 4": found[OTHER]}).items()
+        for place, test in enumerate(many[0]["tests"])
     ]  # fmt: skip
     head = ["people", "model", "trainings"]
+    game = ["best guess", "its chance level", "best guess, samples of the prior", "in any of k images", "decoy_hits"]
+    lone = ["best guess", "in any of k images", "images", "best guess, samples of the prior"]
     return "\n\n".join([
-        table([*head, "test accuracy, private people", "points less than undefended", "training images"], use),
-        table([*head, "best guess", "its chance level", "best guess, samples of the prior", "guesses@k", "any of 4 images", "images", "decoy_hits"], games),
-        table([*head, "best guess", "any of 4 images", "images", "best guess, samples of the prior"], alone),
-        table([*head, "1/k", "mode_ranking", "pool", "gallery", "gallery_with_decoys"], checks),
-        table(["people", "partition", "test", "AUC", "chosen without labels", "statement"], tests),
+        table([*head, "test accuracy", "points lost", "training images", "evaluation model on the same images"], use),
+        table([*head, *game, "mode_ranking"], games),
+        table([*head, *lone], alone),
+        table([*head, "1/k", "pool", "gallery", "gallery_with_decoys"], photos),
+        table(["people", "test", "AUC", "chosen without labels"], tests),
     ])  # fmt: skip
 
 
-BEST = "best_guess/evaluation_model"
+def grouped(cells: Cells) -> dict[tuple[str, str], Cells]:
+    """Trainings by setting and model."""
+    keys = itertools.product(SETTINGS, MODELS)
+    some = {key: [one for one in cells if (one["setting"], one["model"]) == key] for key in keys}
+    return {key: sorted(many, key=lambda one: int(one["seed"])) for key, many in some.items() if many}
+
+
+def numbers(cells: Cells, *names: str) -> NDArray[np.float64]:
+    """(trainings, people) one measure."""
+    found: list[Any] = cells
+    for name in names:
+        found = [one[name] for one in found]
+    return np.array(found)
+
+
+def interval(test: dict[str, float]) -> str:
+    """AUC of a test with its interval."""
+    return f"{test['auc']:.2f} [{test['low']:.2f}, {test['high']:.2f}]"
 
 
 def pooled(values: NDArray[np.float64], points: bool = False) -> str:

@@ -125,7 +125,7 @@ class Embedding(nn.Module):
         self.net.load_state_dict(saved["net_state_dict"] if which == "A" else saved)
         self.mean, self.std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
         # Batch norms inside the convolutions: the same answers at two fifths of the time.
-        self.net = fuse(self.net.eval()).to(memory_format=torch.channels_last)
+        self.net = fuse(self.net.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
