@@ -43,6 +43,7 @@ COLUMNS = {
     "deviation": "mean distance from e^(-1/b)", "ca_loss": "CA loss", "test_nll": "test NLL",
 }  # fmt: skip
 WAYS = ("cross-entropy", "as_is", "temperature", "temperature, CA")
+CONTROL = "temperature"
 
 
 def arguments(folder: str, seed: int, **changes: Any) -> CALoRTrainingArguments:
@@ -67,22 +68,27 @@ def measure(trainer: DefenseTrainer, labels: NDArray[np.int64]) -> dict[str, Any
         return {}
 
     trainer.measure_training_images(keep)
-    p, correct, target = seen["p"], seen["correct"], target_confidence(B)
-    loss = p**B * np.log(p)
     test = trainer.measure_images(trainer.get_test_dataloader(trainer.test_dataset))
-    classes = range(int(labels.max()) + 1)
+    found = of_training_images(seen["p"], seen["correct"], labels)
+    return {**found, "test_accuracy": test["accuracy"], "test_nll": test["nll"]}
 
-    def by_person(values: NDArray[Any], rows: NDArray[np.bool_]) -> list[float]:
-        kept = [rows & (labels == person) for person in classes]
-        return [float(values[one].sum() / max(1, one.sum())) for one in kept]
 
+def of_training_images(p: NDArray[Any], correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Numbers of all plain training images, from their true-class probability."""
+    target = target_confidence(B)
+    loss = p**B * np.log(p)
     return {
         "train_confidence": float(p[correct].mean()), "train_accuracy": float(correct.mean()),
         "deviation": float(abs(p - target)[correct].mean()), "ca_loss": float(loss.mean()),
-        "test_accuracy": test["accuracy"], "test_nll": test["nll"],
-        "deviation_by_person": by_person(abs(p - target), correct),
-        "ca_loss_by_person": by_person(loss, np.ones_like(correct)),
+        "deviation_by_person": by_person(abs(p - target), correct, labels),
+        "ca_loss_by_person": by_person(loss, np.ones_like(correct), labels),
     }  # fmt: skip
+
+
+def by_person(values: NDArray[Any], rows: NDArray[np.bool_], labels: NDArray[np.int64]) -> list[float]:
+    """Mean of the chosen rows of each person; 0 if there are none."""
+    kept = [rows & (labels == person) for person in range(int(labels.max()) + 1)]
+    return [round(float(values[one].sum() / max(1, one.sum())), 5) for one in kept]
 
 
 def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
@@ -137,23 +143,25 @@ def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
     return found
 
 
-def table(cells: dict[str, Any]) -> str:
+def table(cells: dict[str, Any], ways: Sequence[str] = WAYS, changed: Sequence[str] = WAYS[3:]) -> str:
     """One row per set and way, the mean over trainings; then the change by adaptation after the temperature."""
     rows, changes = [], []
     for name in SETS:
         runs = [found for key, found in cells.items() if key.startswith(f"{name}-")]
         if not runs:
             continue
-        for way in ("undefended", *WAYS):
+        for way in ("undefended", *ways):
             means = [f"{np.mean([run[way][key] for run in runs]):.4f}" for key in COLUMNS]
             rows.append([name, str(len(runs)), way, *means])
-        for key in ("deviation", "ca_loss"):
-            per_person = [[np.asarray(run[way][f"{key}_by_person"]) for way in WAYS[2:]] for run in runs]
-            mean, low, high = pooled_interval(np.stack([after - before for before, after in per_person]))
-            changes.append([name, COLUMNS[key], f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"])
+        for way in changed:
+            for key in ("deviation", "ca_loss", "test_accuracy"):
+                if f"{key}_by_person" in runs[0][way]:
+                    after, before = (np.array([run[one][f"{key}_by_person"] for run in runs]) for one in (way, CONTROL))
+                    mean, low, high = pooled_interval(after - before)
+                    changes.append([name, way, COLUMNS[key], f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"])
     head = markdown(["set", "trainings", "way", *COLUMNS.values()], rows)
     change = "change by CA after the temperature, 95 % interval over people and trainings"
-    return f"{head}\n\n{markdown(['set', 'measure', change], changes)}"
+    return f"{head}\n\n{markdown(['set', 'way', 'measure', change], changes)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -67,7 +67,9 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
 
         The paper does not say when the loss is switched nor at what learning rate; the defaults (ten more epochs at
         a tenth of the first rate) are ours. After ``ca_start="temperature"`` the rate is also at most that of
-        :data:`GENTLE`: the scores are at the target already, and a larger one costs accuracy.
+        :data:`GENTLE`: the scores are at the target already, and a larger one costs accuracy. The scores are then
+        rescaled after ``adapt``, too: where some images stay far below the target, the loss is smallest with the others
+        at it, so with a mean below it.
         """
         if not hasattr(args, "adapt_epochs"):
             raise ValueError(
@@ -84,7 +86,8 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
-        fit = replace(fit, rescale_to=self.target_confidence if rescales else None)
+        rescale_to = self.target_confidence if rescales else None
+        fit = replace(fit, rescale_to=rescale_to)
         adapt = Stage(
             "adapt",
             adapt_epochs,
@@ -92,6 +95,7 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
             rate,
             only_last_layer=args.adapt_only_last_layer,
             fixed_batch_norm=args.adapt_freeze_batch_norm,
+            rescale_to=rescale_to,
         )
         return [fit, adapt]
 

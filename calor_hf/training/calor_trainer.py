@@ -136,7 +136,8 @@ class CALoRTrainer(DefenseTrainer):
         """As :meth:`DefenseTrainer.end_stage`; a model that was trained before is measured as the reference first."""
         if stage.name == "fit" and self.selection().reference is None:
             self.evaluate_candidate()
-        super().end_stage(stage)
+        if stage.name == "fit" or self.chosen_step() is not None:
+            super().end_stage(stage)
 
     def evaluate_candidate(self) -> None:
         """Measure validation accuracy and training confidence, and apply the rule."""
@@ -190,7 +191,8 @@ class CALoRTrainer(DefenseTrainer):
         selection = self.selection()
         if selection.best is not None:
             load_weights(self.model, self.checkpoint_folder(selection.best.step))
-            if abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
+            rescaled = self.stages()[-1].rescale_to is not None
+            if not rescaled and abs(selection.best.confidence - self.target) > self.args.confidence_tolerance:
                 logger.warning(
                     "the result is not at the target: its training confidence is %.4f, not %.4f; nearer checkpoints "
                     "lost more accuracy than allowed, or the adapt stage was too short (adapt_epochs, "
@@ -257,8 +259,8 @@ def select_adapted(
 
     The result is the candidate whose confidence is closest to ``target`` among those whose validation accuracy is
     within ``max(max_accuracy_drop, one standard error)`` of the end of the first stage; candidates within
-    ``tolerance`` of the target count as at it, and the most accurate of them wins. If adapting starts ``at_target``, by
-    a temperature, every candidate is at it, and the one whose images deviate least from it wins.
+    ``tolerance`` of the target count as at it, and the most accurate of them wins. If a temperature brings the scores
+    ``at_target``, before and after adapting, the candidate whose images deviate least from it wins.
 
     Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result has come to
     the target and is as accurate as before; when the last three candidates kept the accuracy but brought no better
@@ -272,7 +274,7 @@ def select_adapted(
         target: Confidence e^(−1/b).
         tolerance: Distance to the target that counts as none.
         max_accuracy_drop: In points (hundredths).
-        at_target: Whether the mean confidence was at the target when adapting began.
+        at_target: Whether a temperature brings the mean confidence to the target.
     """
     measured = {int(entry["step"]): entry for entry in history if entry.keys() >= _MEASURED}
     reference = _candidate(measured, reference_step)
@@ -287,7 +289,9 @@ def select_adapted(
 
     def badness(candidate: Candidate) -> tuple[float, float, float]:
         distance = abs(candidate.confidence - target)
-        return max(0.0, distance - tolerance), candidate.deviation if at_target else -candidate.accuracy, distance
+        if at_target:  # as each is once the scores are rescaled
+            return 0.0, candidate.deviation, distance
+        return max(0.0, distance - tolerance), -candidate.accuracy, distance
 
     best = min(kept, key=badness, default=None)
     recent = candidates[-3:]

@@ -78,7 +78,8 @@ def test_the_control_changes_the_scale_of_the_scores_and_nothing_else(tmp_path: 
 def test_a_run_that_ends_after_the_division_divides_once(tmp_path: Path) -> None:
     whole = defense_trainer(tmp_path / "whole", "calor", "vit", settings=FROM_TEMPERATURE)
     whole.train()
-    assert len([entry for entry in whole.state.log_history if "temperature" in entry]) == 1
+    steps = [entry["step"] for entry in whole.state.log_history if "temperature" in entry]
+    assert (len(steps), steps[0]) == (2, STEPS)  # before and after adapting
     cut = defense_trainer(tmp_path / "cut", "calor", "vit", [InterruptAt(STEPS + 2)], settings=FROM_TEMPERATURE)
     with pytest.raises(TrainingInterrupted, match=f"stage 'adapt' after step {STEPS + 3}"):
         cut.train()
@@ -95,10 +96,18 @@ def test_adapting_starts_at_the_target_and_lowers_the_deviation(tmp_path: Path) 
     run = defense_trainer(tmp_path, "calor", "vit", settings=FROM_TEMPERATURE, **plan)
     run.train()
     before = [entry for entry in run.state.log_history if "temperature" in entry]
-    assert [entry["step"] for entry in before] == [6 * STEPS]
+    assert [entry["step"] for entry in before] == [6 * STEPS, 10 * STEPS]
     best = run.selection().best
-    kept = [one for one in run.selection().candidates if abs(one.confidence - TARGET) <= 0.02]
-    assert best.deviation == min(one.deviation for one in kept or run.selection().candidates)
+    assert best.deviation == min(one.deviation for one in run.selection().candidates)
+    assert run.measure_training_images()["confidence_correct"] == pytest.approx(TARGET, abs=1e-4)
+
+
+def test_a_result_that_is_not_adapted_is_not_rescaled(tmp_path: Path) -> None:
+    plan = {"max_accuracy_drop": 0, "adapt_learning_rate": 10.0, "accept_unadapted": True}
+    run = defense_trainer(tmp_path, "calor", "vit", settings=FROM_TEMPERATURE, num_train_epochs=6, **plan)
+    run.train()
+    assert run.chosen_step() is None
+    assert_same_weights(CALoRForImageClassification.from_pretrained(tmp_path / "stage-1"), run.model)
 
 
 def test_scores_of_many_classes_are_rescaled_too(tmp_path: Path) -> None:
@@ -149,7 +158,7 @@ def test_a_trained_model_needs_no_cross_entropy(tmp_path: Path, caplog: pytest.L
     reference = run.selection().reference
     assert reference.step == 0
     assert (tmp_path / "stage-1" / "config.json").is_file()
-    assert [entry["step"] for entry in run.state.log_history if "temperature" in entry] == [0]
+    assert [entry["step"] for entry in run.state.log_history if "temperature" in entry] == [0, STEPS]
 
 
 def _saved(run: Any, folder: Path) -> Path:
