@@ -1,8 +1,8 @@
 """Confidence adaptation of a low-rank head on frozen face embeddings: a temperature, and adaptation after it.
 
 The embeddings are those of MobileFaceNet (A), so that a training takes seconds. The head of rank 32 (bolly100) or 10
-(ORL) is trained by cross-entropy, divided by the temperature of the target confidence, and adapted for ten epochs by each
-of several optimizers, after which it is divided once more.
+(ORL) is trained by cross-entropy, divided by the temperature of the target confidence, and adapted for ten epochs
+by each of several optimizers, after which it is divided once more.
 
     python -m benchmarks.adaptation_heads --data DATA --output-dir outputs/adaptation_heads
     python -m benchmarks.adaptation_heads --output-dir outputs/adaptation_heads --table adaptation_heads.json
