@@ -86,7 +86,7 @@ def of_training_images(p: NDArray[Any], correct: NDArray[np.bool_], labels: NDAr
 
 
 def by_person(values: NDArray[Any], rows: NDArray[np.bool_], labels: NDArray[np.int64]) -> list[float]:
-    """Mean of the chosen rows of each person; 0 if there are none."""
+    """Mean of the chosen rows of each person; 0 for a person without any."""
     kept = [rows & (labels == person) for person in range(int(labels.max()) + 1)]
     return [round(float(values[one].sum() / max(1, one.sum())), 5) for one in kept]
 
