@@ -25,10 +25,8 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 
 install: $(STAMP) ## Make the environment and install the package into it
 
-demo: $(STAMP) ## Train a defended model on synthetic faces and audit it (4 minutes on 2 cores, after installing)
-	$(BIN)/calor-hf train --output-dir outputs/demo --overwrite
-	$(BIN)/calor-hf audit outputs/demo --output-dir outputs/demo-audit --overwrite \
-		--classes 0-7 --images-per-class 3 --include-private-images || test $$? -eq 4  # 4: inconclusive
+demo: $(STAMP) ## Train three models on drawn people and show what leaks (5 minutes on 2 cores, after installing)
+	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python examples/demo.py
 
 test: $(STAMP) ## Run the tests, without the slow ones (7 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" --timeout 300

@@ -3,7 +3,7 @@
     calor-hf prior --image-size 32 --settings width=16 discriminator_steps=1 steps=1200 --output-dir outputs/prior_drawn
     calor-hf prior --dataset DATA/lfw_public_64/train.parquet --image-size 32 \
         --settings width=16 discriminator_steps=1 steps=1500 --output-dir outputs/prior_lfw
-    python -m benchmarks.audit_power --target outputs/demo --evaluation-model outputs/demo-audit/evaluation-model \
+    python -m benchmarks.audit_power --target outputs/demo/calor --evaluation-model outputs/demo/evaluation-model \
         --drawn-prior outputs/prior_drawn --data DATA --real-prior outputs/prior_lfw --output-dir outputs/power
 
 On drawn faces the true identity judges what the renderer draws, the evaluation model what other priors draw, and the

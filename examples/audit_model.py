@@ -1,8 +1,8 @@
 """Attack a model and report what leaks, from Python; ``calor-hf audit`` is the command with all options.
 
-The model that ``make demo`` trained, on the drawn faces, a few minutes on a laptop::
+A model that ``make demo`` trained, on the drawn faces, a few minutes on a laptop::
 
-    python examples/audit_model.py outputs/demo outputs/audit-example
+    python examples/audit_model.py outputs/demo/calor outputs/audit-example
 
 For a model of your images, also pass ``dataset``, ``evaluation_model`` and ``generator`` (a prior trained on public
 images). After Ctrl-C, run it again: finished attacks are kept. The whole story: docs/audit.md.

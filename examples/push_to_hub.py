@@ -1,9 +1,9 @@
 """Publish a defended model with its evidence, from Python; ``calor-hf push`` is the command with all options.
 
-The model that ``make demo`` trained and audited; first what would be published, then for real::
+A model that ``make demo`` trained and audited; first what would be published, then for real::
 
-    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit
-    python examples/push_to_hub.py outputs/demo you/demo outputs/demo-audit --now
+    python examples/push_to_hub.py outputs/demo/calor you/demo outputs/demo/audit-calor
+    python examples/push_to_hub.py outputs/demo/calor you/demo outputs/demo/audit-calor --now
 
 Steps, in order (`calor_hf/hub/` has each step): the numbers of training and audit are read, and refused if they
 belong to other weights; the card is written from them, around what you wrote into the one before; the files on the list

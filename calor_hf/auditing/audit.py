@@ -45,7 +45,7 @@ def audit(
     control alone are tested on private images.
 
     Args:
-        target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo")``.
+        target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo/calor")``.
         private: Images that it was trained on, such as ``PrivateImages.from_dataset(train, test, image_size=224)``.
         prior: The generator of the attacks, such as ``load_generator("outputs/prior")``.
         evaluation_model: Classifier of the same classes that is another network than the target; or its folder or Hub

@@ -6,8 +6,17 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from calor_hf.auditing.verdict import LEAST_PEOPLE, concluded
-from calor_hf.core.report import AttackResult, DataInfo, LeakageReport, Measure, NetworkInfo, PowerCheck
+from calor_hf.auditing.verdict import LEAST_PEOPLE, LEVELS, by_chance, concluded
+from calor_hf.core.report import (
+    AttackResult,
+    DataInfo,
+    LeakageReport,
+    Measure,
+    NetworkInfo,
+    PowerCheck,
+    decoy_hits,
+    guesses,
+)  # fmt: skip
 from calor_hf.core.report_text import DASH, SHARES, number, percent, points, power_rows, value_of, with_interval
 from calor_hf.metrics import paired_difference
 
@@ -78,19 +87,28 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
 
 
 def model_rows(reports: Sequence[LeakageReport]) -> list[list[str]]:
-    """Return titles, and a row for each model: test accuracy, verdict, and the measure of the first verdict.
+    """Return titles, and a row for each model: test accuracy, verdict, and the measures that summarize its attack.
 
-    The last column says in what more than the model an audit differs from the first.
+    They are those of the first verdict's network, and those of models with decoys are rounded to 1 %. The last column
+    says in what more than the model an audit differs from the first.
     """
     first, *_ = reports
     lead = first.verdict.measure
-    rows = [["model", "defense", "test accuracy", "verdict", SHARES.get(lead, DASH), "differs in"]]
+    names = [name for name in (lead, LEVELS.get(lead, ""), guesses(lead), decoy_hits(lead)) if name] if lead else []
+    names = [name for name in names if any(one.strongest and one.strongest.get(name) for one in reports)]
+    titles = [title for name in names for title in (SHARES.get(name, name), "by chance")]
+    rows = [["model", "defense", "test accuracy", "verdict", *titles, "differs in"]]
     for one in reports:
-        accuracy = next((measure for measure in one.utility if measure.name == "accuracy"), None)
-        leak = None if one.strongest is None else one.strongest.get(lead)
         differs = "; ".join(differences(first, one)) or ("nothing else" if rows[1:] else DASH)
-        name = one.target.name or one.target.model
-        rows.append([name, one.target.defense, value_of(accuracy), one.verdict.kind, with_interval(leak), differs])
+        shown = one.rounded() if one.with_decoys else one
+        accuracy = next((measure for measure in shown.utility if measure.name == "accuracy"), None)
+        cells = [one.target.name or one.target.model, one.target.defense, with_interval(accuracy), one.verdict.kind]
+        for name in names:
+            attack = shown.strongest
+            measure = None if attack is None else attack.get(name)
+            chance = by_chance(shown, attack, name) if attack is not None and measure is not None else math.nan
+            cells += [with_interval(measure), percent(chance)]
+        rows.append([*cells, differs])
     return rows
 
 

@@ -43,7 +43,8 @@ MOST_CHANCE = 0.5
 UNTESTED = "whether private identities and decoys are exchangeable was not tested (calor-hf decoys check)"
 """Sentence of a report whose data folder has no statement about exchangeability."""
 ROLES = {EMBEDDING: "embedding", HEADLINE: "evaluation_model"}
-_LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
+LEVELS = {MATCH: MATCHED, HEADLINE: IDENTITIES}
+"""Share of people recognized in at least one image, by the share of images."""
 _SUBJECTS = {
     MATCH: "the person drawn is the right one",
     EMBEDDING: "the embedding recognized the right person",
@@ -339,7 +340,7 @@ def _details(report: LeakageReport, best: Finding, name: str) -> list[str]:
             "recognized beyond chance, each taken alone: "
             f"in {percent(sum(shares) / len(shares))} of their images."
         )
-    once = attack.get(_LEVELS.get(name, ""))
+    once = attack.get(LEVELS.get(name, ""))
     if once is not None:
         level = attack.chance_level(once.name)
         lines.append(
@@ -356,7 +357,7 @@ def _details(report: LeakageReport, best: Finding, name: str) -> list[str]:
             f"{percent(attack.chance_level(guess.name))}."
         )
     if report.with_decoys:
-        lines += _about_decoys(report, attack, measure, name)
+        lines += _about_decoys(report, attack, name)
     for other in LEADING:
         if other != name and (seen := attack.get(other)) is not None:
             network = report.networks.get(ROLES.get(other, ""))
@@ -378,14 +379,13 @@ def _details(report: LeakageReport, best: Finding, name: str) -> list[str]:
     return lines
 
 
-def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, name: str) -> list[str]:
+def _about_decoys(report: LeakageReport, attack: AttackResult, name: str) -> list[str]:
     """Sentences on attribution: the private identity among the k, against a face of the k chosen at random."""
-    k = report.data.identities_per_class
-    wrong = next((one.value for one in report.other_threats if one.name == false_matches(name)), 0.0)
+    k, level = report.data.identities_per_class, by_chance(report, attack, guesses(name))
     lines = [
         f"Each class has {k} identities. A face among them, chosen at random, is taken for the private one in "
-        f"{percent(round(hits.value / k + wrong, 2))}: the recognition rate / {k}, and {percent(wrong)} false matches "
-        "of real images of decoys."
+        f"{percent(level)}: the recognition rate / {k}, and {percent(_wrong(report, name))} false matches of real "
+        "images of decoys."
     ]
     several = attack.get(guesses(name, k))
     if several is not None:
@@ -406,6 +406,23 @@ def _about_decoys(report: LeakageReport, attack: AttackResult, hits: Measure, na
         )
     tested = report.data.exchangeability or UNTESTED
     return [*lines, f"{tested[0].upper()}{tested[1:]}."]
+
+
+def by_chance(report: LeakageReport, attack: AttackResult, name: str) -> float:
+    """Return the chance level of a measure; NaN if it is unknown.
+
+    That of the single guess at the private identity of a class with decoys is right for a face of the class chosen at
+    random: the recognition rate / k, and the false matches of real images of decoys.
+    """
+    for leading in LEADING:
+        hits = attack.get(decoy_hits(leading))
+        if name == guesses(leading) and hits is not None:
+            return round(hits.value / report.data.identities_per_class + _wrong(report, leading), 2)
+    return attack.chance_level(name)
+
+
+def _wrong(report: LeakageReport, name: str) -> float:
+    return next((one.value for one in report.other_threats if one.name == false_matches(name)), 0.0)
 
 
 def _about_control(control: Measure, difference: Measure) -> str:

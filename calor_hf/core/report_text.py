@@ -36,8 +36,8 @@ SHARES = {
     HEADLINE: "rebuilt images recognized by the evaluation model",
     MATCHED: "people shown in at least one image",
     IDENTITIES: "people recognized by the evaluation model in at least one image",
-    **{guesses(name): "people recognized in the one image that an attacker would submit" for name in LEADING},
-    **{decoy_hits(name): "rebuilt images that show any person of the class, private or decoy" for name in LEADING},
+    **{guesses(name): "people recognized in the attacker's single guess" for name in LEADING},
+    **{decoy_hits(name): "rebuilt images that show any of a class's people" for name in LEADING},
 }
 """Titles of the measures that summarize an attack."""
 

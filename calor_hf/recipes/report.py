@@ -13,6 +13,7 @@ from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports, model_rows
+from calor_hf.core.decoy_sentences import CONDITION, MEANING
 from calor_hf.core.files import write_whole
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
@@ -103,7 +104,9 @@ def show_report(options: ReportOptions) -> LeakageReport:
     print(f"{summary(report)}\n\nreport: {page}")
     if others:
         rows = model_rows([report, *others])
-        print(f"\n{aligned([row[:-1] for row in rows])}\n")
+        print(f"\n{aligned(list(zip(*(row[:-1] for row in rows), strict=True)))}\n")
+        if any(one.with_decoys for one in (report, *others)):
+            print(f"{MEANING} {CONDITION}\n")
         for name, *_, differs in rows[2:]:
             print(f"{name} differs from the first in: {differs}")
     return report

@@ -4,7 +4,9 @@ import html
 import io
 import json
 import logging
+import re
 import stat
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
 from transformers import AutoModelForImageClassification
 
 from calor_hf.auditing.evaluation import Evaluator
@@ -35,6 +38,11 @@ from calor_hf.recipes.train import load_parts, train
 from calor_hf.recipes.train_arguments import parse
 
 QUICK = ["--num-train-epochs", "1", "--use-cpu", "--report-to", "none", "--warmup-steps", "0"]
+MEASURED = ("_seconds", "_runtime", "/runtime", "_per_second", "_bytes")
+"""Ends of the names of what a clock or the machine's memory says."""
+EVENTS = "events.out.tfevents"
+TIME = rb"[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d_"
+"""Beginning of the name of a folder of TensorBoard."""
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +112,15 @@ def test_a_deal_without_a_seed_is_another_one(tmp_path: Path) -> None:
 def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path) -> None:
     folder, kept = tmp_path / "run", tmp_path / "first"
     secret = secret_folder(dealt) / "assignment.json"
-    words = ["--dataset", str(dealt), "--defense", "decoys", *QUICK, "--output-dir", str(folder)]
+    words = [
+        "--dataset",
+        str(dealt),
+        "--defense=decoys",
+        *QUICK,
+        "--report-to=tensorboard",
+        "--output-dir",
+        str(folder),
+    ]
     result = train(*parse(words))
     assert result.record["settings"] == {"k": 2, "rank": None}
     assert result.model.classification_head.last_layer.out_features == 4
@@ -118,10 +134,10 @@ def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path) -> 
         train(*parse(words))
     finally:
         secret.write_text(before)
-    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    differ = [path for path in files if content(kept / path) != content(folder / path)]
-    assert differ == []
+    one, other = contents(kept), contents(folder)
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+    assert any("train/loss" in event for event in one[EVENTS])
     assert type(AutoModelForImageClassification.from_pretrained(kept)) is type(result.model)
     measured = private_accuracy(AccuracyOptions(data=dealt, model=str(kept)))
     both = measured["private"]["accuracy"] + measured["decoys"]["accuracy"]
@@ -130,20 +146,27 @@ def test_training_never_receives_the_assignment(dealt: Path, tmp_path: Path) -> 
     assert json.loads((secret.parent / "accuracy-first.json").read_text()) == measured
 
 
-def content(file: Path) -> Any:
-    """Content of a file; of JSON without what a clock or the machine's memory says.
+def contents(folder: Path) -> dict[str, Any]:
+    """Content of each file in a folder, without the time and what a clock or the machine's memory says."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {EVENTS if EVENTS in path.name else str(path.relative_to(folder)): content(path) for path in files}
 
-    The pickled arguments, which training only writes, name a folder by the time.
-    """
-    if file.name == "training_args.bin":
-        return None
+
+def content(file: Path) -> Any:
+    """Content of a file; see :func:`contents`."""
+    if EVENTS in file.name:
+        events = list(EventFileLoader(str(file)).Load())
+        for event in events:
+            event.ClearField("wall_time")
+        return [str(one) for one in events if not any(value.tag.endswith(MEASURED) for value in one.summary.value)]
+    if file.name == "training_args.bin":  # pickled, and only written by this library
+        return re.sub(TIME, b"", zipfile.ZipFile(file).read("training_args/data.pkl"))
     if file.suffix != ".json":
         return file.read_bytes()
 
     def timeless(value: Any) -> Any:
         if isinstance(value, dict):
-            measured = ("_seconds", "_runtime", "_per_second", "_bytes")
-            return {key: timeless(one) for key, one in value.items() if not key.endswith(measured)}
+            return {key: timeless(one) for key, one in value.items() if not key.endswith(MEASURED)}
         return [timeless(one) for one in value] if isinstance(value, list) else value
 
     return timeless(json.loads(file.read_text()))

@@ -83,16 +83,16 @@ RUN_FILES = [
 ]
 # Files that, by the text of a guide or another guide, the reader has already; the rest a guide has to write itself.
 READER_HAS = {
-    "README.md": ["demo", "demo-audit", "audit-undefended", "audit-calor", "prior", "evaluation-model"],
+    "README.md": ["demo", "prior", "evaluation-model"],
     "docs/audit.md": [
-        "demo", "undefended", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
+        "demo", "vit", "prior", "audit-undefended", "audit-other", "audit-0", "audit-1", "audit-2",
     ],
     "docs/choose_a_rank.md": ["rank8", "evaluation-model", "prior", "audit-16"],
     "docs/decoys.md": ["prior"],
     "docs/defend_a_finished_model.md": ["finished"],
     "docs/devices.md": ["demo"],
     "docs/laptop.md": ["audit-calor"],
-    "docs/publish.md": ["demo", "demo-audit"],
+    "docs/publish.md": ["demo"],
     "docs/studies.md": ["evaluation-model", "prior"],
 }  # fmt: skip
 
@@ -151,14 +151,16 @@ def make_outputs() -> None:
         assert calor_hf(acting(words) if words[0] == "train" else words) in (0, 4)
 
     vit, identities = "--model google/vit-base-patch16-224", "--dataset path/to/folder"
-    run("train", TRAIN, "demo")
-    run("train --defense none", TRAIN, "undefended")
+    run("train", TRAIN, "demo/calor")
+    run("train --defense none", TRAIN, "demo/undefended")
     run(f"train --defense none --model path/to/model {identities}", TRAIN, "finished")
     run(f"train {vit} {identities}", TRAIN, "vit")
     run(f"train {vit} {identities} --rank 8", TRAIN, "rank8")
     run(f"train --role evaluation --model facebook/convnext-tiny-224 {identities}", TRAIN, "evaluation-model")
     run("prior --dataset path/to/public --crop 108", LIMITS["calor-hf prior"], "prior")
-    run("audit --target outputs/demo", AUDIT, "demo-audit")
+    run("audit outputs/demo/calor", AUDIT, "demo/audit-calor")
+    evaluation_model = "--evaluation-model outputs/demo/audit-calor/evaluation-model"
+    run(f"audit outputs/demo/undefended {evaluation_model}", AUDIT, "demo/audit-undefended")
     theirs = f"audit {identities} --evaluation-model outputs/evaluation-model --generator outputs/prior"
     for seed in range(3):
         run(f"{theirs} --target outputs/vit --seed {seed}", AUDIT, f"audit-{seed}")
