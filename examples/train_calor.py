@@ -11,7 +11,7 @@ Your images (one sub-folder per identity) and a pre-trained model, on every GPU 
 
 The undefended reference, for comparison: ``--defense none``. The paper's setting C, an ordinary fine-tune before the
 head is swapped: ``--undefended-epochs 50``. After Ctrl-C: the same command with ``--resume``. Publishing:
-``--push-to-hub --hub-model-id you/name``. All options: ``--help``.
+``--push-to-hub --hub-model-id you/name``. All options: ``--help``, ``--help-all``.
 
 Steps, in order (`calor_hf/recipes/train.py` reads like this from top to bottom): the data are split; the base
 model is loaded; the rank is chosen; the classifier is swapped for a low-rank head; stage `fit` trains it with

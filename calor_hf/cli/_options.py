@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from calor_hf.core.config_file import CONFIG, CONFIG_HELP, with_config
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.core.suggestion import did_you_mean
 
@@ -35,7 +36,14 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
         prog=f"calor-hf {name}", description=description, epilog=TRACEBACK_HELP, allow_abbrev=False
     )
     add_options(parser, kind)
+    if not passes_on(kind):
+        parser.add_argument(CONFIG, default=argparse.SUPPRESS, metavar="FILE", help=CONFIG_HELP)
     return parser
+
+
+def passes_on(kind: type[Any]) -> bool:
+    """Return whether the remaining words, ``--config`` among them, are those of another command."""
+    return any(field.metadata.get("nargs") == "..." for field in dataclasses.fields(kind))
 
 
 def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
@@ -93,10 +101,12 @@ def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[
     """Parse the arguments of a command into its options.
 
     Raises:
-        ValueError: the dataclass refuses a value.
+        ValueError: the dataclass refuses a value, or the file of ``--config`` is not readable.
         SystemExit: unknown options or values of another type (status 2), or ``--help``.
     """
     rest = [one.name for one in dataclasses.fields(kind) if "rest" in one.metadata]  # type: ignore[arg-type]
+    if not passes_on(kind):
+        argv = with_config(argv, parser._option_string_actions)
     options, unknown = parser.parse_known_args(dashed(argv))
     if unknown and not rest:
         hint = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from calor_hf.core.config import setting
+from calor_hf.core.config_file import with_config
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.core.suggestion import did_you_mean
 from calor_hf.defenses import DEFENSES
 from calor_hf.defenses.low_rank import LowRankDefense
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.data_options import DataOptions
+from calor_hf.recipes.train_help import ADAPT, COMMON, RUN, TrainParser
 from calor_hf.robustness.backdoor import TRIGGERS
 from calor_hf.training.arguments import CALoRTrainingArguments
 
@@ -134,6 +136,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         ValueError: an option is unknown, or its value is refused.
         SystemExit: a value of another type (status 2), or ``--help``.
     """
+    argv = with_config(argv)
     given = _given(argv)
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
@@ -258,11 +261,20 @@ def defense_settings(model: ModelArguments) -> dict[str, Any]:
     return settings_of(DEFENSES.get(model.defense).config_class, settings, f"settings of {model.defense}")
 
 
-def _parser(defense: str) -> HfArgumentParser:
+def _parser(defense: str) -> TrainParser:
     """Parser with an option for each setting of ``defense``; none for an unknown one, which is refused later."""
-    parser = HfArgumentParser(
+    own = setting_names(defense) if defense in DEFENSES.names() else []
+    groups = {
+        "model and defense": [one.name for one in fields(ModelArguments)],
+        f"settings of the defense {defense}": own,
+        "data": [one.name for one in fields(DataArguments)],
+        "training (of the first stage, if there are two)": COMMON,
+        "stage adapt": ADAPT,
+        "run": RUN,
+    }
+    parser = TrainParser(
         (ModelArguments, DataArguments, RunArguments, CALoRTrainingArguments),
-        prog="calor-hf train",
+        groups={title: names for title, names in groups.items() if names},
         allow_abbrev=False,  # else a setting may be taken for the beginning of another option
         description="Fine-tune an image classifier with a defense; by default CALoR, in two stages: cross-entropy, then"
         " confidence adaptation.",

@@ -1,0 +1,67 @@
+"""Options in a YAML file."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from calor_hf.core.config_file import with_config
+
+
+def words(text: str, folder: Path, *typed: str, parser: argparse.ArgumentParser | None = None) -> list[str]:
+    file = folder / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    return with_config([*typed, "--config", str(file)], parser._option_string_actions if parser else None)
+
+
+def test_values_lists_null_and_booleans(tmp_path: Path) -> None:
+    text = "learning_rate: 0.001\nattacks: [plg, 'ppa:steps=50']\nseed: null\nbf16: true\nuse-cpu: false\nname: ''\n"
+    assert words(text, tmp_path, "folder", "--rank", "8") == [
+        "folder", "--rank", "8", "--learning-rate=0.001", "--attacks", "plg", "ppa:steps=50", "--bf16=true",
+        "--use-cpu=false", "--name=",
+    ]  # fmt: skip
+
+
+def test_the_command_line_counts_more(tmp_path: Path) -> None:
+    assert words("rank: 4\nseed: 3\n", tmp_path, "--rank=8") == ["--rank=8", "--seed=3"]
+    assert words("head_only: true\n", tmp_path, "--no_head_only") == ["--no_head_only"]
+    assert words("metrics: [fid, kid]\n", tmp_path, "--metrics", "fid") == ["--metrics", "fid"]
+
+
+def test_switches_and_second_names_of_a_parser(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--revision", "--branch")
+    text = "fast: true\nslow: false\nrevision: a\n"
+    assert words(text, tmp_path, parser=parser) == ["--fast", "--revision=a"]
+    assert words(text, tmp_path, "--branch", "b", parser=parser) == ["--branch", "b", "--fast"]
+
+
+def test_without_a_file_nothing_changes() -> None:
+    assert with_config(["a", "--rank", "8"]) == ["a", "--rank", "8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rank\n", "must map options to values, as in 'learning_rate: 0.001', got 'rank'"),
+        ("a: {b: 1}\n", "a must be the name of an option, with a value or a list of values"),
+        ("a: [[1]]\n", "a must be the name of an option"),
+        ("1: 2\n", "1 must be the name of an option"),
+        ("a: [1\n", "is no YAML"),
+        ("!!python/object/apply:os.getcwd []\n", "is no YAML"),
+    ],
+)
+def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        words(text, tmp_path)
+
+
+def test_one_file_that_exists(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes one file, got a and b"):
+        with_config(["--config", "a", "--config=b"])
+    with pytest.raises(ValueError, match="takes one file, got none"):
+        with_config(["--config"])
+    with pytest.raises(FileNotFoundError, match=r"run\.yaml"):
+        with_config(["--config", str(tmp_path / "run.yaml")])
