@@ -26,7 +26,7 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "mode_ranking"),
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "mode_ranking@adaptive"),
         "Attacks, as --attacks takes them; if_gmi runs if the prior has blocks, mode_ranking on decoys alone.",
     )
     effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)

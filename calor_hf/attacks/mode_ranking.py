@@ -10,6 +10,7 @@ from calor_hf.attacks.base import ATTACKS
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.plg import PLG
 from calor_hf.attacks.smoothing import over_views
+from calor_hf.generators import Generator
 from calor_hf.targets.base import Target
 from calor_hf.targets.head_modes import StraightThrough
 
@@ -32,6 +33,14 @@ class ModeRanking(PLG):
     def adaptive_to(self, target: Target) -> bool:
         """It expects decoys."""
         return self.fits(target) or super().adaptive_to(target)
+
+    def check(self, target: Target, generator: Generator[Any]) -> None:
+        """Refuse restarts, of which the best of a class would be kept, and not one of each identity."""
+        super().check(target, generator)
+        if self.config.restarts > 1 and target.scores_identities:
+            raise ValueError(
+                f"restarts must be 1 on a model with decoys, got {self.config.restarts}; rebuild more images per class"
+            )
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Sum of the losses of the views, on the identities' scores."""

@@ -228,6 +228,9 @@ def test_mode_ranking_descends_on_the_scores_of_one_identity_for_each_image() ->
     toward_first = scores[[0, 1, 2, 3], [2, 2, 8, 8]] - scores[[0, 1, 2, 3], [3, 3, 9, 9]]
     assert toward_first[0] > toward_first[1]
     assert toward_first[2] > toward_first[3]
+    # The best of several starts would be of whichever identity.
+    with pytest.raises(ValueError, match="restarts must be 1 on a model with decoys, got 2"):
+        tiny_attack("mode_ranking", restarts=2).run(target, tiny_generator("dcgan"), [1])
 
 
 def test_progress_of_mode_ranking_says_nothing_of_the_starts_it_chose_from() -> None:
