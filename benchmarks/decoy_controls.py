@@ -28,6 +28,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from calor_hf import HFTarget, load_generator
 from calor_hf.attacks.specs import parse_attack
+from calor_hf.auditing.attribute_network import attribute_network
+from calor_hf.auditing.networks import Network
 from calor_hf.core.exact_interval import exact_interval
 from calor_hf.core.files import write_json, write_whole
 from calor_hf.core.report_text import percent, table
@@ -36,17 +38,20 @@ from calor_hf.data.decoys import identities_per_class
 from calor_hf.data.exchangeability import Exchangeability, describe_people, image_statistics, two_sample_test
 from calor_hf.data.face_renderer import IDENTITY_NAMES, render_faces
 from calor_hf.data.synthetic_faces import sample_identities, sample_nuisances
+from calor_hf.metrics.agreement import mean_cosines
 from calor_hf.metrics.mode_ranking import DECLARED, by_place, first_of_class, holm, mode_statistics
 from calor_hf.metrics.photographs import seen_as
 from calor_hf.modeling import defend
 
-SIDE, CLASSES, TRAINING, TEST, SEEDS = 32, 64, 20, 5, 5
-EPOCHS, BATCH, RATE = 8, 64, 3e-3
-ATTACK = "mode_ranking:steps=40,views=0,initial_candidates=200,objective=poincare"
+SIDE, CLASSES, TRAINING, TEST = 32, 64, 20, 5
+EPOCHS, UPDATES, BATCH, RATE = 8, 640, 64, 3e-3
+"""Epochs of a training, or more for small sets, until it has this many updates."""
+ATTACK = "mode_ranking@adaptive:steps=60,lr=0.1,initial_candidates=2000"
 CHECKPOINTS, CHOOSING, DRAWS = 200, 5, 400
 """Checkpoints of a training, private test images by which one is chosen, and draws of private people."""
-NOT_ATTACKED = {"dcd": 2, "another_source": 2}
-"""Trainings of controls that exchangeability is to catch, which needs none; of others :data:`SEEDS`."""
+SEEDS = {"symmetric": 10, "dcd": 2, "another_source": 2}
+"""Data sets of a control that has not :data:`MOST`; those that exchangeability is to catch need fewer."""
+MOST = 5
 
 
 @dataclass(frozen=True)
@@ -192,25 +197,33 @@ def exchangeable(data: Data) -> dict[str, Any]:
     return {**numbers, "refused": found.distinguishable, "refused_by_training": refused}
 
 
-def trained(data: Data, seed: int, look: Callable[[HFTarget], None] | None) -> HFTarget:
-    """Small model with decoys; ``look`` is called at :data:`CHECKPOINTS` steps of the second half of the training."""
+def trained(data: Data, seed: int, look: Callable[[HFTarget], None] | None = None, epochs: int = EPOCHS) -> HFTarget:
+    """Small model with decoys, or undefended if ``data`` have none.
+
+    ``look`` is called at :data:`CHECKPOINTS` steps of the second half of the training.
+    """
     torch.manual_seed(seed)
     config = ResNetConfig(
         embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", num_labels=CLASSES
     )
-    model = defend(ResNetForImageClassification(config), "decoys", k=data.k)
+    base = ResNetForImageClassification(config)
+    model = defend(base, "decoys", k=data.k) if data.k > 1 else defend(base, "none")
     target = HFTarget(model, image_size=SIDE)
     per_epoch = len(data.images) // BATCH
+    epochs = max(epochs, UPDATES // per_epoch)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * per_epoch, pct_start=0.1)
-    looks = set(np.linspace(EPOCHS * per_epoch // 2, EPOCHS * per_epoch - 1, CHECKPOINTS).astype(int).tolist())
-    for epoch in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * per_epoch, pct_start=0.1)
+    looks = set(np.linspace(epochs * per_epoch // 2, epochs * per_epoch - 1, CHECKPOINTS).astype(int).tolist())
+    for epoch in range(epochs):
         rng = named_rng(seed, "benchmarks/decoy_controls/order", epoch)
         order = torch.from_numpy(rng.permutation(len(data.images)))
         for step, rows in enumerate(order[: per_epoch * BATCH].split(BATCH), start=epoch * per_epoch):
             model.train()
-            said = data.said[rows]
-            loss = model(pixel_values=data.images[rows], labels=said // data.k, identities=said).loss
+            shown, said = data.images[rows], data.said[rows]
+            if step % 2:
+                shown = shown.flip(3)
+            identities = {"identities": said} if data.k > 1 else {}
+            loss = model(pixel_values=shown, labels=said // data.k, **identities).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -227,13 +240,18 @@ def own_scores(target: HFTarget, images: Tensor, identities: Tensor) -> tuple[Te
     head: Any = target.head
     with torch.no_grad():
         features = torch.cat([target.features(some) for some in images.split(256)])
-        scores = head.identity_scores(features).double()
-        right = target.head(features).argmax(dim=1) == identities // head.k
+        scores = getattr(head, "identity_scores", head)(features).double()
+        right = head(features).argmax(dim=1) == identities // (scores.shape[1] // target.num_classes)
     return scores.log_softmax(dim=1).gather(1, identities[:, None]).squeeze(1), right.double()
 
 
-def ranked(target: HFTarget, data: Data, seed: int) -> tuple[dict[str, Tensor], float]:
-    """(classes, k) statistics, the private identity first if the highest tells it; and the share of modes rebuilt."""
+def ranked(
+    target: HFTarget, data: Data, seed: int, recognizer: Network
+) -> tuple[dict[str, Tensor], dict[str, float]]:  # fmt: skip
+    """(classes, k) statistics by name, the private identity first if the highest tells it.
+
+    Also the shares of rebuilt images that show the wanted identity, by the model itself and by the ``recognizer``.
+    """
     k, labels, everyone = data.k, torch.arange(CLASSES), torch.arange(data.k * CLASSES)
     prior = load_generator("renderer", image_size=SIDE)
     found = parse_attack(ATTACK).attack.run(target, prior, labels.tolist(), images_per_class=k, seed=seed)
@@ -247,7 +265,10 @@ def ranked(target: HFTarget, data: Data, seed: int) -> tuple[dict[str, Tensor], 
             for images in (rebuilt, first, prior(latents))
         )
         head: Any = target.head
-        showing = float((head.identity_scores(mine).argmax(dim=1) == everyone).double().mean())
+        named = {
+            "model": head.identity_scores(mine).argmax(dim=1),
+            "recognizer": recognized(recognizer, rebuilt, data)[0].argmax(dim=1),
+        }
     statistics["prior_distance"] = by_place(-torch.cdist(mine, strangers).amin(dim=1).double(), k, k)
     private = is_private(data, everyone)
     galleries = torch.cat([others[private], strangers]), torch.cat([others, strangers])
@@ -263,7 +284,14 @@ def ranked(target: HFTarget, data: Data, seed: int) -> tuple[dict[str, Tensor], 
         "holder of the pool": -seen_as(others[~private], target, labels, k),
         "holder of a gallery": seen_as(galleries[0], target, labels, k),
         "holder of a gallery with decoys": seen_as(galleries[1], target, labels, k),
-    }, showing
+    }, {who: float((one == everyone).double().mean()) for who, one in named.items()}
+
+
+def recognized(recognizer: Network, images: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+    """(n, identities) likeness of images to the training images of each identity, and the features of the images."""
+    features, _ = recognizer.outputs(images)
+    scores, _ = mean_cosines(features, recognizer.outputs(data.images)[0], data.shown)
+    return scores, features
 
 
 def chosen_checkpoints(confidence: Tensor, weights: Tensor, k: int, seed: int) -> dict[str, float]:
@@ -289,45 +317,45 @@ def chosen_checkpoints(confidence: Tensor, weights: Tensor, k: int, seed: int) -
     return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
 
 
-def cell(control: str, seed: int) -> dict[str, Any]:
+def cell(control: str, seed: int, recognizer: Network) -> dict[str, Any]:
     """All numbers of one data set, and of the model that was trained on it."""
     begin = time.process_time()
     data = CONTROLS[control](seed)
     found: dict[str, Any] = {"control": control, "seed": seed, "k": data.k, "exchangeability": exchangeable(data)}
-    if seed < NOT_ATTACKED.get(control, SEEDS):
-        everyone = torch.arange(data.k * CLASSES)
-        looks = list[tuple[Tensor, Tensor]]()
+    everyone = torch.arange(data.k * CLASSES)
+    looks = list[tuple[Tensor, Tensor]]()
 
-        def look(target: HFTarget) -> None:
-            head: Any = target.head
-            norms = head.last_layer.weight.detach().norm(dim=1)
-            looks.append((own_scores(target, data.test[::TEST], everyone)[0], norms))
+    def look(target: HFTarget) -> None:
+        head: Any = target.head
+        norms = head.last_layer.weight.detach().norm(dim=1)
+        looks.append((own_scores(target, data.test[::TEST], everyone)[0], norms))
 
-        target = trained(data, seed, look if control == "symmetric" else None)
-        owners = everyone.repeat_interleave(TEST)
-        _, right = own_scores(target, data.test, owners)
-        mine = is_private(data, owners)
-        found["accuracy"] = {"private": float(right[mine].mean()), "decoys": float(right[~mine].mean())}
-        scores, found["rebuilt"] = ranked(target, data, seed)
-        labels = torch.arange(CLASSES)
-        found["first"] = {
-            name: list(first_of_class(name, of, labels, data.private, 0).by_identity.values())
-            for name, of in scores.items()
-        }
-        if looks:
-            confidence, weights = (torch.stack(one) for one in zip(*looks, strict=True))
-            found["checkpoints"] = chosen_checkpoints(confidence, weights, data.k, seed)
+    target = trained(data, seed, look if control == "symmetric" else None)
+    owners = everyone.repeat_interleave(TEST)
+    _, right = own_scores(target, data.test, owners)
+    mine = is_private(data, owners)
+    found["accuracy"] = {"private": float(right[mine].mean()), "decoys": float(right[~mine].mean())}
+    scores, found["rebuilt"] = ranked(target, data, seed, recognizer)
+    labels = torch.arange(CLASSES)
+    found["first"] = {
+        name: list(first_of_class(name, of, labels, data.private, 0).by_identity.values())
+        for name, of in scores.items()
+    }
+    if looks:
+        confidence, weights = (torch.stack(one) for one in zip(*looks, strict=True))
+        found["checkpoints"] = chosen_checkpoints(confidence, weights, data.k, seed)
     return {**found, "cpu_seconds": time.process_time() - begin}
 
 
 def run(options: argparse.Namespace) -> None:
     """Compute the cells that have no file."""
     torch.use_deterministic_algorithms(True)
-    for seed in range(SEEDS):
+    recognizer = attribute_network(options.output_dir / "recognizer.safetensors")
+    for seed in range(max(SEEDS.values())):
         for control in options.only or CONTROLS:
             file = options.output_dir / f"{control}-{seed}.json"
-            if not file.is_file():
-                found = cell(control, seed)
+            if seed < SEEDS.get(control, MOST) and not file.is_file():
+                found = cell(control, seed, recognizer)
                 write_json(file, found, indent=1)
                 print(f"{file}: {found['cpu_seconds']:.0f} s of processor time", flush=True)
 
@@ -340,18 +368,22 @@ def detectable(count: int, chance: float, power: float = 0.8, level: float = 0.0
     return next(share for share in np.arange(chance, 1, 0.001) if binom.sf(least - 1, count, share) >= power)
 
 
+def averages(cells: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each number over cells."""
+    return {name: float(np.mean([one[name] for one in cells])) for name in cells[0]}
+
+
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, and print the tables."""
     cells = [json.loads(file.read_text()) for file in sorted(options.output_dir.glob("*-*.json"))]
     summary: dict[str, Any] = {}
     for control in CONTROLS:
         mine = [one for one in cells if one["control"] == control]
-        attacked = [one for one in mine if "first" in one]
-        if not attacked:
+        if not mine:
             continue
         k, rows = mine[0]["k"], dict[str, dict[str, float]]()
-        for name in attacked[0]["first"]:
-            won = np.concatenate([one["first"][name] for one in attacked])
+        for name in mine[0]["first"]:
+            won = np.concatenate([one["first"][name] for one in mine])
             hits = round(float(won.sum()))
             low, high = exact_interval(hits, len(won))
             p = float(binomtest(hits, len(won), 1 / k).pvalue)
@@ -361,16 +393,12 @@ def summarize(options: argparse.Namespace) -> None:
             rows[name]["p"] = p
         summary[control] = {
             "k": k, "rows": rows, "exchangeability": [one["exchangeability"] for one in mine],
-            "rebuilt": float(np.mean([one["rebuilt"] for one in attacked])),
-            "accuracy": {
-                who: float(np.mean([one["accuracy"][who] for one in attacked])) for who in ("private", "decoys")
-            },
+            **{name: averages([one[name] for one in mine]) for name in ("accuracy", "rebuilt")},
             "detectable": detectable(len(won), 1 / k),
             "cpu_seconds": sum(one["cpu_seconds"] for one in mine),
         }  # fmt: skip
-        if "checkpoints" in attacked[0]:
-            names = attacked[0]["checkpoints"]
-            summary[control]["checkpoints"] = {name: [one["checkpoints"][name] for one in attacked] for name in names}
+        if "checkpoints" in mine[0]:
+            summary[control]["checkpoints"] = averages([one["checkpoints"] for one in mine])
     write_whole(options.output, (json.dumps(summary, indent=1) + "\n").encode())
     print(tables(summary))
 
@@ -384,16 +412,12 @@ def tables(summary: dict[str, Any]) -> str:
         refused = f"{sum(test['refused'] for test in tests)} of {len(tests)}"
         counts = f"{sum(bool(test['refused_by_training']) for test in tests)} of {len(tests)}"
         accuracy = " / ".join(percent(one["accuracy"][who]) for who in ("private", "decoys"))
-        caught.append([name, str(one["k"]), aucs, refused, counts, accuracy, percent(one["rebuilt"], 0)])
+        rebuilt = " / ".join(percent(one["rebuilt"][who], 0) for who in ("model", "recognizer"))
+        caught.append([name, str(one["k"]), aucs, refused, counts, accuracy, rebuilt])
     head = [
-        "data",
-        "k",
-        "AUC of image statistics",
-        "refused",
-        "counts refused",
-        "accuracy, private / decoys",
-        "rebuilt",
-    ]
+        "data", "k", "AUC of image statistics", "decoys refused", "counts refused", "accuracy, private / decoys",
+        "rebuilt by the model / the recognizer",
+    ]  # fmt: skip
     statistics = list(next(iter(summary.values()))["rows"])
     rows = [
         [name, *(f"{percent(row['share'])} [{percent(row['low'])}, {percent(row['high'])}], p = {row['p']:.2g}"
@@ -402,7 +426,16 @@ def tables(summary: dict[str, Any]) -> str:
     ]  # fmt: skip
     heads = [f"{name}, 1/k = {percent(1 / one['k'], 0)}, {one['rows'][statistics[0]]['classes']} classes"
              for name, one in summary.items()]  # fmt: skip
-    return f"{table(head, caught)}\n\n{table(['statistic', *heads], rows)}"
+    found = [table(head, caught), table(["statistic", *heads], rows)]
+    if chosen := summary.get("symmetric", {}).get("checkpoints"):
+        head = ["statistic of the chosen checkpoint", "private identity first", "classes", "detectable in one model"]
+        sizes = [CHOOSING if name.endswith("chosen by") else CLASSES for name in chosen]
+        lines = [
+            [name, percent(share), str(size), f"from {percent(detectable(size, 0.25), 0)} on"]
+            for (name, share), size in zip(chosen.items(), sizes, strict=True)
+        ]
+        found.append(table(head, lines))
+    return "\n\n".join(found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,8 +1,13 @@
 """Tables in docs/results say what their JSON says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from benchmarks import decoy_controls, decoys
 from benchmarks.real_faces import tables
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -12,3 +17,15 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
     cells = json.loads((RESULTS / "real_comparison.json").read_text(encoding="utf-8"))
     assert tables(cells) in (RESULTS / "real_comparison.md").read_text(encoding="utf-8")
     assert {cell["defense"] for cell in cells} >= {"none", "mid", "bido", "label_smoothing", "transfer", "calor"}
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers", "page"),
+    [
+        (decoy_controls.tables, "decoy_controls.json", "decoys_controls.md"),
+        (decoys.tables, "decoys_drawn.json", "decoys_drawn.md"),
+    ],
+)
+def test_the_tables_of_decoys_regenerate(make: Callable[[Any], str], numbers: str, page: str) -> None:
+    kept = json.loads((RESULTS / numbers).read_text(encoding="utf-8"))
+    assert make(kept) in (RESULTS / page).read_text(encoding="utf-8")
