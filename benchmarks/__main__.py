@@ -15,8 +15,8 @@ from benchmarks import ratios
 from benchmarks._paired import SHOWN
 
 SHORT = ("imports", "training")
-LONG = ("attacks", "attack_processes", "defenses", "default_accuracy", "identities", "loading", "plan", "svd_start",
-        "every_model", "training_modes")  # fmt: skip
+LONG = ("attacks", "attack_processes", "decoy_cost", "defenses", "default_accuracy", "identities", "loading", "plan",
+        "svd_start", "every_model", "training_modes")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

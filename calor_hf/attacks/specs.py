@@ -67,6 +67,8 @@ def parse_attack(
     pairs = [pair for pair in own.split(",") if pair]
     try:
         values = kind.config_class.parse([*settings, *pairs])
+        if {"preset", "budget"} & values.keys():
+            raise ValueError(f"preset and budget are no settings; pass {kind_name}@PRESET, and the option --budget")
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
         source, scaled = (kind(kind.configure(own_preset if at else preset, one)) for one in ("paper", budget))
         effort, changed = attack.effort(source, scaled)

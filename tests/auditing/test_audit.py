@@ -405,6 +405,8 @@ def test_words_of_attacks() -> None:
     assert [one.name for one in default] == ["auto"]
     with pytest.raises(ValueError, match=r"unknown preset 'mine'; pass one of original, calor, adaptive"):
         parse_attacks(["plg@mine"])
+    with pytest.raises(ValueError, match="preset and budget are no settings; pass plg@PRESET"):
+        parse_attacks(["plg:preset=calor"])
     with pytest.raises(ValueError, match="no attacks to run"):
         parse_attacks([])
 
