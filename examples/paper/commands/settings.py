@@ -1,9 +1,9 @@
 """``settings``: the commands of one of the paper's settings, printed, or run one after the other.
 
 A YAML file in ``settings/`` holds one setting: data set, network and pre-training. Its keys under ``train``,
-``models``, ``evaluation_model``, ``priors`` and ``audit`` are the options of ``calor-hf train``, ``prior`` and
-``audit``; ``audits`` lists the attacks that use each prior; ``paper`` holds the paper's numbers, and
-``not_reproduced`` the differences from its recipe.
+``models``, ``evaluation_model``, ``priors``, ``audit`` and ``robustness`` are the options of ``calor-hf train``,
+``prior``, ``audit`` and ``robustness``, which runs only if there are any; ``audits`` lists the attacks that use each
+prior; ``paper`` holds the paper's numbers, and ``not_reproduced`` the differences from its recipe.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Command:
     @property
     def finished(self) -> bool:
         """Whether its result exists; a prior's own command checks whether steps are left."""
-        results = {"train": "metrics.json", "audit": "report.json"}
+        results = {"train": "metrics.json", "audit": "report.json", "robustness": "robustness.json"}
         return self.name in results and (self.folder / results[self.name]).is_file()
 
     @property
@@ -51,6 +51,8 @@ class Command:
         again = ["--resume"] if begun else []
         if begun and self.name == "train" and not _has_checkpoint(self.folder):
             again = ["--overwrite"]  # stopped before its first checkpoint: nothing to resume
+        if self.name == "robustness":
+            again = []  # it writes its result in the end
         return calor_hf([self.name, *self.options, *again])
 
 
@@ -61,17 +63,18 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: keys are missing or unknown.
     """
     known = {
-        "name", "tables", "train", "models", "evaluation_model", "priors", "audit", "audits", "paper", "not_reproduced",
+        "name", "tables", "train", "models", "evaluation_model", "priors", "audit", "audits", "robustness", "paper",
+        "not_reproduced",
     }  # fmt: skip
     setting = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(setting, dict) or set(setting) != known:
+    if not isinstance(setting, dict) or set(setting) | {"robustness"} != known:
         found = sorted(setting) if isinstance(setting, dict) else type(setting).__name__
         raise ValueError(f"expected the keys {', '.join(sorted(known))} in {path}, got {found}")
     return setting
 
 
 def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | None = None) -> list[Command]:
-    """List the commands of a setting: evaluation model, models, shared priors, then priors of one model and audits.
+    """List the commands of a setting: evaluation model, models, shared priors, then what belongs to each model.
 
     Args:
         setting: As :func:`load` returns it.
@@ -87,7 +90,11 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
     unknown += sorted(setting["audits"].keys() - setting["priors"].keys())
     if unknown:
         raise ValueError(f"{setting['name']} has no {', '.join(unknown)}; models: {', '.join(setting['models'])}")
-    found = [_command("train", {"role": "evaluation", **setting["evaluation_model"]}, root / "evaluation_model")]
+    found: list[Command] = []
+    if setting["audits"]:
+        found.append(
+            _command("train", {"role": "evaluation", **setting["evaluation_model"]}, root / "evaluation_model")
+        )
     found += [_command("train", {**setting["train"], **setting["models"][name]}, root / name) for name in wanted]
     shared = {name: part for name, part in setting["priors"].items() if not PRIORS.get(part["prior"]).needs_target}
     found += [_command("prior", part, root / f"prior-{name}") for name, part in shared.items()]
@@ -103,6 +110,9 @@ def commands(setting: Mapping[str, Any], output: Path, models: Sequence[str] | N
             }
             options = {**setting["audit"], **parts, "attacks": attacks}
             found.append(_command("audit", options, root / f"{model}-audit-{name}"))
+        if setting.get("robustness"):
+            options = {**setting["robustness"], "target": str(root / model)}
+            found.append(_command("robustness", options, root / f"{model}-robustness"))
     return found
 
 
@@ -139,7 +149,7 @@ def run(argv: Sequence[str]) -> int:
 def _command(name: str, options: Mapping[str, Any], folder: Path) -> Command:
     found: list[str] = []
     for option, value in {**options, "output-dir": str(folder)}.items():
-        values = value if isinstance(value, list) else [value]
+        values = [] if value is True else value if isinstance(value, list) else [value]
         found += [f"--{option}", *(str(one) for one in values)]
     return Command(name, tuple(found), folder)
 

@@ -1,5 +1,6 @@
 """The paper's settings: `calor-hf` accepts their commands, and their numbers are the paper's."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from calor_hf.priors import PRIORS
 from calor_hf.recipes.audit import AuditRecipe
 from calor_hf.recipes.common import settings_of
 from calor_hf.recipes.prior import PriorOptions
+from calor_hf.recipes.robustness import RobustnessOptions
 from calor_hf.recipes.train_arguments import parse
 from examples.paper.__main__ import main as paper
 from examples.paper.commands import settings
 from examples.paper.modeling_ir import IRForImageClassification
+from examples.paper.studies import STUDIES
 
 FOLDER = Path(settings.__file__).parents[1] / "settings"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -26,7 +29,7 @@ def setting(name: str) -> dict[str, Any]:
 
 
 def test_every_table_has_its_setting() -> None:
-    assert {table for name in NAMES for table in setting(name)["tables"]} == {1, 2, 4, 5, 8, 9, 11, 12, 13, 18}
+    assert {table for name in NAMES for table in setting(name)["tables"]} == {1, 2, 4, 5, 8, 9, *range(10, 19)}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,13 +51,17 @@ def test_its_commands_are_taken_and_its_numbers_complete(name: str, tmp_path: Pa
             recipe = read_options(AuditRecipe, parser_for(AuditRecipe, "audit", ""), command.options)
             assert len(recipe.labels(1000)) * recipe.images_per_class == 500
             assert recipe.named_attacks
+        elif command.name == "robustness":
+            words = [*command.options, "--backdoor", "badnets"]  # else it is read from the trained model
+            read = read_options(RobustnessOptions, parser_for(RobustnessOptions, "robustness", ""), words)
+            assert read.targeted == bool(read.attacks)
         else:
             prior = read_options(PriorOptions, parser_for(PriorOptions, "prior", ""), command.options)
             kind = PRIORS.get(prior.prior)
             settings_of(kind.config_class, list(prior.settings), "--settings")
             assert kind.needs_target == (prior.target is not None)
             assert str(prior.image_size) in str(prior.dataset)  # the prepared images have the generator's size
-    assert list(one["paper"]["test_accuracy"]) == models
+    assert list(one["paper"]["test_accuracy"]) in (models, [])  # some tables are not known
     for attack, cells in one["paper"].items():
         if attack not in ("columns", "test_accuracy"):
             assert attack in [word for specs in one["audits"].values() for word in specs]
@@ -181,3 +188,18 @@ def test_commands_of_calor_hf_are_passed_on(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith("gmi (attacks): ")
     assert paper(["calor-hf", "lst"]) == 2
     assert "calor-hf: unknown command 'lst'. Did you mean 'list'?" in capsys.readouterr().err
+
+
+def test_the_page_names_every_setting_study_and_table() -> None:
+    page = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    before, after = page.split("## Every table and figure")
+    for name in NAMES:
+        assert f"| `{name}` | {', '.join(map(str, setting(name)['tables']))} |" in before
+    named = set(re.findall(r"`(\w+)`", after))
+    assert {*NAMES, *STUDIES.names()} <= named
+    rows = [line.split(" | ")[0] for line in after.splitlines() if line.startswith("| Table")]
+    assert sorted(int(number) for row in rows for number in re.findall(r"\d+", row)) == list(range(1, 20))
+    for line in after.splitlines():
+        for name in re.findall(r"`([A-C]_\w+)`", line):
+            numbers = {int(number) for number in re.findall(r"\d+", line.split(" | ")[0])}
+            assert numbers & {*setting(name)["tables"], 16}  # one row of Table 16 is a model of another setting

@@ -11,7 +11,7 @@ from calor_hf.attacks import ATTACKS
 from examples.paper.lab import true_class_confidence
 from examples.paper.leakage import attack_labels, bars, of_share, pooled, with_interval
 from examples.paper.studies.adaptation import Adaptation
-from examples.paper.studies.autoencoder_rank import Autoencoder
+from examples.paper.studies.autoencoder_rank import Autoencoder, band_power
 from examples.paper.studies.confidence import checkpoint_after
 from examples.paper.studies.inversion_space import shares
 from examples.paper.studies.target_confidence import TargetConfidenceConfig
@@ -53,6 +53,12 @@ def test_adaptation_is_compared_by_identity() -> None:
     assert Adaptation.differences(found) == {"plg": (-0.5, -0.5, -0.5)}  # each lost a half
     found["cells"] += [cell("loft", {"0": 1.0, "1": 0.5}), cell("calor", {"0": 1.0, "1": 0.5})]  # this training nothing
     assert Adaptation.differences(found) == {"plg": (-0.25, -0.5, 0)}
+
+
+def test_power_of_a_wave_is_in_its_band() -> None:
+    # Four waves on 32 pixels: 1/8 cycles a pixel, 2/16; mean of the squared cosine 1/2, and of twice it 4 times that.
+    wave = torch.cos(2 * torch.pi * 4 * torch.arange(32) / 32).expand(1, 3, 32, 32)
+    assert band_power(2 * wave + 5) == pytest.approx([0, 0, 2, 0, 0, 0, 0, 0], abs=1e-6)
 
 
 def test_shares_above_a_threshold() -> None:
