@@ -1,9 +1,10 @@
 """Each of the paper's settings starts, trains, saves and audits, on made-up images in the layout of `prepare`.
 
-Shrunk are networks, priors and attacks, the epochs (a tenth), the batch (2), ranks (at most 2) and the number of
-images; all other options are those of the setting. Each model takes some tens of steps.
+Shrunk are networks, priors, attacks, checks of power, the epochs (a tenth), the batch (2), ranks (at most 2) and the
+number of images; all other options are those of the setting. Each model takes some tens of steps.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,6 +16,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from calor_hf.auditing import power
 from calor_hf.auditing.evaluation import Evaluator
 from calor_hf.core.files import read_json
 from calor_hf.priors import PRIORS
@@ -120,6 +122,8 @@ def small(name: str) -> dict[str, Any]:
 def test_a_setting_runs_to_its_end(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     monkeypatch.setattr(Evaluator, "check_target", lambda self: None)  # models of a moment know no one
+    for check in ("PROJECTION", "GUIDANCE"):  # of the audit's power
+        monkeypatch.setattr(power, check, dataclasses.replace(getattr(power, check), steps=2, pool=8))
     one = small(name)
     audited = [model for model in AUDITED if model in one["models"]]
     trained = settings.commands(one | {"robustness": {}, "audits": {}}, tmp_path)
