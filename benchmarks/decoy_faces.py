@@ -509,12 +509,13 @@ def photographs(
 
 def run(options: argparse.Namespace) -> None:
     """Compute the parts of cells that have no file, the most telling first: a model, and what an attack rebuilds."""
-    cells = list(itertools.product(SETTINGS, range(SEEDS), MODELS))
-    plain = [one for one in cells if SETTINGS[one[0]].frozen and one[2] in MODELS[:2]]
-    others = [one for one in cells if one not in plain]
-    groups = [[one for one in plain if one[0] == name] for name in SETTINGS] + [others]
-    parts = [(part, several) for several in groups for part in (described, attacked)]
-    for part, (name, seed, model) in ((part, one) for part, several in parts for one in several):
+    frozen = [name for name, setting in SETTINGS.items() if setting.frozen]
+    groups: list[tuple[str, Sequence[str]]] = [(name, some) for some in (MODELS[:2], MODELS[2:]) for name in frozen]
+    groups += [(name, MODELS) for name in SETTINGS if name not in frozen]
+    parts = [(name, models, part) for name, models in groups for part in (described, attacked)]
+    for name, seed, model, part in (
+        (name, seed, model, part) for name, models, part in parts for seed in range(SEEDS) for model in models
+    ):
         slug = f"{name} {model} {seed}".replace(", ", "-").replace(" = ", "").replace(" ", "-")
         file = options.output_dir / f"{part.__name__}-{slug}.json"
         if not file.is_file():
