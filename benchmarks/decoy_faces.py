@@ -598,13 +598,10 @@ def tables(found: dict[str, Cells]) -> str:
     use, photos, games, alone = [], [], [], []
     for (name, model), some in models.items():
         title, k = [name, model, str(len(some))], some[0]["k"]
-        without = {one["seed"]: np.array(one["accuracy"]) for one in models[name, MODELS[0]]}
-        accuracy = [np.array(one["accuracy"]) for one in some]
-        lost = np.array([without[one["seed"]] - values for one, values in zip(some, accuracy, strict=True)])
-        less = "" if model == MODELS[0] else pooled(lost, points=True)
+        less = lost(models, (name, model), "accuracy")
         images = ", ".join(str(one["training_images"]) for one in some)
         evaluation = pooled(numbers(some, "evaluation_model_accuracy"))
-        use.append([*title, pooled(np.array(accuracy)), less, images, evaluation])
+        use.append([*title, pooled(numbers(some, "accuracy")), less, images, evaluation])
         if "photographs" in some[0]:
             names = some[0]["photographs"]
             photos.append([*title, percent(1 / k, 0), *(pooled(numbers(some, "photographs", one)) for one in names)])
@@ -616,7 +613,8 @@ def tables(found: dict[str, Cells]) -> str:
         chance = percent(float(hits.mean() / k + wrong), 0) if decoys else ""
         ranked_first = pooled(numbers(some, "mode_ranking", "mode_ranking")) if decoys else ""
         games.append([
-            *title, pooled(numbers(some, "rebuilt", "everyone", BEST)), chance,
+            *title, pooled(numbers(some, "rebuilt", "everyone", BEST)),
+            lost(attacks, (name, model), "rebuilt", "everyone", BEST), chance,
             pooled(numbers(some, "samples", "everyone", BEST)),
             pooled(numbers(some, "rebuilt", "everyone", f"guesses@{k}/evaluation_model")), pooled(hits), ranked_first,
         ])  # fmt: skip
@@ -633,11 +631,19 @@ def tables(found: dict[str, Cells]) -> str:
         for name, many in (checks | {"bolly100 with decoys of LFW, k = 4": found[OTHER]}).items()
         for place, test in enumerate(many[0]["tests"])
     ]  # fmt: skip
-    head = ["people", "model", "trainings"]
-    game = ["best guess", "its chance level", "best guess, samples of the prior", "in any of k images", "decoy_hits"]
+    head, less_than = ["people", "model", "trainings"], "points less than undefended"
+    game = [
+        "best guess",
+        less_than,
+        "its chance level",
+        "best guess, samples of the prior",
+        "in any of k images",
+        "decoy_hits",
+    ]
+    accuracy = ["test accuracy", less_than, "training images", "accuracy of the evaluation model"]
     lone = ["best guess", "in any of k images", "images", "best guess, samples of the prior"]
     return "\n\n".join([
-        table([*head, "test accuracy", "points lost", "training images", "evaluation model on the same images"], use),
+        table([*head, *accuracy], use),
         table([*head, *game, "mode_ranking"], games),
         table([*head, *lone], alone),
         table([*head, "1/k", "pool", "gallery", "gallery_with_decoys"], photos),
@@ -660,16 +666,25 @@ def numbers(cells: Cells, *names: str) -> NDArray[np.float64]:
     return np.array(found)
 
 
+def lost(groups: dict[tuple[str, str], Cells], key: tuple[str, str], *names: str) -> str:
+    """Points that a measure lies below that of undefended models of the same private people, person by person."""
+    undefended = {one["seed"]: one for one in groups.get((key[0], MODELS[0]), [])}
+    some = [one for one in groups[key] if one["seed"] in undefended]
+    if key[1] == MODELS[0] or not some:
+        return ""
+    without = [undefended[one["seed"]] for one in some]
+    mean, low, high = pooled_interval(numbers(without, *names) - numbers(some, *names))
+    return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def interval(test: dict[str, float]) -> str:
     """AUC of a test with its interval."""
     return f"{test['auc']:.2f} [{test['low']:.2f}, {test['high']:.2f}]"
 
 
-def pooled(values: NDArray[np.float64], points: bool = False) -> str:
+def pooled(values: NDArray[np.float64]) -> str:
     """Mean over (trainings, people), with its interval over both."""
     mean, low, high = pooled_interval(values)
-    if points:
-        return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     low, high = share_interval(low, high, values.shape[1])
     digits = 1 if mean > 0.9 else 0
     return f"{percent(mean, digits)} [{percent(low, digits).removesuffix(' %')}, {percent(high, digits)}]"
