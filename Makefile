@@ -25,10 +25,10 @@ $(STAMP): setup.cfg pyproject.toml $(CONSTRAINTS)
 
 install: $(STAMP) ## Make the environment and install the package into it
 
-demo: $(STAMP) ## Train three models on drawn people and show what leaks (5 minutes on 2 cores, after installing)
+demo: $(STAMP) ## Train three models on drawn people and show what leaks (4 minutes on 2 cores, after installing)
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python examples/demo.py
 
-test: $(STAMP) ## Run the tests, without the slow ones (7 minutes on 2 cores)
+test: $(STAMP) ## Run the tests, without the slow ones (6 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" --timeout 300
 
 test-all: $(STAMP) ## Run all tests that need no GPU (an hour at most)

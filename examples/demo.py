@@ -1,4 +1,4 @@
-"""Train three models on drawn people, attack each, and show what leaks: ``make demo``, five minutes on two cores.
+"""Train three models on drawn people, attack each, and show what leaks: ``make demo``, four minutes on two cores.
 
 Undefended, with CALoR, and with decoys (k = 4), on the same 20 people. Every step is an ordinary command, printed
 before it runs, so that you can repeat it by hand: :data:`COMMANDS`. It ends with one table and one figure,
