@@ -164,6 +164,13 @@ def table(cells: dict[str, Any], ways: Sequence[str] = WAYS, changed: Sequence[s
     return f"{head}\n\n{markdown(['set', 'way', 'measure', change], changes)}"
 
 
+def gathered(folder: Path, output: Path) -> dict[str, Any]:
+    """Cells of a folder by name, also written into one JSON file."""
+    cells = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    write_json(output, {"version": __version__, "cells": cells})
+    return cells
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure the cells that are not there yet, or print the table of those that are."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptation")
@@ -174,9 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, help="write all cells into this file, and print the table")
     options = parser.parse_args(argv)
     if options.table is not None:
-        cells = {path.stem: json.loads(path.read_text()) for path in sorted(options.output_dir.glob("*.json"))}
-        write_json(options.table, {"version": __version__, "cells": cells})
-        print(table(cells))
+        print(table(gathered(options.output_dir, options.table)))
         return
     if options.data is None or not options.data.is_dir():
         parser.error(f"--data must be the folder of the face sets, got {options.data}")

@@ -10,7 +10,6 @@ by each of several optimizers, after which it is divided once more.
 
 import argparse
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.adaptation import CONTROL, SETS, B, by_person, of_training_images, table
+from benchmarks.adaptation import CONTROL, SETS, B, by_person, gathered, of_training_images, table
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces_audit import embed, load_images
-from calor_hf import LowRankHead, __version__, confidence_adaptation_loss
+from calor_hf import LowRankHead, confidence_adaptation_loss
 from calor_hf.core.calibration import temperature_for
 from calor_hf.core.files import write_json
 from calor_hf.core.fit import fit
@@ -117,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", type=Path, help="write all cells into this file, and print the table")
     options = parser.parse_args(argv)
     if options.table is not None:
-        cells = {path.stem: json.loads(path.read_text()) for path in sorted(options.output_dir.glob("*.json"))}
-        write_json(options.table, {"version": __version__, "cells": cells})
-        print(table(cells, WAYS, CHANGED))
+        print(table(gathered(options.output_dir, options.table), WAYS, CHANGED))
         return
     if options.data is None or not options.data.is_dir():
         parser.error(f"--data must be the folder of the face sets, got {options.data}")

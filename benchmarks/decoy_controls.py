@@ -403,6 +403,11 @@ def summarize(options: argparse.Namespace) -> None:
     print(tables(summary))
 
 
+def bounded(value: float, low: float, high: float) -> str:
+    """A share with its interval."""
+    return f"{percent(value)} [{percent(low)}, {percent(high)}]"
+
+
 def tables(summary: dict[str, Any]) -> str:
     """The tables of docs/results/decoy_controls.md."""
     caught = []
@@ -420,7 +425,7 @@ def tables(summary: dict[str, Any]) -> str:
     ]  # fmt: skip
     statistics = list(next(iter(summary.values()))["rows"])
     rows = [
-        [name, *(f"{percent(row['share'])} [{percent(row['low'])}, {percent(row['high'])}], p = {row['p']:.2g}"
+        [name, *(f"{bounded(row['share'], row['low'], row['high'])}, p = {row['p']:.2g}"
                  for one in summary.values() for row in [one["rows"][name]])]
         for name in statistics
     ]  # fmt: skip
@@ -438,21 +443,29 @@ def tables(summary: dict[str, Any]) -> str:
     return "\n\n".join(found)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one of the steps."""
+Step = Callable[[argparse.Namespace], None]
+
+
+def parsers(
+    prog: str, description: str | None, run: Step, summarize: Step
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """Parser of a benchmark of cells with the steps ``run`` and ``table``, and that of ``run``, for its own options."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoy_controls", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     steps = parser.add_subparsers(required=True)
-    for name, step in (("run", run), ("table", summarize)):
-        command = steps.add_parser(name, help=step.__doc__)
+    commands = {name: steps.add_parser(name, help=step.__doc__) for name, step in (("run", run), ("table", summarize))}
+    for command, step in zip(commands.values(), (run, summarize), strict=True):
         command.set_defaults(step=step)
         command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells, one JSON file each")
-        if step is run:
-            command.add_argument("--only", nargs="+", choices=CONTROLS, help="controls to run; default: all")
-        else:
-            command.add_argument("--output", type=Path, required=True, help="JSON file of all numbers")
+    commands["table"].add_argument("--output", type=Path, required=True, help="JSON file of all numbers")
+    return parser, commands["run"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one of the steps."""
+    parser, command = parsers("python -m benchmarks.decoy_controls", __doc__, run, summarize)
+    command.add_argument("--only", nargs="+", choices=CONTROLS, help="controls to run; default: all")
     options = parser.parse_args(argv)
     options.step(options)
 

@@ -14,14 +14,25 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.decoy_controls import CLASSES, SIDE, TEST, Data, drawn, is_private, own_scores, recognized, trained
+from benchmarks.decoy_controls import (
+    CLASSES,
+    SIDE,
+    TEST,
+    Data,
+    bounded,
+    drawn,
+    is_private,
+    own_scores,
+    parsers,
+    recognized,
+    trained,
+)  # fmt: skip
 from calor_hf import HFTarget, load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.auditing.attribute_network import attribute_network
@@ -170,31 +181,19 @@ def _mean(group: list[dict[str, Any]], name: str) -> str:
 
 def _pooled(group: list[dict[str, Any]], name: str) -> str:
     """Mean over people and trainings, with its interval."""
-    value, low, high = pooled_interval(np.array([one["measures"][name] for one in group]))
-    return f"{percent(value)} [{percent(low)}, {percent(high)}]"
+    return bounded(*pooled_interval(np.array([one["measures"][name] for one in group])))
 
 
 def _exact(group: list[dict[str, Any]], name: str) -> str:
     """Share of classes of all trainings, with its exact interval."""
     won = np.concatenate([one["measures"][name] for one in group])
-    low, high = exact_interval(round(float(won.sum())), len(won))
-    return f"{percent(float(won.mean()))} [{percent(low)}, {percent(high)}]"
+    return bounded(float(won.mean()), *exact_interval(round(float(won.sum())), len(won)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the steps."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoys", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    steps = parser.add_subparsers(required=True)
-    for name, step in (("run", run), ("table", summarize)):
-        command = steps.add_parser(name, help=step.__doc__)
-        command.set_defaults(step=step)
-        command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells, one JSON file each")
-        if step is run:
-            command.add_argument("--prior", required=True, help="prior of 32 pixels, of other drawn people: folder")
-        else:
-            command.add_argument("--output", type=Path, required=True, help="JSON file of all cells")
+    parser, command = parsers("python -m benchmarks.decoys", __doc__, run, summarize)
+    command.add_argument("--prior", required=True, help="prior of 32 pixels, of other drawn people: folder")
     options = parser.parse_args(argv)
     options.step(options)
 

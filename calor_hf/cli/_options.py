@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from calor_hf.core.config_file import CONFIG, CONFIG_HELP, with_config
+from calor_hf.core.config_file import CONFIG, CONFIG_HELP, option_of, with_config
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.core.suggestion import did_you_mean
 
@@ -92,8 +92,8 @@ def dashed(argv: Sequence[str]) -> list[str]:
     """Arguments with ``--foo_bar`` spelled ``--foo-bar``; values stay as they are."""
     found = []
     for one in argv:
-        flag, equals, value = one.partition("=")
-        found.append(f"{flag.replace('_', '-')}{equals}{value}" if one.startswith("--") else one)
+        _, equals, value = one.partition("=")
+        found.append(f"{option_of(one)}{equals}{value}" if one.startswith("--") else one)
     return found
 
 

@@ -13,7 +13,7 @@ CONFIG_HELP = "YAML file of options, such as learning_rate: 0.001; options on th
 
 def option_of(word: str) -> str:
     """Option string of a word of the command line or a key of the file: ``foo_bar=1`` is ``--foo-bar``."""
-    return "--" + word.partition("=")[0].lstrip("-").replace("_", "-")
+    return "--" + word.partition("=")[0].removeprefix("--").replace("_", "-")
 
 
 def with_config(argv: Sequence[str], actions: Mapping[str, argparse.Action] | None = None) -> list[str]:

@@ -23,7 +23,7 @@ MAX_TEXT = 256 * 2**20
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
-# Error of torch.save if a disk is full, or not to be written to, is a RuntimeError; faults of programs are, too.
+# torch.save raises a RuntimeError if a disk is full or not to be written to; faults of programs are one, too.
 _FAULT_OF_DISK = re.compile("PytorchStreamWriter|inline_container|iostream")
 
 

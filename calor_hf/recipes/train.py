@@ -34,7 +34,7 @@ from calor_hf.data.decoys import IDENTITIES, identities_per_class
 from calor_hf.data.images import ImageDataset, balanced_class_weights
 from calor_hf.data.loading import Splits
 from calor_hf.data.pixel_input import check_channels
-from calor_hf.defenses import DEFENSES
+from calor_hf.defenses import DEFENSES, Defense
 from calor_hf.defenses.low_rank import LowRankConfig, LowRankDefense
 from calor_hf.hub.push import check_token
 from calor_hf.modeling import DefendedForImageClassification, defend
@@ -275,8 +275,10 @@ def load_base(model_args: ModelArguments, splits: Splits) -> tuple[PreTrainedMod
     if looks_untrained(base):
         logger.warning(
             "the model in %s %s. Training starts from scratch, without features that --rank auto could measure; pass a "
-            "trained model if that is not meant", *(model_args.model, UNTRAINED),
-        )  # fmt: skip
+            "trained model if that is not meant",
+            model_args.model,
+            UNTRAINED,
+        )
     if hasattr(base.config, "label_names"):  # timm's configuration saves this list and not id2label
         base.config.label_names = [names[label] for label in range(len(names))]
     return base, processor
@@ -299,9 +301,7 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
     """Defended model from ``base``, whose features are useful if it is ``trained``; ``base`` itself with ``none``."""
     if model_args.defense == "none":
         return base
-    settings = defense_settings(model_args)
-    method = DEFENSES.get(model_args.defense)
-    defense = method(method.config_class.from_dict(settings))
+    settings, defense = _chosen(model_args)
     if defense.identities_per_class:
         images = data["train"]
         settings["k"] = identities_per_class(images.images[images.label_column], images.images[IDENTITIES])
@@ -316,6 +316,13 @@ def defended(base: PreTrainedModel, model_args: ModelArguments, data: dict[str, 
     return defend(base, model_args.defense, **settings)
 
 
+def _chosen(model_args: ModelArguments) -> tuple[dict[str, Any], Defense[Any]]:
+    """Settings of the chosen defense, and the defense with them."""
+    settings = defense_settings(model_args)
+    method = DEFENSES.get(model_args.defense)
+    return settings, method(method.config_class.from_dict(settings))
+
+
 def check_defense(base: PreTrainedModel, model_args: ModelArguments) -> None:
     """Refuse settings of the defense that do not fit ``base`` and its classes, before anything is trained or measured.
 
@@ -324,8 +331,7 @@ def check_defense(base: PreTrainedModel, model_args: ModelArguments) -> None:
     """
     if model_args.defense == "none":
         return
-    settings = defense_settings(model_args)
-    defense = DEFENSES.get(model_args.defense)(DEFENSES.get(model_args.defense).config_class.from_dict(settings))
+    settings, defense = _chosen(model_args)
     if isinstance(defense, LowRankDefense) and defense.own_head:
         settings.setdefault("rank", 1)  # any will be found
     DefendedForImageClassification.check_base(

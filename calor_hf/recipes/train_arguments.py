@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from calor_hf.core.config import setting
-from calor_hf.core.config_file import with_config
+from calor_hf.core.config_file import option_of, with_config
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.core.suggestion import did_you_mean
 from calor_hf.defenses import DEFENSES
@@ -200,7 +200,7 @@ def _without(argv: Sequence[str], flags: Collection[str]) -> list[str]:
 
 
 def _flag(word: str) -> str:
-    flag = word.partition("=")[0].replace("_", "-")
+    flag = option_of(word)
     return flag.replace("--no-", "--", 1) if flag.replace("--no-", "--", 1) in _STAGE else flag
 
 
