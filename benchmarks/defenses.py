@@ -31,6 +31,7 @@ GOALS = {
 }
 LIMITS = {
     "transfer": "0.66: half of the layers without a backward pass",
+    "at_at": "some 6: two batches, five passes that look for adversarial examples",
     "trap_mid": "some 5: two batches, gradients of triggers, a discriminator on both",
 }
 BATCH = {"bido": 128}

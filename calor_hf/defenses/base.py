@@ -64,7 +64,6 @@ class Defense(Generic[C]):
         needs_trainer: Whether it works only under ``DefenseTrainer``, because it changes batches or freezes weights.
         log_odds_suffice: Whether the loss reads the scores only through the true class's log-odds
             (``Forward.log_odds``), so that very many classes can be scored in chunks.
-        step_cost: Approximate time of a training step, in steps without a defense, for the estimate before training.
         release_warning: Shown after training if its files must not all be published.
     """
 
@@ -72,7 +71,6 @@ class Defense(Generic[C]):
     stage_names: ClassVar[tuple[str, ...]] = ("fit",)
     needs_trainer: ClassVar[bool] = False
     log_odds_suffice: ClassVar[bool] = False
-    step_cost: ClassVar[float] = 1.0
     release_warning: ClassVar[str] = ""
 
     def __init__(self, config: C) -> None:
@@ -87,6 +85,11 @@ class Defense(Generic[C]):
     def stochastic(self) -> bool:
         """Whether two forward passes in evaluation mode give different scores."""
         return False
+
+    @property
+    def step_cost(self) -> float:
+        """Approximate time of a training step, in steps without a defense, for the estimate before training."""
+        return 1.0
 
     @property
     def identities_per_class(self) -> int:

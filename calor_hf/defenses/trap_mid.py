@@ -61,7 +61,6 @@ class TrapMID(Defense[TrapMIDConfig]):
 
     config_class = TrapMIDConfig
     needs_trainer = True
-    step_cost = 6.0
     release_warning = "Its checkpoints hold the triggers, which open the model's backdoor: do not publish them."
 
     def __init__(self, config: TrapMIDConfig) -> None:
@@ -69,6 +68,11 @@ class TrapMID(Defense[TrapMIDConfig]):
         self._triggers: Tensor | None = None
         self._discriminator: Discriminator
         self._optimizer: torch.optim.Optimizer
+
+    @property
+    def step_cost(self) -> float:
+        """Two batches, gradients of triggers, and a discriminator on both."""
+        return 6.0
 
     @classmethod
     def strength(cls, in_features: int, num_labels: int) -> Strength:
@@ -175,6 +179,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         self, all_triggers: Tensor, pixels: Tensor, own: Tensor, wanted: Tensor, draws: StepDraws, progress: Progress
     ) -> Tensor:
         scale, model = self.run.pixel_scale("trap_mid"), self.run.model
+        modes = [(part, part.training) for part in model.modules()]
         classes = wanted.unique()  # of all processes, so that their gradients can be added up
         triggers = all_triggers[classes].requires_grad_()
         poisoned = self._blend(triggers[torch.searchsorted(classes, own)], pixels)
@@ -184,7 +189,8 @@ class TrapMID(Defense[TrapMIDConfig]):
         loss = F.binary_cross_entropy_with_logits(hidden, torch.ones_like(hidden))
         loss = loss + self._cross_entropy(seen.logits, own, None, self._alpha(progress))
         (grad,) = torch.autograd.grad(loss, triggers)
-        model.train()
+        for part, training in modes:
+            part.training = training
         moved = triggers.detach() - self.config.trigger_step * self.run.sum_over_processes(grad).sign()
         all_triggers[classes] = moved.clamp(0, 1)
         return all_triggers

@@ -110,7 +110,7 @@ def train(
         prepare_folder(folder, run_args)
     set_seed(args.seed)
     base, data, common = load_parts(model_args, data_args, args)
-    check_defense(base, model_args)
+    check_defense(base, model_args, args)
     metrics: dict[str, dict[str, float]] = {}
     if model_args.undefended_epochs > 0:
         metrics = fine_tune_undefended(base, model_args, run_args, args, common)
@@ -323,8 +323,8 @@ def _chosen(model_args: ModelArguments) -> tuple[dict[str, Any], Defense[Any]]:
     return settings, method(method.config_class.from_dict(settings))
 
 
-def check_defense(base: PreTrainedModel, model_args: ModelArguments) -> None:
-    """Refuse settings of the defense that do not fit ``base`` and its classes, before anything is trained or measured.
+def check_defense(base: PreTrainedModel, model_args: ModelArguments, args: CALoRTrainingArguments) -> None:
+    """Refuse a defense that does not fit ``base``, its classes or ``args``, before anything is trained or measured.
 
     Raises:
         ValueError: such a setting.
@@ -332,6 +332,7 @@ def check_defense(base: PreTrainedModel, model_args: ModelArguments) -> None:
     if model_args.defense == "none":
         return
     settings, defense = _chosen(model_args)
+    defense.stages(args)
     if isinstance(defense, LowRankDefense) and defense.own_head:
         settings.setdefault("rank", 1)  # any will be found
     DefendedForImageClassification.check_base(

@@ -403,16 +403,16 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
         """Loss of the current stage: the defended model's own, or cross-entropy on an ordinary model's logits."""
         labels = inputs.get("labels")
         count = None if labels is None else len(labels)
+        if model.training and self.plan is not None:
+            fixed = self.plan.at(self.state.global_step).fixed_batch_norm
+            for module in self._batch_norms if fixed else self._frozen_batch_norms:
+                module.eval()
         if self.own_loss:
             progress = self.bare_model.progress = self.progress(of_last_step=not model.training)
             if model.training and labels is not None:
                 draws = self.draws_of_batch(len(labels), self._parts_of_step)
                 inputs = self.defense.on_batch(inputs, draws, progress)
                 labels = inputs["labels"]
-        if model.training and self.plan is not None:
-            fixed = self.plan.at(self.state.global_step).fixed_batch_norm
-            for module in self._batch_norms if fixed else self._frozen_batch_norms:
-                module.eval()
         if self.own_loss or labels is None:
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             terms = outputs.loss_terms if self.own_loss else {}

@@ -109,6 +109,7 @@ TERMS = {
     "random_erasing": {"cross_entropy"},
     "decoys": {"cross_entropy"},  # without identities
     "trap_mid": {"clean", "trapdoor", "trap_success"},
+    "at_at": {"clean", "adversarial"},
 }
 
 
