@@ -1,7 +1,7 @@
 """Robustness of a model to adversarial examples and backdoors."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,21 @@ from calor_hf.data.public_images import labeled_pixels
 from calor_hf.recipes.backdoor import recorded_backdoor
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
-from calor_hf.robustness import ADVERSARIAL, TRIGGERS, AdversarialResult, BackdoorResult, Share, adversarial, caveats
+from calor_hf.robustness import (
+    ADVERSARIAL,
+    RADII,
+    TRIGGERS,
+    AdversarialResult,
+    BackdoorResult,
+    Share,
+    adversarial,
+    caveats,
+    robust_accuracy,
+)
 from calor_hf.robustness.adversarial import BATCH_SIZE, check_attacks, predict
 from calor_hf.robustness.backdoor import backdoor_rates, trigger_named
 from calor_hf.robustness.gradient import library
+from calor_hf.robustness.robust_accuracy import check_radius
 from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.metrics import some_samples
 
@@ -55,6 +66,13 @@ class RobustnessOptions(DataOptions):
     backdoor: str | None = setting(
         None, f"trigger: {' or '.join(TRIGGERS)}; default: that of the target's training", metavar="NAME"
     )
+    eps: Sequence[float] = setting(
+        RADII,
+        "radii of robust accuracy: changes of a value in [0, 1]; measured with any --attacks; none to leave it out; "
+        "default: those that Torp et al. compare with leakage",
+        nargs="*",
+        metavar="EPS",
+    )
     max_images: int = setting(500, "maximum number of test images, evenly spread")
     batch_size: int = setting(BATCH_SIZE, "images at a time")
     seed: int = setting(0, "seed of the attacks, and of a trigger that is not recorded")
@@ -65,6 +83,8 @@ class RobustnessOptions(DataOptions):
         """Refuse values before any work."""
         super().__post_init__()
         check_attacks(self.attacks)
+        for eps in self.eps:
+            check_radius(eps)
         if self.backdoor is not None:
             trigger_named(self.backdoor)
         if not self.attacks and self.backdoor is None and recorded_backdoor(self.target) is None:
@@ -126,6 +146,8 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
                 results += adversarial(
                     target, images, labels, chosen, targeted, options.seed, source, options.batch_size
                 )
+    radii = options.eps if options.attacks else ()
+    robust = {eps: robust_accuracy(target, images, labels, eps, options.seed, options.batch_size) for eps in radii}
     found = None if trigger is None else backdoor_rates(target, images, labels, trigger, batch_size=options.batch_size)
     accuracy = Share.of(predict(target, images, options.batch_size) == labels)
     notes = caveats(results) if results else []
@@ -139,13 +161,14 @@ def robustness(options: RobustnessOptions) -> dict[str, Any]:
         "images": len(images),
         "seed": options.seed,
         "accuracy": accuracy.to_dict(),
+        "robust_accuracy": [{"eps": eps, **share.to_dict()} for eps, share in robust.items()],
         "adversarial": [result.to_dict() for result in results],
         "backdoor": None if found is None else found.to_dict() | {"training": recorded},
         "caveats": notes,
     }
     write_json(file, numbers, indent=2)
     print()
-    print(table(accuracy, results, found))
+    print(table(accuracy, robust, results, found))
     print("\n" + "\n".join(notes))
     print(f"\nnumbers: {file}")
     return numbers
@@ -168,9 +191,15 @@ def attacked_images(splits: Splits, target: HFTarget, count: int) -> tuple[Tenso
     return images, torch.tensor([sample["labels"] for sample in samples])
 
 
-def table(accuracy: Share, results: Sequence[AdversarialResult], backdoor: BackdoorResult | None) -> str:
+def table(
+    accuracy: Share,
+    robust: Mapping[float, Share],
+    results: Sequence[AdversarialResult],
+    backdoor: BackdoorResult | None,
+) -> str:
     """Format every rate, starting with ``accuracy`` on unchanged images, with number of images and 95 % interval."""
     rows = [["test accuracy", table_cell(accuracy), ""]]
+    rows += [[f"robust accuracy, eps {eps:g}", table_cell(share), ""] for eps, share in robust.items()]
     if results:
         rows += [[""] * 3, ["success of an attack", "of images where it was not so before", "of all images"]]
     for result in results:

@@ -12,7 +12,7 @@ from torch import Tensor
 from calor_hf.core.report_text import percent
 from calor_hf.core.seeding import torch_seed
 from calor_hf.robustness._one_pixel import GENERATIONS, POPULATION, one_pixel_images
-from calor_hf.robustness.gradient import EPS, STEP, STEPS, gradient_images, library
+from calor_hf.robustness.gradient import EPS, STEPS, gradient_images, library
 from calor_hf.robustness.share import Share
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
@@ -20,7 +20,7 @@ from calor_hf.targets.frozen import frozen
 logger = logging.getLogger(__name__)
 
 _BALL = {"eps": EPS}
-_STEPS = {**_BALL, "step": STEP, "steps": STEPS}
+_STEPS = {**_BALL, "step": EPS / 4, "steps": STEPS}
 ADVERSARIAL: dict[str, dict[str, float]] = {
     "fgsm": _BALL,
     "pgd": _STEPS,

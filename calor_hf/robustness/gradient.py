@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calor_hf.core.seeding import named_rng
 from calor_hf.targets.base import Target
 
-EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+EPS, STEPS = 8 / 255, 10
 
 
 def library() -> Any:
@@ -33,12 +33,13 @@ def library() -> Any:
 
 
 def gradient_images(
-    attack: str, target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int, batch_size: int
-) -> Tensor:
-    """Gradient-based adversarial examples, changed by at most 8/255 per value.
+    attack: str, target: Target, images: Tensor, labels: Tensor, targeted: bool, seed: int, batch_size: int,
+    eps: float = EPS,
+) -> Tensor:  # fmt: skip
+    """Gradient-based adversarial examples.
 
     Args:
-        attack: ``fgsm`` one step; ``bim`` ten steps of 2/255; ``pgd`` the same from a random point in the ball;
+        attack: ``fgsm`` one step; ``bim`` ten steps of ``eps`` / 4; ``pgd`` the same from a random point in the ball;
             ``pgd_margin`` as pgd, on :func:`margin_loss` instead of cross-entropy.
         target: Network whose gradient is used.
         images: (n, 3, height, width) in [0, 1].
@@ -46,6 +47,7 @@ def gradient_images(
         targeted: Whether to descend the loss of ``labels``, or else to ascend it.
         seed: Seed of PGD's start, which depends on it and the image's index only, not on ``batch_size``.
         batch_size: Images per batch.
+        eps: Largest change of a value.
 
     Returns:
         Images as ``images``.
@@ -66,8 +68,8 @@ def gradient_images(
         clip_values=(0.0, 1.0),
         device_type="cpu" if target.device.type == "cpu" else "gpu",
     )
-    common = {"eps": EPS, "targeted": targeted, "batch_size": batch_size}
-    iterated = {"eps_step": STEP, "max_iter": STEPS, "verbose": False, **common}
+    common = {"eps": eps, "targeted": targeted, "batch_size": batch_size}
+    iterated = {"eps_step": eps / 4, "max_iter": STEPS, "verbose": False, **common}
     if attack == "fgsm":
         method = evasion.FastGradientMethod(classifier, **common)
     elif attack == "bim":

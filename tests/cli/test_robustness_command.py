@@ -53,7 +53,8 @@ def test_drawn_people_need_nothing_but_the_target(
     assert calor_hf(words) == 0
     shown = capsys.readouterr().out
     for expected in (
-        "test accuracy", "n = 6", "pgd_margin -> y + 1", "fgsm, made elsewhere", "no proof of robustness",
+        "test accuracy", "n = 6", "robust accuracy, eps 1e-05",
+        "pgd_margin -> y + 1", "fgsm, made elsewhere", "no proof of robustness",
         "backdoor blended", "of images of other classes than 0", "the same without the trigger",
     ):  # fmt: skip
         assert expected in shown
@@ -63,6 +64,9 @@ def test_drawn_people_need_nothing_but_the_target(
     )
     assert [row["targeted"] for row in numbers["adversarial"]] == [False] * 5 + [True] * 5
     right = numbers["accuracy"]["successes"]
+    robust = [(row["eps"], row["count"], row["successes"]) for row in numbers["robust_accuracy"]]
+    assert [(eps, count) for eps, count, _ in robust] == [(0.0025, 6), (0.0005, 6), (0.00001, 6)]
+    assert robust[0][2] <= robust[1][2] <= robust[2][2] <= right
     for row in numbers["adversarial"]:
         assert row["all"]["count"] == 6
         if not row["targeted"]:

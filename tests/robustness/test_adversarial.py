@@ -12,7 +12,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from calor_hf.core.seeding import named_rng
-from calor_hf.robustness import ADVERSARIAL, AdversarialResult, Share, adversarial, caveats
+from calor_hf.robustness import ADVERSARIAL, AdversarialResult, Share, adversarial, caveats, robust_accuracy
 from calor_hf.robustness._one_pixel import one_pixel_images, with_pixel
 from calor_hf.robustness.gradient import gradient_images, margin_loss
 from calor_hf.targets.base import ScoreTarget
@@ -136,6 +136,19 @@ def test_the_margin_sees_through_saturated_scores() -> None:
     layer.bias.data[2] = -1e9
     results = adversarial(target, images, labels, ["fgsm", "bim", "pgd_margin"])
     assert [result.changed.successes for result in results] == [0, 0, 4]
+
+
+def test_robust_accuracy_by_hand() -> None:
+    # The mean decides: right as they are 0.51, 0.52, 0.53, 0.533 and 0.7 of class 1, 0.48 and 0.46 of class 0.
+    target, images, labels = margins()
+    found = {eps: robust_accuracy(target, images, labels, eps) for eps in (0.005, 0.015, 0.025, 0.1)}
+    assert found == {0.005: Share(7, 8), 0.015: Share(6, 8), 0.025: Share(4, 8), 0.1: Share(1, 8)}
+    layer: Any = target.module[1]  # type: ignore[index]
+    layer.weight.data *= 1e5
+    layer.bias.data[2] = -1e9
+    assert robust_accuracy(target, images, labels, 0.025) == Share(4, 8)  # the margin sees past a flat cross-entropy
+    with pytest.raises(ValueError, match=r"eps must be > 0 and <= 1, as a change of a value in \[0, 1\], got 0"):
+        robust_accuracy(target, images, labels, 0.0)
 
 
 def test_images_made_on_another_network_are_counted_on_the_target() -> None:
