@@ -1,9 +1,10 @@
-"""Students that imitate the target on public images: LOMMA looks through them too, and LOKT through nothing else."""
+"""Students that imitate the target on public images: LOMMA looks through them too, others through nothing else."""
 
+import copy
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ RESNETS: dict[str, dict[str, Any]] = {
     "resnet_50": {"depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048], "layer_type": "bottleneck"},
 }
 
+TARGET = "target"
+"""Name of a student that is a copy of the target."""
+STEPS = 5  # of an adversarial example
+
 
 @dataclass(frozen=True)
 class StudentPlan:
@@ -64,6 +69,7 @@ class StudentPlan:
         seed: Seed of weights and order.
         hard: Cross-entropy to the target's labels, each asked for once; otherwise divergence from its scores.
         halving: Epochs after which the rate halves.
+        eps: Largest change of a value in [0, 1] by which adversarial examples raise the loss first; 0: none.
     """
 
     epochs: int
@@ -72,6 +78,7 @@ class StudentPlan:
     seed: int
     hard: bool = False
     halving: int = 20
+    eps: float = 0.0
 
 
 def students_of(
@@ -83,7 +90,8 @@ def students_of(
 
     Args:
         target: The teacher; for hard labels its :class:`LabelTarget` will do.
-        names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each.
+        names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each;
+            :data:`TARGET` is a copy of the target with its weights.
         images: Public images in [0, 1].
         plan: Settings of the training.
         folder: One sub-folder a student.
@@ -109,7 +117,7 @@ def students_of(
                 _train(student, target, labels, images, plan, place, name)
             model = AutoModelForImageClassification.from_pretrained(place)
         model.to(target.device).requires_grad_(False)
-        students.append(HFTarget(model, image_size=target.image_size[0]))
+        students.append(_view(model, name, target))
     return students
 
 
@@ -128,8 +136,25 @@ def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path)
     return labels
 
 
+def _view(student: PreTrainedModel, name: str, target: Any) -> HFTarget:
+    processor = getattr(target, "processor", None) if name == TARGET else None
+    return HFTarget(student, processor, image_size=target.image_size[0])
+
+
 def _fresh(name: str, target: Any) -> PreTrainedModel:
     side, classes = target.image_size[0], target.num_classes
+    if name == TARGET:
+        if not isinstance(getattr(target, "module", None), PreTrainedModel):
+            raise ValueError(
+                "only a model of transformers, seen white-box, can be copied as a student, got "
+                f"{type(target).__name__}; pass other students"
+            )
+        twin: PreTrainedModel = copy.deepcopy(target.module).float().requires_grad_(True)
+        for config in (twin.config, getattr(twin.config, "base_config", None)):
+            if config is not None:
+                config.id2label = {index: f"LABEL_{index}" for index in range(classes)}  # names may name people
+                config.label2id = {name: index for index, name in config.id2label.items()}
+        return twin
     if name in EFFICIENTNETS:
         width, depth, last = EFFICIENTNETS[name]
         config = EfficientNetConfig(
@@ -159,7 +184,7 @@ def _train(
     """Train ``student`` and save it; by the teacher's scores, or, given ``labels`` (images,), by these."""
     device = teacher.device
     student.to(device).train()
-    view = HFTarget(student, image_size=teacher.image_size[0])
+    view = _view(student, name, teacher)
     optimizer = torch.optim.SGD(student.parameters(), lr=plan.lr, momentum=0.9, weight_decay=1e-4)
     schedule: torch.optim.lr_scheduler.LRScheduler
     if plan.hard:
@@ -189,12 +214,19 @@ def _train(
 
     def loss(batch: tuple[Tensor, list[int]]) -> Tensor:
         shown, rows = batch
-        found = view(shown.to(student.dtype)).float().log_softmax(dim=1)
         if labels is not None:
-            return F.nll_loss(found, labels[rows].to(device))
-        with torch.no_grad(), frozen(teacher.module):
-            soft = teacher(shown.to(teacher.dtype)).float().softmax(dim=1)
-        return F.kl_div(found, soft, reduction="batchmean")
+            aim = labels[rows].to(device)
+        else:
+            with torch.no_grad(), frozen(teacher.module):
+                aim = teacher(shown.to(teacher.dtype)).float().softmax(dim=1)
+
+        def distance(images: Tensor) -> Tensor:
+            found = view(images.to(student.dtype)).float().log_softmax(dim=1)
+            if labels is not None:
+                return F.nll_loss(found, aim)
+            return F.kl_div(found, aim, reduction="batchmean")
+
+        return distance(_worst(distance, shown, plan.eps) if plan.eps else shown)
 
     def save_epoch(epoch: int, last: float) -> None:
         nonlocal divergence
@@ -225,3 +257,37 @@ def _train(
         folder / RECORD, {**settings, "student": without_paths(name), "divergence": divergence}
     )  # last: all is there
     file.unlink()
+
+
+def _worst(loss: Callable[[Tensor], Tensor], images: Tensor, eps: float) -> Tensor:
+    """Images in [0, 1] within ``eps`` of ``images`` that raise the loss: PGD from a random start."""
+    found = (images + eps * (2 * torch.rand(images.shape).to(images) - 1)).clamp(0, 1)
+    for _ in range(STEPS):
+        found.requires_grad_(True)
+        (slope,) = torch.autograd.grad(loss(found), found)
+        found = found.detach() + 2.5 * eps / STEPS * slope.sign()
+        found = found.clamp(images - eps, images + eps).clamp(0, 1)
+    return found
+
+
+class Students(Target):
+    """Several networks as one target: their logits side by side are its features, the mean is what it answers.
+
+    Attributes:
+        module: All of them.
+        students: Each by itself.
+        count: How many.
+    """
+
+    def __init__(self, students: Sequence[Target]) -> None:
+        self.students, self.count = students, len(students)
+        self.module = torch.nn.ModuleList([student.module for student in students])
+        self.num_classes, self.image_size = students[0].num_classes, students[0].image_size
+        self.head: Callable[[Tensor], Tensor] = self._mean
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, students · classes) logits."""
+        return torch.cat([student(images) for student in self.students], dim=1)
+
+    def _mean(self, features: Tensor) -> Tensor:
+        return features.view(len(features), self.count, -1).mean(dim=1)

@@ -159,12 +159,17 @@ class GradientAttack(Attack[C]):
         return images_per_class * self.config.restarts
 
     def adaptive_to(self, target: Target) -> bool:
-        """Whether gradients go past a Tanh, the aim is a defense's confidence, or its noise is averaged or left out."""
-        config = self.config
+        """Whether the attack goes around a part of the defense.
+
+        Gradients go past a Tanh, the aim is a defense's confidence, its noise is averaged or left out, or the gradients
+        of AT-AT's features, which are not robust, are averaged.
+        """
+        config, smooths = self.config, self.config.smoothing != "none" and self.config.samples > 1
         return (
             (config.gradient == "straight_through" and _squashes(target.module))
             or (config.aim < 1 and target.describe("").defense != "none")
             or ((config.samples > 1 or config.noise == "mean") and target.stochastic)
+            or (smooths and target.describe("").defense == "at_at")
         )
 
     # For hooks

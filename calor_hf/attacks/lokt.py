@@ -1,7 +1,7 @@
 """LOKT: from labels alone to students that know them, and then a white-box attack on the students."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from calor_hf.attacks._distill import StudentPlan, students_of
+from calor_hf.attacks._distill import StudentPlan, Students, students_of
 from calor_hf.attacks.base import ATTACKS, Attack, Task
 from calor_hf.attacks.batch import Batch
 from calor_hf.attacks.plg import PLG, PLGConfig
@@ -20,7 +20,7 @@ from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from calor_hf.generators import Generator
-from calor_hf.targets.base import LabelTarget, Target
+from calor_hf.targets.base import LabelTarget
 
 UNPREPARED = "LOKT needs students: call prepare_for(...) first"
 
@@ -43,29 +43,6 @@ class LOKTConfig(PLGConfig):
         super().validate()
         if not self.students:
             raise ValueError("LOKT looks through its students alone; pass at least one")
-
-
-class Students(Target):
-    """Several networks as one target: their logits side by side are its features, the mean is what it answers.
-
-    Attributes:
-        module: All of them.
-        students: Each by itself.
-        count: How many.
-    """
-
-    def __init__(self, students: Sequence[Target]) -> None:
-        self.students, self.count = students, len(students)
-        self.module = torch.nn.ModuleList([student.module for student in students])
-        self.num_classes, self.image_size = students[0].num_classes, students[0].image_size
-        self.head: Callable[[Tensor], Tensor] = self._mean
-
-    def features(self, images: Tensor) -> Tensor:
-        """(batch, students · classes) logits."""
-        return torch.cat([student(images) for student in self.students], dim=1)
-
-    def _mean(self, features: Tensor) -> Tensor:
-        return features.view(len(features), self.count, -1).mean(dim=1)
 
 
 class _OnStudents(PLG):

@@ -12,6 +12,14 @@ from calor_hf.attacks.smoothing import over_views
 from calor_hf.core.config import setting
 from calor_hf.targets.base import Target
 
+ADAPTIVE: dict[str, Any] = {
+    "objective": "poincare",
+    "gradient": "straight_through",
+    "noise": "mean",
+    "initial_candidates": 500,
+    "lr": 0.03,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PLGConfig(GradientAttackConfig):
@@ -32,7 +40,8 @@ class PLG(GradientAttack[PLGConfig]):
 
     Preset ``adaptive`` is ours, not the authors': it goes around a low-rank head's Tanh and leaves out a head's noise,
     with a loss that does not flatten out, from starts that the target likes, at a rate that stays where the prior has
-    images.
+    images. Preset ``smoothed`` adds AlignMI's average of the gradient over 50 noisy copies of each image, for defenses
+    such as ``at_at``; a step then costs 50 passes of the target.
 
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack `reconstruct.py`.
@@ -40,13 +49,8 @@ class PLG(GradientAttack[PLGConfig]):
 
     config_class = PLGConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "adaptive": {
-            "objective": "poincare",
-            "gradient": "straight_through",
-            "noise": "mean",
-            "initial_candidates": 500,
-            "lr": 0.03,
-        }
+        "adaptive": ADAPTIVE,
+        "smoothed": {**ADAPTIVE, "smoothing": "noise", "samples": 50},
     }
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from calor_hf.attacks import ATTACKS, smoothing
-from calor_hf.attacks._distill import RESNETS, StudentPlan, _fresh, students_of
+from calor_hf.attacks._distill import RESNETS, StudentPlan, Students, _fresh, students_of
 from calor_hf.attacks.batch import AttackedTarget, Batch
-from calor_hf.attacks.lokt import LOKT, Students
+from calor_hf.attacks.lokt import LOKT
 from calor_hf.attacks.prior_samples import PriorSamples
 from calor_hf.auditing import load_reconstruction, run_attack
 from calor_hf.data.random_views import RandomView

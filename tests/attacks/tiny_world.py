@@ -72,6 +72,13 @@ SMALL: dict[str, dict[str, Any]] = {
             "gmi:steps=4",
         )
     },
+    "surrogate": {
+        "attack": "plg:steps=6",
+        "students": ("target",),
+        "student_eps": 0.03,
+        "student_epochs": 1,
+        "student_batch": 4,
+    },
     "lokt": {"steps": 6, "student_images": 4, "student_epochs": 1, "student_batch": 8},
 }
 

@@ -39,7 +39,7 @@ def planned(
     part, memory, learns = plan_attack(named, target, generator, range(classes), options, processes, seconds)
     assert part.seconds > 0
     assert memory > 0
-    assert learns == variant.startswith(("trapdoor", "lokt"))
+    assert learns == variant.startswith(("trapdoor", "lokt", "surrogate"))
     spent = attack.run(target, generator, range(classes), images_per_class=2, chunk_size=4).cost
     return part, {name: getattr(spent, name) for name in PASSES}
 
