@@ -10,10 +10,11 @@ from its classifier. Checkpoints are chosen by the trainer's rule, on validation
 """
 
 import argparse
+import copy
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,55 +92,82 @@ def by_person(values: NDArray[Any], rows: NDArray[np.bool_], labels: NDArray[np.
     return [round(float(values[one].sum() / max(1, one.sum())), 5) for one in kept]
 
 
-def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
-    """Train one model with cross-entropy, and go on from it in each way."""
-    (_, side, rank), (undefended, low_rank), begin = SETS[name], EPOCHS[name], time.perf_counter()
+GOES_ON: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "as_is": ("cross-entropy", "calor", {}, {"adapt_learning_rate": 2e-4}),
+    "temperature": ("cross-entropy", "temperature", {"low_rank": True}, {}),
+    "temperature, CA": ("cross-entropy", "calor", {"ca_start": "temperature"}, {}),
+    "undefended, temperature": ("undefended", "temperature", {"low_rank": False}, {}),
+    "undefended, temperature, CA": ("undefended", "calor", {"low_rank": False, "ca_start": "temperature"}, {}),
+}
+"""Of a way: the way whose model it goes on from, its defense, and settings of defense and training."""
+
+
+def trainings(
+    splits: Splits, seed: int, side: int, rank: int, epochs: tuple[int, int], ways: Sequence[str] = WAYS[1:]
+) -> Iterator[tuple[str, DefenseTrainer]]:
+    """Train the small ResNet undefended, then with a low-rank head, and go on from these in each of the ``ways``.
+
+    Args:
+        splits: Images.
+        seed: Seed of the training.
+        side: Side of the images, in pixels.
+        rank: Rank of the head.
+        epochs: Epochs undefended, and with the low-rank head.
+        ways: Keys of :data:`GOES_ON`.
+
+    Returns:
+        The trainer of each way, with its finished model.
+    """
     torch.manual_seed(seed)
     base, processor = load_base(ModelArguments(), splits)
     processor.size = {"height": side, "width": side}
     data = datasets_for(splits, processor, "flip", seed)
-    labels = np.asarray(data["train"].images["label"])
     common: dict[str, Any] = {
         "data_collator": default_collate, "train_dataset": data["train"], "eval_dataset": data["validation"],
         "test_dataset": data["test"], "processing_class": processor,
     }  # fmt: skip
-    found: dict[str, Any] = {}
 
-    def train(way: str, model: Any, **changes: Any) -> DefenseTrainer:
+    def train(model: Any, **changes: Any) -> DefenseTrainer:
         kind = CALoRTrainer if type(model).__name__.startswith("CALoR") else DefenseTrainer
         with tempfile.TemporaryDirectory() as folder:
-            args = arguments(folder, seed, confidence_samples=len(labels), **changes)
+            args = arguments(folder, seed, confidence_samples=len(data["train"]), **changes)
             trainer: DefenseTrainer = kind(model=model, args=args, **common)
-            trainer.train_stages()
-        found_here = measure(trainer, labels)
-        found_here["log"] = [
+            if kind is DefenseTrainer and args.num_train_epochs == 0:
+                trainer.end_stage(trainer.stages()[0])
+            else:
+                trainer.train_stages()
+        return trainer
+
+    yield "undefended", train(base, num_train_epochs=epochs[0])
+    plain = data["train"].without_augmentation()
+    calibration = [default_collate([plain[i]]) for i in range(0, len(plain), max(1, len(plain) // 512))]
+    start = defend(copy.deepcopy(base), "loft", rank=rank, head_init="svd", calibration=calibration)
+    low_rank = train(start, num_train_epochs=epochs[1])
+    yield "cross-entropy", low_rank
+    weights = low_rank.model.state_dict()
+    for way in ways:
+        before, defense, settings, changes = GOES_ON[way]
+        if before == "undefended":
+            model = defend(copy.deepcopy(base), defense, **settings)
+        else:
+            model = defend(load_base(ModelArguments(), splits)[0], defense, rank=rank, **settings)
+            model.load_state_dict(weights)
+        yield way, train(model, num_train_epochs=0, **changes)
+
+
+def cell(name: str, splits: Splits, seed: int) -> dict[str, Any]:
+    """Numbers of a model and of what goes on from it."""
+    (_, side, rank), begin, labels = SETS[name], time.perf_counter(), np.asarray(splits.train["label"])
+    found: dict[str, Any] = {}
+    for way, trainer in trainings(splits, seed, side, rank, EPOCHS[name]):
+        found[way] = measure(trainer, labels)
+        found[way]["log"] = [
             {key: entry[key] for key in entry if key.startswith(("train_confidence", "validation_acc", "temperature"))}
             for entry in trainer.state.log_history
             if "validation_accuracy" in entry or "temperature" in entry or "train_confidence_correct" in entry
         ]
-        found_here["seconds"] = time.perf_counter() - begin
-        found[way] = found_here
-        print(name, seed, way, {k: v for k, v in found_here.items() if not isinstance(v, list)}, flush=True)
-        return trainer
-
-    train("undefended", base, num_train_epochs=undefended)
-    plain = data["train"].without_augmentation()
-    calibration = [default_collate([plain[i]]) for i in range(0, len(plain), max(1, len(plain) // 512))]
-    start = defend(base, "loft", rank=rank, head_init="svd", calibration=calibration)
-    weights = train("cross-entropy", start, num_train_epochs=low_rank).model.state_dict()
-
-    def again(defense: str, **settings: Any) -> Any:
-        model = defend(load_base(ModelArguments(), splits)[0], defense, rank=rank, **settings)
-        model.load_state_dict(weights)
-        return model
-
-    train("as_is", again("calor"), num_train_epochs=0, adapt_learning_rate=2e-4)
-    model = again("temperature", low_rank=True)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = DefenseTrainer(model=model, args=arguments(folder, seed, confidence_samples=len(labels)), **common)
-        trainer.end_stage(trainer.stages()[0])
-    found["temperature"] = measure(trainer, labels) | {"log": trainer.state.log_history}
-    train("temperature, CA", again("calor", ca_start="temperature"), num_train_epochs=0)
+        found[way]["seconds"] = time.perf_counter() - begin
+        print(name, seed, way, {k: v for k, v in found[way].items() if not isinstance(v, list)}, flush=True)
     return found
 
 

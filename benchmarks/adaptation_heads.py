@@ -29,8 +29,8 @@ from calor_hf.core.fit import fit
 from calor_hf.defenses.calor import target_confidence
 
 EPOCHS, ADAPT_EPOCHS, BATCH = 30, 10, 32
-Optimizers = dict[str, Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]]
-GENTLE: Optimizers = {
+Optimizer = Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]
+GENTLE: dict[str, Optimizer] = {
     "SGD 1e-3": lambda weights: torch.optim.SGD(weights, 1e-3, momentum=0.9),
     "SGD 1e-2": lambda weights: torch.optim.SGD(weights, 1e-2, momentum=0.9),
     "AdamW 5e-5": lambda weights: torch.optim.AdamW(weights, 5e-5),
@@ -54,12 +54,11 @@ def embeddings(data: Path, folder: Path) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def cell(name: str, parts: dict[str, Tensor], seed: int) -> dict[str, Any]:
-    """Train a linear and a low-rank head, and go on from the latter in each way."""
+def heads(parts: dict[str, Tensor], rank: int, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """Train a linear and a low-rank head, and go on from these in each way."""
     x, y = torch.cat([parts["train"], parts["mirrored"]]), parts["train_labels"].repeat(2)
     width, classes = x.shape[1], int(y.max()) + 1
     torch.manual_seed(seed)
-    found: dict[str, Any] = {}
 
     def train(head: nn.Module, loss: Any, optimizer: torch.optim.Optimizer, epochs: int) -> nn.Module:
         def batches(_epoch: int) -> list[Tensor]:
@@ -69,40 +68,52 @@ def cell(name: str, parts: dict[str, Tensor], seed: int) -> dict[str, Any]:
         return head
 
     @torch.no_grad()
-    def measure(way: str, head: nn.Module) -> None:
-        p = head(parts["train"]).softmax(1).double()
-        labels, test_labels = parts["train_labels"], parts["test_labels"]
-        confidence = p[torch.arange(len(p)), labels].numpy()
-        scores = head(parts["test"]).log_softmax(1)
-        right = (scores.argmax(1) == test_labels).numpy()
-        found[way] = of_training_images(confidence, (p.argmax(1) == labels).numpy(), labels.numpy()) | {
-            "test_accuracy": float(right.mean()), "test_nll": float(F.nll_loss(scores, test_labels)),
-            "test_accuracy_by_person": by_person(right, right | True, test_labels.numpy()),
-        }  # fmt: skip
-
-    @torch.no_grad()
     def divided(head: Any) -> Any:
         divided = copy.deepcopy(head)
         logits, labels = head(parts["train"]).numpy(), parts["train_labels"].numpy()
-        for weight in divided.last_layer.parameters():
+        for weight in getattr(divided, "last_layer", divided).parameters():
             weight.div_(temperature_for(logits, labels, target_confidence(B)))
         return divided
 
+    def adapted(head: nn.Module, make: Optimizer) -> nn.Module:
+        mine = copy.deepcopy(head)
+        return train(mine, confidence_adaptation_loss, make(mine.parameters()), ADAPT_EPOCHS)
+
     linear = nn.Linear(width, classes)
-    measure("undefended", train(linear, F.cross_entropy, torch.optim.AdamW(linear.parameters(), 5e-3), EPOCHS))
-    head = LowRankHead(width, classes, SETS[name][2])
-    measure("cross-entropy", train(head, F.cross_entropy, torch.optim.AdamW(head.parameters(), 5e-3), EPOCHS))
+    yield "undefended", train(linear, F.cross_entropy, torch.optim.AdamW(linear.parameters(), 5e-3), EPOCHS)
+    head = LowRankHead(width, classes, rank)
+    yield "cross-entropy", train(head, F.cross_entropy, torch.optim.AdamW(head.parameters(), 5e-3), EPOCHS)
     start = divided(head)
-    measure("temperature", start)
-    as_is = copy.deepcopy(head)
-    optimizer: torch.optim.Optimizer = torch.optim.AdamW(as_is.parameters(), 2e-4)
-    measure("as_is", train(as_is, confidence_adaptation_loss, optimizer, ADAPT_EPOCHS))
+    yield "temperature", start
+    yield "as_is", adapted(head, lambda weights: torch.optim.AdamW(weights, 2e-4))
     for way, make in zip(CHANGED, GENTLE.values(), strict=True):
-        adapted = copy.deepcopy(start)
-        train(adapted, confidence_adaptation_loss, make(adapted.parameters()), ADAPT_EPOCHS)
-        measure(way, divided(adapted))
-        measure(f"{way}, not divided again", adapted)
-    for one in found.keys() - {*CHANGED, CONTROL}:  # whose changes are not asked for
+        further = adapted(start, make)
+        yield way, divided(further)
+        yield f"{way}, not divided again", further
+    rescaled = divided(linear)
+    yield "undefended, temperature", rescaled
+    for name, make in GENTLE.items():
+        yield f"undefended, temperature, CA, {name}", divided(adapted(rescaled, make))
+
+
+@torch.no_grad()
+def measure(head: nn.Module, parts: dict[str, Tensor]) -> dict[str, Any]:
+    """Numbers of a head, on all plain training images and on the test images."""
+    p = head(parts["train"]).softmax(1).double()
+    labels, test_labels = parts["train_labels"], parts["test_labels"]
+    confidence = p[torch.arange(len(p)), labels].numpy()
+    scores = head(parts["test"]).log_softmax(1)
+    right = (scores.argmax(1) == test_labels).numpy()
+    return of_training_images(confidence, (p.argmax(1) == labels).numpy(), labels.numpy()) | {
+        "test_accuracy": float(right.mean()), "test_nll": float(F.nll_loss(scores, test_labels)),
+        "test_accuracy_by_person": by_person(right, right | True, test_labels.numpy()),
+    }  # fmt: skip
+
+
+def cell(name: str, parts: dict[str, Tensor], seed: int) -> dict[str, Any]:
+    """Numbers of each head; by person of those whose changes are asked for."""
+    found = {way: measure(head, parts) for way, head in heads(parts, SETS[name][2], seed)}
+    for one in found.keys() - {*CHANGED, CONTROL}:
         found[one] = {key: value for key, value in found[one].items() if not isinstance(value, list)}
     return found
 
