@@ -191,37 +191,18 @@ def attacked(setting: Setting, target: Target, attack: str, seed: int) -> dict[s
 
 # The tables
 
-MEASURES: dict[str, Callable[[dict[str, NDArray[np.float64]]], NDArray[np.float64]]] = {
+Images = dict[str, NDArray[np.float64]]
+"""(trainings, people, images) numbers of images, by name."""
+MEASURES: dict[str, Callable[[Images], NDArray[np.float64]]] = {
     "best guess": lambda of: np.take_along_axis(of["recognized"], of["odds"].argmax(-1, keepdims=True), -1)[..., 0],
     "in any image": lambda of: of["recognized"].max(-1),
     "images": lambda of: of["recognized"].mean(-1),
     "others less alike": lambda of: of["others_less_alike"].mean(-1),
 }
-"""(trainings, people) of what is known of each image: whether the image that the target likes best is recognized,
-whether any is, the share that is, and the share of other people whom the images resemble less."""
+"""(trainings, people) whether the image that the target likes best is recognized, whether any is, the share that is,
+and the share of other people whom the images resemble less."""
+NUMBERS = ("test_accuracy", "train_confidence", "deviation", "ca_loss")
 ALL = "all together"
-Cells = list[dict[str, Any]]
-
-
-def gathered(cells: Cells) -> dict[tuple[str, str, str], dict[str, NDArray[np.float64]]]:
-    """(trainings, people, images) of each setting, attack and model; of all attacks together, too."""
-    names = ("recognized", "others_less_alike", "odds", "score")
-    found: dict[tuple[str, str, str], dict[str, NDArray[np.float64]]] = {}
-    for setting, model in itertools.product(SETTINGS, MODELS):
-        mine = [one for one in cells if (one["setting"], one["model"]) == (setting, model)]
-        by_attack = {attack: [one for one in mine if one["attack"] == attack] for attack in itertools.chain(*ATTACKS)}
-        for attack, some in by_attack.items():
-            if some:
-                ordered = sorted(some, key=lambda one: int(one["seed"]))
-                found[setting, attack, model] = {name: np.array([one[name] for one in ordered]) for name in names}
-        several = [
-            found[setting, attack, model] for attack in itertools.chain(*ATTACKS) if (setting, attack, model) in found
-        ]
-        if several:
-            found[setting, ALL, model] = {
-                name: np.concatenate([one[name] for one in several], axis=2) for name in names
-            }
-    return found
 
 
 def summarize(options: argparse.Namespace) -> None:
@@ -231,33 +212,60 @@ def summarize(options: argparse.Namespace) -> None:
     print(tables(cells))
 
 
-def tables(cells: Cells) -> str:
+def gathered(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Images]]]:
+    """Images by setting, attack and model, of the trainings that all models have; of all attacks together, too."""
+    by = {(one["setting"], one["attack"], one["model"], one["seed"]): one for one in cells}
+    every, found = sorted({int(one["seed"]) for one in cells}), dict[str, dict[str, dict[str, Images]]]()
+
+    def stacked(setting: str, attack: str, model: str, seeds: Sequence[int]) -> Images:
+        some = [by[setting, attack, model, seed] for seed in seeds]
+        return {name: np.array([one[name] for one in some]) for name in ("recognized", "others_less_alike", "odds")}
+
+    for setting in SETTINGS:
+        whole = {
+            attack: [seed for seed in every if all((setting, attack, model, seed) in by for model in MODELS)]
+            for attack in itertools.chain(*ATTACKS)
+        }
+        whole = {attack: seeds for attack, seeds in whole.items() if seeds}
+        found[setting] = {
+            attack: {model: stacked(setting, attack, model, seeds) for model in MODELS}
+            for attack, seeds in whole.items()
+        }
+        common = [seed for seed in every if all(seed in seeds for seeds in whole.values())]
+        together = {model: [stacked(setting, attack, model, common) for attack in whole] for model in MODELS}
+        found[setting][ALL] = {
+            model: {name: np.concatenate([one[name] for one in several], axis=2) for name in several[0]}
+            for model, several in together.items()
+        }
+    return found
+
+
+def tables(cells: Sequence[dict[str, Any]]) -> str:
     """The tables of docs/results/adaptation_leakage.md."""
-    found = gathered(cells)
     models = {(one["setting"], one["model"], one["seed"]): one["numbers"] for one in cells}
-    use, leaks, changes = [], [], []
+    use = []
     for setting, model in itertools.product(SETTINGS, MODELS):
         some = [numbers for (*one, _), numbers in models.items() if one == [setting, model]]
-        if some:
-            means = [f"{np.mean([numbers[key] for numbers in some]):.4f}" for key in NUMBERS]
-            use.append([setting, model, str(len(some)), *means])
-    for (setting, attack, model), of in found.items():
-        shown = [pooled(measure(of)) for measure in MEASURES.values()]
-        leaks.append([setting, attack, model, str(len(of["score"])), *shown, f"{of['score'].mean():.2f}"])
-    for (setting, attack, model), of in found.items():
-        for control in [before for after, before in PAIRS if after == model]:
-            other = found[setting, attack, control]
-            seeds = min(len(of["score"]), len(other["score"]))
-            shown = [points(measure(of)[:seeds] - measure(other)[:seeds]) for measure in MEASURES.values()]
-            changes.append([setting, attack, f"{model} - {control}", *shown])
-    return "\n\n".join([
-        table(["people", "model", "trainings", *(adaptation.COLUMNS[key] for key in NUMBERS)], use),
-        table(["people", "attack", "model", "trainings", *MEASURES, "confidence of the target"], leaks),
-        table(["people", "attack", "points", *MEASURES], changes),
-    ])  # fmt: skip
-
-
-NUMBERS = ("test_accuracy", "train_confidence", "deviation", "ca_loss")
+        use.append([setting, model, str(len(some)), *(f"{np.mean([one[key] for one in some]):.4f}" for key in NUMBERS)])
+    found = [table(["people", "model", "trainings", *(adaptation.COLUMNS[key] for key in NUMBERS)], use)]
+    for setting, attacks in gathered(cells).items():
+        columns = {f"{ALL}: {name}": (ALL, measure) for name, measure in MEASURES.items()}
+        columns |= {attack: (attack, MEASURES["images"]) for attack in attacks if attack != ALL}
+        counts = {attack: len(next(iter(of.values()))["odds"]) for attack, of in attacks.items()}
+        trainings = ["trainings", *(str(counts[attack]) for attack, _ in columns.values())]
+        levels = [
+            [model, *(pooled(measure(attacks[attack][model])) for attack, measure in columns.values())]
+            for model in MODELS
+        ]
+        changes = [
+            [f"{model} − {control}", *(
+                points(measure(attacks[attack][model]) - measure(attacks[attack][control]))
+                for attack, measure in columns.values()
+            )]
+            for model, control in PAIRS
+        ]  # fmt: skip
+        found += [table([setting, *columns], [*levels, trainings]), table([f"{setting}, points", *columns], changes)]
+    return "\n\n".join(found)
 
 
 def points(values: NDArray[np.float64]) -> str:
