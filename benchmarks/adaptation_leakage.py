@@ -172,7 +172,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def attacked(setting: Setting, target: Target, attack: str, seed: int) -> dict[str, Any]:
-    """What an attack rebuilds of each person: by image, how the evaluation model and the target see it."""
+    """Attack each person; of each image, how the evaluation model and the target see it."""
     spec, effort_share = setting.attacks[attack]
     rebuilt = parse_attack(spec, budget=effort_share).attack.run(
         target, setting.prior, range(PEOPLE), images_per_class=setting.images, seed=seed, chunk_size=20
@@ -200,7 +200,7 @@ MEASURES: dict[str, Callable[[Images], NDArray[np.float64]]] = {
     "others less alike": lambda of: of["others_less_alike"].mean(-1),
 }
 """(trainings, people) whether the image that the target likes best is recognized, whether any is, the share that is,
-and the share of other people whom the images resemble less."""
+and the share of other people that the images resemble less."""
 NUMBERS = ("test_accuracy", "train_confidence", "deviation", "ca_loss")
 ALL = "all together"
 
