@@ -18,10 +18,9 @@ from calor_hf.core.report_text import percent, points
 from calor_hf.defenses import DEFENSES
 from calor_hf.heads.low_rank_head import default_rank
 from calor_hf.recipes.common import settings_of
-from calor_hf.recipes.identities import identities_for
 from calor_hf.recipes.matching import Trial, best_trial, match_strength
 from calor_hf.recipes.runs import Outcome, Runs, markdown, mean_and_range, with_range
-from calor_hf.recipes.train_arguments import defenses_of_any_data, has_low_rank_head, parse, reads_identities
+from calor_hf.recipes.train_arguments import acting, defenses_of_any_data, has_low_rank_head, parse
 
 REFERENCE = "none"
 REPORT_AGAIN = "mend that, and run the same command with --resume: it trains nothing again"
@@ -122,13 +121,10 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     """
     runs = Runs(options.output_dir, options.train_options, options.launcher, options.resume, options.overwrite)
     compared = options.compared()
-    for one in compared:
-        if reads_identities(one.defense):
-            model, data, *_ = parse([*train_argv(one.defense, 0, one.settings), *options.train_options])
-            identities_for(model, data.load(data.num_identities, stream=data.stream))
+    check_defenses(compared, options)
     undefended = []
     for seed in options.seeds[: options.tuning_seeds]:
-        reference = runs(f"{REFERENCE}-seed{seed}", train_argv(REFERENCE, seed, ()))
+        reference = runs(f"{REFERENCE}-seed{seed}", train_argv(REFERENCE, seed, (), options.head_init))
         if reference.validation_accuracy is None:
             raise RuntimeError(f"the undefended reference failed: {reference.error}")
         undefended.append(reference.validation_accuracy)
@@ -170,6 +166,26 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     return found
 
 
+def check_defenses(compared: Sequence[Compared], options: CompareOptions) -> None:
+    """Refuse, before the first run, a defense that does not fit the data or the base model.
+
+    Raises:
+        ValueError: the message names the defense.
+    """
+    from calor_hf.recipes.train import check_defense, load_base  # here, as a training takes seconds to import
+
+    model, data, *_ = parse(options.train_options)
+    splits = data.load(data.num_identities, stream=data.stream)
+    base, _ = load_base(model, splits)
+    for one in compared:
+        argv = [*options.train_options, *train_argv(one.defense, 0, one.settings, options.head_init)]
+        try:
+            chosen, data, _, args = parse(acting(argv))
+            check_defense(base, splits, chosen, data, args)
+        except ValueError as error:
+            raise ValueError(f"--defenses {one.spec}: {error}") from error
+
+
 def compare_one(
     runs: Runs, compared: Compared, options: CompareOptions, target: float, reference: Outcome
 ) -> tuple[dict[str, Any], dict[int, Outcome]]:
@@ -182,14 +198,13 @@ def compare_one(
     width, classes = reference.numbers["head"]["layers"][0]["in_features"], reference.numbers["classes"]
     strength = method.strength(width, classes)
     tuned = None if strength is None or compared.fixes(strength.setting) else strength
-    low_rank = ["--head-init", options.head_init] if has_low_rank_head(name) else []
     made: dict[tuple[float | None, int], Outcome] = {}
 
     def run(value: float | None, seed: int) -> Outcome:
         if (value, seed) not in made:
             settings = [*compared.settings, *([] if tuned is None else [f"{tuned.setting}={value}"])]
             folder = "-".join([name, *(one.replace("/", "_") for one in settings)])
-            made[value, seed] = runs(f"{folder}-seed{seed}", [*train_argv(name, seed, settings), *low_rank])
+            made[value, seed] = runs(f"{folder}-seed{seed}", train_argv(name, seed, settings, options.head_init))
         return made[value, seed]
 
     def accuracy_of(value: float) -> float | None:
@@ -274,9 +289,10 @@ def accuracy_difference(first: Mapping[int, Outcome], second: Mapping[int, Outco
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
-def train_argv(defense: str, seed: int, settings: Sequence[str]) -> list[str]:
-    """Options of ``calor-hf train`` for one run."""
-    return ["--defense", defense, "--seed", str(seed), *(["--defense-settings", *settings] if settings else [])]
+def train_argv(defense: str, seed: int, settings: Sequence[str], head_init: str) -> list[str]:
+    """Options of ``calor-hf train`` for one run; ``head_init`` is for a low-rank head."""
+    start = ["--head-init", head_init] if has_low_rank_head(defense) else []
+    return ["--defense", defense, "--seed", str(seed), *(["--defense-settings", *settings] if settings else []), *start]
 
 
 def table(found: dict[str, Any]) -> str:

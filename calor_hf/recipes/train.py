@@ -110,7 +110,6 @@ def train(
         prepare_folder(folder, run_args)
     set_seed(args.seed)
     base, data, common = load_parts(model_args, data_args, args)
-    check_defense(base, model_args, args)
     metrics: dict[str, dict[str, float]] = {}
     if model_args.undefended_epochs > 0:
         metrics = fine_tune_undefended(base, model_args, run_args, args, common)
@@ -203,11 +202,10 @@ def load_parts(
     """Base model, data by split, and keyword arguments for every trainer of the run."""
     with args.main_process_first(desc="loading data"):
         splits = data_args.load(data_args.num_identities, stream=data_args.stream)
-    with_identities = identities_for(model_args, splits) > 0
     base, processor = load_base(model_args, splits)
-    if with_identities and model_args.model is not None:
-        check_base(model_args.model, model_args.model_revision, str(data_args.dataset), splits)
     check_channels(base)
+    check_defense(base, splits, model_args, data_args, args)
+    with_identities = identities_for(model_args, splits) > 0
     data: dict[str, Any] = datasets_for(splits, processor, data_args.augmentation, args.seed, with_identities)
     if data_args.backdoor is not None:
         data["train"] = poison(data["train"], base, processor, data_args)
@@ -323,14 +321,20 @@ def _chosen(model_args: ModelArguments) -> tuple[dict[str, Any], Defense[Any]]:
     return settings, method(method.config_class.from_dict(settings))
 
 
-def check_defense(base: PreTrainedModel, model_args: ModelArguments, args: CALoRTrainingArguments) -> None:
-    """Refuse a defense that does not fit ``base``, its classes or ``args``, before anything is trained or measured.
+def check_defense(
+    base: PreTrainedModel, splits: Splits, model_args: ModelArguments, data_args: DataArguments,
+    args: CALoRTrainingArguments,
+) -> None:  # fmt: skip
+    """Refuse a defense that does not fit the rest of a run, before anything is trained or measured.
 
     Raises:
-        ValueError: such a setting.
+        ValueError: data without the identities that it needs, a base model that has seen them, or a setting that does
+            not fit ``base``, its classes or ``args``.
     """
     if model_args.defense == "none":
         return
+    if identities_for(model_args, splits) and model_args.model is not None:
+        check_base(model_args.model, model_args.model_revision, str(data_args.dataset), splits)
     settings, defense = _chosen(model_args)
     defense.stages(args)
     if isinstance(defense, LowRankDefense) and defense.own_head:

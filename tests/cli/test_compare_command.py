@@ -64,7 +64,7 @@ if defense != "label_smoothing":
 def launcher(tmp_path: Path) -> list[str]:
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    return ["--launcher", f"'{sys.executable}' '{script}'"]
+    return ["--launcher", f"'{sys.executable}' '{script}'", "--num-identities=10"]
 
 
 def calls(folder: Path) -> list[str]:
@@ -166,7 +166,10 @@ def test_interrupted_comparison_goes_on_where_it_was(
     assert compare([*words, "--resume", "--seed-of-no one", "1"]) == 2  # an option that train does not know
     capsys.readouterr()
     assert compare([*words, "--resume", "--learning-rate", "1"]) == 2
-    assert "were made with the options (none), now they are --learning-rate 1" in capsys.readouterr().err
+    assert (
+        "were made with the options --num-identities=10, now they are --num-identities=10 --learning-rate 1"
+        in capsys.readouterr().err
+    )
     assert compare([*words, "--resume"]) == 0
     assert calls(out)[len(before) :] == ["trap_mid-weight=0.2-seed42 resumed"]
     assert json.loads((out / "comparison.json").read_text())["complete"]
@@ -225,6 +228,8 @@ def test_tuning_on_several_seeds(tmp_path: Path, launcher: list[str]) -> None:
         (["--rank", "3"], "rank=3: settings of one defense"),
         (["--adapt-epochs", "-1"], "adapt_epochs must be > 0, got -1"),
         (["--resume", "--overwrite"], "pass one"),
+        (["--defenses", "mid", "loft:rank=200"], "--defenses loft:rank=200: "),
+        (["--defenses", "bido:layers=stem"], "--defenses bido:layers=stem: "),
     ],
 )
 def test_bad_options_are_refused_before_any_run(
@@ -239,7 +244,8 @@ def test_bad_options_are_refused_before_any_run(
 def test_fixed_settings_are_trained_and_not_tuned(tmp_path: Path, launcher: list[str]) -> None:
     out = tmp_path / "out"
     fixed = [f"loft:rank={rank},activation={name}" for name in ("tanh", "relu") for rank in (2, 4)]
-    words = ["--defenses", *fixed, "bido:layers=layer1,layer2,lambda_out=1", "--seeds", "1", "2"]
+    bido = "bido:layers=resnet.encoder.stages.0,resnet.encoder.stages.1,lambda_out=1"
+    words = ["--defenses", *fixed, bido, "--seeds", "1", "2"]
     assert compare([*words, "--output-dir", str(out), *launcher]) == 1  # bido fails
     rows = json.loads((out / "comparison.json").read_text())["defenses"]
     assert [row["name"] for row in rows] == ["none", *words[1:6]]
