@@ -117,8 +117,8 @@ def page(kind: type[Study[Any]], found: Found) -> str:
     extra = f"; options of training: {' '.join(options['train_options'])}" if options["train_options"] else ""
     prior = f", prior {options['prior']}" if kind.needs else ""
     parts.append(
-        f"On {data_of(found)}{prior}; {settings}{extra}; seed {options['seed']}; {seconds / 60:.1f} minutes; calor_hf "
-        f"{found['version']}."
+        f"On {kind.data or data_of(found)}{prior}; {settings}{extra}; seed {options['seed']}; "
+        f"{seconds / 60:.1f} minutes; calor_hf {found['version']}."
     )
     return "\n\n".join(parts)
 

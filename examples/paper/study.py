@@ -86,6 +86,7 @@ class Study(ABC, Generic[C]):
         claim: Claim of the paper, in one line.
         source: Table, figure or section of the paper.
         caveat: Limits of the result.
+        data: Name of the study's own data; empty means the private images.
         needs: Parts that the user must pass for data of their own: ``evaluation_model``, ``prior``.
         quick: Settings of a trial that takes seconds; its numbers mean nothing.
         size: Size of the figure in inches.
@@ -95,6 +96,7 @@ class Study(ABC, Generic[C]):
     claim: ClassVar[str]
     source: ClassVar[str]
     caveat: ClassVar[str] = ""
+    data: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
     quick: ClassVar[dict[str, Any]] = {}
     size: ClassVar[tuple[float, float]] = (7.0, 4.5)

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import decoy_controls, decoy_faces, decoys
 from benchmarks.real_faces import tables
+from examples.paper.study import STUDIES
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -31,3 +32,9 @@ def test_the_tables_of_decoys_regenerate(make: Callable[[Any], str], numbers: st
     kept = json.loads((RESULTS / numbers).read_text(encoding="utf-8"))
     written = (RESULTS / page).read_text(encoding="utf-8")
     assert all(table in written for table in make(kept).split("\n\n"))
+
+
+@pytest.mark.parametrize("numbers", sorted(RESULTS.glob("study_*.json")), ids=lambda file: file.stem)
+def test_the_tables_of_studies_regenerate(numbers: Path) -> None:
+    kept = json.loads(numbers.read_text(encoding="utf-8"))
+    assert STUDIES.get(kept["study"]).table(kept) in numbers.with_suffix(".md").read_text(encoding="utf-8")

@@ -98,7 +98,9 @@ class GradientMagnitude(Study[GradientMagnitudeConfig]):
             panel.set_title(f"gradient {title}")
             panel.grid(alpha=0.3, which="both")
         panels[0].set_ylabel("L2 norm / its first value (log scale)")
-        panels[1].legend(title="in the head", fontsize=9)
+        figure.legend(
+            *panels[1].get_legend_handles_labels(), title="in the head", loc="outside right center", fontsize=9
+        )
 
     @classmethod
     def table(cls, found: Found) -> str:

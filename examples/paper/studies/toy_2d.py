@@ -217,6 +217,7 @@ class Toy2D(Study[Toy2DConfig]):
         "proportional to a small gradient. Adam, whose step is not, comes close. Other weight seeds give very "
         "different distances. The example explains a mechanism; it is no evidence that a model is safe."
     )
+    data = "three clouds of points"
     quick: ClassVar[dict[str, Any]] = {"seeds": (WEIGHT_SEED,), "iterations": 20, "steps": 20}
     size = (9.4, 9.0)
 
