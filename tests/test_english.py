@@ -23,6 +23,10 @@ BANNED = {
 WHERE = r"\bwhere (it|there|they|a|an|the|that|no|none|not)\b"
 """Right for places and definitions, and wrong for conditions."""
 MOST_WHERE = 6  # per 10,000 words
+REASONED = ("attacks", "defenses", "heads", "metrics")
+"""Packages whose mathematics and upstream quirks need comments that say why."""
+LEAST_COMMENTS = 4  # per 100 lines of code
+DIRECTIVE = r"#:? *(fmt|type|noqa|pragma)\b"
 
 
 def texts(file: Path) -> Iterator[tuple[int, str]]:
@@ -62,6 +66,38 @@ def test_no_banned_pattern_and_few_where() -> None:
     assert not found, "reword:\n" + "\n".join(found)
     assert words > 100_000  # the texts are read
     assert where <= MOST_WHERE * words / 10_000, f"'where' for a condition: {where} in {words} words; write 'if'"
+
+
+def comments_and_code(source: str) -> tuple[int, int]:
+    """Lines with a comment of four words or more, and lines of code; docstrings and blank lines are neither."""
+    strings = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)]
+    docstrings = {
+        line
+        for node in strings
+        if isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    comments, code = 0, set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments += not re.match(DIRECTIVE, token.string) and len(token.string.lstrip("#: ").split()) >= 4
+        elif token.string.strip():
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return comments, len(code - docstrings)
+
+
+@pytest.mark.parametrize("package", REASONED)
+def test_comments_give_reasons(package: str) -> None:
+    files = (REPOSITORY / "calor_hf" / package).rglob("*.py")
+    comments, code = map(
+        sum, zip(*(comments_and_code(file.read_text(encoding="utf-8")) for file in files), strict=True)
+    )
+    assert 100 * comments >= LEAST_COMMENTS * code, f"{comments} comments in {code} lines of code; say why, not what"
+
+
+def test_directives_and_docstrings_are_no_comments() -> None:
+    source = '"""A module."""\n\n# a reason of four words\nx = (1,\n     2)  # type: ignore[four, words, or, more]\n'
+    assert comments_and_code(source) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,6 @@ def students_of(
 ) -> list[Target]:
     """Students of ``target``, trained or found in ``folder``, frozen.
 
-    Each process of a node could train its own; the first one does, and the others read what it saved.
-
     Args:
         target: The teacher; for hard labels its :class:`LabelTarget` will do.
         names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each;
@@ -108,6 +106,7 @@ def students_of(
     for index, name in enumerate(names):
         place = folder / str(index)
         with state.local_main_process_first():
+            # Each process of a node could train its own; the first one does, and the others read what it saved.
             if not (place / RECORD).is_file():
                 if not state.is_local_main_process:
                     raise FileNotFoundError(f"the student in {place} was not saved by the first process")
@@ -217,6 +216,7 @@ def _train(
         if labels is not None:
             aim = labels[rows].to(device)
         else:
+            # Evaluation mode and no graph: MIBench leaves the teacher in training mode and inside autograd, by mistake.
             with torch.no_grad(), frozen(teacher.module):
                 aim = teacher(shown.to(teacher.dtype)).float().softmax(dim=1)
 
@@ -224,6 +224,7 @@ def _train(
             found = view(images.to(student.dtype)).float().log_softmax(dim=1)
             if labels is not None:
                 return F.nll_loss(found, aim)
+            # batchmean is the divergence of an image; mean would divide it by the number of classes as well.
             return F.kl_div(found, aim, reduction="batchmean")
 
         return distance(_worst(distance, shown, plan.eps) if plan.eps else shown)
@@ -253,9 +254,8 @@ def _train(
     logger.info(f"student %s: {measure}", name, divergence)
     with saving(folder):
         student.eval().save_pretrained(folder)
-    write_json(
-        folder / RECORD, {**settings, "student": without_paths(name), "divergence": divergence}
-    )  # last: all is there
+    # Last, as its presence says that the student is complete.
+    write_json(folder / RECORD, {**settings, "student": without_paths(name), "divergence": divergence})
     file.unlink()
 
 

@@ -55,7 +55,8 @@ class Box:
     std: Tensor
 
     def clip(self, latents: Tensor) -> Tensor:
-        """Latents (..., latent_dim) brought into the box; as P is monotonous, clipped there or here is the same."""
+        """Latents (..., latent_dim) brought into the box."""
+        # The way to P space is monotonic, so clipping there and clipping here are the same.
         return latents.clamp(self.low, self.high)
 
 
@@ -90,6 +91,8 @@ def bounds(
     ]
     points = [to_p(part) if p_space else part for part in parts]
     mean = sum((part.sum(dim=0) for part in points), points[0].new_zeros(())) / count
+    # About the mean found before, as a difference of mean squares would lose digits.
+    # Divided by count and not count − 1: the authors' deviation is the biased one.
     variance = sum(((part - mean).square().sum(dim=0) for part in points), points[0].new_zeros(())) / count
     std = variance.sqrt()
     low, high = mean - width * std, mean + width * std

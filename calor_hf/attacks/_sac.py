@@ -77,9 +77,11 @@ class Agents:
         """Actions (agents, n, dim) of states (agents, n, dim), and their log-probabilities (agents, n)."""
         mean, log_std = forward(self.actor, states).chunk(2, dim=2)
         std = log_std.clamp(LEAST_LOG_STD, MOST_LOG_STD).exp()
+        # The authors' code draws one number for a whole batch of actions, so that an agent explores a line only.
         noise = self._normal(1, 1) if self.plan.shared_noise else self._normal(*states.shape[1:])
         actions = torch.tanh(mean + noise * std)
         density = -0.5 * noise.square() - std.log() - 0.5 * math.log(2 * math.pi)
+        # Change of variables by the Tanh; 1e-6 keeps it finite for an action at ±1 within rounding.
         each = density - (1 - actions.square() + 1e-6).log()
         return actions, each.mean(dim=2) if self.plan.mean_log_probability else each.sum(dim=2)
 
@@ -123,13 +125,16 @@ class Agents:
     def _step(self, states: Tensor, actions: Tensor, rewards: Tensor) -> None:
         descend_actor, descend_critics, descend_alpha = self._optimizers
         goals = self.goals(rewards, actions)
+        # Summed over agents, so that each descends on the mean of its own batch: nothing couples them.
         misses = self.values(self.critics, states, actions) - goals
         _descend(descend_critics, self._critic_weights, 0.5 * misses.square().mean(dim=2).sum())
 
         chosen, log_probability = self.sample(states)
         alpha = self.log_alpha.detach().exp()
+        # Detached: the temperature follows the randomness of the actor, and does not train it.
         wanted = (log_probability.detach() + self.target_entropy).mean(dim=1)
         _descend(descend_alpha, [self.log_alpha], -(self.log_alpha * wanted).sum())
+        # The authors' actor follows the first critic; the smaller value of both is what a twin is for.
         value = self.values(self.critics, states, chosen).amin(dim=0)
         _descend(descend_actor, self._actor_weights, (alpha[:, None] * log_probability - value).mean(dim=1).sum())
         if not self.plan.terminal:

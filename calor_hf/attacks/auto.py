@@ -124,6 +124,7 @@ class Auto(Attack[AutoConfig]):
         members = self._fitting(target, generator)
         for place, (name, member) in enumerate(members.items()):
             mine = self._task(name, member, (place, len(members)), task)
+            # The last block is enough: a spared class has the images that convinced the target in it, by `filled`.
             rest = [label for label in labels if not (self.config.fast and blocks and convinced(blocks[-1], label))]
             found = member.attack(member.view_of(target), generator, rest, mine) if rest else None
             _note(task.notes, name, member, mine.notes)
@@ -143,6 +144,7 @@ class Auto(Attack[AutoConfig]):
         notes = dict(task.notes.get(name, {}))
         pool = shared_pool(member)
         if pool and pool in task.notes:
+            # The same samples and views give the same starts, so the target looks at them once for all members.
             notes["starts"] = task.notes[pool]
         return replace(task, explored=task.explored[name], notes=notes, callback=callback)
 
@@ -192,6 +194,7 @@ def side_by_side(blocks: Sequence[Reconstruction], each: int) -> Reconstruction:
     """Reconstructions of the same classes, ``each`` images of a class a block, with all images of a class together."""
 
     def joined(name: str) -> Tensor:
+        # From member by member to class by class: metrics expect the images of a class side by side.
         columns = [getattr(block, name).unflatten(0, (-1, each)) for block in blocks]
         return torch.cat(columns, dim=1).flatten(0, 1)
 

@@ -42,6 +42,7 @@ class AttackConfig(MethodConfig):
         that number. The learning rate follows the steps: see ``step_share`` of white-box attacks.
         """
         scaled: dict[str, Any] = {}
+        # A setting that is below its least number already is not raised by a smaller budget, hence the inner min.
         for name, rules in ((field.name, field.metadata) for field in dataclasses.fields(self)):
             value, least = getattr(self, name), rules.get("scales_to")
             if isinstance(value, tuple) and least is not None:
@@ -207,6 +208,7 @@ class Attack(ABC, Generic[C]):
         begin = time.perf_counter()
         with self._frozen_view(target, generator) as view:
             spent = self.prepare(view, generator, public_images, folder, seed) or Cost()
+        # A black-box view counts its queries; a white-box attack returns the cost of its own passes.
         queries = 0 if self.access == "white_box" else view.queries
         return spent + Cost(target_passes=queries, seconds=time.perf_counter() - begin) if queries else spent
 
@@ -260,6 +262,7 @@ class Attack(ABC, Generic[C]):
                 now = rest[:per_chunk]
                 notes = dict(task.notes)
                 try:
+                    # A view for each chunk, so that its count of queries is the cost of this chunk.
                     part = self.attack(self.view_of(target), generator, now, task)
                 except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                     if not out_of_memory(error):
@@ -272,6 +275,7 @@ class Attack(ABC, Generic[C]):
                     per_chunk = len(now) // 2
                 else:
                     rest = rest[per_chunk:]
+                    # The cost of what all classes share is counted once, in the first chunk.
                     part, spent = dataclasses.replace(part, cost=part.cost + spent), Cost()
                     parts.append(part)
                     if on_chunk is not None:

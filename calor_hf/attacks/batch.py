@@ -63,6 +63,7 @@ class Batch:
         key = (name, columns, shared)
         if key not in self._streams:
             rows: list[Key] = [("shared",)] if shared else list(self.row_keys)
+            # One stream for each image, not for the batch: its numbers are the same in any chunk of classes.
             keys = [(*self.phase, columns, *row) for row in rows]
             self._streams[key] = RowDraws(self.seed, name, keys, columns, normal, self.like)
         return self._streams[key].next().expand(len(self.labels), columns)
@@ -105,11 +106,13 @@ class AttackedTarget(Target):
             if self._target.stochastic:
                 modes.enter_context(OwnNoise(self._noise))
             logits = self._target.head(features)
+        # Progress alone reads them; with their graph they would keep the memory of the whole pass.
         self.logits = logits.detach()
         return logits
 
     def _noise(self, rows: int, columns: int) -> Tensor:
         if not self.stochastic:
+            # No noise leaves the mean of the code, which anyone with the weights can compute.
             return torch.zeros(rows, columns)
         if self.batch is None or rows != len(self.batch.labels):
             expected = 0 if self.batch is None else len(self.batch.labels)

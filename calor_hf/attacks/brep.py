@@ -84,9 +84,7 @@ class BREP(Attack[BREPConfig]):
     with other directions; one that the target never answers is handed over as it was drawn, with score 0.
 
     The paper lets the sphere grow when more than 75 % of its points lie inside; the authors' code compares the mean of
-    answers that are 1 or −1 with 0.75, which takes 87.5 %, and so do we. As in that code a growing sphere shortens the
-    very same move, and what is kept is the center after it. It repeats refused moves without an end and lets the sphere
-    grow without one; ours stops at ``most_refusals`` and ``most_growths``.
+    answers that are 1 or −1 with 0.75, which takes 87.5 %, and so do we.
 
     Cost: up to 33 labels a move.
 
@@ -120,7 +118,7 @@ class BREP(Attack[BREPConfig]):
     ) -> tuple[dict[int, Tensor], Cost]:
         """Starts (hits, latent_dim) of each class, none if the target never answers it."""
         queries = Queries(target, generator, task.seed)
-        # Images of a generator without classes are everybody's.
+        # Without classes, an image of the generator can be a hit of any class; with classes, each class has its own.
         groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
         found: dict[int, list[Tensor]] = {label: [] for label in labels}
         for group in groups:
@@ -166,6 +164,7 @@ class BREP(Attack[BREPConfig]):
             tries += 1
             alive = alive[self._unfinished(spheres, alive)]
             if task.callback is not None and tries % CALLBACK_EVERY == 0 and len(alive) > 0:
+                # Moves are counted anew when a sphere grows, and progress must not go back.
                 told = max(told, min(int(spheres.moves[alive].min()), self.config.iterations - 1))
                 task.callback(labels, told, self.config.iterations, float(active.double().mean()))
         latents = spheres.kept if self.config.keep == "growth" else spheres.centers
@@ -192,6 +191,7 @@ class BREP(Attack[BREPConfig]):
         """One try of the rows ``alive``: ask on the sphere, move, and ask there."""
         count, config = directions.shape[1], self.config
         centers, radii, labels = spheres.centers[alive], spheres.radii[alive], labels[alive]
+        # Normal vectors, scaled to length 1, are uniform on the sphere.
         offsets = radii[:, None, None] * directions / directions.norm(dim=2, keepdim=True)
         points = (centers[:, None] + offsets).flatten(0, 1)
         everyone = labels.repeat_interleave(count)
@@ -204,6 +204,7 @@ class BREP(Attack[BREPConfig]):
         spheres.centers[alive] = torch.where(stays[:, None], moved, centers)
         spheres.radii[alive] = larger
         kept = (grew & stays)[:, None]
+        # As in the authors' code, the center after the move that made the sphere grow is kept.
         spheres.kept[alive] = torch.where(kept, moved, spheres.kept[alive])
         # A move that makes the sphere grow begins the count anew, and is not counted itself.
         moves = spheres.moves[alive] + (stays & ~grew)
@@ -227,7 +228,9 @@ class BREP(Attack[BREPConfig]):
         length = (radii / 3).clamp_max(config.largest_step)
         grew = answers.mean(dim=1) > config.grow_above
         larger = torch.where(grew, config.growth * radii, radii)
+        # The paper's repulsion: 0 for a point inside, −1 for one outside, so that points outside alone push.
         weights = (answers - 1) / 2 if config.repulsion_only else answers
+        # In the authors' code a growing sphere shortens the very same move.
         push = (weights[:, :, None] * offsets).mean(dim=1) / (larger if config.grow_first else radii)[:, None]
         return self._bounded(centers + length[:, None] * push), larger, grew
 
@@ -236,6 +239,7 @@ class BREP(Attack[BREPConfig]):
         going = spheres.moves[alive] < config.iterations
         if not config.fixed:
             going &= spheres.growths[alive] < config.most_growths
+        # The authors' code repeats refused moves, and lets a sphere grow, without an end.
         return going & (spheres.refusals[alive] < config.most_refusals)
 
     def _bounded(self, latents: Tensor) -> Tensor:

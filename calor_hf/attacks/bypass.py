@@ -84,9 +84,11 @@ class Bypass(GradientAttack[BypassConfig]):
 
     def distance(self, target: Target, features: Tensor, batch: Batch) -> Tensor:
         """(rows,) how far features are from the place of their class."""
+        # An attacked target's head is a function; codes and weights are those of the head behind it.
         head: Any = target.own_head if isinstance(target, AttackedTarget) else target.head
         is_code = self.config.space != "features" and _has_codes(head)
         if "places" not in batch.notes:
+            # Once for all steps and chunks: the places depend on the head alone.
             places = self._codes(head) if is_code else directions(head, features[:1].detach())
             batch.notes["places"] = places.to(features)
         place = batch.notes["places"][batch.labels]
@@ -116,10 +118,8 @@ def mean_codes(head: LowRankHead) -> Tensor:
 
 
 def margin_codes(head: LowRankHead, steps: int = 500) -> Tensor:
-    """(classes, rank) codes in the cube at which each class is most probable, by steps of falling size.
-
-    The logarithm of the probability is concave in the code, so there is no other top to end on.
-    """
+    """(classes, rank) codes in the cube at which each class is most probable, by steps of falling size."""
+    # The logarithm of the probability is concave in the code, so there is no other maximum to end on.
     weight, bias = head.up.weight.detach(), None if head.up.bias is None else head.up.bias.detach()
     codes = torch.zeros_like(weight)
     for step in range(steps):
@@ -137,6 +137,7 @@ def directions(head: Any, like: Tensor) -> Tensor:
         like: (1, ...) features, for their shape.
     """
     point = torch.zeros_like(like).requires_grad_(True)
+    # Past its Tanh and without noise a low-rank head is linear, so the slope at zero is its slope everywhere.
     with torch.enable_grad(), StraightThrough(), OwnNoise(lambda rows, columns: like.new_zeros(rows, columns)):
         scores = head(point)[0]
     rows = [torch.autograd.grad(score, point, retain_graph=True)[0].flatten() for score in scores]

@@ -30,10 +30,8 @@ class GMIConfig(GradientAttackConfig):
 class GMI(GradientAttack[GMIConfig]):
     """Momentum descent on latents: identity loss and the discriminator's realism (Zhang et al., CVPR 2020).
 
-    The authors' loss is a mean over the batch, so that their step an image shrinks with the batch (60 or 100 images in
-    their scripts). Ours is a sum, divided by a fixed ``reference_batch``: results do not depend on the batch. They keep
-    the best of five restarts by the target's logit; CALoR's protocol makes them the five images of a class, and so do
-    we by default (``restarts=5`` chooses).
+    The authors keep the best of five restarts by the target's logit; CALoR's protocol makes them the five images of a
+    class, and so do we by default (``restarts=5`` chooses).
 
     Source:
         Zhang et al., "The Secret Revealer", CVPR 2020, arXiv:1911.07135; AI-secure/GMI-Attack `recovery.py`. Preset
@@ -44,9 +42,12 @@ class GMI(GradientAttack[GMIConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"nesterov": False, "clip": None}}
 
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Momentum descent; the authors' hand-written update is this one."""
+        """Momentum descent."""
         config = self.config
+        # The authors' loss is a mean over the batch, so that the step of an image shrinks with the batch (60 or 100
+        # images in their scripts). Ours is a sum with a fixed divisor: results do not depend on the batch.
         lr = config.lr / config.reference_batch
+        # The authors' hand-written update, z − 0.9 v' + 1.9 v with v = 0.9 v' − lr · slope, is this class.
         return torch.optim.SGD([variables], lr=lr, momentum=config.momentum, nesterov=config.nesterov)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -81,8 +81,8 @@ class GradientAttack(Attack[C]):
     """White-box attack: subclasses give variables, objective and optimizer; the loop is here.
 
     The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
-    grouping. Losses are summed over images, which leaves each image its own step size. An attack may have several
-    stages, each with variables and an optimizer of its own; it holds no state between calls.
+    grouping. An attack may have several stages, each with variables and an optimizer of its own; it holds no state
+    between calls.
     """
 
     latent_deviation: ClassVar[float | None] = None
@@ -207,10 +207,12 @@ class GradientAttack(Attack[C]):
             if stage > 0:
                 with torch.no_grad():
                     variables = self.advance(generator, variables, batch, stage)
+            # A new leaf for each stage: its graph begins here, and no moments of other variables are carried over.
             variables = variables.detach().requires_grad_(True)
             variables = self._optimize(seen, generator, variables, batch, plan, stage, task)
 
         candidates = task.images_per_class * self.config.restarts
+        # A phase of its own: what the final pass draws does not depend on the number of steps.
         final = Batch.of(labels, candidates, task.seed, like, ("finish",), task.notes)
         seen.batch = final
         with torch.no_grad():
@@ -227,6 +229,7 @@ class GradientAttack(Attack[C]):
             target_gradients=seen.gradients,
             seconds=time.perf_counter() - begin,
         )
+        # Clipped here and not in the steps, where it would cut the gradient of pixels out of range.
         return Reconstruction(
             images[kept].clamp(0, 1).cpu(), final.labels[kept].cpu(), latents[kept].cpu(), scores[kept].cpu(), cost
         )
@@ -238,6 +241,7 @@ class GradientAttack(Attack[C]):
         labels, steps, before = batch.labels[:: batch.group].tolist(), plan[stage], sum(plan[:stage])
         optimizer = self.optimizer(variables)
         deviation = generator.latent_deviation
+        # A published rate fits the spread of its latents: what moves a style by a deviation hardly moves N(0, 1).
         unit = 1.0 if self.latent_deviation is None else deviation / self.latent_deviation
         rates = [unit * group["lr"] for group in optimizer.param_groups]
         reach = max(rates) * sum(plan) / deviation
@@ -251,6 +255,7 @@ class GradientAttack(Attack[C]):
             images = self.synthesize(generator, variables, batch, stage)
             identity = self._identity(seen, images, batch)
             terms = {"identity": self.config.identity_weight * identity, **self.prior(generator, images, batch)}
+            # A sum over images leaves each image its own step; a mean would shrink it with the size of the batch.
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -260,6 +265,7 @@ class GradientAttack(Attack[C]):
                 if self.config.keep == "best":
                     own = identity.detach().view(len(variables), -1).mean(dim=1)
                     shape = [-1] + [1] * (variables.ndim - 1)
+                    # Before the step, as the loss is that of the variables that the images were made from.
                     kept = torch.where((own < best).view(shape), variables, kept)
                     best = torch.minimum(own, best)
                 for settings, lr in zip(optimizer.param_groups, rates, strict=True):

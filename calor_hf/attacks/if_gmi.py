@@ -36,22 +36,18 @@ class IFGMI(CropAttack[IFConfig]):
     """Optimize the latents, then feature maps inside the generator (Qiu et al., ECCV 2024).
 
     Stage k runs the generator from block k on. Its variables are rows (latents, map, what was painted before), the last
-    of which is never moved. After each step latents and map are brought back into L1 balls around their starts. The
-    radii grow with k and are those of the authors for maps of their size (512 numbers in a style, StyleGAN at 1024
-    pixels); for others they shrink or grow with the number of elements, so that an element may move as far, on average.
+    of which is never moved. After each step latents and map are brought back into L1 balls around their starts.
 
-    As in the source, what earlier blocks painted is dropped when a stage starts at a later block, which changes the
-    image at once (``carry_skip`` keeps it), nothing is selected at the end, and the last stage is the result: the
-    authors also report the best stage by an evaluation model, which no attacker has. The authors save the images from
-    before a stage's last step; here they are those after it.
+    As in the source, nothing is selected at the end, and the last stage is the result: the authors also report the best
+    stage by an evaluation model, which no attacker has. The authors save the images from before a stage's last step;
+    here they are those after it.
 
     ``latents`` of the reconstructions are the last stage's; the maps that the images also need are not kept.
 
     Source:
         Qiu et al., "A Closer Look at GAN Priors: Exploiting Intermediate Features for Enhanced Model Inversion
         Attacks", ECCV 2024, arXiv:2407.13863; final-solution/IF-GMI, configuration of FaceScrub with FFHQ. Preset
-        ``calor``: MIBench, four stages with more steps; its balls lie around 0 for want of a center and are off.
-        Here they are around the start, and on.
+        ``calor``: MIBench, four stages with more steps, here with the balls that it leaves off.
     """
 
     config_class = IFConfig
@@ -81,6 +77,7 @@ class IFGMI(CropAttack[IFConfig]):
         """Latents, the map that enters block ``stage``, and what was painted, side by side."""
         latents, hidden, image = _parts(generator, variables, stage - 1)
         hidden, image = generator.run_blocks(latents, hidden, stage - 1, stage, image, batch.labels)
+        # The source drops what earlier blocks painted, which changes the image at once.
         kept = [latents, hidden] + ([image] if self.config.carry_skip and image is not None else [])
         return torch.cat([part.flatten(1) for part in kept], dim=1)
 
@@ -93,6 +90,7 @@ class IFGMI(CropAttack[IFConfig]):
         if stage > 0:
             size = math.prod(generator.hidden_shape(stage))
             balls.append((slice(width, width + size), self._radius(stage, size, authors_size(stage))))
+        # Around the start of the stage; MIBench has the balls but no center, and around 0 they would crush the styles.
         centers = [variables[:, part].detach().clone() for part, _ in balls]
 
         def project(moved: Tensor) -> None:
@@ -114,6 +112,8 @@ class IFGMI(CropAttack[IFConfig]):
         return variables[:, : generator.latent_dim], images
 
     def _radius(self, stage: int, size: int, theirs: int) -> float:
+        # The authors' radii are for 512 numbers in a style and StyleGAN's maps at 1024 pixels; they shrink or grow with
+        # the number of elements, so that an element may move as far, on average.
         return self.config.radius * RADII[min(stage, len(RADII) - 1)] * size / theirs
 
 
@@ -134,6 +134,7 @@ def onto_l1_ball(points: Tensor, radius: float) -> Tensor:
         Duchi et al., "Efficient Projections onto the l1-Ball", ICML 2008.
     """
     sizes = points.abs()
+    # A cumulative sum over millions of elements would lose digits in float32.
     ordered = sizes.double().sort(dim=1, descending=True).values
     counts = torch.arange(1, points.shape[1] + 1, device=points.device, dtype=ordered.dtype)
     thetas = (ordered.cumsum(dim=1) - radius) / counts
@@ -158,5 +159,6 @@ def _parts(generator: Generator[Any], variables: Tensor, stage: int) -> tuple[Te
     size = math.prod(shape)
     latents, hidden, rest = variables.split([width, size, variables.shape[1] - width - size], dim=1)
     side = math.isqrt(rest.shape[1] // 3)
+    # Detached: it is carried along, and not optimized.
     image = rest.detach().view(len(rest), 3, side, side) if side else None
     return latents, hidden.view(len(hidden), *shape), image

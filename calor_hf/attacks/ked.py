@@ -30,11 +30,6 @@ class KEDConfig(GradientAttackConfig):
 class KED(GradientAttack[KEDConfig]):
     """Fit one Gaussian of latents per class; the images are draws from it (Chen et al., ICCV 2021).
 
-    A discriminator with minibatch discrimination compares the samples of a class with one another only (the authors'
-    compares all classes of a batch, so that a class's result depends on its neighbors).
-
-    The authors' code seems to clip samples, but clips a copy that only logging sees; so nothing is clipped here.
-
     Source:
         Chen et al., ICCV 2021, arXiv:2010.04092; SCccc21/Knowledge-Enriched-DMI `recovery.py`. Preset ``calor``:
         MIBench, whose means start from random latents.
@@ -57,9 +52,13 @@ class KED(GradientAttack[KEDConfig]):
     def latents(self, variables: Tensor, batch: Batch) -> Tensor:
         """A fresh sample for every row."""
         mean, log_variance = variables.repeat_interleave(batch.group, dim=0).unbind(dim=1)
+        # Reparametrized, so that the gradient passes through the sample to mean and variance.
         sample = mean + (0.5 * log_variance).exp() * batch.normal("attacks/ked/latents", mean.shape[1])
+        # The authors' code seems to clip samples, but clips a copy that only logging sees: no clip by default.
         return sample if self.config.clip is None else sample.clamp(-self.config.clip, self.config.clip)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """``prior``: minus the realism, if the generator knows one."""
+        # Minibatch discrimination within a class only; the authors' compares all classes of a batch, so that the result
+        # of a class depends on its neighbors.
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}

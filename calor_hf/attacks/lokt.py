@@ -92,6 +92,7 @@ class LOKT(Attack[LOKTConfig]):
     ) -> None:
         """Train the students on samples of the generator."""
         config = self.config
+        # In turn, so that each class has as many images as the source generates for it.
         images = PriorSamples(target, generator, config.student_images * target.num_classes, seed, in_turn=True)
         plan = StudentPlan(config.student_epochs, config.student_lr, config.student_batch, seed, hard=True)
         self.students = Students(students_of(target, config.students, images, plan, folder / "students"))
@@ -120,5 +121,6 @@ class LOKT(Attack[LOKTConfig]):
         self.students.module.to(task.like.device, task.like.dtype)
         found = self.inner.attack(self.students, generator, labels, task)
         answers = queries.ask(found.images, rows_of(labels, task.images_per_class), self.config.steps)
+        # Passes of the students cost no query: the target is asked for labels alone.
         cost = Cost(found.cost.generator_passes, target.queries, 0, time.perf_counter() - begin)
         return replace(found, scores=(answers == found.labels).to(found.scores), cost=cost)

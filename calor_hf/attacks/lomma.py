@@ -64,8 +64,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
     """GMI or KED with a logit loss, averaged over the target and students of it (Nguyen et al., CVPR 2023).
 
     The regularizer pulls the target's features to their mean over public images; without it the logit has no bottom.
-    The authors draw the features aimed at around that mean and then overwrite the draw with the mean; so do we.
-    ``students=none`` is their variant without model augmentation. Call :meth:`prepare` first.
+    ``students=none`` is the authors' variant without model augmentation. Call :meth:`prepare` first.
 
     The authors' students start from ImageNet weights. Those by name start from random ones, which makes the attack
     weaker, and the report says so; preset ``imagenet`` takes the weights from the Hub.
@@ -129,10 +128,12 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         features = target.features(images)
         losses = [self.identity_loss(target.head(features), batch.labels)]
         losses += [self.identity_loss(student(images), batch.labels) for student in students]
+        # The authors draw the features aimed at, but then overwrite the draw with the mean; MIBench keeps it.
         if self.config.feature_noise:
             # One draw for all, as in the source; by the seed, so that it is the same in every chunk and process.
             noise = named_rng(batch.seed, "attacks/lomma/feature-noise").standard_normal(len(aim))
             aim = aim + std * torch.from_numpy(noise).to(aim)
+        # Of the target alone, as in the source: students have features of other widths.
         distance = (features - aim.to(features)).square().mean(dim=1)
         return torch.stack(losses).mean(dim=0) + self.config.feature_weight * distance
 

@@ -51,9 +51,8 @@ class Mirror(GradientAttack[MirrorConfig]):
 
     Source:
         An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022;
-        njuaplusplus/mirror. Preset ``calor``: MIBench, far fewer and smaller steps at a constant rate. Its box has no
-        upper side, as that is overwritten by the lower one computed from the uncut styles; this mistake is not repeated
-        here. Preset ``quick`` is ours: far fewer steps and samples, and a lower rate, for ensembles.
+        njuaplusplus/mirror. Preset ``calor``: MIBench, far fewer and smaller steps at a constant rate. Preset ``quick``
+        is ours: far fewer steps and samples, and a lower rate, for ensembles.
     """
 
     config_class = MirrorConfig
@@ -79,7 +78,8 @@ class Mirror(GradientAttack[MirrorConfig]):
         return truncating(generator, self.config.truncation)
 
     def rate(self, step: int, steps: int) -> float:
-        """Up in a line, flat, and down along half a cosine: StyleGAN's projector; the authors count steps from 1."""
+        """Up in a line, flat, and down along half a cosine, as in StyleGAN's projector."""
+        # The authors count steps from 1; from 0 the first step would have rate 0.
         done, config = (step + 1) / steps, self.config
         up = min(1.0, done / config.warm_up) if config.warm_up else 1.0
         down = min(1.0, (1 - done) / config.ramp_down) if config.ramp_down else 1.0
@@ -91,11 +91,13 @@ class Mirror(GradientAttack[MirrorConfig]):
             return None
         if "box" not in batch.notes:
             curved = has_p_space(generator, self.config.p_space)
+            # Once for all chunks: the box depends on the prior and the seed, not on the classes.
             count, width = self.config.bound_samples, self.config.bound_width
             batch.notes["box"] = bounds(generator, count, batch.seed, batch.like, curved, width)
         box: Box = batch.notes["box"]
 
         def cut(moved: Tensor) -> None:
+            # Both sides at once: MIBench overwrites the upper bound by the lower one, computed from the uncut styles.
             moved.copy_(box.clip(moved))
 
         return cut

@@ -49,18 +49,14 @@ class MirrorBlackboxConfig(AttackConfig):
 class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
     """Genetic search over latents by the target's scores (An et al., NDSS 2022).
 
-    The images of a class are the best of its last generation, so more of them cost nothing. The authors' code lets a
-    child take a number from the first parent with probability f₁ / (f₁ + f₂), f being logarithms of scores: as those
-    are negative, the worse parent is favored. Ours takes the scores themselves, which favor the better one. As there,
-    all children of a generation share one vector of changes, of which each takes other numbers.
+    The images of a class are the best of its last generation, so more of them cost nothing.
 
     Cost of a class: ``population`` − 1 queries a generation; and ``candidates`` for all classes together, or for each
     with a generator that knows classes.
 
     Source:
         An et al., "MIRROR: Model Inversion for Deep Learning Network with High Fidelity", NDSS 2022. Preset ``calor``:
-        MIBench, which starts from 5000 samples; without its faults, a change of a whole standard normal number whatever
-        the prior's deviation, and a way back from P space with slope 0.5 for 0.2.
+        MIBench, which starts from 5000 samples, without its faults in mutation.
     """
 
     config_class = MirrorBlackboxConfig
@@ -88,7 +84,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
                 f"the images of a class are taken from its population of {config.population}, got images_per_class "
                 f"{task.images_per_class}; raise population"
             )
-        # Images of a generator without classes are everybody's.
+        # Without classes, a sample can start any class; with classes, each class has images of its own.
         groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
         pool = list(pool_of(generator, config.candidates, task.seed, task.like.cpu()))
         everything = torch.cat([latents for latents, _ in pool])
@@ -165,6 +161,8 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         first, second = parents(scores, uniform(2, count))
         children = cross(latents[first], latents[second], scores[first], scores[second], uniform(count, width))
         chosen = uniform(count, width) < self.config.mutation
+        # As in the authors' code, all children share one vector of changes, of which each takes other numbers. MIBench
+        # adds a whole standard normal number whatever the deviation, and goes back from P space with slope 0.5 for 0.2.
         change = self.config.mutation_size * box.std * (2 * uniform(width) - 1)
         points = (to_p(children) if curved else children) + chosen * change
         return box.clip(from_p(points) if curved else points)
@@ -177,6 +175,7 @@ def parents(scores: Tensor, numbers: Tensor) -> Tensor:
     """
     weights = scores.double() if float(scores.sum()) > 0 else torch.ones_like(scores).double()
     edges = weights.cumsum(dim=0)
+    # right=True, so that a parent of score 0 is never drawn.
     drawn = torch.searchsorted(edges, numbers.double() * edges[-1], right=True)
     return drawn.clamp_max(len(scores) - 1)
 
@@ -191,6 +190,7 @@ def cross(first: Tensor, second: Tensor, first_scores: Tensor, second_scores: Te
         second_scores: (children,) p₂; where both are 0, each parent gives half.
         numbers: (children, latent_dim) uniform in [0, 1).
     """
+    # The authors divide logarithms of scores, f₁ / (f₁ + f₂): as those are negative, the worse parent is favored.
     total = first_scores + second_scores
     share = torch.where(total > 0, first_scores / total.clamp_min(torch.finfo(total.dtype).tiny), 0.5)
     return torch.where(numbers < share[:, None], first, second)
@@ -198,6 +198,7 @@ def cross(first: Tensor, second: Tensor, first_scores: Tensor, second_scores: Te
 
 def with_elite(latents: Tensor, scores: Tensor, young: Tensor, young_scores: Tensor) -> tuple[Tensor, Tensor]:
     """The best of a generation, and its children."""
+    # The elite keeps its score, and is not queried again.
     best = scores.argmax()[None]
     return torch.cat([latents[best], young]), torch.cat([scores[best], young_scores])
 

@@ -50,6 +50,7 @@ class ModeRanking(PLG):
         places = torch.tensor([place % head.k for _, place in batch.row_keys], device=batch.labels.device)
 
         def loss(shown: Tensor) -> Tensor:
+            # An attacked target goes past the Tanh in its head alone, which gives scores of classes, not of identities.
             with StraightThrough() if self.config.gradient == "straight_through" else nullcontext():
                 scores = head.identity_scores(target.features(shown))
             return self.identity_loss(scores, batch.labels * head.k + places)

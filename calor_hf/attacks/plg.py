@@ -13,11 +13,11 @@ from calor_hf.core.config import setting
 from calor_hf.targets.base import Target
 
 ADAPTIVE: dict[str, Any] = {
-    "objective": "poincare",
-    "gradient": "straight_through",
-    "noise": "mean",
+    "objective": "poincare",  # a loss that does not flatten out
+    "gradient": "straight_through",  # around a low-rank head's Tanh
+    "noise": "mean",  # as anyone with the weights can leave it out
     "initial_candidates": 500,
-    "lr": 0.03,
+    "lr": 0.03,  # a rate that stays where the prior has images
 }
 
 
@@ -38,10 +38,8 @@ class PLG(GradientAttack[PLGConfig]):
     Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
     target.
 
-    Preset ``adaptive`` is ours, not the authors': it goes around a low-rank head's Tanh and leaves out a head's noise,
-    with a loss that does not flatten out, from starts that the target likes, at a rate that stays where the prior has
-    images. Preset ``smoothed`` adds AlignMI's average of the gradient over 50 noisy copies of each image, for defenses
-    such as ``at_at``; a step then costs 50 passes of the target.
+    Preset ``adaptive`` is ours, not the authors'. Preset ``smoothed`` adds AlignMI's average of the gradient over 50
+    noisy copies of each image, for defenses such as ``at_at``; a step then costs 50 passes of the target.
 
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack `reconstruct.py`.

@@ -50,6 +50,7 @@ class CropAttack(GradientAttack[C]):
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """Loss of a random crop."""
         view = RandomView.crop((self.config.crop, 1.0))
+        # A crop of the sources serves a whole batch of theirs; with shared_views one serves all images.
         numbers = batch.uniform(self.views_stream, view.numbers, shared=self.config.shared_views)
         return self.identity_loss(target(view(images, numbers)), batch.labels)
 
@@ -72,13 +73,8 @@ class PPAConfig(CropAttackConfig):
 class PPA(CropAttack[PPAConfig]):
     """Adam from selected starts, Poincaré loss, selection by random views (Struppek et al., ICML 2022).
 
-    Made for StyleGAN's styles; runs on every generator. The sources crop to whole pixels and resize with antialiasing;
-    here a crop is one bilinear resampling. Final crops that would leave the image end at its edge, where the sources
-    draw again.
-
-    Every crop of the sources serves a whole batch, so ``shared_views`` does for all images; preset ``calor`` draws one
-    for each. The authors keep 50 of 200 candidates a class; CALoR keeps 5 and does not say of how many: here it is the
-    same share.
+    Made for StyleGAN's styles; runs on every generator. The authors keep 50 of 200 candidates a class; CALoR keeps 5
+    and does not say of how many: here it is the same share.
 
     Source:
         Struppek et al., "Plug & Play Attacks", ICML 2022, arXiv:2201.12179; LukasStruppek/Plug-and-Play-Attacks
@@ -90,6 +86,8 @@ class PPA(CropAttack[PPAConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "calor": {"initial_candidates": 5000, "steps": 100, "shared_views": False}
     }
+    # The sources crop to whole pixels, resize with antialiasing, and draw again if a crop would leave the image; here a
+    # crop is one bilinear resampling, and ends at the edge.
     final_view = RandomView.crop((0.5, 0.9), (0.8, 1.2), flip_probability=0.5)
 
     def rate(self, step: int, steps: int) -> float:

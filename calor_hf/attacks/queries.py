@@ -82,6 +82,7 @@ class Queries:
             raise RuntimeError("there is no generator to make images of latents")
         images: Tensor = self._generator(latents, labels)
         self.generator_passes += len(latents)
+        # A service takes images, whose values lie in [0, 1].
         return images.clamp(0, 1)
 
     def _in_blocks(self, count: int, work: Callable[[slice], Tensor]) -> Tensor:
@@ -121,6 +122,7 @@ def pool_of(generator: Generator[Any], count: int, seed: int, like: Tensor) -> I
     """Yield the prior's ``count`` samples that all classes choose from, in blocks, with the keys of their queries."""
     for block in range(-(-count // BLOCK)):
         rng = named_rng(seed, "attacks/queries/pool", block)
+        # Whole blocks are drawn and then cut, so that a larger pool begins with the samples of a smaller one.
         latents = generator.sample_latents(BLOCK, rng).to(like)[: count - block * BLOCK]
         yield latents, [("pool", block, place) for place in range(len(latents))]
 

@@ -42,17 +42,13 @@ class RLBConfig(AttackConfig):
 class RLB(Attack[RLBConfig]):
     """Reinforcement learning of latents that the target's scores reward (Han et al., CVPR 2023).
 
-    An agent gives one image, the one with the highest score of all its actions; k images of a class cost k agents. The
-    authors weigh the old latent in the next state with 0, so that next state and action are one latent. Therefore ours
-    asks once an episode where theirs asks three times: about both of them, and about the action of a fresh state, which
-    is what the next episode's is.
+    An agent gives one image, the one with the highest score of all its actions; k images of a class cost k agents.
 
     Quirks of the authors' code: episodes end with their only action, so that discount and slow critics have no effect
     (``terminal``); an action's log-probability is a mean over its numbers (``mean_log_probability``), against a target
     entropy of minus their count, which it cannot reach, so that the temperature falls all the time; and the noise is
     one number for all of an action, even for a whole batch (``shared_noise``; preset ``original`` only), so that an
-    agent explores a line and needs the many episodes. Their actor follows the first critic; ours the smaller of both,
-    as the twin is meant.
+    agent needs the many episodes.
 
     Cost of an image: ``episodes`` queries; 40 000 are 200 000 for the five images of a class.
 
@@ -85,6 +81,8 @@ class RLB(Attack[RLBConfig]):
         for episode in range(self.config.episodes):
             states = torch.cat([generator.sample_latents(1, rng) for rng in starts]).to(task.like)
             actions = agents.act(states)
+            # The authors weigh the old latent in the next state with 0, so that next state and action are one latent.
+            # They query it as both, and the action of a fresh state, which the next episode queries anyway.
             answers = queries(actions, wanted, rows, episode)
             scores = answers.gather(1, wanted[:, None]).squeeze(1)
             best = best.to(scores)
@@ -110,5 +108,6 @@ def reward(scores: Tensor, labels: Tensor) -> Tensor:
     """
     own = scores.gather(1, labels[:, None]).squeeze(1)
     others = scores.scatter(1, labels[:, None], 0.0).amax(dim=1)
+    # The view gives probabilities, so no log-softmax; the bound keeps an underflowed one finite.
     likely = own.clamp_min(torch.finfo(scores.dtype).tiny).log()
     return 4 * likely + 8 * (own - others).clamp_min(1e-7).log()

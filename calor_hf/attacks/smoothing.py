@@ -33,6 +33,7 @@ def smoothed(
         target's own noise tells apart it is the expectation over a stochastic defense (Athalye et al., ICML 2018,
         arXiv:1802.00420).
     """
+    # The graph is cut at the images, so that only the target is passed for each copy.
     leaf = images.detach().requires_grad_(True)
     gradient = torch.zeros_like(leaf)
     value = leaf.new_zeros(len(leaf))
@@ -75,6 +76,7 @@ def copier(smoothing: str, sigma: float, batch: Batch) -> Callable[[Tensor], Ten
 
     def copy(images: Tensor) -> Tensor:
         if smoothing == "noise":
+            # Of the range [0, 1]; the source takes the range of a batch's values, which would couple its images.
             return images + sigma * batch.normal("attacks/smoothing/noise", images[0].numel()).view_as(images)
         if smoothing == "views":
             return VIEW(images, batch.uniform("attacks/smoothing/views", VIEW.numbers))

@@ -70,6 +70,7 @@ def parse_attack(
         if {"preset", "budget"} & values.keys():
             raise ValueError(f"preset and budget are no settings; pass {kind_name}@PRESET, and the option --budget")
         attack = kind(kind.configure(own_preset if at else preset, budget, **values))
+        # Against the published settings, as `gmi:steps=100` weakens an attack as much as a small budget.
         source, scaled = (kind(kind.configure(own_preset if at else preset, one)) for one in ("paper", budget))
         effort, changed = attack.effort(source, scaled)
     except (TypeError, ValueError) as error:

@@ -20,6 +20,7 @@ Views = Callable[[Tensor], Sequence[Tensor]]
 @torch.no_grad()
 def random_starts(generator: Generator[Any], batch: Batch) -> Tensor:
     """(rows, latent_dim) one sample of the prior for every row, by (class, restart)."""
+    # By class and restart, so that a start does not depend on the classes attacked along with it.
     rngs = [named_rng(batch.seed, "attacks/starts", label, restart) for label, restart in batch.row_keys]
     return torch.cat([generator.sample_latents(1, rng) for rng in rngs]).to(batch.like)
 

@@ -60,7 +60,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
 
     A class's trigger is a small change that turns any public image into the class. Its signature is the mean change it
     makes to the features; how far a reconstruction has it is the cosine of its features, from the public mean, with the
-    signature. Only a positive cosine counts: opposing a trigger does not make an image more like the class.
+    signature, if that is positive.
 
     Of a model without trapdoors the signatures are adversarial directions, which point to the class as well; there the
     attack is weaker than PLG, and says nothing against the model.
@@ -116,6 +116,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         if self._found is None:
             raise ValueError(UNPREPARED)
         change = features.flatten(1) - self._found["center"].to(features)
+        # A negative cosine counts as 0: opposing a trigger does not make an image more like the class.
         return F.cosine_similarity(change, self._found["signatures"].to(features)[labels]).clamp_min(0)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
@@ -169,6 +170,7 @@ def find_triggers(target: Target, images: Tensor, classes: list[int], plan: Trig
         triggers.requires_grad_(True)
         loss = F.cross_entropy(target(_triggered(images, triggers)), labels, reduction="sum")
         (slope,) = torch.autograd.grad(loss, triggers)
+        # Steps by the sign, as Trap-MID itself moves its triggers.
         triggers = (triggers.detach() - 0.1 * plan.reach * slope.sign()).clamp(-plan.reach, plan.reach)
     return triggers
 

@@ -40,6 +40,7 @@ class Strength:
         """Value ``share`` (0 to 1) of the way from weakest to strongest, rounded to 4 digits or a whole number."""
         weak, strong = self.weakest, self.strongest
         if self.log:
+            # By the logarithm of the size: both ends may be negative, as for label smoothing.
             value = math.copysign(math.exp((1 - share) * math.log(abs(weak)) + share * math.log(abs(strong))), weak)
         else:
             value = (1 - share) * weak + share * strong
@@ -184,6 +185,7 @@ class Defense(Generic[C]):
 def cross_entropy(out: Forward) -> Tensor:
     """Cross-entropy in nats, the mean over the batch, weighted by class if weights are given."""
     if out.log_odds is not None:
+        # −log sigmoid(−d) = softplus(d): with very many classes the log-odds d are all that was computed.
         return mean_over_counted(F.softplus(out.log_odds), out.labels, out.class_weights)
     return F.cross_entropy(out.logits, out.labels, weight=out.class_weights)
 
@@ -192,6 +194,8 @@ def mean_over_counted(loss: Tensor, labels: Tensor, weight: Tensor | None = None
     """Mean of (batch,) losses over the labels that are not negative, weighted by class; 0 if all are negative."""
     counted = labels >= 0
     share = counted.to(loss.dtype) if weight is None else weight.to(loss)[labels.clamp_min(0)] * counted
+    # torch.where, as the loss of an ignored label may be infinite, and 0 · ∞ is NaN.
+    # The smallest divisor is not 0, so that a batch of ignored labels has loss 0.
     return torch.where(counted, loss * share, 0.0).sum() / share.sum().clamp_min(torch.finfo(loss.dtype).tiny)
 
 

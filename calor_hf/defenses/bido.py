@@ -105,6 +105,7 @@ class BiDO(Defense[BiDOConfig]):
         c = self.config
         if out.labels.ndim != 1:
             raise ValueError("bido needs one whole-number label per image; switch mixup, cutmix and distillation off")
+        # one_hot refuses negative labels; ignored ones become rows of zeros.
         label = F.one_hot(out.labels.clamp_min(0), out.logits.shape[1]) * (out.labels >= 0).unsqueeze(1)
         weight_in = c.lambda_in if c.lambda_in is not None else c.lambda_out / 10
         measure = self._coco if c.measure == "coco" else self._hsic
@@ -123,18 +124,22 @@ class BiDO(Defense[BiDOConfig]):
 
     @staticmethod
     def _hsic(a: Tensor, b: Tensor) -> Tensor:
+        # The trace of a @ b, without the product.
         return (a * b.T).sum()
 
     @staticmethod
     def _coco(a: Tensor, b: Tensor) -> Tensor:
         square = (a @ b).square().sum()
-        # The root has no gradient at 0, which a batch of one class or a constant layer gives.
+        # The released code takes the root of the norm, so this takes two roots of its square.
+        # A root has no gradient at 0, which a batch of one class or a constant layer gives.
         varies = square > 1e-20
         return torch.where(varies, torch.where(varies, square, 1.0).sqrt().sqrt(), 0.0) / len(a)
 
 
 def rows(x: Tensor) -> Tensor:
     """(batch, values) float64 (float32 on devices without it), one row per sample."""
+    # A kernel is almost all ones, and its centered rest is about as small as ε · batch in normalize: float32 and
+    # autocast would leave few digits of it.
     return x.flatten(1).to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
@@ -144,6 +149,7 @@ def squared_distances(x: Tensor) -> Tensor:
     x = x - x.mean(dim=0)  # keeps the distances, and makes the expansion below accurate
     gram = x @ x.T
     squares = gram.diagonal()
+    # The released code takes the absolute value too: rounding leaves small negative distances.
     return (squares[:, None] + squares[None, :] - 2 * gram).abs()
 
 
@@ -168,5 +174,6 @@ def center(kernel: Tensor, double: bool) -> Tensor:
 def normalize(kernel: Tensor, epsilon: float = 1e-5) -> Tensor:
     """K (K + ε·batch·I)⁻¹, the regularized projection on the kernel's range."""
     shift = epsilon * len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    projected: Tensor = torch.linalg.solve(kernel + shift, kernel)  # the factors commute
+    # The two factors commute, so a linear solve replaces the inverse of the released code.
+    projected: Tensor = torch.linalg.solve(kernel + shift, kernel)
     return projected

@@ -67,9 +67,7 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
 
         The paper does not say when the loss is switched nor at what learning rate; the defaults (ten more epochs at
         a tenth of the first rate) are ours. After ``ca_start="temperature"`` the rate is also at most that of
-        :data:`GENTLE`: the scores are at the target already, and a larger one costs accuracy. The scores are then
-        rescaled after ``adapt``, too: where some images stay far below the target, the loss is smallest with the others
-        at it, so with a mean below it.
+        :data:`GENTLE`, and the scores are rescaled after ``adapt``, too.
         """
         if not hasattr(args, "adapt_epochs"):
             raise ValueError(
@@ -79,6 +77,7 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
         rescales = self.config.ca_start == "temperature"
         rate = args.adapt_learning_rate
         if rate is None:
+            # After rescaling the scores are at the target already, and a larger rate costs accuracy.
             gentle = GENTLE["sgd" if "sgd" in args.optim else "adam"] if rescales else math.inf
             rate = min(args.learning_rate / 10, gentle)
         (fit,) = super().stages(args)
@@ -86,6 +85,8 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
         if args.adapt_start_epoch is not None:
             adapt_epochs = args.num_train_epochs - args.adapt_start_epoch
             fit = Stage("fit", epochs=args.adapt_start_epoch)
+        # After adapt again: if some images stay far below the target, the loss is smallest with the others at it,
+        # so with a mean below it.
         rescale_to = self.target_confidence if rescales else None
         fit = replace(fit, rescale_to=rescale_to)
         adapt = Stage(
@@ -125,7 +126,7 @@ def confidence_adaptation_loss(
     The loss is ≤ 0, smallest (−a / (b e)) at p = e^(−1/b), and flat near p = 0: samples of low confidence feel
     nothing, so train with cross-entropy first. Computed in float32 (float64 for float64 logits) from the log-odds
     d = logsumexp_{j≠y}(z_j − z_y), log p = −softplus(d), which keeps value and gradient accurate where p is within
-    rounding of 1. The gradient flows through both factors.
+    rounding of 1.
 
     Args:
         logits: (batch, classes), unnormalized, at least 2 classes; −inf masks a class. A sample whose true class is
@@ -149,6 +150,7 @@ def confidence_adaptation_loss(
         The log-odds form is ours; it equals the paper's in exact arithmetic.
     """
     _check(logits, labels, a, b, reduction)
+    # In half precision 1 − p vanishes early, and a sample at p = 1 has no gradient that brings it back.
     z = logits if logits.dtype == torch.float64 else logits.float()
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0).unsqueeze(1)
@@ -170,6 +172,7 @@ def confidence_adaptation_loss(
 
 def _adaptation(log_odds: Tensor, a: float, b: float) -> Tensor:
     log_p = -F.softplus(log_odds)
+    # p^b is not detached, as in the authors' code: with a constant p^b the loss would fall with p down to 0.
     return a * log_p * torch.exp(b * log_p)
 
 
@@ -205,6 +208,7 @@ def reachable_confidence(b: float, share: float = 0.01) -> float:
     Returns:
         Probability in (0, e^(−1/b)).
     """
+    # Without p = 0, where 0 · log 0 is NaN.
     p = torch.linspace(0, target_confidence(b), 100_001, dtype=torch.float64)[1:]
     pull = p**b * (1 + b * p.log()).abs() * (1 - p)
     return float(p[int((pull >= share * pull.max()).nonzero()[0])])

@@ -28,8 +28,8 @@ class DecoysConfig(MethodConfig):
 class DecoyHead(nn.Module):
     """Scores of k·N identities, and class scores: the logsumexp over the k identities of each class.
 
-    The softmax over classes is then the sum of the identities' probabilities. Class c has the identities c·k to
-    c·k + k − 1, in the order of the data, which is random and secret. Scores are computed in float32.
+    Class c has the identities c·k to c·k + k − 1, in the order of the data, which is random and secret. Scores are
+    computed in float32.
 
     Args:
         in_features: Width m of the features.
@@ -64,6 +64,8 @@ class DecoyHead(nn.Module):
 def class_scores(identity_scores: Tensor, k: int) -> Tensor:
     """(..., classes) logits from (..., k·classes): the logsumexp over the k identities of each class."""
     by_class: Tensor = identity_scores.unflatten(-1, (-1, k))
+    # The softmax over classes is then the sum of the identities' probabilities, so that the model is an ordinary one
+    # of N classes for whatever saves, loads or exports it.
     return by_class.logsumexp(dim=-1)
 
 
@@ -123,6 +125,8 @@ class Decoys(Defense[DecoysConfig]):
         """
         if out.identities is None:
             return {"cross_entropy": cross_entropy(out)}
+        # Alike within a class: weights by identity would treat the private one differently.
         weights = None if out.class_weights is None else out.class_weights.repeat_interleave(self.config.k)
+        # A loss over classes would leave open which identity an image is, and costs far more accuracy.
         losses = [F.cross_entropy(scores, out.identities, weight=weights) for scores in out.extras[SCORES]]
         return {"identity_cross_entropy": torch.stack(losses).mean()}

@@ -48,6 +48,7 @@ class LabelSmoothing(Defense[LabelSmoothingConfig]):
         """``hard`` and ``smooth`` terms in nats; their sum is the cross-entropy against the mixed labels."""
         alpha = self.config.alpha
         if alpha < 0:
+            # The official code has a schedule for negative factors alone; a positive one is constant.
             alpha *= ramp(self.config.schedule, progress)
         hard, uniform = cross_entropies(out.logits, out.labels, out.class_weights)
         return {"hard": (1 - alpha) * hard, "smooth": alpha * uniform}
@@ -56,13 +57,13 @@ class LabelSmoothing(Defense[LabelSmoothingConfig]):
 def cross_entropies(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy against the labels and against the uniform label, each a scalar in nats.
 
-    (1 − α) of the first and α of the second are ``F.cross_entropy(..., label_smoothing=α)``, which refuses α < 0.
-
     Args:
         logits: (batch, classes).
         labels: (batch,) int64, −100 for ignored samples; or (batch, classes) probabilities.
         weight: (classes,) weights, or None.
     """
+    # (1 − α) of the first and α of the second are F.cross_entropy(..., label_smoothing=α), which refuses α < 0.
+    # In float32, as a negative factor lets logits grow without limit.
     logits = logits.float() if logits.dtype != torch.float64 else logits
     weight = None if weight is None else weight.to(logits.dtype)
     log_p = F.log_softmax(logits, dim=-1)
@@ -72,6 +73,7 @@ def cross_entropies(logits: Tensor, labels: Tensor, weight: Tensor | None = None
     if labels.ndim == 2:
         return hard, each.mean()
     counted = labels != -100
+    # F.cross_entropy divides its smoothed part by the weights of the true classes, too.
     share = counted.to(log_p.dtype) if weight is None else weight[labels.clamp_min(0)] * counted
     return hard, torch.where(counted, each, 0.0).sum() / share.sum().clamp_min(torch.finfo(log_p.dtype).tiny)
 
@@ -80,14 +82,16 @@ def ramp(schedule: str, progress: Progress) -> float:
     """Share of a negative factor in force, in [0, 1].
 
     With E epochs and the epoch e from 0: 0 for e < E/2, (e + 1 − E/2) / (E − E/2) for e < 3E/4, then 1. At E = 100
-    that is the official code, whose 50 and 75 do not follow E; its ramp reaches only a half before it jumps to 1.
-    If the length of an epoch is unknown, or there is only one, steps are counted instead.
+    that is the official code, whose 50 and 75 do not follow E. If the length of an epoch is unknown, or there is only
+    one, steps are counted instead.
     """
     if schedule == "constant":
         return 1.0
     by_steps = progress.total_epochs <= 1
+    # An epoch number that is a sum of steps may lie just below the whole number.
     done = progress.step if by_steps else math.floor(progress.epoch + 1e-9)
     total = progress.total_steps if by_steps else progress.total_epochs
     if done < 0.5 * total:
         return 0.0
+    # The official ramp reaches only a half, and then jumps to 1.
     return min(1.0, (done + 1 - 0.5 * total) / (0.5 * total)) if done < 0.75 * total else 1.0

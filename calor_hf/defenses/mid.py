@@ -53,6 +53,7 @@ class BottleneckHead(nn.Module):
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation of the code, each (batch, k) float32."""
         with torch.autocast(features.device.type, enabled=False):
+            # In float32 also under autocast: the KL term takes the logarithm of deviations near 0.
             mean, raw = linear(self.encoder, at_least_float32(features)).split(self.width, dim=1)
             raw = raw - self.SHIFT
             # softplus(x) is eˣ up to a factor 1 − eˣ/2 where x is small: its logarithm stays exact when it underflows.
@@ -61,6 +62,7 @@ class BottleneckHead(nn.Module):
 
     def decode(self, mean: Tensor, log_std: Tensor) -> Tensor:
         """(batch, num_labels) logits of a code drawn around ``mean``, or of ``mean`` itself."""
+        # All released code draws noise in evaluation too, so published numbers are those of a random model.
         noisy = self.training or self.sample_at_eval
         with torch.autocast(mean.device.type, enabled=False):
             code = mean + log_std.exp() * torch.randn_like(mean) if noisy else mean

@@ -16,6 +16,7 @@ from calor_hf.defenses.base import DEFENSES, Defense, Strength
 from calor_hf.defenses.training_run import TrainingRun, check_images
 
 FILLS = ("authors", "mean", "noise")
+# ImageNet's mean color. The authors write it into images that are normalized to [-1, 1], so it is a light gray there.
 AUTHORS_FILL = (0.485, 0.456, 0.406)
 
 
@@ -73,6 +74,7 @@ class RandomErasing(Defense[RandomErasingConfig]):
         """Erase a square in each image of the batch."""
         images = check_images(inputs, "random_erasing")
         c = self.config
+        # One hole for each image, as in the authors' pipeline; one draw for a batch would erase the same place in all.
         numbers = draws.uniform("defenses/random_erasing/squares", 4)
         holes = squares(numbers, (images.shape[2], images.shape[3]), c.min_area, c.max_area, c.probability)
         top, left, height, width = torch.from_numpy(holes).to(images.device).view(-1, 4, 1, 1, 1).unbind(1)

@@ -68,6 +68,7 @@ class Transfer(Defense[TransferConfig]):
     def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
         """Keep frozen batch norms in evaluation mode, if their statistics are to stay; the batch is unchanged."""
         for module in self._fixed:
+            # In every step, as the trainer puts the whole model into training mode before each.
             module.eval()
         return inputs
 
@@ -110,9 +111,11 @@ class Transfer(Defense[TransferConfig]):
         if by == "children":
             blocks = _blocks(backbone)
             return [leaf for block in blocks[: math.ceil(ratio * len(blocks) - 1e-9)] for leaf in _leaves(block)]
+        # Leaves without weights count too, as in MIBench: an activation moves the limit like a convolution.
         leaves = _leaves(backbone)
         if by == "param_leaf":
             leaves = [leaf for leaf in leaves if next(leaf.parameters(recurse=False), None) is not None]
+        # Less 1e-9, as 0.55 · 100 leaves is 55.00000000000001 in floating point.
         return leaves[: math.ceil(ratio * len(leaves) - 1e-9)] if by != "params" else []
 
 

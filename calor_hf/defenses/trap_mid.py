@@ -100,6 +100,7 @@ class TrapMID(Defense[TrapMIDConfig]):
             raise ValueError("trap_mid needs one whole-number label per image; switch mixup and cutmix off")
         classes = self.run.model.config.num_labels
         if self._triggers is None:
+            # Drawn on the CPU, so that every device starts with the same triggers.
             draw = torch.Generator().manual_seed(torch_seed(self.run.seed, "defenses/trap_mid/triggers"))
             self._triggers = torch.rand((classes, *images.shape[1:]), generator=draw).to(images)
         pixels = scale.images(images)
@@ -107,6 +108,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         own = wanted[draws.first - draws.all_first :][: len(images)]
 
         with torch.autocast(images.device.type, enabled=False):
+            # In the order of the released code: discriminator, triggers, and then the classifier in the training step.
             # The sign of a gradient that underflowed is lost, so no half precision here.
             self._discriminator_step(pixels, self._blend(self._triggers[own], pixels))
             self._triggers = self._moved_triggers(self._triggers, pixels, own, wanted, draws, progress)
@@ -131,6 +133,7 @@ class TrapMID(Defense[TrapMIDConfig]):
             self.run.log("trap_success", correct.float().mean())
         weight, alpha = self.config.weight, self._alpha(progress)
         clean = self._cross_entropy(out.logits[:half], out.labels[:half], out.class_weights, alpha)
+        # No class weights: each class is the goal of equally many triggers.
         trapdoor = self._cross_entropy(out.logits[half:], out.labels[half:], None, alpha)
         return {"clean": (1 - weight) * clean, "trapdoor": weight * trapdoor}
 
@@ -148,6 +151,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         """Restore saved triggers and discriminator."""
         if state:
             device = next(self._discriminator.parameters()).device
+            # A copy, as triggers are updated in place.
             self._triggers = state["triggers"].to(device, copy=True)
             self._discriminator.load_state_dict(state["discriminator"])
             self._optimizer.load_state_dict(state["optimizer"])
@@ -165,12 +169,14 @@ class TrapMID(Defense[TrapMIDConfig]):
             group["lr"] = self.run.learning_rate()
         scores = discriminator.train()(self.run.pixel_scale("trap_mid").normalize(images))
         loss = F.binary_cross_entropy_with_logits(scores, is_clean.float())
+        # allow_unused: some backbones own weights that no output reads, such as the last norm of CLIP.
         grads = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
         for parameter, grad in zip(discriminator.parameters(), grads, strict=True):
             parameter.grad = None if grad is None else self._mean(grad)
         optimizer.step()
         optimizer.zero_grad()
         if self.run.processes > 1:
+            # It is not wrapped for distributed training, so nothing else keeps the statistics of its copies equal.
             for buffer in discriminator.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self._mean(buffer))
@@ -184,6 +190,7 @@ class TrapMID(Defense[TrapMIDConfig]):
         triggers = all_triggers[classes].requires_grad_()
         poisoned = self._blend(triggers[torch.searchsorted(classes, own)], pixels)
         model.eval()
+        # Both networks in evaluation mode, as in the released code.
         hidden = self._discriminator.eval()(scale.normalize(poisoned))
         seen = model(pixel_values=scale.normalize(self._view("defenses/trap_mid/trigger-views", poisoned, draws)))
         loss = F.binary_cross_entropy_with_logits(hidden, torch.ones_like(hidden))

@@ -46,6 +46,7 @@ def collect(
         for batch in batches:
             inputs = {model.main_input_name: batch} if isinstance(batch, Tensor) else batch
             inputs = {name: value.to(device) for name, value in inputs.items() if name not in LOSS_INPUTS}
+            # To the CPU at once, so that the device holds the features of one batch.
             found.append(read(model(**inputs, return_dict=True)).float().cpu())
     finally:
         model.train(training)
@@ -90,6 +91,7 @@ def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any
             found[path] = value
 
     modules = [(partial(keep, path), model.get_submodule(path)) for path in paths]
+    # With keyword arguments, as a model may pass the tensor by name.
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for hook, module in modules]
     try:
         outputs = model(**inputs)
@@ -110,4 +112,5 @@ def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any
                 f"no gradient flows through the input of {path!r}: a frozen layer, or gradient checkpointing in its "
                 "reentrant form; pass gradient_checkpointing_kwargs={'use_reentrant': False}, or name another layer"
             )
+    # Windows of one image follow each other along the first axis, so a row takes all of them.
     return outputs, tuple(found[path].reshape(batch, -1) for path in paths)

@@ -31,6 +31,7 @@ def find_heads(model_class: type[PreTrainedModel], config: PretrainedConfig) -> 
         return list(_FOUND[key])
     shapes: list[dict[str, torch.Size]] = []
     for num_labels in (7, 11):
+        # num_labels rewrites the label names of a configuration, so it is set on a copy.
         copied = copy.deepcopy(config)
         copied.num_labels = num_labels
         with torch.device("meta"):
@@ -110,8 +111,6 @@ class NoHead(nn.Identity):
 class HeadSlot(NoHead):
     """Stands where one of several classifiers was: its input, between zeros for the inputs of the others.
 
-    Times the number of classifiers, so that the mean over them, which the model takes, is their inputs side by side.
-
     Args:
         widths: Number of features that each classifier reads.
         index: Which of them this is.
@@ -126,7 +125,9 @@ class HeadSlot(NoHead):
 
     def forward(self, input: Tensor) -> Tensor:
         """(batch, width) to (batch, all widths); other axes stay."""
+        # F.pad counts axes from the last one, so those behind the channels are named too.
         before_axis = (0, 0) * (input.ndim - 2) if self.channels_first else ()
+        # The model takes the mean over its classifiers; times their number it is their inputs side by side.
         return F.pad(input, (*before_axis, *self.padding)) * self.count
 
 

@@ -36,14 +36,12 @@ def default_rank(in_features: int, num_labels: int) -> int:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """``BatchNorm1d`` that takes a batch of one sample too, such as an epoch's last, while training.
-
-    One sample has no variance: it is normalized by the running statistics, as in evaluation, and leaves them alone.
-    """
+    """``BatchNorm1d`` that takes a batch of one sample too, such as an epoch's last, while training."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, features) normalized, from the same."""
         if self.training and len(x) == 1:
+            # One sample has no variance: the running statistics normalize it, as in evaluation, and stay as they are.
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
@@ -51,8 +49,7 @@ class BatchNorm(nn.BatchNorm1d):
 class LowRankHead(nn.Module):
     """``Linear(m -> r)``, an activation, ``Linear(r -> N)``: only r directions of the features reach the scores.
 
-    The head computes in float32, also under autocast and in half-precision models: near ±1 the steps of a bfloat16
-    Tanh are so coarse that 1 − tanh² is lost.
+    The head computes in float32, also under autocast and in half-precision models.
 
     Args:
         in_features: Width m of the features.
@@ -97,12 +94,14 @@ class LowRankHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             x = at_least_float32(features)
             if self.norm is not None:
+                # Batch norm takes inputs in the precision of its weights, which changes if the model is cast.
                 x = self.norm(x.to(self.norm.weight.dtype)).to(x.dtype)
             return linear(self.down, x)
 
     def code(self, features: Tensor) -> Tensor:
         """(batch, rank) float32 that the second layer reads, from (batch, in_features); in (-1, 1) for ``tanh``."""
         with torch.autocast(features.device.type, enabled=False):
+            # No half precision here: near ±1 the steps of a bfloat16 Tanh are so coarse that 1 − tanh² is lost.
             return cast(Tensor, ACTIVATIONS[self.activation](self.compress(features)))
 
     def forward(self, features: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ def rank_audit(model: PreTrainedModel) -> RankAudit:
     ranks: list[int] = []
     for path, part in parts.items():
         found = {name: m for name, m in part.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        # In float64: the tolerance of float32 would hide small singular values that the weights do have.
         weights = [m.weight.detach().double().flatten(1).cpu() for m in found.values()]
         layers += [
             LayerRank(".".join(filter(None, (path, name))), w.shape[1], w.shape[0], matrix_rank(w))

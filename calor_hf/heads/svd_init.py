@@ -59,8 +59,10 @@ def svd_init(head: LowRankHead, classifier: nn.Linear | nn.Conv2d, features: Ten
         )
     else:
         features = features.double().to(weight.device)
+        # Without a bias no shift can be expressed, so the head is straight around 0.
         center = features.mean(0) if biased else weight.new_zeros(weight.shape[1])
         std = ((features - center) @ right.T).pow(2).mean(0).sqrt()
+        # A coordinate that does not vary on these images gets a small scale, not a division by zero.
         scale = STDS * std.clamp_min(1e-6 * std.max().clamp_min(1e-12))
 
     head.down.weight.copy_(right / scale[:, None])

@@ -78,9 +78,9 @@ class ImageWise(_InMemory, evaluate.Metric):
 class AccuracyDifference(_InMemory, evaluate.Comparison):
     """Accuracy of a second classifier minus that of a first one on the same images, with its interval.
 
-    Paired by image and resampled by class, so that the difficulty of an image and of a class cancels. ``compute`` takes
-    ``predictions1``, ``predictions2`` and ``references``, each (n,) class numbers, and returns ``accuracy_difference``,
-    ``accuracy_difference_low`` and ``accuracy_difference_high`` in [-1, 1]; the interval is NaN for a single class.
+    ``compute`` takes ``predictions1``, ``predictions2`` and ``references``, each (n,) class numbers, and returns
+    ``accuracy_difference``, ``accuracy_difference_low`` and ``accuracy_difference_high`` in [-1, 1]; the interval is
+    NaN for a single class.
     """
 
     def _info(self) -> evaluate.ComparisonInfo:
@@ -93,6 +93,7 @@ class AccuracyDifference(_InMemory, evaluate.Comparison):
         )
 
     def _compute(self, predictions1: Any, predictions2: Any, references: Any) -> dict[str, float]:
+        # Paired by image and resampled by class, so that the difficulty of an image and of a class cancels.
         labels = _tensor(references)
         first, second = ((_tensor(values) == labels).double() for values in (predictions1, predictions2))
         return _with_interval("accuracy_difference", second - first, labels)

@@ -28,6 +28,7 @@ def mean_cosines(features: Tensor, private_features: Tensor, private_labels: Ten
             "a second evaluation model without scores chooses among the people of the private images, which show one "
             "alone; attack two classes or more, or pass a classifier"
         )
+    # Directions are averaged, so that an image with long features does not outweigh the others.
     unit = F.normalize(private_features.double())
     means = torch.stack([unit[private_labels == label].mean(dim=0) for label in identities])
     return F.normalize(features.double()) @ F.normalize(means).T, identities
@@ -66,6 +67,7 @@ def cohen_kappa(first: Tensor, second: Tensor) -> float:
     Source:
         Cohen, "A Coefficient of Agreement for Nominal Scales", Educational and Psychological Measurement 1960.
     """
+    # Counts as whole numbers: they stay exact up to the division.
     yes, only_first = int((first & second).sum()), int((first & ~second).sum())
     only_second, no = int((~first & second).sum()), int((~first & ~second).sum())
     beyond = (yes + only_first) * (only_first + no) + (yes + only_second) * (only_second + no)

@@ -33,6 +33,7 @@ def area_under_curve(
         rng = named_rng(0, stream)
         first = _drawn(rng, len(own))
         second = first if same_people else _drawn(rng, len(other))
+        # The number of pairs is resampled too, as people have different numbers of images.
         areas = ((first @ wins) * second).sum(axis=1) / ((first @ own) * (second @ other))
         low, high = percentile_interval(areas)
     by_person = wins.sum(axis=1) / (own * other.sum())

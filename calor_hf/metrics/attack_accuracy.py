@@ -29,6 +29,7 @@ def topk_correct(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
             f"the evaluation model has {logits.shape[1]} classes, got label {int(strange[0])}; pass one trained on "
             "all classes"
         )
+    # Ties count against the label: a network that scores all classes alike recognizes no one.
     own = logits.gather(1, labels[:, None])
     return ((logits >= own).sum(dim=1) <= k).double()
 

@@ -10,8 +10,6 @@ from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows
 def guessed_right(identity: Tensor, true_identity: Tensor, labels: Tensor) -> dict[int, Tensor]:
     """Guess on which side of 0 each identity number lies, by the mean over all images of a class.
 
-    The mean is the best guess of an attacker who cannot tell which of the k rebuilt people is the private one.
-
     Args:
         identity: (n, attributes) identity numbers of the reconstructions.
         true_identity: (n, attributes) those of the private person.
@@ -24,6 +22,7 @@ def guessed_right(identity: Tensor, true_identity: Tensor, labels: Tensor) -> di
     found = {}
     for label in labels.unique().tolist():
         rows = labels == label
+        # The mean is the best guess of an attacker who cannot tell which of the k rebuilt people is the private one.
         sides = identity[rows].double().mean(dim=0).sign() * true_identity[rows][0].double().sign()
         found[label] = (1 + sides) / 2
     return found

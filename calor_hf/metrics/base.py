@@ -117,6 +117,8 @@ def mean_over_images(
     whether the i-th images of all identities belong to one restart; otherwise there is no deviation.
     """
     means = identity_means(values, labels)
+    # Resampled by identity, and weighted by its images: the interval is that of the mean over images, although
+    # images of one identity are not independent.
     counts = np.array([float((labels == label).sum()) for label in means])
     low, high = bootstrap_interval(np.array(list(means.values())), counts)
     if unit == "share":
@@ -237,6 +239,7 @@ def measured(metrics: dict[str, Metric], evidence: Evidence) -> list[Measure]:
         try:
             found += metric.measure(evidence)
         except (ValueError, FloatingPointError) as error:
+            # One metric that fails must not cost the numbers of the others.
             logger.warning("metric %s: %s", name, error)
             identities = len(evidence.labels.unique())
             found.append(Measure(name, math.nan, "", "neither", len(evidence.labels), identities, note=str(error)))

@@ -38,6 +38,7 @@ def released(target: Target, images: Tensor) -> dict[str, Tensor]:
         (n, r) entering their last layers.
     """
     heads = heads_of(target.head) if isinstance(target.head, nn.Module) else []
+    # Noise of its own, so that a stochastic target gives the same outputs in every call.
     rng = named_rng(0, "metrics/decoder_inversion/noise")
 
     def noise(rows: int, columns: int) -> Tensor:
@@ -76,6 +77,7 @@ class Decoder(nn.Module):
         self.first = nn.Linear(codes.shape[1], widths[0] * 16)
         self.blocks = nn.Sequential(*[_up(a, b) for a, b in pairwise(widths)])
         self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
+        # From zero, so that an untrained decoder returns the mean image, which is the chance level.
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
         scale = codes.std(dim=0)
@@ -83,6 +85,7 @@ class Decoder(nn.Module):
         scale = torch.where(scale > 1e-6 * scale.max(), scale, math.inf)
         self.register_buffer("code_mean", codes.mean(dim=0))
         self.register_buffer("code_scale", scale)
+        # eps, as a pixel that is black or white in all images has an infinite logit.
         self.register_buffer("mean_logits", images.mean(dim=0).logit(eps=1e-3))
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -137,6 +140,7 @@ def train_decoder(
 
         def keep_best(_epoch: int, _loss: float) -> None:
             nonlocal best, state
+            # On images that were held out, as a decoder can learn a few public ones by heart.
             error = _mean_error(decoder, codes[held], images[held])
             if error < best:
                 best, state = error, copy.deepcopy(decoder.state_dict())
@@ -198,6 +202,7 @@ def decoder_inversion(
         title, unit = f"decoder_inversion_{name}", "mean squared error"
         return mean_over_images(title, unit, direction, errors, private_labels, note, slots=False)
 
+    # Of the public images: the mean of private ones would tell something about them.
     mean = public.double().mean(dim=0)
     chance = (private_images.double() - mean).square().mean(dim=(1, 2, 3))
     shown = f"{len(private_labels)} private images, rebuilt by decoders trained on {len(public)} public ones"

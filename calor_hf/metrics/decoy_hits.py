@@ -46,6 +46,7 @@ class DecoyHits(Metric):
             note = "any of the class's identities, private or decoy, is recognized"
             found.append(mean_over_images(decoy_hits(name), "share", "leakage", right, labels, note))
         if evidence.evaluation_model is not None and evidence.evaluation_model.logits is not None:
+            # The private identity of class c is identity c, so the first columns are those of the private people.
             alone = topk_correct(evidence.evaluation_model.logits[:, : int(of_identity.max()) + 1], labels)
             note = "the evaluation model's first choice among private people alone"
             found.append(mean_over_images("private_alone@1", "share", "leakage", alone, labels, note))

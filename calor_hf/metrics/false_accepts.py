@@ -17,6 +17,7 @@ ACCEPTED = 0.95
 
 def threshold(private: Tensor) -> float:
     """Highest threshold that at least :data:`ACCEPTED` of (n,) scores of private people's own images reach."""
+    # Rounded up, so that at least this share is accepted.
     return float(private.sort(descending=True).values[math.ceil(ACCEPTED * len(private)) - 1])
 
 

@@ -15,8 +15,6 @@ from calor_hf.metrics.fid import check_clouds
 def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor, private_labels: Tensor) -> Tensor:
     """Squared L2 distance from each reconstruction to the nearest private image of the same identity.
 
-    Computed in float64 from the differences themselves: ``torch.cdist`` loses small distances to cancellation.
-
     Args:
         features: (n, d) of reconstructions.
         labels: (n,) int64 classes that they are meant to show.
@@ -35,6 +33,7 @@ def nearest_distances(features: Tensor, labels: Tensor, private_features: Tensor
     found = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique().tolist():
         mine, known = labels == label, private_features[private_images_of(label, private_labels)].double()
+        # From the differences themselves, in float64: torch.cdist loses small distances to cancellation.
         found[mine] = torch.stack([(known - one).square().sum(dim=1).min() for one in features[mine].double()])
     return found
 
@@ -44,6 +43,7 @@ def delta(name: str, view: View, evidence: Evidence, normalize: bool = False) ->
     features, known = view.features, view.private_features
     if normalize:
         features, known = F.normalize(features.double()), F.normalize(known.double())
+    # Squared, as in every released code, although CALoR's text says "l2 distance".
     values = nearest_distances(features, evidence.labels, known, evidence.private_labels)
     unit = "squared distance of unit vectors, 0 to 4" if normalize else "squared distance"
     note = f"to the nearest private image, in the features of {view.name}; other networks have other scales"
@@ -54,10 +54,10 @@ def delta(name: str, view: View, evidence: Evidence, normalize: bool = False) ->
 class FeatureDistance(Metric):
     """δ_eval in the evaluation model's features, δ_face in unit features of an embedding network.
 
-    Squared, as in every released code, although CALoR's text says "l2 distance"; and to the nearest private training
-    image of the identity, not to their mean. The tables of KED, LOMMA and PLG print δ_eval as KNN distance. Some papers
-    count recognized images only, which flatters the attack, since failures lie far away: that number is given apart, as
-    ``delta_eval_recognized``. As a unit vector, a row of zeros stays zeros.
+    Squared, and to the nearest private training image of the identity, not to their mean. The tables of KED, LOMMA and
+    PLG print δ_eval as KNN distance. Some papers count recognized images only, which flatters the attack, since
+    failures lie far away: that number is given apart, as ``delta_eval_recognized``. As a unit vector, a row of zeros
+    stays zeros.
 
     Source:
         Struppek et al., ICML 2022, arXiv:2201.12179; Yu et al., 2024, arXiv:2410.05814, section 6; Chen et al., ICCV

@@ -26,9 +26,6 @@ def check_clouds(features: Tensor, private_features: Tensor) -> None:
 def frechet_distance(features: Tensor, private_features: Tensor) -> float:
     """Squared Fréchet distance ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of two Gaussian fits.
 
-    With Σᵢ = RᵢᵀRᵢ from a QR decomposition of the centered features, tr (Σ₁Σ₂)^½ is the sum of the singular values of
-    R₁R₂ᵀ. This avoids matrix roots, so a singular Σ (fewer images than features) does no harm.
-
     Args:
         features: (n, d) of reconstructions.
         private_features: (m, d) of private images.
@@ -46,6 +43,8 @@ def frechet_distance(features: Tensor, private_features: Tensor) -> float:
     check_clouds(features, private_features)
     if min(len(features), len(private_features)) < 2:
         return math.nan
+    # With Σᵢ = RᵢᵀRᵢ from a QR decomposition of the centered features, tr (Σ₁Σ₂)^½ is the sum of the singular values
+    # of R₁R₂ᵀ. No matrix root is taken, so a singular Σ (fewer images than features) does no harm.
     means, roots = [], []
     for cloud in (features.double(), private_features.double()):
         means.append(cloud.mean(dim=0))
@@ -65,8 +64,7 @@ class FID(Metric):
 
     It is named ``fid`` only if the extractor is pytorch-fid's Inception, which an audit loads as ``inception_fid``, and
     ``frechet_distance`` otherwise, since every network has its own scale. Some papers count recognized images only, and
-    PPA's code feeds images in another range; neither is comparable. There is no interval, because the repeated images
-    of a resample change a Gaussian fit by themselves.
+    PPA's code feeds images in another range; neither is comparable.
 
     Source:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500.
@@ -90,4 +88,5 @@ class FID(Metric):
         if math.isnan(value):
             note = f"it takes two images on each side, and numbers that float64 can hold: {note}"
         people = len(labels.unique())
+        # No interval: the repeated images of a resample would change a Gaussian fit by themselves.
         return [Measure(name, value, "squared distance", "privacy", n, people, note=note, caveat=caveat)]

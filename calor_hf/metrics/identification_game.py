@@ -60,11 +60,13 @@ class IdentificationGame(Metric):
         _, scores = self.require(evidence)
         labels = evidence.labels
         check_rows(labels, attacker_scores=scores)
+        # All classes have as many identities as class 0.
         k = 1 if evidence.identity_labels is None else int((evidence.identity_labels == 0).sum())
         counts, order = sorted({*GUESSES, k}), dict[int, list[int]]()
         for label in labels.unique().tolist():
             rows = (labels == label).nonzero().flatten()
             order[label] = rows[submitted(evidence.images[rows], scores[rows], counts[-1])].tolist()
+        # If no one has as many distinct images, a higher count would repeat the number before.
         most, found = max(map(len, order.values())), []
         for name, right in recognized(evidence).items():
             for count in counts:
@@ -93,6 +95,7 @@ def person_scores(evidence: Evidence) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, tuple[Tensor, Tensor]] = {}
     embedding, model, enrolled = evidence.embedding, evidence.evaluation_model, evidence.enrolled_identities
     if evidence.identity is not None and enrolled is not None:
+        # Negative, as the highest score wins.
         found[MATCH] = -distances(evidence.identity, enrolled), torch.arange(len(enrolled))
     if embedding is not None and len(evidence.private_labels.unique()) > 1:
         found[EMBEDDING] = mean_cosines(embedding.features, *evidence.enrolled(embedding))

@@ -18,6 +18,7 @@ def identity_errors(identity: Tensor, true_identity: Tensor) -> Tensor:
             f"{tuple(true_identity.shape)}"
         )
     for numbers in (identity, true_identity):
+        # 1e-6, as float32 may round past the ends.
         if not (numbers.isfinite().all() and numbers.abs().max() <= 1 + 1e-6):
             raise ValueError("identity numbers lie in [-1, 1]; got others")
     return (identity.double() - true_identity.double()).abs()

@@ -7,6 +7,7 @@ from torch import Tensor
 from calor_hf.metrics.base import METRICS, Evidence, Measure, Metric, check_rows, mean_over_images, private_images_of
 
 WINDOW, SIGMA = 11, 1.5  # pixels
+# (K₁ · range)² and (K₂ · range)², which keep the index finite in windows that are black, or of one color.
 _C1, _C2 = 0.01**2, 0.03**2
 
 
@@ -64,6 +65,7 @@ def _blurred(images: Tensor) -> Tensor:
     offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     weights = (weights / weights.sum()).view(1, 1, WINDOW, 1)
+    # A Gaussian window is a product, so two passes with 11 weights replace one with 121.
     planes = F.conv2d(F.conv2d(images.flatten(0, 1)[:, None], weights), weights.mT)
     return planes.view(*images.shape[:2], *planes.shape[-2:])
 

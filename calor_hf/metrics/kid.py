@@ -22,6 +22,7 @@ def squared_mmd(first: Tensor, second: Tensor) -> Tensor:
 
     def among(x: Tensor) -> Tensor:
         table = kernel(x, x)
+        # Without pairs of an image and itself, which would bias the estimate for few images.
         return (table.sum() - table.trace()) / (len(x) * (len(x) - 1))
 
     return among(first) + among(second) - 2 * kernel(first, second).mean()

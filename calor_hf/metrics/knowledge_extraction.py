@@ -59,6 +59,7 @@ def train_student(
     identities = labels.unique()
     classes = torch.searchsorted(identities, labels)
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.enable_grad():
+        # Weights and dropout draw from the global generator, which the caller gets back as it was.
         torch.manual_seed(torch_seed(seed, "metrics/knowledge_extraction/weights"))
         student = build(len(identities)).to(device).train()
         optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4)
@@ -147,6 +148,7 @@ class KnowledgeExtraction(Metric):
             elif not known.any():
                 found.append(empty.failed("no image of the attacked people to be evaluated on"))
             else:
+                # A student has seen nothing but reconstructions, so the private images take their size.
                 fitted = resized_like(shown_images[known], images)
                 classes = torch.searchsorted(identities, shown[known])
                 right = torch.stack([recognized(student, fitted, classes) for student in students])
@@ -158,6 +160,7 @@ class KnowledgeExtraction(Metric):
             f"by {self.runs} students trained on {empty.images} reconstructions alone, on {len(shown)} private images; "
             f"chance is 1/{empty.identities} = {1 / empty.identities:.3g}"
         )
+        # Students are averaged for each image first: the interval is over identities, the std over students.
         mean = mean_over_images(empty.name, empty.unit, empty.direction, right.mean(dim=0), shown, note)
         std = float(right.mean(dim=1).std()) if self.runs > 1 else math.nan
         return dataclasses.replace(mean, images=empty.images, std=std)

@@ -40,6 +40,7 @@ def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels:
     """
     check_rows(labels, logits=logits)
     check_rows(held_labels, held_logits=held_logits)
+    # Of the same people, or the area would tell people apart instead of training images.
     identities = sorted(set(labels.tolist()) & set(held_labels.tolist()))
     scores, others = _likelihoods(logits, labels), _likelihoods(held_logits, held_labels)
     mine = {label: scores[labels == label] for label in identities}
@@ -55,6 +56,7 @@ def membership(logits: Tensor, labels: Tensor, held_logits: Tensor, held_labels:
 
 
 def _likelihoods(logits: Tensor, labels: Tensor) -> Tensor:
+    # In float64: on training images the loss is nearly 0, and float32 would make many of them equal.
     return F.log_softmax(logits.double(), dim=1).gather(1, labels[:, None]).squeeze(1)
 
 

@@ -58,6 +58,7 @@ def mode_ranking(statistics: Mapping[str, Tensor], labels: Tensor, private: Tens
         note = f"the private identity comes first of {k}, by {STATISTICS[name]}; by chance 1/{k}"
         shown = MODE_RANKING if name == DECLARED else f"{MODE_RANKING}[{name}]"
         found.append(first_of_class(shown, scores, labels, private, images, note))
+        # Ties give shares of a class, and a binomial test takes whole numbers.
         raw.append(float(binomtest(round(sum(found[-1].by_identity.values())), len(labels), 1 / k).pvalue))
     for index, p in enumerate(holm(raw[1:]), start=1):
         note = f"{found[index].note}; p = {p:.2g} after Holm's correction for {len(raw) - 1} statistics"
@@ -124,6 +125,7 @@ def mode_statistics(target: Target, images: Tensor, labels: Tensor, k: int) -> d
                 noisy = head.identity_scores(target.features((shown + noise).flatten(0, 1)))
                 noisy_loss = F.cross_entropy(noisy, who.repeat(DRAWS), reduction="none").view(DRAWS, -1).mean(0)
                 found[DECLARED].append(log_odds(target.head(features), labels[rows].to(target.device)))
+                # The highest is ranked first, so what is to be small has a minus sign.
                 found["loss_under_noise"].append(-noisy_loss)
                 found["gradient_norm"].append(-slope.flatten(1).norm(dim=1))
                 found["feature_norm"].append(features.flatten(1).norm(dim=1))

@@ -24,6 +24,7 @@ def seen_as(features: Tensor, target: Target, labels: Tensor, k: int) -> Tensor:
     """
     head: Any = target.head
     with torch.no_grad():
+        # Over all identities of the model: the score of a class would say nothing about which of its k it is.
         best: Tensor = head.identity_scores(features.to(target.device)).log_softmax(dim=1).amax(dim=0)
     by_class: Tensor = best.double().cpu().unflatten(0, (-1, k))
     return by_class[labels]

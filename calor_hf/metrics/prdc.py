@@ -71,8 +71,6 @@ def _radii(points: Tensor, k: int) -> Tensor:
 class PRDC(Metric):
     """Precision, recall, density and coverage per identity, averaged over those with enough images.
 
-    PPA's code takes class 0 for "no class" and compares it with the images of all; here it is a class like the others.
-
     The settings are those of :func:`prdc`; names of the variant ``standard`` end in ``_standard``.
 
     Source:
@@ -87,6 +85,7 @@ class PRDC(Metric):
     def measure(self, evidence: Evidence) -> list[Measure]:
         """``precision``, ``recall``, ``density`` and ``coverage``; NaN if no identity has more than k images."""
         view, labels, known = self.view(evidence, "extractor"), evidence.labels, evidence.private_labels
+        # PPA's code takes class 0 for "no class", and compares it with the images of all; here it is like the others.
         identities = {
             label: prdc(view.features[labels == label], view.private_features[known == label], self.k, self.variant)
             for label in labels.unique().tolist()

@@ -34,6 +34,7 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     weights = np.ones(len(values)) if weights is None else weights
     drawn = named_rng(seed, "metrics/bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
+    # Numerator and denominator are resampled together: a resample with many large identities has more images.
     means = (values * weights)[drawn].sum(axis=1) / weights[drawn].sum(axis=1)
     return percentile_interval(means)
 
@@ -48,29 +49,27 @@ def percentile_interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
 def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
     """Mean over several trainings and the same identities, with its 95 % interval; both are resampled.
 
-    Resampling the identities only would give the interval of *these* models, not of models trained like them.
-
     Returns:
         Mean, lower and upper end from (trainings, identities) values; of one training, the interval over identities.
 
     Source:
         Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
     """
+    # Resampling the identities only would give the interval of these models, not of models trained like them.
     trainings, identities = values.shape
     rng = named_rng(seed, "metrics/pooled-bootstrap")
     columns = rng.integers(0, identities, (RESAMPLES, identities))
     rows = rng.integers(0, trainings, (RESAMPLES, trainings))
     counts = np.zeros((RESAMPLES, trainings))
+    # How often each training is drawn, so that a sum of products replaces 10,000 tables of drawn values.
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], rows), 1 / trainings)
     of_identities = values[:, columns].mean(axis=2)  # (trainings, resamples)
     return float(values.mean()), *percentile_interval((counts.T * of_identities).sum(axis=0))
 
 
 def share_interval(low: float, high: float, identities: int) -> tuple[float, float]:
-    """Return the interval of a share found by resampling, or the exact binomial one if all are at 0 or all at 1.
-
-    Resampling equal values gives an interval of zero width, whatever the number of identities.
-    """
+    """Return the interval of a share found by resampling, or the exact binomial one if all are at 0 or all at 1."""
+    # Resampling equal values gives an interval of zero width, whatever the number of identities.
     if low == high and low in (0, 1):
         return exact_interval(round(low) * identities, identities)
     return low, high
@@ -79,8 +78,8 @@ def share_interval(low: float, high: float, identities: int) -> tuple[float, flo
 def paired_difference(first: dict[int, float], second: dict[int, float], seed: int = 0) -> tuple[float, float, float]:
     """Mean difference ``second − first`` over the identities in both, with its 95 % interval.
 
-    Paired by identity, so that the difficulty of an identity cancels. ``first`` and ``second`` are numbers by label, of
-    two defenses or attacks; the result is the difference, and lower and upper end of its interval.
+    ``first`` and ``second`` are numbers by label, of two defenses or attacks; the result is the difference, and lower
+    and upper end of its interval.
 
     Raises:
         ValueError: no identity is in both.
@@ -88,6 +87,7 @@ def paired_difference(first: dict[int, float], second: dict[int, float], seed: i
     both = sorted(set(first) & set(second))
     if not both:
         raise ValueError("no person is in both reports; compare audits of the same classes")
+    # Paired by identity, so that the difficulty of an identity cancels.
     differences = np.array([second[label] - first[label] for label in both])
     return float(differences.mean()), *bootstrap_interval(differences, seed=seed)
 

@@ -24,6 +24,7 @@ def threshold_at(impostors: Tensor, one_in: int) -> float:
     """
     if len(impostors) < one_in:
         return math.nan
+    # At most len // one_in scores are above the one at that place, ties or not.
     return float(impostors.sort(descending=True).values[len(impostors) // one_in])
 
 
@@ -32,9 +33,7 @@ class Verification(Metric):
     """Share of reconstructions that face verification accepts, at false acceptance rates of 1 %, 0.1 % and 0.01 %.
 
     The score of an image is its highest cosine to a gallery, the private training images of one identity. Impostors are
-    held-out images of other identities, each against every gallery. A larger gallery is easier to match; since
-    impostors, genuine images and reconstructions all meet the same whole galleries, the rate holds on average over the
-    attacked identities even with unequal numbers of images. The intervals treat the threshold as known.
+    held-out images of other identities, each against every gallery. The intervals treat the threshold as known.
 
     Source:
         "Revisiting Model Inversion Evaluation", 2025, arXiv:2505.03519, for the reason; ISO/IEC 19795-1 for the rates.
@@ -56,6 +55,8 @@ class Verification(Metric):
         scores = torch.empty(len(labels), dtype=torch.float64)
         genuine, owners, impostors = [], [], []
         for label in labels.unique().tolist():
+            # A larger gallery is easier to match. Impostors, genuine images and reconstructions all meet the same whole
+            # galleries, so the rate holds on average over the attacked identities, even with unequal numbers of images.
             gallery = view.private_features[private_images_of(label, evidence.private_labels)]
             scores[labels == label] = best_cosine(view.features[labels == label], gallery)
             known, own = best_cosine(view.held_features, gallery), held_labels == label
