@@ -13,12 +13,14 @@ from calor_hf.auditing.networks import Network
 from calor_hf.auditing.private_data import PrivateImages
 from calor_hf.auditing.run import RESULT
 from calor_hf.auditing.several_reports import across_seeds, compare_reports, merge_reports, model_rows
+from calor_hf.core.config import setting
 from calor_hf.core.decoy_sentences import CONDITION, MEANING
 from calor_hf.core.files import write_whole
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.core.report import LeakageReport
 from calor_hf.core.report_text import summary, to_markdown
+from calor_hf.recipes.annex import FORM, check_model, write_annex
 
 PRIVATE_IMAGE = 'alt="private image"'
 INCONCLUSIVE = 4
@@ -57,13 +59,24 @@ class ReportOptions:
     output_dir: str | None = field(
         default=None, metadata={"help": "write page and Markdown there; default: next to the report"}
     )
+    annex: bool = setting(
+        False,
+        "also write an annex for a data protection officer, annex.html and annex.json, with the answers in annex.yaml,"
+        " a form that is written first",
+    )
+    verify: str | None = setting(
+        None, "check the report's checksum, and that the model in this folder is the one that was attacked",
+        metavar="MODEL_DIR",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse options of which one would be ignored."""
         if sum(map(bool, (self.reports, self.diff, self.seeds))) != 1:
             raise ValueError("pass the folder of an audit, or --diff A B, or --seeds A B C, and one of these alone")
-        if not self.reports and (self.others or self.output_dir):
-            raise ValueError("--others and --output-dir are about a page, which --diff and --seeds do not write")
+        if not self.reports and (self.others or self.output_dir or self.annex or self.verify):
+            raise ValueError(
+                "--others, --output-dir, --annex and --verify are about one report, which --diff and --seeds are not"
+            )
 
 
 def status_of(report: LeakageReport | None) -> int:
@@ -96,12 +109,17 @@ def show_report(options: ReportOptions) -> LeakageReport:
         print(across_seeds(reports))
         return max(reports, key=status_of)
     report = merge_reports([LeakageReport.load(path) for path in options.reports])
+    if options.verify is not None:
+        print(f"the checksum of the report fits its content\n{check_model(report.target, Path(options.verify))}\n")
     first = Path(options.reports[0])
     home = first if first.is_dir() else first.parent
     others = tuple(LeakageReport.load(path) for path in options.others)
     folder = Path(options.output_dir) if options.output_dir else home
     page, _ = write_pages(report, folder, images_from=home, others=others)
     print(f"{summary(report)}\n\nreport: {page}")
+    if options.annex:
+        annex_page, annex = write_annex(report, folder, others)
+        print(f"annex: {annex_page}; {len(annex.unanswered)} fields are unanswered: fill in {folder / FORM}, run again")
     if others:
         rows = model_rows([report, *others])
         print(f"\n{aligned(list(zip(*(row[:-1] for row in rows), strict=True)))}\n")

@@ -11,6 +11,7 @@ from calor_hf.auditing._store import save_reconstruction
 from calor_hf.auditing.gallery import gallery_of
 from calor_hf.auditing.html import to_html
 from calor_hf.cli.main import main as calor_hf
+from calor_hf.core.files import weights_digest
 from calor_hf.core.reconstruction import Cost, Reconstruction
 from tests.auditing import made_up
 from tests.auditing.small_report import attack, small_report
@@ -110,9 +111,58 @@ def test_several_models_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["nowhere"], "no report at"),
         (["--diff", "nowhere", "b"], "no report at"),
         (["a", "--diff", "b", "c"], "one of these alone"),
-        (["--seeds", "a", "b", "--output-dir", "c"], "which --diff and --seeds do not write"),
+        (["--seeds", "a", "b", "--output-dir", "c"], "are about one report"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert calor_hf(["report", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_annex_is_written_with_the_answers_of_its_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up.report().save(tmp_path / "report.json")
+    assert calor_hf(["report", str(tmp_path), "--annex"]) == 0
+    assert f"fill in {tmp_path / 'annex.yaml'}" in capsys.readouterr().out
+    form = tmp_path / "annex.yaml"
+    form.write_text(form.read_text().replace("\nnext_test:", "\nnext_test: 2027-01-31"))
+    mine = form.read_bytes()
+    assert calor_hf(["report", str(tmp_path), "--annex"]) == 0
+    assert "2027-01-31" in (tmp_path / "annex.html").read_text()
+    assert "2027-01-31" in (tmp_path / "annex.json").read_text()
+    assert form.read_bytes() == mine
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("release: everyone", "release must be one of internal, labels, scores, open weights"),
+        ("realease: scores", "got realease"),
+        ("purpose: [a, b]", "purpose must be text"),
+        ("- purpose", "got list"),
+        ("purpose: {", "is no YAML"),
+    ],
+)
+def test_a_damaged_form_is_refused(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up.report().save(tmp_path / "report.json")
+    (tmp_path / "annex.yaml").write_text(text)
+    assert calor_hf(["report", str(tmp_path), "--annex"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "annex.html").exists()
+
+
+def test_verify_compares_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    digest = weights_digest(tmp_path / "model")
+    command = ["report", str(tmp_path), "--verify", str(tmp_path / "model")]
+    whole = made_up.report()
+    for weights, status, message in (
+        (digest, 0, "are those that were attacked"),
+        ("0" * 64, 2, "about other weights"),
+        (None, 2, "does not name the attacked weights"),
+    ):
+        target = dataclasses.replace(whole.target, weights=weights)
+        dataclasses.replace(whole, target=target).save(tmp_path / "report.json")
+        assert calor_hf(command) == status
+        assert message in "".join(capsys.readouterr())
