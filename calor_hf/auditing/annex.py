@@ -45,7 +45,7 @@ def _ask(text: str, **more: Any) -> Any:
 class Declarations:
     """Answers of the operator, which no audit can find out; an empty one is shown as unanswered."""
 
-    operator: str = _ask("Organization that is responsible for the model, and whom to ask there.")
+    operator: str = _ask("Organization that is responsible for the model, with an address for questions.")
     purpose: str = _ask("Purpose of the model, and of its training on these people.")
     data_categories: str = _ask(
         "Categories of personal data in the training images. Faces are biometric data if they serve to identify."
@@ -298,7 +298,7 @@ def _results(report: LeakageReport) -> list[list[str]]:
 
 
 def _recognizer(measure: Measure) -> str:
-    """Who decides, where the title of a measure does not say it: ``best_guess/embedding``."""
+    """Name of the network that recognizes, for titles without it; ``best_guess/embedding`` has one."""
     _, _, name = measure.name.partition("/")
     return f" ({name.replace('_', ' ')})" if name else ""
 
@@ -310,7 +310,7 @@ def _verification(measure: Measure) -> str:
 
 
 def _worst(report: LeakageReport) -> Line:
-    """The person of whom most images are recognized, by any attack, and how many others are as badly off."""
+    """Return the person with the most recognized images, by any attack, and the number of others as badly off."""
     name = "worst single person"
     if report.with_decoys:
         return Line(name, "not stated: numbers of one class tell which of its identities is private")

@@ -19,7 +19,7 @@ FORM, PAGE, DATA = "annex.yaml", "annex.html", "annex.json"
 def write_annex(report: LeakageReport, folder: Path, others: Sequence[LeakageReport] = ()) -> tuple[Path, Annex]:
     """Write ``annex.html`` and ``annex.json`` from a report and the answers in ``annex.yaml``.
 
-    The form is written if there is none, and never changed.
+    A missing form is written first; an existing one is never changed.
 
     Args:
         report: The report.
