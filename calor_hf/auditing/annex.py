@@ -54,10 +54,10 @@ class Declarations:
         "Access of others to the model: internal (no one else), labels, scores, or open weights."
     )
     prior_overlap: str = _ask("Whether the attacker's prior may know people of the model, and how that was checked.")
-    other_tests: str = _ask("Tests against the other threats of section 4: by whom, when, and where they are recorded.")
+    other_tests: str = _ask("Tests against the other threats of section 4: tester, date, and place of the record.")
     next_test: str = _ask("Date of the next audit.")
     controls: str = _ask("Controls outside the model: limits of queries, rounding of scores, access, contracts.")
-    residual_risk: str = _ask("Assessment of the risk that remains, and by whom it is accepted.")
+    residual_risk: str = _ask("Assessment of the risk that remains, and who accepts it.")
     information: str = _ask("Information that deployers and data subjects receive.")
     tester: str = _ask("Name and date of the tester.")
     reviewer: str = _ask("Name and date of the reviewer.")
