@@ -207,7 +207,10 @@ ALL = "all together"
 
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, and print the tables."""
-    cells = [json.loads(file.read_text()) for file in sorted(options.output_dir.glob("*.json"))]
+    cells = [
+        {key: np.round(value, 3).tolist() if isinstance(value, list) else value for key, value in cell.items()}
+        for cell in (json.loads(file.read_text()) for file in sorted(options.output_dir.glob("*.json")))
+    ]
     write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, cells)) + "\n]\n").encode())
     print(tables(cells))
 
@@ -227,6 +230,8 @@ def gathered(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, I
             for attack in itertools.chain(*ATTACKS)
         }
         whole = {attack: seeds for attack, seeds in whole.items() if seeds}
+        if not whole:
+            continue
         found[setting] = {
             attack: {model: stacked(setting, attack, model, seeds) for model in MODELS}
             for attack, seeds in whole.items()
@@ -246,7 +251,10 @@ def tables(cells: Sequence[dict[str, Any]]) -> str:
     use = []
     for setting, model in itertools.product(SETTINGS, MODELS):
         some = [numbers for (*one, _), numbers in models.items() if one == [setting, model]]
-        use.append([setting, model, str(len(some)), *(f"{np.mean([one[key] for one in some]):.4f}" for key in NUMBERS)])
+        if some:
+            use.append(
+                [setting, model, str(len(some)), *(f"{np.mean([one[key] for one in some]):.4f}" for key in NUMBERS)]
+            )
     found = [table(["people", "model", "trainings", *(adaptation.COLUMNS[key] for key in NUMBERS)], use)]
     for setting, attacks in gathered(cells).items():
         columns = {f"{ALL}: {name}": (ALL, measure) for name, measure in MEASURES.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import decoy_controls, decoy_faces, decoys
+from benchmarks import adaptation, adaptation_heads, adaptation_leakage, decoy_controls, decoy_faces, decoys
 from benchmarks.real_faces import tables
 from examples.paper.study import STUDIES
 
@@ -25,10 +25,17 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
     [
         (decoy_controls.tables, "decoy_controls.json", "decoys_controls.md"),
         (decoys.tables, "decoys_drawn.json", "decoys_drawn.md"),
+        (lambda kept: adaptation.table(kept["cells"]), "adaptation.json", "adaptation.md"),
+        (
+            lambda kept: adaptation.table(kept["cells"], adaptation_heads.WAYS, adaptation_heads.CHANGED),
+            "adaptation_heads.json",
+            "adaptation.md",
+        ),
+        (adaptation_leakage.tables, "adaptation_leakage.json", "adaptation_leakage.md"),
         pytest.param(decoy_faces.tables, "decoys_faces.json", "decoys_faces.md", marks=pytest.mark.slow),
     ],
 )
-def test_the_tables_of_decoys_regenerate(make: Callable[[Any], str], numbers: str, page: str) -> None:
+def test_tables_regenerate(make: Callable[[Any], str], numbers: str, page: str) -> None:
     kept = json.loads((RESULTS / numbers).read_text(encoding="utf-8"))
     written = (RESULTS / page).read_text(encoding="utf-8")
     assert all(table in written for table in make(kept).split("\n\n"))
