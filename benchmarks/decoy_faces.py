@@ -19,7 +19,8 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from calor_hf.metrics.statistics import identity_means, pooled_interval, share_i
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 
-SEEDS, ATTACKED = 3, 10
+SEEDS, ATTACKED = 3, 20
 ATTACK = "mode_ranking@adaptive:steps=40,views=0,initial_candidates=400,lr=0.1"
 """On a model without decoys it is PLG, with the same settings."""
 FEW, TESTED = 6, 2
@@ -119,9 +120,10 @@ SETTINGS = {
 
 
 def bolly100(data: Path) -> tuple[Any, Any, Tensor]:
-    """Training images, test images, and one stratum."""
+    """Training images, test images, and the stratum: fifths of the people by their number of training images."""
     train, test = (load_images(data / "bolly100_64" / f"{split}.parquet") for split in ("train", "test"))
-    return train, test, torch.zeros(100, dtype=torch.int64)
+    by_images = torch.bincount(train[1]).argsort(stable=True)
+    return train, test, by_images.argsort() // (len(by_images) // 5)
 
 
 def lfw(data: Path) -> tuple[Any, Any, Tensor]:
@@ -180,10 +182,14 @@ def dealt(people: dict[str, Tensor], setting: Setting, seed: int) -> list[list[P
     rng = named_rng(seed, "benchmarks/decoy_faces/partition")
     rows = {split: of_people(people[f"{split}/people"]) for split in ("train", "test")}
     everyone: list[list[Person]] = [[], []]
-    for place, one in enumerate(rng.permutation(len(people["strata"])).tolist()):
+    order, strata = rng.permutation(len(people["strata"])).tolist(), people["strata"].tolist()
+    if setting.private * setting.k == len(order):  # each stratum has to have its share of private people
+        turns = defaultdict[int, Iterator[int]](itertools.count)
+        order.sort(key=lambda one: next(turns[strata[one]]))
+    for place, one in enumerate(order):
         of_one = {split: rows[split][one] for split in rows} | {"validation": list[int]()}
         everyone[place >= setting.private].append(
-            Person(str(one), place < setting.private, of_one, int(people["strata"][one]))
+            Person(str(one), place < setting.private, of_one, strata[one])
         )
     return deal(everyone[0], everyone[1], setting.k, rng)
 
@@ -508,22 +514,18 @@ def photographs(
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compute the parts of cells that have no file, the most telling first: a model, and what an attack rebuilds."""
-    frozen = [name for name, setting in SETTINGS.items() if setting.frozen]
-    groups: list[tuple[str, Sequence[str]]] = [(name, some) for some in (MODELS[:2], MODELS[2:]) for name in frozen]
-    groups += [(name, MODELS) for name in SETTINGS if name not in frozen]
-    parts = [(name, models, part) for name, models in groups for part in (described, attacked)]
-    for name, seed, model, part in (
-        (name, seed, model, part) for name, models, part in parts for seed in range(SEEDS) for model in models
-    ):
+    """Compute the parts of cells that have no file: the numbers of a model, and what an attack rebuilds."""
+    for name, seed, model in itertools.product(SETTINGS, range(SEEDS), MODELS):
         slug = f"{name} {model} {seed}".replace(", ", "-").replace(" = ", "").replace(" ", "-")
-        file = options.output_dir / f"{part.__name__}-{slug}.json"
-        if not file.is_file():
-            begin = time.process_time()
-            found = part(trained(name, seed, model, options), options)
-            seconds = time.process_time() - begin
-            write_json(file, {"setting": name, "model": model, "seed": seed, "cpu_seconds": seconds, **found})
-            print(f"{file.name}: {seconds:.0f} s of processor time", flush=True)
+        files = {part: options.output_dir / f"{part.__name__}-{slug}.json" for part in (described, attacked)}
+        begin = time.process_time()
+        missing = [part for part, file in files.items() if not file.is_file()]
+        cell = trained(name, seed, model, options) if missing else None
+        for part in missing:
+            found = part(cell, options)
+            seconds, begin = time.process_time() - begin, time.process_time()
+            write_json(files[part], {"setting": name, "model": model, "seed": seed, "cpu_seconds": seconds, **found})
+            print(f"{files[part].name}: {seconds:.0f} s of processor time", flush=True)
 
 
 def sources(options: argparse.Namespace) -> None:
