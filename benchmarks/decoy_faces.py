@@ -55,7 +55,7 @@ from calor_hf.metrics.statistics import identity_means, pooled_interval, share_i
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 
-SEEDS, ATTACKED = 3, 20
+SEEDS, ATTACKED = 3, 10
 ATTACK = "mode_ranking@adaptive:steps=40,views=0,initial_candidates=400,lr=0.1"
 """On a model without decoys it is PLG, with the same settings."""
 FEW, TESTED = 6, 2
