@@ -55,7 +55,7 @@ from calor_hf.metrics.statistics import identity_means, pooled_interval, share_i
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 
-SEEDS, ATTACKED = 3, 10
+SEEDS = 3
 ATTACK = "mode_ranking@adaptive:steps=40,views=0,initial_candidates=400,lr=0.1"
 """On a model without decoys it is PLG, with the same settings."""
 FEW, TESTED = 6, 2
@@ -98,6 +98,8 @@ class Setting:
         calor: Rank of CALoR's head.
         both: Rank of the head with decoys and few directions.
         frozen: Whether the network is frozen; else it is fine-tuned.
+        fifths: Whether the strata are fifths of the people by their number of training images.
+        attacked: Number of classes that are attacked.
     """
 
     people: str
@@ -107,23 +109,28 @@ class Setting:
     calor: int
     both: int
     frozen: bool = True
+    fifths: bool = False
+    attacked: int = 10
 
 
 SETTINGS = {
     "bolly100, k = 4": Setting("bolly100", 25, 4, 4.0, 13, 48),
     "bolly100, k = 2": Setting("bolly100", 50, 2, 8.0, 28, 64),
     "LFW, k = 4": Setting("lfw", 40, 4, 4.0, 32, 64),
-    "bolly100, k = 4, fine-tuned": Setting("bolly100", 25, 4, 4.0, 13, 48, frozen=False),
+    "bolly100 in fifths, k = 4": Setting("bolly100", 25, 4, 4.0, 13, 48, fifths=True),
+    "bolly100 in fifths, k = 2": Setting("bolly100", 50, 2, 8.0, 28, 64, fifths=True),
+    "bolly100 in fifths, k = 4, fine-tuned": Setting(
+        "bolly100", 25, 4, 4.0, 13, 48, frozen=False, fifths=True, attacked=20
+    ),
 }
 
 # The people
 
 
 def bolly100(data: Path) -> tuple[Any, Any, Tensor]:
-    """Training images, test images, and the stratum: fifths of the people by their number of training images."""
+    """Training images, test images, and one stratum."""
     train, test = (load_images(data / "bolly100_64" / f"{split}.parquet") for split in ("train", "test"))
-    by_images = torch.bincount(train[1]).argsort(stable=True)
-    return train, test, by_images.argsort() // (len(by_images) // 5)
+    return train, test, torch.zeros(100, dtype=torch.int64)
 
 
 def lfw(data: Path) -> tuple[Any, Any, Tensor]:
@@ -183,14 +190,14 @@ def dealt(people: dict[str, Tensor], setting: Setting, seed: int) -> list[list[P
     rows = {split: of_people(people[f"{split}/people"]) for split in ("train", "test")}
     everyone: list[list[Person]] = [[], []]
     order, strata = rng.permutation(len(people["strata"])).tolist(), people["strata"].tolist()
-    if setting.private * setting.k == len(order):  # each stratum has to have its share of private people
+    if setting.fifths:  # of the people by their number of training images, and each has its share of private ones
+        by_images = torch.bincount(people["train/people"]).argsort(stable=True)
+        strata = (by_images.argsort() // (len(by_images) // 5)).tolist()
         turns = defaultdict[int, Iterator[int]](itertools.count)
         order.sort(key=lambda one: next(turns[strata[one]]))
     for place, one in enumerate(order):
         of_one = {split: rows[split][one] for split in rows} | {"validation": list[int]()}
-        everyone[place >= setting.private].append(
-            Person(str(one), place < setting.private, of_one, strata[one])
-        )
+        everyone[place >= setting.private].append(Person(str(one), place < setting.private, of_one, strata[one]))
     return deal(everyone[0], everyone[1], setting.k, rng)
 
 
@@ -452,7 +459,7 @@ def described(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
 def attacked(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """Attack the first classes, and evaluate what was rebuilt."""
     deal_, target, k = cell.deal, cell.target, SETTINGS[cell.name].k
-    labels, prior = torch.arange(min(ATTACKED, len(deal_.private))), load_generator(str(options.prior))
+    labels, prior = torch.arange(SETTINGS[cell.name].attacked), load_generator(str(options.prior))
     rebuilt = parse_attack(ATTACK).attack.run(target, prior, labels.tolist(), images_per_class=k, seed=cell.seed)
     latents = prior.sample_latents(len(rebuilt.labels), named_rng(cell.seed, "benchmarks/decoy_faces/samples"))
     with torch.no_grad():
@@ -614,6 +621,7 @@ def tables(found: dict[str, Cells]) -> str:
         wrong = np.mean([matches[name, model, one["seed"]] for one in some])
         chance = percent(float(hits.mean() / k + wrong), 0) if decoys else ""
         ranked_first = pooled(numbers(some, "mode_ranking", "mode_ranking")) if decoys else ""
+        title.append(str(hits.shape[1]))
         games.append([
             *title, pooled(numbers(some, "rebuilt", "everyone", BEST)),
             lost(attacks, (name, model), "rebuilt", "everyone", BEST), chance,
@@ -634,6 +642,7 @@ def tables(found: dict[str, Cells]) -> str:
         for place, test in enumerate(many[0]["tests"])
     ]  # fmt: skip
     head, less_than = ["people", "model", "trainings"], "points less than undefended"
+    people = "classes attacked"
     game = [
         "best guess",
         less_than,
@@ -646,8 +655,8 @@ def tables(found: dict[str, Cells]) -> str:
     lone = ["best guess", "in any of k images", "images", "best guess, samples of the prior"]
     return "\n\n".join([
         table([*head, *accuracy], use),
-        table([*head, *game, "mode_ranking"], games),
-        table([*head, *lone], alone),
+        table([*head, people, *game, "mode_ranking"], games),
+        table([*head, people, *lone], alone),
         table([*head, "1/k", "pool", "gallery", "gallery_with_decoys"], photos),
         table(["people", "test", "AUC", "chosen without labels"], tests),
     ])  # fmt: skip

@@ -20,7 +20,7 @@ ABOUT = "decoys.json"
 ASSIGNMENT = "assignment.json"
 """File in the secret folder that says which identities are private."""
 VERDICT = "exchangeability.json"
-"""File in the secret folder about :mod:`calor_hf.data.exchangeability`; in the data folder, rounded to 1 %."""
+"""File in the secret folder about :mod:`calor_hf.data.exchangeability`."""
 SPLITS = ("train", "validation", "test")
 
 

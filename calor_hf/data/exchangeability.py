@@ -100,15 +100,9 @@ class Exchangeability:
         ]
         return "\n".join([*lines, self.statement])
 
-    def to_dict(self, rounded: bool = False) -> dict[str, Any]:
-        """Content of a JSON file; ``rounded`` to 1 %, for what is not secret."""
-        found = asdict(self) | {"statement": self.statement}
-        if rounded:
-            found["tests"] = [
-                {name: round(value, 2) if isinstance(value, float) else value for name, value in test.items()}
-                for test in found["tests"]
-            ]
-        return found
+    def to_dict(self) -> dict[str, Any]:
+        """Content of a JSON file, which is secret."""
+        return asdict(self) | {"statement": self.statement}
 
 
 def image_statistics(images: Iterable[Image.Image]) -> Array:

@@ -10,7 +10,7 @@ from calor_hf.core.config import setting
 from calor_hf.core.files import read_json
 from calor_hf.core.report import SYNTHETIC
 from calor_hf.data.bad_images import ON_BAD_IMAGE, content_digests
-from calor_hf.data.decoys import ABOUT, VERDICT, is_dealt, read_assignment
+from calor_hf.data.decoys import ABOUT, VERDICT, is_dealt, read_assignment, secret_folder
 from calor_hf.data.loading import Splits, load_splits
 from calor_hf.targets.hf_target import HFTarget
 
@@ -91,7 +91,8 @@ class DataOptions:
         shared: dict[str, Any] = {}
         if self.dataset is not None and is_dealt(self.dataset):
             folder = Path(self.dataset).expanduser()
-            verdict, shared = folder / VERDICT, read_json(folder / ABOUT, {"strata?": str, "base_rate?": float})
+            verdict = secret_folder(folder) / VERDICT
+            shared = read_json(folder / ABOUT, {"strata?": str, "base_rate?": float})
             found = read_json(verdict, {"statement": str})["statement"] if verdict.is_file() else ""
             secret = {"assignment": read_assignment(self.dataset), "exchangeability": found}
         splits = self.load_for(target)

@@ -22,6 +22,7 @@ from calor_hf.data.decoys import (
     ABOUT,
     IDENTITIES,
     SPLITS,
+    VERDICT,
     Person,
     check_no_assignment,
     deal,
@@ -29,6 +30,7 @@ from calor_hf.data.decoys import (
     secret_folder,
     shown,
     write_assignment,
+    write_secret,
 )
 from calor_hf.data.image_grid import png
 from calor_hf.data.loading import Splits
@@ -36,13 +38,7 @@ from calor_hf.data.near_duplicates import copies_of_others, one_person_twice, th
 from calor_hf.data.public_images import square_pixels
 from calor_hf.recipes.common import check_apart, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
-from calor_hf.recipes.exchangeability import (
-    check_exchangeable,
-    exchangeability,
-    features_of,
-    some_images,
-    write_verdict,
-)
+from calor_hf.recipes.exchangeability import check_exchangeable, exchangeability, features_of, some_images
 from calor_hf.recipes.identities import training_records
 
 if TYPE_CHECKING:
@@ -158,7 +154,7 @@ def deal_decoys(options: DealOptions) -> Path:
         write_whole(folder / f"{split}.parquet", buffer.getvalue())
     write_json(folder / ABOUT, about, indent=2)
     write_assignment(folder, classes, sources={"private": options.dataset, "pool": options.pool})
-    write_verdict(folder, found)
+    write_secret(folder, VERDICT, found.to_dict())
     counts = ", ".join(f"{len(data)} {split}" for split, data in merged.items())
     logger.info(
         "%d classes of %d identities, images: %s\ntrain on %s; %s holds the assignment: keep it secret, and back it "

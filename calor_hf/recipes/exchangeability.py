@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.core.decoy_sentences import SENTENCES
-from calor_hf.core.files import read_json, write_json
+from calor_hf.core.files import read_json
 from calor_hf.data.decoys import ABOUT, IDENTITIES, SPLITS, VERDICT, read_assignment, write_secret
 from calor_hf.data.exchangeability import (
     REFUSED,
@@ -64,7 +64,7 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
         by_construction = False
     found = exchangeability(images, private, secret.k, by_construction, features, options.model)
     logger.info("%s\n%s", found, "\n".join(SENTENCES))
-    write_verdict(options.data, found)
+    write_secret(options.data, VERDICT, found.to_dict())
     check_exchangeable(found, options.accept_distinguishable_decoys)
     return found
 
@@ -102,12 +102,6 @@ def check_exchangeable(found: Exchangeability, accepted: bool) -> None:
             f"{found.statement} (the lower end of an AUC is above {REFUSED}); take decoys of the same source, camera "
             "and processing as the private images, or pass --accept-distinguishable-decoys"
         )
-
-
-def write_verdict(folder: Path, found: Exchangeability) -> None:
-    """Write the verdict into the secret folder, and rounded to 1 % next to the data."""
-    write_secret(folder, VERDICT, found.to_dict())
-    write_json(folder / VERDICT, found.to_dict(rounded=True), indent=2)
 
 
 def some_images(merged: "dict[str, Dataset]", most: int = 12) -> "Dataset":
