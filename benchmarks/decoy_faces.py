@@ -6,7 +6,7 @@ holds the face sets. No image is written outside the output folder, and the cell
     python -m benchmarks.decoy_faces public --data DATA --output outputs/public.parquet
     calor-hf prior --dataset outputs/public.parquet --image-size 32 \
         --settings width=16 discriminator_steps=1 batch_size=32 lr=5e-4 steps=3000 --output-dir outputs/prior
-    python -m benchmarks.real_faces backbone --data DATA --public outputs/public.parquet --epochs 12 \
+    python -m benchmarks.real_faces backbone --data DATA --public outputs/public.parquet --epochs 60 \
         --output-dir outputs/backbone
     python -m benchmarks.decoy_faces search --data DATA --output-dir outputs/decoy_faces
     python -m benchmarks.decoy_faces run --data DATA --public outputs/public.parquet --prior outputs/prior \
@@ -527,7 +527,8 @@ def run(options: argparse.Namespace) -> None:
         files = {part: options.output_dir / f"{part.__name__}-{slug}.json" for part in (described, attacked)}
         begin = time.process_time()
         missing = [part for part, file in files.items() if not file.is_file()]
-        cell = trained(name, seed, model, options) if missing else None
+        if missing:
+            cell = trained(name, seed, model, options)
         for part in missing:
             found = part(cell, options)
             seconds, begin = time.process_time() - begin, time.process_time()

@@ -407,11 +407,11 @@ def test_a_model_with_decoys_is_audited_and_published(tmp_path: Path, monkeypatc
 
 
 def rounded(value: Any) -> Any:
-    """JSON value whose shares of 1 % are replaced, in text too, and without the checksum."""
+    """JSON value whose shares of 1 % are replaced, whole numbers in text too, and without checksum and time."""
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items() if key != "checksum"}
+        return {key: rounded(one) for key, one in value.items() if key not in ("checksum", "created")}
     if isinstance(value, list):
         return [rounded(one) for one in value]
     if isinstance(value, float) and value == round(value, 2):
         return "a share"
-    return re.sub(r"\d+(\.0)? %|\d+ of \d+", "a share", value) if isinstance(value, str) else value
+    return re.sub(r"\b\d+(\.0)?(?!\.?\d)", "a share", value) if isinstance(value, str) else value
