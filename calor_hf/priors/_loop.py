@@ -106,7 +106,7 @@ def train_prior(
     state = _State(training, generator, seed, folder)
     if resume:
         state.load()
-    first = state.step * training.config.discriminator_steps
+    first = state.step * training.reads_per_step
     batches = _EndlessBatches(len(data), count, seed, first, accelerator.process_index, accelerator.num_processes)
     loader = iter(
         DataLoader(data, batch_sampler=batches, num_workers=num_workers, worker_init_fn=leave_interrupts_to_parent)
@@ -155,16 +155,20 @@ class _State:
 
     def __init__(self, training: PriorTraining[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
         config = training.config
-        discriminator = {id(weight) for weight in generator.discriminator.parameters()}  # type: ignore[union-attr]
+        rival = getattr(generator, "discriminator", None)
+        opposed = [] if rival is None else list(rival.parameters())
+        discriminator = {id(weight) for weight in opposed}
         self.training, self.generator, self.folder, self.seed = training, generator, folder, seed
         self.published = generator
         if training.mean_decay(1) is not None:
             self.published = copy.deepcopy(generator)
-            self.published.discriminator = generator.discriminator  # the one discriminator there is
+            if rival is not None:
+                self.published.discriminator = rival  # the one discriminator there is
         self.weights = [weight for weight in generator.parameters() if id(weight) not in discriminator]
         options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
         self.optimizer = torch.optim.Adam(self.weights, **options)
-        self.discriminator_optimizer = torch.optim.Adam(generator.discriminator.parameters(), **options)  # type: ignore[union-attr]
+        self.discriminator_optimizer = torch.optim.Adam(opposed, **options) if opposed else None
+        self.opposed, self.saved = opposed, [name for name in _SAVED if getattr(self, name) is not None]
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         # Training may be prolonged, but not turned into another one.
@@ -173,24 +177,24 @@ class _State:
         self.settings = {**names, "generator": generator.config.to_dict(), **(generator.trained_with or {}), **kept}
 
     def update(self, target: Target | None, loader: Any, accelerator: Any) -> dict[str, Tensor]:
-        """Update discriminator and generator; return the loss terms."""
+        """Update discriminator, if there is one, and generator; return the loss terms."""
         generator: Any = self.generator.train()
         like, processes = next(generator.parameters()).detach(), accelerator.num_processes
         count = self.training.config.batch_size // processes
         draws = TrainDraws(self.seed, self.step, count, like, accelerator.process_index, processes)
-        discriminator = list(generator.discriminator.parameters())
         losses: dict[str, Tensor] = {}
-        for _ in range(self.training.config.discriminator_steps):
+        for _ in range(self.training.reads_per_step):
             images, labels = next(loader)
             real = images.to(like), labels.to(like.device)
             terms = self.training.discriminator_loss(generator, target, real, draws)
-            _descend(terms, self.discriminator_optimizer, discriminator, accelerator)
+            if self.opposed:
+                _descend(terms, self.discriminator_optimizer, self.opposed, accelerator)
             losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
-        for weight in discriminator:
+        for weight in self.opposed:
             weight.requires_grad_(False)
         terms = self.training.generator_loss(generator, target, real, draws)
         _descend(terms, self.optimizer, self.weights, accelerator)
-        for weight in discriminator:
+        for weight in self.opposed:
             weight.requires_grad_(True)
         self.step += 1
         self.follow(self.training.mean_decay(self.step))
@@ -226,7 +230,7 @@ class _State:
 
     def save(self) -> None:
         """Write record, generator (usable before the end), a grid of samples, and the checkpoint when all is there."""
-        content = {name: getattr(self, name).state_dict() for name in _SAVED}
+        content = {name: getattr(self, name).state_dict() for name in self.saved}
         content |= {name: getattr(self, name) for name in ("step", "seconds", "history", "settings")}
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -281,7 +285,7 @@ class _State:
             raise ValueError(
                 f"the checkpoint in {self.folder} was made with {was}, now it is {now}; resume with the same"
             )
-        for name in _SAVED:
+        for name in self.saved:
             getattr(self, name).load_state_dict(content[name])
         self.step, self.seconds, self.history = content["step"], content["seconds"], content["history"]
         logger.info("going on from step %d of %d", self.step, self.training.config.steps)

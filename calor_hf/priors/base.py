@@ -20,15 +20,22 @@ class PriorConfig(MethodConfig):
     """Settings of every prior training; the defaults are its source's."""
 
     steps: int = setting(30_000, "Updates of the generator.", gt=0)
-    discriminator_steps: int = setting(5, "Updates of the discriminator for each.", gt=0)
     batch_size: int = setting(64, "Real images of an update, over all processes.", gt=0)
-    lr: float = setting(2e-4, "Learning rate of both networks (Adam).", gt=0)
+    lr: float = setting(2e-4, "Learning rate of Adam, of a GAN for both networks.", gt=0)
     beta1: float = setting(0.5, "First moment's decay.")
     beta2: float = setting(0.999, "Second moment's decay.")
     width: int = setting(64, "Channels of the generator's largest maps.", gt=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GANPriorConfig(PriorConfig):
+    """Settings of every GAN."""
+
+    discriminator_steps: int = setting(5, "Updates of the discriminator for each.", gt=0)
+
+
 C = TypeVar("C", bound=PriorConfig)
+G = TypeVar("G", bound=GANPriorConfig)
 
 Batch = tuple[Tensor, Tensor]
 """Images (batches_per_update · batch, 3, side, side) in [0, 1] and their labels."""
@@ -82,15 +89,24 @@ class PriorTraining(ABC, Generic[C]):
     Attributes:
         config: The settings, frozen.
         needs_target: Whether the model under attack is asked while training; the generator then fits it alone.
-        batches_per_update: Batches of real images that an update of the discriminator reads.
+        batches_per_update: Batches of real images that an update reads.
+        sizes: Settings of each size that a budget of minutes chooses from, ascending.
+        expected: Least number of steps and kind of samples, ascending; empty if that was not measured.
     """
 
     config_class: ClassVar[type[PriorConfig]]
     needs_target: ClassVar[bool] = False
     batches_per_update: ClassVar[int] = 1
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    expected: ClassVar[tuple[tuple[int, str], ...]] = ()
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @property
+    def reads_per_step(self) -> int:
+        """Updates of a step that read real images."""
+        return 1
 
     def asked(self, target: Target | None) -> Target:
         """Return the model under attack, of a prior that needs it.
@@ -104,7 +120,7 @@ class PriorTraining(ABC, Generic[C]):
 
     @abstractmethod
     def build(self, image_size: int, target: Target | None) -> Generator[Any]:
-        """Generator with random weights, its discriminator as ``discriminator``."""
+        """Generator with random weights; the discriminator of a GAN as ``discriminator``."""
 
     def mean_decay(self, step: int) -> float | None:
         """Share that the running mean of the generator's weights keeps in an update.
@@ -123,9 +139,8 @@ class PriorTraining(ABC, Generic[C]):
         """Return the training data, images with pseudo-labels; by default label 0 for every image."""
         return Unlabeled(images)
 
-    @abstractmethod
     def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
-        """Named scalar terms of the discriminator's loss.
+        """Named scalar terms of the discriminator's loss; without a discriminator there are none.
 
         Args:
             generator: In training mode.
@@ -141,6 +156,33 @@ class PriorTraining(ABC, Generic[C]):
     def queries(self, steps: int) -> int:
         """Images that the target has been shown for labels alone after so many updates, for the record; 0: not so."""
         return 0
+
+
+class GANPriorTraining(PriorTraining[G]):
+    """Training of a generator against a discriminator.
+
+    ``expected`` is what was seen on public photographs of faces at 32 pixels; see docs/laptop.md.
+    """
+
+    sizes = (
+        {"width": 16, "discriminator_steps": 1, "batch_size": 32, "lr": 5e-4},
+        {"width": 32, "discriminator_steps": 1, "batch_size": 32, "lr": 5e-4},
+        {},
+    )
+    expected = (
+        (0, "blotches, with which an audit has no power: pass more minutes"),
+        (1000, "blurred faces that are much alike; more minutes make them differ"),
+        (3000, "faces that differ from each other, with blurred details"),
+    )
+
+    @property
+    def reads_per_step(self) -> int:
+        """Updates of the discriminator."""
+        return self.config.discriminator_steps
+
+    @abstractmethod
+    def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
+        """Named scalar terms of the discriminator's loss."""
 
 
 class Unlabeled(Dataset[tuple[Tensor, int]]):

@@ -17,22 +17,14 @@ from calor_hf.priors.base import PriorConfig, PriorTraining
 from calor_hf.priors.folder import RECORD
 from calor_hf.targets.base import Target
 
-SIZES: tuple[dict[str, Any], ...] = (
-    {"width": 16, "discriminator_steps": 1, "batch_size": 32, "lr": 5e-4},
-    {"width": 32, "discriminator_steps": 1, "batch_size": 32, "lr": 5e-4},
-    {},
-)
-"""Settings of each size, from the smallest to that of the source."""
-CHOSEN = ("width", "discriminator_steps", "batch_size", "lr", "steps")
 STEPS = 3000
 """Steps that a larger size has to be allowed: as many as turn blotches into faces."""
 TIMED = 4
-EXPECTED = (
-    (0, "blotches, with which an audit has no power: pass more minutes"),
-    (1000, "blurred faces that are much alike; more minutes make them differ"),
-    (3000, "faces that differ from each other, with blurred details"),
-)
-"""Kind of sample grid by number of steps, as seen on public photographs of faces at 32 pixels; see docs/laptop.md."""
+
+
+def chosen_settings(kind: type[PriorTraining[Any]]) -> list[str]:
+    """Names of the settings that a budget of minutes chooses."""
+    return [*dict.fromkeys(name for size in kind.sizes for name in size), "steps"]
 
 
 def time_step(
@@ -62,13 +54,13 @@ def size_for(
         target: The model under attack, for the priors that ask it.
 
     Returns:
-        The settings, and a sentence that says what was chosen and which samples to expect.
+        The settings, and a sentence that says what was chosen and, if that is known, which samples to expect.
 
     Raises:
         ValueError: the ``steps`` in ``given`` take longer than ``minutes``, or settings or images that do not fit.
     """
     found: tuple[PriorConfig, float] | None = None
-    for size in SIZES:
+    for size in kind.sizes:
         config: PriorConfig = kind.config_class.from_dict({**size, **given})
         if found and len(images) < config.batch_size * kind.batches_per_update:  # type: ignore[arg-type]
             break
@@ -87,6 +79,6 @@ def size_for(
             f"{minutes:g}; pass more minutes, or fewer steps"
         )
     config = replace(config, steps=wanted)
-    expected = next(text for least, text in reversed(EXPECTED) if wanted >= least)
-    settings = " ".join(f"{name}={getattr(config, name)}" for name in CHOSEN)
-    return config, f"{settings}, about {wanted * seconds / 60:.2g} minutes at {seconds:.2g} s a step; expect {expected}"
+    expected = next((f"; expect {text}" for least, text in reversed(kind.expected) if wanted >= least), "")
+    settings = " ".join(f"{name}={getattr(config, name)}" for name in chosen_settings(kind))
+    return config, f"{settings}, about {wanted * seconds / 60:.2g} minutes at {seconds:.2g} s a step{expected}"

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GANPriorConfig, GANPriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMIPriorConfig(PriorConfig):
+class GMIPriorConfig(GANPriorConfig):
     """Settings of :class:`GMIPriorTraining`."""
 
     latent_dim: int = setting(100, "Width of the latents.")
@@ -21,7 +21,7 @@ class GMIPriorConfig(PriorConfig):
 
 
 @PRIORS.register("gmi")
-class GMIPriorTraining(PriorTraining[GMIPriorConfig]):
+class GMIPriorTraining(GANPriorTraining[GMIPriorConfig]):
     """Faces of no one in particular: the target is not asked, so one prior serves every target.
 
     The authors train 280 epochs; 30 000 generator updates are the length that the toolbox took that CALoR's tables

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.generators.dcgan import DCGAN, DCGANConfig
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GANPriorConfig, GANPriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class KEDPriorConfig(PriorConfig):
+class KEDPriorConfig(GANPriorConfig):
     """Settings of :class:`KEDPriorTraining`."""
 
     steps: int = 10_000
@@ -23,7 +23,7 @@ class KEDPriorConfig(PriorConfig):
 
 
 @PRIORS.register("ked")
-class KEDPriorTraining(PriorTraining[KEDPriorConfig]):
+class KEDPriorTraining(GANPriorTraining[KEDPriorConfig]):
     """Faces as the target knows them: it labels the public images, the discriminator learns the labels.
 
     The authors train 120 epochs; 10 000 generator updates are MIBench's length.

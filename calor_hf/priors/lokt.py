@@ -9,12 +9,12 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GANPriorConfig, GANPriorTraining, TrainDraws
 from calor_hf.targets.base import LabelTarget, Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class LOKTPriorConfig(PriorConfig):
+class LOKTPriorConfig(GANPriorConfig):
     """Settings of :class:`LOKTPriorTraining`."""
 
     steps: int = 21_000
@@ -27,7 +27,7 @@ class LOKTPriorConfig(PriorConfig):
 
 
 @PRIORS.register("lokt")
-class LOKTPriorTraining(PriorTraining[LOKTPriorConfig]):
+class LOKTPriorTraining(GANPriorTraining[LOKTPriorConfig]):
     """Faces by class: the discriminator learns the target's labels of the fakes, and the generator from it.
 
     The target is asked for labels alone, through a view that gives nothing else; the images have none. Length and

@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 from calor_hf.core.config import setting
 from calor_hf.data.random_views import RandomView
 from calor_hf.generators.conditional import Conditional, ConditionalConfig
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GANPriorConfig, GANPriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 from calor_hf.targets.identity_losses import max_margin
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLGPriorConfig(PriorConfig):
+class PLGPriorConfig(GANPriorConfig):
     """Settings of :class:`PLGPriorTraining`."""
 
     beta1: float = 0.0
@@ -29,7 +29,7 @@ class PLGPriorConfig(PriorConfig):
 
 
 @PRIORS.register("plg")
-class PLGPriorTraining(PriorTraining[PLGPriorConfig]):
+class PLGPriorTraining(GANPriorTraining[PLGPriorConfig]):
     """Faces by class: every class gets the public images that the target takes for it most surely.
 
     An image may serve several classes, and images that the target is unsure of are taken all the same.

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GANPriorConfig, GANPriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleGAN2PriorConfig(PriorConfig):
+class StyleGAN2PriorConfig(GANPriorConfig):
     """Settings of :class:`StyleGAN2PriorTraining`."""
 
     steps: int = 781_250
@@ -36,7 +36,7 @@ class StyleGAN2PriorConfig(PriorConfig):
 
 
 @PRIORS.register("stylegan2")
-class StyleGAN2PriorTraining(PriorTraining[StyleGAN2PriorConfig]):
+class StyleGAN2PriorTraining(GANPriorTraining[StyleGAN2PriorConfig]):
     """Logistic loss, a gradient penalty on real images now and then, and the mean of the weights as the generator.
 
     Defaults are those of the 1024-pixel network (25 million images), but for the penalty's weight and the ramp of the

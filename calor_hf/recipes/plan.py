@@ -133,7 +133,7 @@ def plan_prior(options: PriorOptions, processes: int = 1) -> Plan:
         loading, step = time.perf_counter() - begin, time_step(method, images, target, folder)
         disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
     c = method.config
-    passes = {"real_images": c.steps * c.discriminator_steps * c.batch_size * method.batches_per_update}
+    passes = {"real_images": c.steps * method.reads_per_step * c.batch_size * method.batches_per_update}
     parts = [Part("loading", loading), Part("training", step * c.steps / processes, passes=passes)]
     assumptions = [*chosen, "steps as long as the first ones; checkpoints on the way are not counted"]
     return Plan("prior", parts, memory.peak, disk, device.type, processes, assumptions)

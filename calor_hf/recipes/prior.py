@@ -15,7 +15,7 @@ from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import Generator, import_stylegan2
 from calor_hf.hub.push import check_token
 from calor_hf.priors import PRIORS, PriorTraining, size_for, train_prior
-from calor_hf.priors.budget import CHOSEN
+from calor_hf.priors.budget import chosen_settings
 from calor_hf.priors.folder import RECORD, clear, refuse_used
 from calor_hf.recipes.common import check_apart, log_to_terminal, settings_of
 from calor_hf.targets.hf_target import HFTarget
@@ -29,7 +29,7 @@ class PriorOptions:
         ValueError: a value is refused.
     """
 
-    prior: str = setting("gmi", "gmi or stylegan2 (for any target); ked, plg or lokt (for one target)")
+    prior: str = setting("gmi", "gmi, stylegan2 or flow (for any target); ked, plg or lokt (for one target)")
     dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )
@@ -40,7 +40,7 @@ class PriorOptions:
     image_size: int = setting(64, "side in pixels, a power of two")
     target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
     minutes: float | None = setting(
-        None, "choose width, discriminator_steps, batch_size and steps for so many minutes here, by timing a step"
+        None, "choose size and steps for so many minutes here, by timing a step"
     )
     settings: Sequence[str] = setting((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
     output_dir: Path = setting(Path("outputs/prior"), "folder of the generator")
@@ -136,7 +136,7 @@ def prior_parts(
     target = HFTarget.from_pretrained(options.target) if options.target and kind.needs_target else None
     config, record = kind.config_class.from_dict(given), options.output_dir / RECORD
     if options.minutes is not None and options.resume and record.is_file():
-        config = kind.config_class.from_dict({name: read_json(record)[name] for name in CHOSEN} | given)
+        config = kind.config_class.from_dict({name: read_json(record)[name] for name in chosen_settings(kind)} | given)
     elif options.minutes is not None:
         if max(processes, state.num_processes) > 1:
             raise ValueError("--minutes times a single process; run one, or pass --settings instead")

@@ -25,6 +25,7 @@ PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     "dcgan without discriminator": ("dcgan", {"width": 4, "discriminator": "none"}),
     "dcgan of ked": ("dcgan", {"width": 4, "discriminator": "ked", "num_classes": CLASSES}),
     "conditional": ("conditional", {"width": 4, "num_classes": CLASSES}),
+    "flow": ("flow", {"width": 4, "decode_steps": 2}),
     "stylegan2": ("stylegan2", {"width": 4, "w_dim": 8, "z_dim": 6, "mapping_layers": 2}),
 }
 # Settings that an attack cannot do without here, and variants worth a contract of their own.

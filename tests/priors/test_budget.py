@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from calor_hf.priors import PRIORS, PriorTraining, budget
-from calor_hf.priors.budget import SIZES, TIMED, size_for, time_step
+from calor_hf.priors.budget import TIMED, size_for, time_step
 from tests.priors.small_prior import Pictures, tiny_prior, tiny_target
 
 GMI = PRIORS.get("gmi")
@@ -51,11 +51,11 @@ def test_given_settings_are_kept(timed: list[int]) -> None:
 
 
 def test_a_size_whose_batch_is_not_there_is_left_out(timed: list[int]) -> None:
-    assert SIZES[1]["batch_size"] <= 40 < GMI.config_class().batch_size
+    assert GMI.sizes[1]["batch_size"] <= 40 < GMI.config_class().batch_size
     assert chosen(80, images=40)[0] == 32
 
 
-@pytest.mark.parametrize("name", ["gmi", "plg", "stylegan2"])
+@pytest.mark.parametrize("name", ["gmi", "plg", "stylegan2", "flow"])
 def test_a_step_is_timed(name: str, tmp_path: Path) -> None:
     prior = tiny_prior(name)
     assert time_step(prior, Pictures(), tiny_target() if prior.needs_target else None, tmp_path) > 0
