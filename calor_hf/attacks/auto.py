@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from calor_hf.attacks.base import ATTACKS, Attack, AttackConfig, Task
-from calor_hf.attacks.gradient import GradientAttack
+from calor_hf.attacks.gradient import WhiteBoxAttack
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.config import setting
 from calor_hf.core.reconstruction import Cost, Reconstruction
@@ -26,8 +26,8 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "mode_ranking@adaptive"),
-        "Attacks, as --attacks takes them; if_gmi runs if the prior has blocks, mode_ranking on decoys alone.",
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "sfmi@adaptive", "mode_ranking@adaptive"),
+        "Attacks, as --attacks takes them; if_gmi needs a prior with blocks, sfmi a flow, mode_ranking decoys.",
     )
     effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)
     fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
@@ -151,14 +151,14 @@ class Auto(Attack[AutoConfig]):
 
 def without_noise(attack: Attack[Any]) -> Attack[Any]:
     """A white-box attack that leaves out the noise of a stochastic head; others as they are."""
-    if not isinstance(attack, GradientAttack):
+    if not isinstance(attack, WhiteBoxAttack):
         return attack
     return type(attack)(replace(attack.config, noise="mean"))
 
 
 def shared_pool(member: Attack[Any]) -> str:
     """Key of the samples that a member starts from; empty if it chooses from none."""
-    if not isinstance(member, GradientAttack) or member.config.initial_candidates == 0:
+    if not isinstance(member, WhiteBoxAttack) or member.config.initial_candidates == 0:
         return ""
     views = type(member).start_views
     pool, prior = member.config.initial_candidates, type(member).view

@@ -1,6 +1,7 @@
 """The white-box loop: sample → initial selection → optimize → final selection; attacks fill its hooks."""
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, final
@@ -25,19 +26,11 @@ Projection = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAttackConfig(AttackConfig):
+class WhiteBoxConfig(AttackConfig):
     """Settings of every white-box attack."""
 
     steps: int = setting(help="Optimization steps.", ge=1, scales_to=1)
-    step_share: float = setting(
-        1.0,
-        "Share of the source's steps that a budget leaves; below 1 the rate starts higher if the steps are short.",
-        gt=0,
-        scales_to=0.0,
-    )
-    lr: float = setting(help="Learning rate.", gt=0)
     objective: str = setting("ce", "Identity loss: ce, poincare, max_margin or logit.", choices=tuple(IDENTITY_LOSSES))
-    identity_weight: float = setting(1.0, "Weight of the identity loss, > 0.", gt=0)
     gradient: str = setting(
         "plain", "plain, or straight_through: past a Tanh in the head.", choices=("plain", "straight_through")
     )
@@ -45,9 +38,6 @@ class GradientAttackConfig(AttackConfig):
         0, "Samples of the prior to choose each class's starts from; 0 means random starts.", ge=0
     )
     restarts: int = setting(1, "Starts for each image kept; the target's score chooses.", ge=1)
-    keep: str = setting(
-        "last", "last, or best: each image's lowest identity loss on the way.", choices=("last", "best")
-    )
     smoothing: str = setting(
         "none", "Gradients are averaged over copies with noise or random views; or none.", choices=SMOOTHINGS
     )
@@ -74,81 +64,54 @@ class GradientAttackConfig(AttackConfig):
             raise ValueError(f"aim must be 1 with objective {self.objective}, got {self.aim}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GradientAttackConfig(WhiteBoxConfig):
+    """Settings of every white-box attack that optimizes."""
+
+    step_share: float = setting(
+        1.0,
+        "Share of the source's steps that a budget leaves; below 1 the rate starts higher if the steps are short.",
+        gt=0,
+        scales_to=0.0,
+    )
+    lr: float = setting(help="Learning rate.", gt=0)
+    identity_weight: float = setting(1.0, "Weight of the identity loss, > 0.", gt=0)
+    keep: str = setting(
+        "last", "last, or best: each image's lowest identity loss on the way.", choices=("last", "best")
+    )
+
+
+W = TypeVar("W", bound=WhiteBoxConfig)
 C = TypeVar("C", bound=GradientAttackConfig)
 
 
-class GradientAttack(Attack[C]):
-    """White-box attack: subclasses give variables, objective and optimizer; the loop is here.
+class WhiteBoxAttack(Attack[W]):
+    """White-box attack: starts, a search of its own, and the selection of its results.
 
-    The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
-    grouping. An attack may have several stages, each with variables and an optimizer of its own; it holds no state
-    between calls.
+    Nothing couples the classes, so classes can be attacked in any grouping; it holds no state between calls.
     """
-
-    latent_deviation: ClassVar[float | None] = None
-    """Standard deviation of the latents that the source's rate is for; the rate follows that of others. None means
-    that the rate is for whatever latents."""
-
-    @classmethod
-    def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
-        """As of every attack; steps that are given are taken at the source's rate."""
-        return super().configure(preset, budget, **({"step_share": 1.0} if "steps" in settings else {}) | settings)
-
-    # Hooks, in the order of the loop
 
     def view(self, generator: Generator[Any]) -> Generator[Any]:
         """Return the generator as the attack uses it, such as with another truncation; weights are shared."""
         return generator
 
-    def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
-        """Return the variables to optimize, (classes · k, ...), from the starting latents (rows, latent_dim)."""
-        return latents
-
     def start_views(self, images: Tensor) -> Sequence[Tensor]:
         """Return views of the candidates for starts; the target's probabilities are averaged over them."""
         return [images]
-
-    def stages(self, generator: Generator[Any]) -> Sequence[int]:
-        """Optimization steps of each stage."""
-        return [self.config.steps]
-
-    def advance(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
-        """Variables that ``stage`` starts from, out of those that the stage before ended with."""
-        return variables
-
-    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Return the optimizer of a stage's variables, by default Adam; its steps must not couple elements."""
-        return torch.optim.Adam([variables], lr=self.config.lr)
-
-    def rate(self, step: int, steps: int) -> float:
-        """Factor of the learning rate at a stage's ``step`` from 0 on, of ``steps``."""
-        return 1.0
-
-    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
-        """Return the projection onto the search space after each step, given the variables at the start of a stage."""
-        return None
-
-    def latents(self, variables: Tensor, batch: Batch) -> Tensor:
-        """(rows, latent_dim) that the generator is given."""
-        return variables
-
-    def synthesize(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
-        """(rows, 3, height, width) images of the variables."""
-        images: Tensor = generator(self.latents(variables, batch), batch.labels)
-        return images
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
         """(rows,) how far each image is from being taken for its class."""
         return self.identity_loss(target(images), batch.labels)
 
-    def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Named terms, each (rows,), that keep images natural."""
-        return {}
+    @abstractmethod
+    def search(
+        self, seen: AttackedTarget, generator: Generator[Any], latents: Tensor, batch: Batch, task: Task
+    ) -> tuple[Tensor, int]:
+        """Search from the starting latents, (rows, latent_dim); return the variables found, and the images made."""
 
+    @abstractmethod
     def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the final latents and images, of which selection keeps the best; ``batch`` has the final rows."""
-        latents = self.latents(variables, batch)
-        return latents, generator(latents, batch.labels)
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
         """(rows,) what final selection goes by, highest first; ``scores``: the target's probability of the label."""
@@ -182,8 +145,6 @@ class GradientAttack(Attack[C]):
             return aimed_cross_entropy(logits, labels, self.config.aim)
         return IDENTITY_LOSSES[self.config.objective](logits, labels)
 
-    # The loop
-
     def rows(self, images_per_class: int) -> int:
         """Images that a class takes in memory at once."""
         return max(self.group(images_per_class), images_per_class * self.config.restarts)
@@ -201,15 +162,8 @@ class GradientAttack(Attack[C]):
             latents = random_starts(generator, batch)
         else:
             latents, made = chosen_starts(seen, generator, batch, count, task.classes, self.start_views)
-        variables = self.start(generator, latents, batch)
-        plan = self.stages(generator)
-        for stage in range(len(plan)):
-            if stage > 0:
-                with torch.no_grad():
-                    variables = self.advance(generator, variables, batch, stage)
-            # A new leaf for each stage: its graph begins here, and no moments of other variables are carried over.
-            variables = variables.detach().requires_grad_(True)
-            variables = self._optimize(seen, generator, variables, batch, plan, stage, task)
+        seen.batch = batch
+        variables, searched = self.search(seen, generator, latents, batch, task)
 
         candidates = task.images_per_class * self.config.restarts
         # A phase of its own: what the final pass draws does not depend on the number of steps.
@@ -224,7 +178,7 @@ class GradientAttack(Attack[C]):
             evaluated = self.final_scores(seen, images, final, scores) if self.config.restarts > 1 else scores
             kept = _best_of_each(evaluated, len(labels), task.images_per_class)
         cost = Cost(
-            generator_passes=made + sum(plan) * len(batch.labels) + len(final.labels),
+            generator_passes=made + searched + len(final.labels),
             target_passes=seen.passes,
             target_gradients=seen.gradients,
             seconds=time.perf_counter() - begin,
@@ -233,6 +187,93 @@ class GradientAttack(Attack[C]):
         return Reconstruction(
             images[kept].clamp(0, 1).cpu(), final.labels[kept].cpu(), latents[kept].cpu(), scores[kept].cpu(), cost
         )
+
+    def _identity(self, seen: AttackedTarget, images: Tensor, batch: Batch) -> Tensor:
+        config, seen.logits = self.config, None  # an objective past the head leaves none, not those of the starts
+        if config.smoothing == "none" and config.samples == 1:
+            return self.identity(seen, images, batch)
+        copy = copier(config.smoothing, config.smoothing_sigma, batch)
+        return smoothed(lambda some: self.identity(seen, some, batch), images, copy, config.samples)
+
+
+class GradientAttack(WhiteBoxAttack[C]):
+    """White-box attack by an optimizer: subclasses give variables, objective and optimizer; the loop is here.
+
+    The variables of a class are rows of one tensor and nothing couples the classes, so classes can be attacked in any
+    grouping. An attack may have several stages, each with variables and an optimizer of its own; it holds no state
+    between calls.
+    """
+
+    latent_deviation: ClassVar[float | None] = None
+    """Standard deviation of the latents that the source's rate is for; the rate follows that of others. None means
+    that the rate is for whatever latents."""
+
+    @classmethod
+    def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
+        """As of every attack; steps that are given are taken at the source's rate."""
+        return super().configure(preset, budget, **({"step_share": 1.0} if "steps" in settings else {}) | settings)
+
+    # Hooks, in the order of the loop
+
+    def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:
+        """Return the variables to optimize, (classes · k, ...), from the starting latents (rows, latent_dim)."""
+        return latents
+
+    def stages(self, generator: Generator[Any]) -> Sequence[int]:
+        """Optimization steps of each stage."""
+        return [self.config.steps]
+
+    def advance(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """Variables that ``stage`` starts from, out of those that the stage before ended with."""
+        return variables
+
+    def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
+        """Return the optimizer of a stage's variables, by default Adam; its steps must not couple elements."""
+        return torch.optim.Adam([variables], lr=self.config.lr)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Factor of the learning rate at a stage's ``step`` from 0 on, of ``steps``."""
+        return 1.0
+
+    def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:
+        """Return the projection onto the search space after each step, given the variables at the start of a stage."""
+        return None
+
+    def latents(self, variables: Tensor, batch: Batch) -> Tensor:
+        """(rows, latent_dim) that the generator is given."""
+        return variables
+
+    def synthesize(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Tensor:
+        """(rows, 3, height, width) images of the variables."""
+        images: Tensor = generator(self.latents(variables, batch), batch.labels)
+        return images
+
+    def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Named terms, each (rows,), that keep images natural."""
+        return {}
+
+    def result(self, generator: Generator[Any], variables: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the final latents and images, of which selection keeps the best; ``batch`` has the final rows."""
+        latents = self.latents(variables, batch)
+        return latents, generator(latents, batch.labels)
+
+    # The loop
+
+    @final
+    def search(
+        self, seen: AttackedTarget, generator: Generator[Any], latents: Tensor, batch: Batch, task: Task
+    ) -> tuple[Tensor, int]:
+        """Optimize the variables of each stage."""
+        variables = self.start(generator, latents, batch)
+        plan = self.stages(generator)
+        for stage in range(len(plan)):
+            if stage > 0:
+                with torch.no_grad():
+                    variables = self.advance(generator, variables, batch, stage)
+            # A new leaf for each stage: its graph begins here, and no moments of other variables are carried over.
+            variables = variables.detach().requires_grad_(True)
+            variables = self._optimize(seen, generator, variables, batch, plan, stage, task)
+        return variables, sum(plan) * len(batch.labels)
 
     def _optimize(
         self, seen: AttackedTarget, generator: Generator[Any], variables: Tensor, batch: Batch, plan: Sequence[int],
@@ -283,13 +324,6 @@ class GradientAttack(Attack[C]):
                     success = torch.as_tensor(agrees).double().mean()
                     task.callback(labels, done, sum(plan), float(success))
         return kept if self.config.keep == "best" else variables.detach()
-
-    def _identity(self, seen: AttackedTarget, images: Tensor, batch: Batch) -> Tensor:
-        config, seen.logits = self.config, None  # an objective past the head leaves none, not those of the starts
-        if config.smoothing == "none" and config.samples == 1:
-            return self.identity(seen, images, batch)
-        copy = copier(config.smoothing, config.smoothing_sigma, batch)
-        return smoothed(lambda some: self.identity(seen, some, batch), images, copy, config.samples)
 
 
 def pace(share: float, reach: float, done: float) -> float:

@@ -148,6 +148,7 @@ class PriorTraining(ABC, Generic[C]):
             real: Images and labels.
             draws: Random numbers for a batch.
         """
+        return {}
 
     @abstractmethod
     def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:

@@ -32,8 +32,8 @@ class FlowPriorConfig(PriorConfig):
 class FlowPriorTraining(PriorTraining[FlowPriorConfig]):
     """Squared error of the velocity at a random point of a random straight path from noise to image.
 
-    Loss and times are the source's. Its network, a ViT on 30,000 faces, is not: the defaults are ours, for 32 pixels and
-    a laptop. ``width=128 layers=2`` is the size of published U-Nets (lower ``lr`` with it).
+    Loss and times are the source's. Its network, a ViT on 30,000 faces, is not: the defaults are ours, for 32 pixels
+    and a laptop; ``width=128 layers=2 lr=1e-4`` is about the size of published U-Nets.
 
     Source:
         "Steering the Flow" (SFMI), 2026: time, clean-image prediction and velocity loss.

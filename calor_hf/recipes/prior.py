@@ -39,9 +39,7 @@ class PriorOptions:
     )
     image_size: int = setting(64, "side in pixels, a power of two")
     target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
-    minutes: float | None = setting(
-        None, "choose size and steps for so many minutes here, by timing a step"
-    )
+    minutes: float | None = setting(None, "choose size and steps for so many minutes here, by timing a step")
     settings: Sequence[str] = setting((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
     output_dir: Path = setting(Path("outputs/prior"), "folder of the generator")
     seed: int = setting(0, "of weights and draws")

@@ -84,6 +84,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+def prior_of(variant: str, usual: str = "dcgan") -> Generator[Any]:
+    """The usual generator, or one that the attack takes."""
+    return tiny_generator("flow" if VARIANTS[variant][0] == "sfmi" else usual)
+
+
 def length_of(kind: type[Attack[Any]]) -> str:
     """The setting that says how long an attack works: the first whole number that a budget scales."""
     settings: list[dict[str, Any]] = [kind(kind.configure(budget=b)).config.to_dict() for b in (1, 0.5)]
