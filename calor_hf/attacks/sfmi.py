@@ -107,4 +107,5 @@ def schedule(time: float) -> float:
 
 def _length(vectors: Tensor) -> Tensor:
     """(batch, 1, 1, 1) Euclidean lengths."""
-    return vectors.flatten(1).norm(dim=1)[:, None, None, None]
+    lengths: Tensor = vectors.flatten(1).norm(dim=1)
+    return lengths[:, None, None, None]

@@ -140,7 +140,7 @@ class PriorTraining(ABC, Generic[C]):
         return Unlabeled(images)
 
     def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
-        """Named scalar terms of the discriminator's loss; without a discriminator there are none.
+        """Named scalar terms of the discriminator's loss; empty without a discriminator.
 
         Args:
             generator: In training mode.

@@ -32,7 +32,8 @@ def steered(target: Any, generator: Any, x: Tensor, t: float, label: int) -> Ten
     margin = max(logits[other] for other in range(len(logits)) if other != label) - logits[label]
     (g,) = torch.autograd.grad(margin, x)
     v = ((clean - x) / (1 - t)).detach()
-    return v - gamma(t) * g / g.norm() * v.norm()
+    guided: Tensor = v - gamma(t) * g / g.norm() * v.norm()
+    return guided
 
 
 def soft(data: Tensor) -> Tensor:
@@ -76,8 +77,9 @@ def test_the_target_agrees_more_than_with_unguided_samples(monkeypatch: pytest.M
     target, generator = tiny_target(), tiny_generator("flow")
     # An untrained network ends at the same image from everywhere.
     monkeypatch.setattr(type(generator), "denoise", lambda self, points, time: points / 2)
+    head: Any = target.head
     with torch.no_grad():
-        target.head.classifier.weight *= 20
+        head.classifier.weight *= 20
     kind = ATTACKS.get("sfmi")
     little, much = (
         kind(kind.configure(steps=10, guidance=guidance)).run(target, generator, LABELS, images_per_class=4)
