@@ -43,9 +43,10 @@ class CALoR(OptionalLowRankDefense[CALoRDefenseConfig]):
 
     With ``low_rank=False`` the model keeps its classifier, and confidence adaptation is the only defense.
 
-    The defense is the low rank. Attacks on drawn and real faces found as much after confidence adaptation as after the
-    division by a temperature that gives the same confidence (docs/results/adaptation_leakage.md), the defense
-    ``temperature``. The paper's 3 to 4 points come from single runs on 100 classes, about one standard error.
+    The defense is the low rank. Attacks on drawn faces found as much after confidence adaptation as after the division
+    by a temperature that gives the same confidence, the defense ``temperature``; on real faces no difference was
+    resolved (docs/results/adaptation_leakage.md). The paper's 3 to 4 points come from single runs on 100 classes, about
+    one standard error.
 
     Source:
         Yu et al., "CALoR: Towards Comprehensive Model Inversion Defense", 2024, arXiv:2410.05814.
