@@ -256,6 +256,15 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
             self.class_names = names
 
     @classmethod
+    def load(cls, source: str, **options: Any) -> "Generator[Any]":
+        """Load what another library saved, from ``NAME:SOURCE``.
+
+        Raises:
+            ValueError: the generator reads no other library's files, or ``source`` has none.
+        """
+        raise ValueError(f"the generator '{cls.name}' reads no files of other libraries; pass {source} alone")
+
+    @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "Generator[Any]":
         return load_generator(model_id, **{k: options[k] for k in ("revision", "cache_dir", "token") if k in options})
 
@@ -264,7 +273,8 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
     """A saved generator, of whatever kind, in evaluation mode.
 
     Args:
-        source: Folder, Hub id, or ``renderer`` for the drawn faces' own renderer.
+        source: Folder, Hub id, ``renderer`` for the drawn faces' own renderer, or ``diffusers:FOLDER_OR_ID`` for a
+            pipeline of `diffusers`.
         image_size: Side of the images, of a generator that needs no training; a trained one has its own.
         options: ``revision``, ``cache_dir`` and ``token``, for the Hub.
 
@@ -278,6 +288,10 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
         if any(True for _ in made.parameters()):
             raise ValueError(f"the generator '{source}' has to be trained (calor-hf prior); pass the folder of one")
         return made.eval()
+
+    foreign, colon, place = source.partition(":")
+    if colon and foreign in names:
+        return GENERATORS.get(foreign).load(place, **options).eval()
 
     def file(name: str) -> Path:
         folder = Path(source)

@@ -55,8 +55,8 @@ class AuditRecipe(AuditOptions, DataOptions):
     generator: str | None = field(
         default=None,
         metadata={
-            "help": "prior of the attacks: folder or Hub id (calor-hf prior); for synthetic faces also renderer, the"
-            " program that drew them, which is their default"
+            "help": "prior of the attacks: folder or Hub id (calor-hf prior), or diffusers:FOLDER_OR_ID, a pipeline of"
+            " diffusers; for synthetic faces also renderer, the program that drew them, which is their default"
         },
     )
     public_dataset: str | None = field(

@@ -48,7 +48,7 @@ PAIRS = [
     pytest.param(variant, prior, marks=[pytest.mark.slow] * _alike(name, prior))
     for variant, (name, _) in VARIANTS.items()
     for prior in (PRIORS if variant in PLAIN and variant != "auto" else ("dcgan", "conditional"))
-    if prior != "flow" or name in ("plg", "sfmi")  # noise is a latent like any other
+    if prior not in ("flow", "diffusers") or name in ("plg", "sfmi")  # noise is a latent like any other
     if fits(variant, prior)
 ]
 LABELS = [4, 0]

@@ -26,6 +26,14 @@ PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
     "dcgan of ked": ("dcgan", {"width": 4, "discriminator": "ked", "num_classes": CLASSES}),
     "conditional": ("conditional", {"width": 4, "num_classes": CLASSES}),
     "flow": ("flow", {"width": 4, "decode_steps": 2}),
+    "diffusers": (
+        "diffusers",
+        {
+            "decode_steps": 2,
+            "network": '{"block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1, '
+            '"down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]}',
+        },
+    ),
     "stylegan2": ("stylegan2", {"width": 4, "w_dim": 8, "z_dim": 6, "mapping_layers": 2}),
 }
 # Settings that an attack cannot do without here, and variants worth a contract of their own.

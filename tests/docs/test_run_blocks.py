@@ -120,6 +120,17 @@ def make_models(folder: Path) -> None:
     save(ConvNextForImageClassification(convnext), processor, folder / "facebook/convnext-tiny-224")
 
 
+def make_pipeline(folder: Path) -> None:
+    """A pipeline as diffusers saves it."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    network = UNet2DModel(
+        sample_size=SIDE, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, **blocks
+    )  # fmt: skip
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(folder / "path/to/pipeline")
+
+
 def make_images(folder: Path) -> None:
     """Drawn people in every form that the guides speak of."""
     faces = load_synthetic_faces(IDENTITIES, 8, image_size=SIDE)
@@ -183,6 +194,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all that the readers of the guides have."""
     folder = tmp_path_factory.mktemp("stand_ins")
     make_models(folder)
+    make_pipeline(folder)
     make_images(folder)
     (folder / "examples").symlink_to(ROOT / "examples")
     with pytest.MonkeyPatch.context() as patch:
