@@ -137,7 +137,7 @@ def parse_classes(text: str, class_names: Sequence[str] = ()) -> list[int]:
     """Read a list of classes such as ``0-99``, ``3,7,9``, ``0-4,anna``, ``name:3`` or ``number:3``.
 
     Raises:
-        ValueError: the text is no such list, or a word is both a number and the name of another class.
+        ValueError: the text is not such a list, or a word is both a number and the name of another class.
     """
     found, words = list[int](), text.split(",")
     commas = max((name.count(",") for name in class_names), default=0)  # a name may have some

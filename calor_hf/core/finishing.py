@@ -11,7 +11,7 @@ class FinishingError(Exception):
 
 
 class Finishing:
-    """Steps after long work: one that fails does not keep the next from being done.
+    """Run the steps after long work; a step that fails does not stop the later ones.
 
     Args:
         saved: Finished work and its place, e.g. "the model is saved in outputs".

@@ -196,8 +196,8 @@ def check_no_assignment(data: str | Path) -> None:
     file = secret_folder(data) / ASSIGNMENT
     if file.exists():
         raise FileExistsError(
-            f"{file} exists: decoys of a person are fixed for life, as those who are in two deals of the same people "
-            "are the private ones; train on the data of the first deal"
+            f"{file} exists. The decoys of a person must stay the same: a second deal would reveal the private people, "
+            "who are in both; train on the data of the first deal"
         )
 
 

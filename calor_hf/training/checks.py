@@ -151,7 +151,7 @@ def not_finite(what: str, stage: str, output_dir: str) -> NonFiniteLossError:
 
 
 def bad_weight(model: nn.Module, batch_norms: Iterable[_BatchNorm] = ()) -> str | None:
-    """Name of a trainable weight, or statistic of ``batch_norms``, that is not finite; None if all are."""
+    """Return the name of a weight, or statistic of ``batch_norms``, that is not finite; None if all are finite."""
     weights = (pair for pair in model.named_parameters() if pair[1].requires_grad)
     statistics = ((f"a batch norm's {name}", value) for norm in batch_norms for name, value in norm.named_buffers())
     return next((name for name, value in chain(weights, statistics) if not value.isfinite().all()), None)

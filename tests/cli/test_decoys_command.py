@@ -268,7 +268,7 @@ def test_what_cannot_be_dealt_is_refused_and_nothing_written(tmp_path: Path, dea
         ({"strata": "group"}, ValueError, "the train split has no column 'group'"),
         ({"output_dir": run / "data"}, ValueError, r"inside .*run, the output of a command \(metrics.json\)"),
         ({"output_dir": run}, FileExistsError, "is not empty; pass another --output-dir"),
-        ({"output_dir": dealt}, FileExistsError, "decoys of a person are fixed for life"),
+        ({"output_dir": dealt}, FileExistsError, "must stay the same"),
     ):
         options = DealOptions(dataset=private, pool=pool, k=2, output_dir=tmp_path / "out")
         with pytest.raises(error, match=message):
