@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from calor_hf.attacks import ATTACKS, GradientAttack
 from calor_hf.core.reconstruction import Reconstruction
 from calor_hf.targets.module_target import ModuleTarget
-from tests.attacks.tiny_world import CLASSES, SIDE, STEPS, VARIANTS, ready, tiny_attack, tiny_generator, tiny_target
+from tests.attacks.tiny_world import (
+    CLASSES,
+    SIDE,
+    STEPS,
+    VARIANTS,
+    prior_of,
+    ready,
+    tiny_attack,
+    tiny_generator,
+    tiny_target,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,7 @@ class Hungry(nn.Module):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_target_that_returns_nan_in_the_middle(variant: str, tmp_path: Path) -> None:
     module = Breaking(10**6)
-    target, generator = ModuleTarget(module, CLASSES, SIDE), tiny_generator("dcgan", torch.float32)
+    target, generator = ModuleTarget(module, CLASSES, SIDE), prior_of(variant).to(torch.float32)
     attack = ready(variant, target, generator, tmp_path)
     module.good = 1  # the trial before all work
     with pytest.raises(FloatingPointError, match=r"the target's scores .*became NaN or infinite"):

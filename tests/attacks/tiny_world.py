@@ -15,6 +15,7 @@ from calor_hf.generators import GENERATORS, Generator
 from calor_hf.modeling import defend
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
+from calor_hf.targets.module_target import ModuleTarget
 from tests.tiny_models import tiny_base
 
 SIDE, CLASSES, STEPS = 16, 5, 8
@@ -171,7 +172,8 @@ def prepared(
     variant: str, target: Target, generator: Generator[Any], folder: Path, **settings: Any
 ) -> tuple[Attack[Any], Cost]:
     """The attack, prepared for the target, and what that cost."""
-    if VARIANTS[variant][0] == "lokt":
+    name, copied = VARIANTS[variant][0], not isinstance(target, ModuleTarget)
+    if name == "lokt" or (name == "surrogate" and not copied):
         torch.manual_seed(5)
         tiny_base("resnet", CLASSES).save_pretrained(folder / "student")
         settings = {"students": (str(folder / "student"),) * 2, **settings}

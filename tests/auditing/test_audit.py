@@ -469,7 +469,7 @@ def test_private_images_of_any_dataset(tmp_path: Path) -> None:
         ("auto", 0.2, 0.2, ()),
         ("auto", 0.25, 0.2, ()),  # of the 10 later steps of if_gmi 2 are left
         ("plg@adaptive", "demo", 0.05, ()),
-        ("plg:samples=4,lr=0.5,steps=1200", "paper", 1.0, ("lr", "samples")),
+        ("plg:samples=4,lr=0.5,steps=1200", "paper", 1.0, ("samples", "lr")),
         ("ppa", 0.5, 0.5, ()),
         ("mirror:initial_candidates=1000", "paper", 0.01, ()),
     ],

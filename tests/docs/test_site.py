@@ -73,7 +73,7 @@ def test_page_of_a_method_has_settings_presets_and_class() -> None:
     assert ".. autoclass:: calor_hf.attacks.plg.PLG" in page
     assert "   * - ``views``\n     - ``2``\n     - Random views a step, summed; 0: the image as it is.\n" in page
     assert "   * - ``adaptive``\n     - ``objective=poincare``" in page
-    assert len(re.findall(r"^   \* - ``", page, re.MULTILINE)) == len(PLGConfig().to_dict()) + 1
+    assert len(re.findall(r"^   \* - ``", page, re.MULTILINE)) == len(PLGConfig().to_dict()) + 2  # and two presets
 
 
 def test_words_are_not_taken_for_markup() -> None:
