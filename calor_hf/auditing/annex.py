@@ -3,12 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import files
 from typing import Any, Literal
 
 from calor_hf.attacks import ATTACKS
+from calor_hf.auditing.html import rendered
 from calor_hf.auditing.verdict import leading
-from calor_hf.core.plain_text import unturned
 from calor_hf.core.report import SCHEMA, AttackResult, LeakageReport, Measure
 from calor_hf.core.report_text import POWER_HEAD, SHARES, percent, power_rows, with_interval
 
@@ -134,14 +133,7 @@ class Annex:
 
     def to_html(self) -> str:
         """Return one self-contained page, made to be printed."""
-        from jinja2 import Environment
-
-        source = files("calor_hf.auditing").joinpath("annex.html").read_text(encoding="utf-8")
-        environment = Environment(
-            autoescape=True, trim_blocks=True, lstrip_blocks=True,
-            finalize=lambda value: unturned(value) if type(value) is str else value,
-        )  # fmt: skip
-        return environment.from_string(source).render(annex=self)
+        return rendered("annex.html", annex=self)
 
 
 def annex_of(report: LeakageReport, declared: Declarations, undefended: float = math.nan) -> Annex:

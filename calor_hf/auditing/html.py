@@ -32,14 +32,8 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
         gallery: Its images; None means no images.
         others: Reports of other models on the same data, for the plot and a table of the models.
     """
-    from jinja2 import Environment
-
-    source = files("calor_hf.auditing").joinpath("page.html").read_text(encoding="utf-8")
-    # Names are escaped and cannot change the direction of what follows; the plot is our own markup.
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: unturned(v) if type(v) is str else v
-    )
-    return environment.from_string(source).render(
+    return rendered(
+        "page.html",
         report=report,
         name=report.target.name or report.target.model,
         attacks=[_tables(one) for one in sorted(report.attacks, key=lambda one: one is not report.strongest)],
@@ -58,6 +52,18 @@ def to_html(report: LeakageReport, gallery: Gallery | None = None, others: Seque
         directions=DIRECTIONS,
         secret=SECRET,
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Fill in a template of this folder; names are escaped and cannot change the direction of what follows."""
+    from jinja2 import Environment
+
+    source = files("calor_hf.auditing").joinpath(template).read_text(encoding="utf-8")
+    # The plot is our own markup, which the template marks as safe.
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: unturned(v) if type(v) is str else v
+    )
+    return environment.from_string(source).render(**values)
 
 
 def _tables(attack: AttackResult) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Write the annex of an audit for a data protection officer, with the answers of a form."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from calor_hf.auditing.annex import RELEASES, Annex, Declarations, annex_of, form
-from calor_hf.core.files import read_text, write_whole
+from calor_hf.core.files import read_text, write_json, write_whole
 from calor_hf.core.report import LeakageReport, TargetInfo
 from calor_hf.hub.evidence import read_model
 
@@ -37,7 +36,7 @@ def write_annex(report: LeakageReport, folder: Path, others: Sequence[LeakageRep
         write_whole(questions, form().encode())
     annex = annex_of(report, read_form(questions), _undefended(others))
     page = folder / PAGE
-    write_whole(folder / DATA, (json.dumps(annex.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / DATA, annex.to_dict(), indent=1, ensure_ascii=False)
     write_whole(page, annex.to_html().encode())
     return page, annex
 
