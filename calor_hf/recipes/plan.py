@@ -191,10 +191,10 @@ def plan_attack(
     named: NamedAttack, target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions,
     processes: int = 1, seconds: float = 15.0,
 ) -> tuple[Part, int, bool]:  # fmt: skip
-    """Plan an attack, from short runs with two small budgets on few classes and on twice as many.
+    """Plan an attack, from short runs with small budgets on few classes and on twice as many.
 
-    Cost is taken to be linear in budget and classes. Returns the part, the peak memory of a process in bytes, and
-    whether the attack learns before its first class.
+    Cost is taken to be linear in classes and in every setting that the budget scales. Returns the part, the peak memory
+    of a process in bytes, and whether the attack learns before its first class.
     """
     attack, images, seed, chunk = named.attack, options.images_per_class, options.seed, options.chunk_size
     mine = math.ceil(len(labels) / processes)
@@ -203,7 +203,8 @@ def plan_attack(
     more = min(mine, 2 * few)
     # From the smallest budget to the whole one; rounding makes some of them equal.
     scaled = [attack.config.scaled(2.0**power) for power in range(-6, 1)]
-    budgets = list({_share(attack.config, config): config for config in scaled}.items())
+    budgets = list({tuple(_efforts(config).values()): config for config in scaled}.values())
+    whole = _efforts(budgets[-1])
     lessons: Any = PriorSamples(target, prior, 16, seed) if options.public_images is None else options.public_images
     lessons = [lessons[index] for index in range(min(len(lessons), 16))]
     with PeakMemory(target.device) as memory, tempfile.TemporaryDirectory() as folder:
@@ -215,16 +216,29 @@ def plan_attack(
             cost = short.run(target, prior, labels[:classes], images_per_class=images, seed=seed, chunk_size=chunk).cost
             return np.array([time.perf_counter() - begin, *(getattr(cost, kind) for kind in PASSES)])
 
-        trial(budgets[0][1], few)  # warms up, and keeps in the folder what the attack learns about the target
-        costs: list[np.ndarray] = []
-        while len(costs) < len(budgets) and (len(costs) < 2 or costs[-1][0] < seconds / 8):
-            costs.append(trial(budgets[len(costs)][1], few))
-        tried = budgets[: len(costs)][-2:]
-        at_few = _extrapolated([share for share, _ in tried], costs[-2:])
+        trial(budgets[0], few)  # warms up, and keeps in the folder what the attack learns about the target
+        for config in budgets:
+            cost = trial(config, few)
+            if cost[0] >= seconds / 8:
+                break
+        base = _efforts(config)
+        # Each setting has a slope of its own: rounding and least values hold them back at different budgets.
+        longer = {
+            name: next(value for value in (_efforts(budget)[name] for budget in budgets) if value > base[name])
+            for name in base
+            if base[name] < whole[name]
+        }
+
+        def extrapolated(classes: int, cost: np.ndarray) -> np.ndarray:
+            costs = {name: trial(replace(config, **{name: value}), classes) for name, value in longer.items()}
+            return _extrapolated(cost, [
+                (costs[name], (whole[name] - base[name]) / (longer[name] - base[name])) for name in longer
+            ])  # fmt: skip
+
+        at_few = extrapolated(few, cost)
         per_class = at_few / few
         if more > few:
-            at_more = _extrapolated([share for share, _ in tried], [trial(config, more) for _, config in tried])
-            per_class = np.maximum(at_more - at_few, 0) / (more - few)
+            per_class = np.maximum(extrapolated(more, trial(config, more)) - at_few, 0) / (more - few)
         learns = any(Path(folder).iterdir())
     total = per_class * len(labels) + np.maximum(at_few - few * per_class, 0) * min(processes, len(labels))
     passes = dict(zip(PASSES, np.rint(total[1:]).astype(int).tolist(), strict=True))
@@ -232,15 +246,20 @@ def plan_attack(
     return part, int(memory.before + memory.grown * min(per_chunk, mine) / min(per_chunk, more)), learns
 
 
-def _share(whole: AttackConfig, part: AttackConfig) -> float:
-    """Share of the budget that is left in ``part``: of the setting that shrinks most; 1 if none shrinks."""
-    pairs = [(getattr(whole, f.name), getattr(part, f.name)) for f in fields(whole)]
-    return min([small / large for large, small in pairs if isinstance(large, int) and small < large], default=1.0)
+def _efforts(config: AttackConfig) -> dict[str, int]:
+    """The settings, whole numbers, that grow with the budget."""
+    scaled = (f.name for f in fields(config) if "scales_to" in f.metadata)
+    return {name: getattr(config, name) for name in scaled if isinstance(getattr(config, name), int)}
 
 
-def _extrapolated(shares: Sequence[float], costs: Sequence[np.ndarray]) -> np.ndarray:
-    """Cost of the whole budget on the line through two trials, or that of the last trial if it had the whole."""
-    if len(costs) == 1 or shares[-1] == 1:
-        return costs[-1]
-    slope = (costs[-1] - costs[-2]) / (shares[-1] - shares[-2])
-    return np.asarray(costs[-1] + (1 - shares[-1]) * np.maximum(slope, 0))
+def _extrapolated(cost: np.ndarray, longer: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Cost of the whole budget, linear in every setting.
+
+    Args:
+        cost: That of a trial.
+        longer: Costs of trials in which one setting was larger, and its growth up to the whole budget in units of this.
+    """
+    total = cost
+    for one, growth in longer:
+        total = total + np.maximum(one - cost, 0) * growth
+    return total

@@ -46,7 +46,8 @@ def planned(
 
 @pytest.mark.parametrize("variant", EACH)
 def test_trials_up_to_the_whole_budget_give_the_passes(variant: str, tmp_path: Path) -> None:
-    part, counted = planned(variant, "dcgan" if variant.startswith("if_gmi") else "renderer", tmp_path, 5)
+    priors = {"if_gmi": "dcgan", "sfmi": "flow"}
+    part, counted = planned(variant, priors.get(VARIANTS[variant][0], "renderer"), tmp_path, 5)
     assert part.passes == counted
 
 
@@ -59,6 +60,14 @@ def test_a_conditional_generator_draws_starts_for_each_class(variant: str, tmp_p
 @pytest.mark.parametrize("variant", ["gmi", pytest.param("mirror", marks=pytest.mark.slow)])
 def test_short_trials_are_extrapolated(variant: str, tmp_path: Path) -> None:
     part, counted = planned(variant, "renderer", tmp_path, 5, seconds=0.0, steps=40)
+    for name, count in counted.items():
+        assert part.passes[name] == pytest.approx(count, rel=0.05)
+
+
+def test_settings_that_stop_shrinking_early_are_extrapolated_by_their_own_slopes(tmp_path: Path) -> None:
+    # At the smallest budgets the later stages have one step each.
+    lengths = {"steps": 40, "later_steps": 20, "most_stages": 2}
+    part, counted = planned("if_gmi", "dcgan", tmp_path, 3, seconds=0.0, **lengths)
     for name, count in counted.items():
         assert part.passes[name] == pytest.approx(count, rel=0.05)
 
@@ -82,8 +91,8 @@ def test_an_attack_that_ends_by_the_answers_has_a_plan_too(tmp_path: Path) -> No
     assert 0.2 < part.passes["target_passes"] / counted["target_passes"] < 5
 
 
-def test_the_line_through_two_trials() -> None:
-    # 2 + 8 x share: 3 at 1/8, 4 at 1/4, 10 at 1.
-    found = _extrapolated([0.125, 0.25], [np.array([3.0]), np.array([4.0])])
-    assert found.tolist() == [10.0]
-    assert _extrapolated([0.5, 1.0], [np.array([3.0]), np.array([4.0])]).tolist() == [4.0]
+def test_the_whole_cost_from_three_trials() -> None:
+    # 1 + 2 steps + 3 views: trials at (1, 1), (2, 1) and (1, 3); the whole budget is (5, 7).
+    found = _extrapolated(np.array([6.0]), [(np.array([8.0]), 4 / 1), (np.array([12.0]), 6 / 2)])
+    assert found.tolist() == [1 + 2 * 5 + 3 * 7]
+    assert _extrapolated(np.array([4.0]), []).tolist() == [4.0]
