@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         DefendedForImageClassification,
     )
     from calor_hf.priors import PRIORS, train_prior
+    from calor_hf.recipes.audit_callback import AuditCallback
     from calor_hf.targets.hf_target import HFTarget
     from calor_hf.training.arguments import CALoRTrainingArguments
     from calor_hf.training.calor_trainer import CALoRTrainer
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ATTACKS": "calor_hf.attacks",
+    "AuditCallback": "calor_hf.recipes.audit_callback",
     "AuditOptions": "calor_hf.auditing",
     "CALoRConfig": "calor_hf.modeling",
     "CALoRForImageClassification": "calor_hf.modeling",
@@ -66,6 +68,7 @@ __all__ = [
     "GENERATORS",
     "METRICS",
     "PRIORS",
+    "AuditCallback",
     "AuditOptions",
     "CALoRConfig",
     "CALoRForImageClassification",
