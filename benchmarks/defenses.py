@@ -87,6 +87,8 @@ def stepper(name: str, batch: int, folder: Path, stack: ExitStack) -> Callable[[
 def main() -> None:
     """Print the ratio of step times of each defense."""
     for name in DEFENSES.names():
+        if DEFENSES.get(name).extra:
+            continue
         batch = BATCH.get(name, 32)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             ours = stepper(name, batch, Path(folder) / "a", stack)

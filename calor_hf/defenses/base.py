@@ -1,7 +1,7 @@
 """Contract of the defenses: a loss of named terms, and optionally a head, stages, hooks and changed batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -63,6 +63,7 @@ class Defense(Generic[C]):
         config: The settings, frozen.
         stage_names: Names of the training stages, in order.
         needs_trainer: Whether it works only under ``DefenseTrainer``, because it changes batches or freezes weights.
+        extra: Extra of this package that training needs; comparisons leave such a defense out unless it is named.
         log_odds_suffice: Whether the loss reads the scores only through the true class's log-odds
             (``Forward.log_odds``), so that very many classes can be scored in chunks.
         release_warning: Shown after training if its files must not all be published.
@@ -71,6 +72,7 @@ class Defense(Generic[C]):
     config_class: ClassVar[type[MethodConfig]]
     stage_names: ClassVar[tuple[str, ...]] = ("fit",)
     needs_trainer: ClassVar[bool] = False
+    extra: ClassVar[str] = ""
     log_odds_suffice: ClassVar[bool] = False
     release_warning: ClassVar[str] = ""
 
@@ -154,6 +156,16 @@ class Defense(Generic[C]):
         """
         self.run = run
 
+    def batches(self, samples: int, batch_size: int, parts: int) -> Iterable[list[int]] | None:
+        """Training batches of an epoch, each a list of numbers of samples; None means batches of the trainer.
+
+        Args:
+            samples: Number of training images.
+            batch_size: Images of a batch, or the expected number.
+            parts: Batches of an optimizer step.
+        """
+        return None
+
     def on_batch(self, inputs: dict[str, Any], draws: StepDraws, progress: Progress) -> dict[str, Any]:
         """Change a training batch before the model reads it.
 
@@ -173,6 +185,14 @@ class Defense(Generic[C]):
         By default ``cross_entropy`` in nats, the mean over the batch.
         """
         return {"cross_entropy": cross_entropy(out)}
+
+    def on_gradients(self, parts: int, last: bool) -> None:
+        """Change the gradients of the weights after a backward pass.
+
+        Args:
+            parts: Batches of an optimizer step, by whose number the loss was divided.
+            last: Whether the optimizer steps next; else gradients of more batches will be added.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """State of training besides the model: saved with checkpoints and resumed, never published."""

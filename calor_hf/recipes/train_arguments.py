@@ -243,8 +243,8 @@ def reads_identities(defense: str) -> bool:
 
 
 def defenses_of_any_data() -> list[str]:
-    """Return the names of the defenses that need no data made for them."""
-    return [name for name in DEFENSES.names() if not reads_identities(name)]
+    """Return the names of the defenses that need neither data made for them nor an extra."""
+    return [name for name in DEFENSES.names() if not (reads_identities(name) or DEFENSES.get(name).extra)]
 
 
 def defense_settings(model: ModelArguments) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import SequentialLR
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer import SCHEDULER_NAME
 
@@ -157,6 +158,21 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
             return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drops
+
+    def get_train_dataloader(self) -> Any:
+        """As ``Trainer.get_train_dataloader``, with the defense's batches, if it draws its own."""
+        loader, args = super().get_train_dataloader(), self.args
+        samples = len(loader.dataset) if hasattr(loader.dataset, "__len__") else 0
+        own = self.defense.batches(samples, self._train_batch_size, args.gradient_accumulation_steps)
+        if own is None:
+            return loader
+        return self.accelerator.prepare(
+            DataLoader(
+                loader.dataset, batch_sampler=cast(Any, own), collate_fn=loader.collate_fn,
+                num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+            )
+        )  # fmt: skip
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.create_optimizer``, with groups of the head's own if it learns at another rate.
@@ -387,6 +403,8 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
         """As ``Trainer.training_step``; counts the batches that an optimizer step accumulates."""
         result = super().training_step(*args, **kwargs)
         self._parts_of_step += 1
+        if self.own_loss:
+            self.defense.on_gradients(self.current_gradient_accumulation_steps, self.accelerator.sync_gradients)
         return result
 
     def draws_of_batch(self, count: int, part: int) -> StepDraws:

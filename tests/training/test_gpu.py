@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from calor_hf import DEFENSES, CALoRForImageClassification
-from tests.training.small_task import DEFENSE_KINDS, STEPS, defense_trainer, trainer
+from calor_hf import CALoRForImageClassification
+from tests.training.small_task import DEFENSE_KINDS, STEPS, TRAINED, defense_trainer, trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,7 +38,7 @@ def test_interrupted_and_resumed_goes_on_in_its_stage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", DEFENSE_KINDS)
-@pytest.mark.parametrize("name", DEFENSES.names())
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_defense_in_half_precision(tmp_path: Path, name: str, kind: str, precision: str) -> None:
     changes: dict[str, Any] = {"use_cpu": False, "num_train_epochs": 2, precision: True}
     settings = {"eps": 0.01} if name == "at_at" else {}  # the default is below the precision of bf16

@@ -9,10 +9,10 @@ import torch
 from torch.optim import SGD
 from transformers import AutoModelForImageClassification
 
-from calor_hf import DEFENSES, CALoRForImageClassification, DefenseTrainer
+from calor_hf import CALoRForImageClassification, DefenseTrainer
 from calor_hf.modeling import lora_config
 from calor_hf.training.calor_trainer import trainer_class
-from tests.training.small_task import Patterns, arguments, assert_same_weights, config, defense_trainer
+from tests.training.small_task import TRAINED, Patterns, arguments, assert_same_weights, config, defense_trainer
 
 peft = pytest.importorskip("peft", reason="adapters need the extra calor-hf[peft]")
 # peft asks transformers 5.23 by an old name.
@@ -171,7 +171,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
 HEAD_ONLY: dict[str, Any] = {"max_steps": 2, "adapt_steps": 2, "save_strategy": "no", "head_only": True}
 
 
-@pytest.mark.parametrize("name", ["ordinary", *(name for name in DEFENSES.names() if name != "bido")])
+@pytest.mark.parametrize("name", ["ordinary", *(name for name in TRAINED if name != "bido")])
 def test_the_head_alone_learns_if_asked_to(name: str, tmp_path: Path) -> None:
     if name == "ordinary":
         model = AutoModelForImageClassification.from_config(config("resnet"))

@@ -9,24 +9,23 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl
 
-from calor_hf import DEFENSES, CALoRForImageClassification, suggest_rank
+from calor_hf import CALoRForImageClassification, suggest_rank
 from calor_hf.core.files import read_tensors
 from calor_hf.modeling import defend
 from calor_hf.training.checkpoints import complete_checkpoints
 from calor_hf.training.checks import NonFiniteLossError
 from calor_hf.training.trainer import DefenseTrainer
-from tests.training.small_task import CLASSES, DEFENSE_KINDS, Patterns, assert_same_weights, defense_trainer
+from tests.training.small_task import CLASSES, DEFENSE_KINDS, TRAINED, Patterns, assert_same_weights, defense_trainer
 from tests.training.test_calor_trainer import InterruptAt
 from tests.training.test_every_defense import base, images
 
-NAMES = DEFENSES.names()
 EPOCH = 3  # steps: 48 images in batches of 16
 
 
 # Each defense on one kind of base; on the others as well when there is time.
 ONE_KIND_EACH = [
     pytest.param(name, kind, marks=() if place % len(DEFENSE_KINDS) == turn else pytest.mark.slow)
-    for place, name in enumerate(NAMES)
+    for place, name in enumerate(TRAINED)
     for turn, kind in enumerate(DEFENSE_KINDS)
 ]
 
@@ -65,21 +64,21 @@ def stopped(run: DefenseTrainer) -> str:
     return said
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_picture_with_nan_stops_training(name: str, tmp_path: Path) -> None:
     run = short_run(tmp_path, name)
     run.train_dataset.images[20, 0, 3, 3] = torch.nan
     assert re.match(r"the loss is not finite at step [123] \(stage 'fit'\); no checkpoint", stopped(run))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_weight_with_nan_stops_training_at_its_step(name: str, tmp_path: Path) -> None:
     run = short_run(tmp_path, name, callbacks=[Spoil(EPOCH + 2, gradient=False)])
     assert f"the loss is not finite at step {EPOCH + 2} (stage 'fit'); the last good" in stopped(run)
 
 
 @pytest.mark.parametrize("step", [EPOCH, 2 * EPOCH])  # after the first a checkpoint is due, after the second the end
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_step_that_spoils_the_weights_is_not_saved(name: str, step: int, tmp_path: Path) -> None:
     run = short_run(tmp_path, name, callbacks=[Spoil(step, gradient=True)])
     assert re.match(rf"classification_head\.\S+ is not finite after step {step} \(stage 'fit'\)", stopped(run))
@@ -132,7 +131,7 @@ def test_evaluation_and_choice_of_a_rank_refuse_a_picture_with_nan(tmp_path: Pat
         CALoRForImageClassification.from_base(base("vit"), rank=3, head_init="svd", calibration=run.eval_dataset.images)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize(("count", "classes"), [(17, CLASSES), (16, 1)])
 def test_a_batch_of_one_image_or_one_class(name: str, count: int, classes: int, tmp_path: Path) -> None:
     norm = {"input_norm": "batchnorm"} if name in ("calor", "loft") else {}
@@ -183,7 +182,7 @@ def scaled_run(folder: Path, name: str) -> DefenseTrainer:
     return run
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_scaled_gradients_that_overflow_cost_a_step_and_no_more(name: str, tmp_path: Path) -> None:
     run = scaled_run(tmp_path, name)
     before = [weight.clone() for weight in run.model.parameters()]
@@ -193,7 +192,7 @@ def test_scaled_gradients_that_overflow_cost_a_step_and_no_more(name: str, tmp_p
     assert not all(torch.equal(*pair) for pair in zip(before, run.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_loss_that_overflows_in_half_precision_stops_training(name: str, tmp_path: Path) -> None:
     run = scaled_run(tmp_path, name)
     run.train_dataset.images[20] *= 1e5
