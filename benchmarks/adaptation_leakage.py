@@ -30,8 +30,8 @@ from benchmarks import adaptation, adaptation_heads, effort
 from benchmarks.decoy_controls import parsers
 from benchmarks.decoy_faces import loaded, of_people, pooled
 from benchmarks.mobilefacenet import Embedding
-from benchmarks.real_faces import kept
-from benchmarks.real_faces_audit import FaceTarget, embed
+from benchmarks.real_faces import KeptTarget
+from benchmarks.real_faces_audit import embed
 from calor_hf import HFTarget, load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.files import write_json, write_whole
@@ -119,18 +119,12 @@ def faces(options: argparse.Namespace) -> Setting:
              "test": people["test/A"], "test_labels": people["test/people"]}  # fmt: skip
     body, judge = Embedding(options.data, "A"), Embedding(options.data, "B")
     means = F.normalize(torch.stack([people["train/B"][of].mean(dim=0) for of in of_people(people["train/people"])]))
-    once, rank = kept(body, folder), adaptation.SETS["bolly100"][2]
-
-    class Frozen(FaceTarget):
-        """Looks at the candidates once, as the network is the same for all heads."""
-
-        def features(self, images: Tensor) -> Tensor:
-            return super().features(images) if torch.is_grad_enabled() else once(images)
+    rank = adaptation.SETS["bolly100"][2]
 
     def models(seed: int) -> Iterator[tuple[str, Target, dict[str, Any]]]:
         for way, head in adaptation_heads.heads(parts, rank, seed):
             numbers = scalars(adaptation_heads.measure(head, parts))
-            yield way.removesuffix(f", {CA}"), Frozen(body, head, CLASSES), numbers
+            yield way.removesuffix(f", {CA}"), KeptTarget(body, head, CLASSES, folder), numbers
 
     steps = "steps=20,views=0,initial_candidates=400,lr=0.15"
     attacks = {

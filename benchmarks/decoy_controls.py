@@ -197,16 +197,21 @@ def exchangeable(data: Data) -> dict[str, Any]:
     return {**numbers, "refused": found.distinguishable, "refused_by_training": refused}
 
 
+def small_network(seed: int) -> ResNetForImageClassification:
+    """Small ResNet with random weights."""
+    torch.manual_seed(seed)
+    config = ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", num_labels=CLASSES
+    )
+    return ResNetForImageClassification(config)
+
+
 def trained(data: Data, seed: int, look: Callable[[HFTarget], None] | None = None, epochs: int = EPOCHS) -> HFTarget:
     """Small model with decoys, or undefended if ``data`` have none.
 
     ``look`` is called at :data:`CHECKPOINTS` steps of the second half of the training.
     """
-    torch.manual_seed(seed)
-    config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], layer_type="basic", num_labels=CLASSES
-    )
-    base = ResNetForImageClassification(config)
+    base = small_network(seed)
     model = defend(base, "decoys", k=data.k) if data.k > 1 else defend(base, "none")
     target = HFTarget(model, image_size=SIDE)
     per_epoch = len(data.images) // BATCH

@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from benchmarks.mobilefacenet import Embedding
-from benchmarks.real_faces_audit import embed, load_images
+from benchmarks.real_faces_audit import FaceTarget, embed, load_images
 from calor_hf import AuditOptions, HFTarget, LeakageReport, PrivateImages, audit, load_generator
 from calor_hf.auditing.networks import Network, load_network
 from calor_hf.core.files import write_whole
@@ -122,6 +122,18 @@ def kept(features: Callable[[Tensor], Tensor], folder: Path) -> Callable[[Tensor
         return load_file(file)["features"]
 
     return read
+
+
+class KeptTarget(FaceTarget):
+    """Looks at images that need no gradient once, as the network is the same for all heads."""
+
+    def __init__(self, body: Embedding, head: nn.Module, num_classes: int, folder: Path) -> None:
+        super().__init__(body, head, num_classes)
+        self._once = kept(body, folder)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 128) embeddings."""
+        return super().features(images) if torch.is_grad_enabled() else self._once(images)
 
 
 def nearest_mean(data: Path, dataset: Path, folder: Path) -> Network:
