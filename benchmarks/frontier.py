@@ -63,6 +63,7 @@ MODELS: dict[str, tuple[str, Settings]] = {
     "at_at, eps = 0.02": ("at_at", {"eps": 0.02, "step": 0.004, "weight": 0.3}), "decoys": ("decoys", {"k": 4}),
 }  # fmt: skip
 """Defense and settings of each model; the first one is what the others are compared with."""
+FIRST = next(iter(MODELS))
 AT_AT = tuple(model for model, (defense, _) in MODELS.items() if defense == "at_at")
 K = 4
 RADII = (0.0005, 0.0025, 0.01)
@@ -92,7 +93,7 @@ ATTACKS = {
     "plg": Row(f"plg:{PLG}"),
     "ppa": Row("ppa:steps={steps},restarts=1,final_views=0,initial_candidates={candidates}"),
     "if_gmi": Row("if_gmi:steps={first},later_steps={later},initial_candidates={candidates}"),
-    "plg@smoothed": Row(f"plg@smoothed:objective=max_margin,samples={{samples}},{PLG}", models=AT_AT),
+    "plg@smoothed": Row(f"plg@smoothed:objective=max_margin,samples={{samples}},{PLG}", models=(FIRST, *AT_AT)),
     "surrogate": Row("surrogate:student_epochs={epochs},effort=5", models=AT_AT),
     "surrogate@robust": Row("surrogate@robust:student_epochs={robust},effort=5", models=AT_AT),
     "samples of the flow": Row("", prior=1),
@@ -394,9 +395,6 @@ def tables(cells: Cells) -> str:
     return "\n\n".join(found)
 
 
-FIRST = next(iter(MODELS))
-
-
 def by_seed(cells: Cells, attack: str, model: str) -> dict[int, dict[str, Any]]:
     """Trainings of a cell."""
     return {one["seed"]: one for one in cells if (one["attack"], one["model"]) == (attack, model)}
@@ -407,7 +405,7 @@ def compared(some: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]
     both = [seed for seed in some if seed in controls]
     values, theirs = (np.array([of[seed][name] for seed in both]) for of in (some, controls))
     level = pooled(np.array([one[name] for one in some.values()]))
-    return level, "" if not both or (values == theirs).all() else points(values - theirs)
+    return level, "" if not both or some is controls else points(values - theirs)
 
 
 def robust(some: dict[int, dict[str, Any]], eps: str) -> str:

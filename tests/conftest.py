@@ -2,7 +2,8 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers
 
@@ -16,6 +17,17 @@ from tests.processes.server import Server
 
 # Seconds until the workers of a data loader that is garbage are terminated, by whichever test collects it.
 _utils.MP_STATUS_CHECK_INTERVAL = 0.2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, bool | None, bool | None]:
+    """Skip flows and pipelines where the extra that they need is not installed."""
+    try:
+        return (yield)
+    except ImportError as error:
+        if find_spec("diffusers") is None and "diffusers" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ def test_help_list_and_a_wrong_command_load_no_heavy_library() -> None:
 import sys
 from calor_hf.cli.main import main
 print([main(words) for words in ([], ["--help"], ["--version"], ["list"], ["list", "gmii"], ["trian"])])
-print(sorted({"torch", "transformers", "numpy", "datasets", "matplotlib"} & set(sys.modules)))
+print(sorted({"torch", "transformers", "numpy", "datasets", "diffusers", "matplotlib"} & set(sys.modules)))
 """
     assert run(code).splitlines()[-2:] == ["[0, 0, 0, 0, 2, 2]", "[]"]
 
@@ -49,8 +49,8 @@ import calor_hf.defenses.calor
 from transformers import AutoConfig, AutoModelForImageClassification
 config = AutoConfig.for_model("calor")
 print(type(config).__name__, AutoModelForImageClassification._model_mapping[type(config)].__name__)
-import calor_hf.data.synthetic_faces, calor_hf.robustness
-print(sorted({"art", "datasets", "evaluate", "matplotlib", "tensorboard"} & set(sys.modules)))
+import calor_hf.data.synthetic_faces, calor_hf.generators, calor_hf.priors, calor_hf.robustness
+print(sorted({"art", "datasets", "diffusers", "evaluate", "matplotlib", "tensorboard"} & set(sys.modules)))
 """
     assert run(code).splitlines() == ["CALoRConfig CALoRForImageClassification", "[]"]
 

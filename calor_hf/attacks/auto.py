@@ -19,6 +19,8 @@ from calor_hf.targets.base import Target
 
 AGREES = 0.9  # score from which the target counts as convinced
 _TICKS = 1000  # of a member's progress
+ONLY_AGAINST = {"plg-smoothed": "at_at"}
+"""Defense that a member is for, by the member's name; on other models it is not worth its cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,11 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "sfmi@adaptive", "mode_ranking@adaptive"),
-        "Attacks, as --attacks takes them; if_gmi needs a prior with blocks, sfmi a flow, mode_ranking decoys.",
-    )
+        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "sfmi@adaptive", "mode_ranking@adaptive",
+         "plg@smoothed"),
+        "Attacks, as --attacks takes them; if_gmi needs a prior with blocks, sfmi a flow, mode_ranking decoys, and "
+        "plg@smoothed at_at.",
+    )  # fmt: skip
     effort: int = setting(100, "Per cent of the members' published effort.", ge=1, scales_to=1)
     fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
 
@@ -72,12 +76,19 @@ class Auto(Attack[AutoConfig]):
         return tuple(self._fitting(target, generator))
 
     def _fitting(self, target: Target, generator: Generator[Any]) -> dict[str, Attack[Any]]:
-        pairs = self.members.items()
-        return {name: member for name, member in pairs if member.fits(target) and member.runs_on(generator)}
+        return {name: member for name, member in self._fit(target).items() if member.runs_on(generator)}
+
+    def _fit(self, target: Target) -> dict[str, Attack[Any]]:
+        defense = target.describe("").defense
+        return {
+            name: member
+            for name, member in self.members.items()
+            if member.fits(target) and ONLY_AGAINST.get(name, defense) == defense
+        }
 
     def adaptive_to(self, target: Target) -> bool:
         """Whether one of the members is adaptive to the target."""
-        return any(member.adaptive_to(target) for member in self.members.values() if member.fits(target))
+        return any(member.adaptive_to(target) for member in self._fit(target).values())
 
     def effort(self, source: Attack[AutoConfig], scaled: Attack[AutoConfig]) -> tuple[float, tuple[str, ...]]:
         """Compare each member with its own source."""
@@ -91,8 +102,11 @@ class Auto(Attack[AutoConfig]):
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
         """Refuse what one of the members refuses, and a target that none of them fits."""
-        if not any(member.fits(target) for member in self.members.values()):
-            raise ValueError(f"{', '.join(self.members)} attack decoys, and the target has none; pass other members")
+        if not self._fit(target):
+            raise ValueError(
+                f"{', '.join(self.members)} attack a defense that the target has not (mode_ranking decoys, "
+                "plg@smoothed at_at); pass other members"
+            )
         # A member that was asked for is refused where one of the default is left out.
         default = self.config.members == AutoConfig().members
         for name, member in (self._fitting(target, generator) if default else self.members).items():

@@ -39,7 +39,7 @@ def caveats(report: LeakageReport) -> list[str]:
             "The attacker's prior was the program that drew the images. No real attacker has it, so the numbers are "
             "about drawn faces and not about photographs."
         )
-    if any(attack.prior == "diffusers" for attack in report.attacks):
+    if any(attack.prior == "diffusers" or attack.prior_settings.get("official") for attack in report.attacks):
         found.append(
             "The prior was trained elsewhere, on images unknown to this audit; those of celebrities or from the web "
             "may show the attacked people, and then what is recognized may come from the prior and not from the model."

@@ -92,7 +92,7 @@ def test_members_for_decoys_run_on_decoys_alone() -> None:
     alone = parse_attack("mode_ranking:steps=2,views=1").attack.run(decoys, prior, [3, 0], images_per_class=2)
     assert torch.allclose(found[1].images.unflatten(0, (2, 2, 2))[:, 1].flatten(0, 1), alone.images, atol=1e-8)
     assert "mode_ranking-adaptive" in Auto(AutoConfig()).parts(decoys, prior)
-    with pytest.raises(ValueError, match="mode_ranking attack decoys, and the target has none"):
+    with pytest.raises(ValueError, match="mode_ranking attack a defense that the target has not"):
         run(Auto(AutoConfig(members=("mode_ranking",))))
 
 

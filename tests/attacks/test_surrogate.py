@@ -9,6 +9,7 @@ import torch
 
 from calor_hf.attacks import ATTACKS
 from calor_hf.attacks._distill import STEPS, TARGET, StudentPlan, _worst, students_of
+from calor_hf.attacks.auto import Auto, AutoConfig
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.attacks.surrogate import Surrogate
 from calor_hf.core.seeding import named_rng
@@ -94,6 +95,10 @@ def test_what_knows_at_at() -> None:
     adaptive = [spec for spec in ("plg@adaptive", "plg@smoothed", "surrogate", "surrogate@robust", "plg")
                 if parse_attack(spec).attack.adaptive_to(target)]  # fmt: skip
     assert adaptive == ["plg@smoothed", "surrogate", "surrogate@robust"]
+    auto, prior = Auto(AutoConfig()), tiny_generator("renderer")
+    with_it, without = (auto.parts(of, prior) for of in (target, other))
+    assert with_it == (*without, "plg-smoothed")
+    assert (auto.adaptive_to(target), auto.adaptive_to(other)) == (True, False)
     assert not any(parse_attack(spec).attack.adaptive_to(other) for spec in adaptive)
     assert "students (random weights)" in parse_attack("surrogate").changed
     assert parse_attack("surrogate@robust", budget=0.1).attack.config.student_epochs == 2
