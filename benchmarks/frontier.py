@@ -369,6 +369,8 @@ def tables(cells: Cells) -> str:
     found = []
     for setting in SETTINGS:
         mine = [one for one in cells if one["setting"] == setting]
+        if not mine:
+            continue
         models = {model: by_seed(mine, "numbers", model) for model in MODELS}
         rows = []
         for model, some in models.items():

@@ -111,7 +111,7 @@ def test_members_attack_mid_through_its_mean() -> None:
     assert [member.config.noise for member in attack.members.values()] == ["mean", "mean", "drawn"]
     assert attack.adaptive_to(target)
     assert parse_attack("auto").changed == ()
-    assert [member.config.noise for member in Auto(AutoConfig()).members.values()] == ["mean"] * 7
+    assert [member.config.noise for member in Auto(AutoConfig()).members.values()] == ["mean"] * 8
 
 
 def test_what_a_member_refuses_is_told_with_its_name() -> None:
