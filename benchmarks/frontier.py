@@ -1,4 +1,4 @@
-"""Models against attacks at equal passes through the target: recognized people, and robust accuracy beside them.
+"""Models against attacks at equal passes through the target: recognized people, passes, and robust accuracy.
 
     calor-hf prior --image-size 32 --minutes 10 --output-dir outputs/drawn-prior
     calor-hf prior --prior flow --image-size 32 --output-dir outputs/drawn-flow
