@@ -1,4 +1,4 @@
-"""The processes of a run, as `accelerate launch` or `torchrun` started them, with or without an accelerator."""
+"""The processes of a run, as `accelerate launch` or `torchrun` started them, and where they log to."""
 
 from typing import TYPE_CHECKING
 
@@ -23,3 +23,15 @@ def process_state(device: str | torch.device | None = None) -> "PartialState":
     wanted = None if device is None else torch.device(device).type
     cpu = wanted == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu)
+
+
+def check_logger(name: str | None) -> None:
+    """Raise ``ValueError`` for a logger that accelerate does not know, or that is not installed."""
+    from accelerate.tracking import get_available_trackers
+
+    known = [str(one) for one in get_available_trackers()]
+    if name is not None and name not in known:
+        raise ValueError(
+            f"report_to must be a logger that is installed ({', '.join(known)}), got {name}; install that one, or "
+            "leave it out"
+        )

@@ -5,6 +5,7 @@ import io
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from calor_hf._version import __version__
 from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
 from calor_hf.core.finishing import Finishing
-from calor_hf.core.processes import process_state
+from calor_hf.core.processes import check_logger, process_state
 from calor_hf.core.progress import ProgressBar
 from calor_hf.core.seeding import named_rng, torch_seed
 from calor_hf.core.stop_request import StopRequest, leave_interrupts_to_parent
@@ -23,7 +24,7 @@ from calor_hf.data.image_grid import image_grid
 from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import Generator
 from calor_hf.priors.base import PriorTraining, TrainDraws
-from calor_hf.priors.folder import CHECKPOINT, RECORD, SAMPLES, clear, refuse_used
+from calor_hf.priors.folder import CHECKPOINT, LOGS, RECORD, SAMPLES, clear, refuse_used
 from calor_hf.targets.base import Target
 from calor_hf.targets.frozen import frozen
 
@@ -45,6 +46,7 @@ def train_prior(
     overwrite: bool = False,
     minutes: float | None = None,
     device: str | torch.device | None = None,
+    report_to: str | None = None,
 ) -> Generator[Any]:
     """Train a generator on public images and save it, with sample grids and a record, in ``output_dir``.
 
@@ -62,6 +64,8 @@ def train_prior(
         overwrite: Delete an earlier prior in ``output_dir`` first.
         minutes: Budget that the size was chosen for (:func:`~calor_hf.priors.size_for`), for the record.
         device: Device to train on; None means the one that `accelerate` chooses.
+        report_to: Logger of the losses, such as ``tensorboard`` (files in ``output_dir/runs``), ``trackio`` or
+            ``wandb``. None means none.
 
     Returns:
         The generator in evaluation mode, of a prior that keeps a running mean of its weights that one; in every
@@ -69,7 +73,7 @@ def train_prior(
 
     Raises:
         ValueError: no target for a prior that asks one, too few or non-square images, a batch that the processes
-            cannot share, or a checkpoint of other settings.
+            cannot share, a checkpoint of other settings, or a logger that is not installed.
         FileExistsError: ``output_dir`` holds files, and they are neither to be resumed nor overwritten.
         FloatingPointError: a loss is not finite; the last checkpoint is kept.
         FinishingError: samples could not be drawn; the checkpoint is written.
@@ -77,8 +81,9 @@ def train_prior(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=process_state(device).device.type == "cpu")
-    folder = Path(output_dir)
+    check_logger(report_to)
+    folder, cpu = Path(output_dir), process_state(device).device.type == "cpu"
+    accelerator = Accelerator(cpu=cpu, log_with=report_to, project_dir=folder / LOGS)
     side = _check(training, images, target, accelerator.num_processes)
     if accelerator.is_main_process and not overwrite:
         refuse_used(folder, resume)
@@ -115,13 +120,14 @@ def train_prior(
     bar = ProgressBar(total=total, initial=state.step, desc="prior", unit="step", disable=hidden)
     modules = [target.module] if target is not None else []
     begin = time.perf_counter()
-    with frozen(*modules), StopRequest("saving after this step", active=accelerator.num_processes == 1) as stop, bar:
+    stop = StopRequest("saving after this step", active=accelerator.num_processes == 1)
+    with frozen(*modules), stop, bar, _logging(accelerator, report_to):
         while state.step < total:
             losses = state.update(target, loader, accelerator)
             bar.update()
             due = state.step % save_steps == 0 or state.step == total or stop.requested
             if due or state.step % 20 == 0:
-                state.note(losses, bar)
+                accelerator.log(state.note(losses, bar), step=state.step)
             if due:
                 state.seconds, begin = state.seconds + time.perf_counter() - begin, time.perf_counter()
                 _mean_over_processes(state.buffers(), accelerator)
@@ -131,6 +137,17 @@ def train_prior(
                 raise KeyboardInterrupt(f"stopped at step {state.step}; go on with resume")
     accelerator.wait_for_everyone()
     return state.published.eval()
+
+
+@contextmanager
+def _logging(accelerator: Any, report_to: str | None) -> Iterator[None]:
+    if report_to is not None:
+        accelerator.init_trackers("calor-hf-prior")
+    try:
+        yield
+    finally:  # not end_training, which ends the processes' group too
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def _descend(terms: dict[str, Tensor], optimizer: Any, weights: list[nn.Parameter], accelerator: Any) -> None:
@@ -216,8 +233,8 @@ class _State:
         networks = {id(network): network for network in (self.generator, self.published)}.values()
         return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
-    def note(self, losses: dict[str, Tensor], bar: Any) -> None:
-        """Keep and show the losses; complain about one that is not finite."""
+    def note(self, losses: dict[str, Tensor], bar: Any) -> dict[str, float]:
+        """Keep and show the losses, and return them; complain about one that is not finite."""
         values = {name: float(value) for name, value in losses.items()}
         bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
         if bad:
@@ -227,6 +244,7 @@ class _State:
             )
         self.history.append({"step": self.step, **values})
         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+        return values
 
     def save(self) -> None:
         """Write record, generator (usable before the end), a grid of samples, and the checkpoint when all is there."""

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from calor_hf.core.files import delete
+
 CHECKPOINT = "checkpoint.pt"
 RECORD = "training.json"
 SAMPLES = "samples"
+LOGS = "runs"
 OWN_FILES = (CHECKPOINT, RECORD, "config.json", "model.safetensors")
 
 
@@ -14,7 +17,9 @@ def refuse_used(folder: Path, resume: bool = False) -> None:
         return
     others = [path for path in folder.iterdir() if not path.name.endswith(".part")] if folder.is_dir() else []
     begun = (
-        resume and {path.name for path in others} <= {*OWN_FILES, SAMPLES, "README.md"} and (folder / RECORD).is_file()
+        resume
+        and {path.name for path in others} <= {*OWN_FILES, SAMPLES, LOGS, "README.md"}
+        and (folder / RECORD).is_file()
     )
     if others and not begun:  # `begun`: stopped in its first save
         raise FileExistsError(
@@ -27,3 +32,4 @@ def clear(folder: Path) -> None:
     """Delete an earlier prior, and nothing else."""
     for path in [*(folder / name for name in OWN_FILES), *(folder / SAMPLES).glob("[0-9]" * 6 + ".png")]:
         path.unlink(missing_ok=True)
+    delete([folder / LOGS])

@@ -9,7 +9,7 @@ from typing import Any
 from calor_hf.core.config import setting
 from calor_hf.core.files import read_json, saving
 from calor_hf.core.finishing import Finishing
-from calor_hf.core.processes import process_state
+from calor_hf.core.processes import check_logger, process_state
 from calor_hf.data.loading import load_public_images
 from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import Generator, import_stylegan2
@@ -51,6 +51,10 @@ class PriorOptions:
         flags=("--import",),
         metavar="FILE",
     )
+    report_to: str | None = setting(
+        None,
+        "logger of the losses: tensorboard (files in OUTPUT_DIR/runs), trackio, wandb, ...; default: none",
+    )
     push_to_hub: str | None = setting(None, "push the finished generator to this Hub model", metavar="ID")
     resume: bool = setting(False, "continue from the checkpoint in the output folder")
     overwrite: bool = setting(False, "delete an earlier prior in the output folder first")
@@ -59,7 +63,8 @@ class PriorOptions:
         """Refuse values before any work."""
         if self.import_file:
             taken = {"--target": self.target, "--dataset": self.dataset, "--image-column": self.image_column,
-                     "--minutes": self.minutes, "--settings": self.settings, "--resume": self.resume}  # fmt: skip
+                     "--minutes": self.minutes, "--settings": self.settings, "--resume": self.resume,
+                     "--report-to": self.report_to}  # fmt: skip
             if useless := [name for name, value in taken.items() if value]:
                 raise ValueError(f"--import trains nothing; leave out {', '.join(useless)}")
             return
@@ -77,6 +82,7 @@ class PriorOptions:
             raise ValueError(f"--minutes must be a finite number > 0, got {self.minutes}")
         if self.image_size < 1 or (self.crop is not None and self.crop < 1):
             raise ValueError(f"--image-size and --crop must be >= 1, got {self.image_size} and {self.crop}")
+        check_logger(self.report_to)
         if PRIORS.get(self.prior).needs_target and self.target is None:
             raise ValueError(f"--prior {self.prior} asks the model under attack for labels; pass --target")
 
@@ -153,6 +159,7 @@ def _train(options: PriorOptions) -> Generator[Any]:
     generator: Generator[Any] = train_prior(
         method, images, folder, target=target, seed=options.seed, save_steps=options.save_steps,
         num_workers=options.num_workers, resume=options.resume, overwrite=options.overwrite, minutes=options.minutes,
+        report_to=options.report_to,
     )  # fmt: skip
     if state.is_main_process:
         print(f"saved the generator in {folder}, samples in {folder / 'samples'}")

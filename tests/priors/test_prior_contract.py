@@ -173,6 +173,23 @@ def test_resuming_without_a_checkpoint_begins(name: str, tmp_path: Path) -> None
     assert steps_in(tmp_path) == 4
 
 
+def test_losses_are_logged_where_asked(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    logged = train("flow", tmp_path, seed=1, save_steps=2, report_to="tensorboard")
+    assert_same_weights(logged, train("flow", tmp_path / "not", seed=1))
+    (file,) = (tmp_path / "runs").rglob("events.*")
+    events = EventAccumulator(str(file)).Reload()
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    for name in set(history[0]) - {"step"}:
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(entry["step"], pytest.approx(entry[name])) for entry in history]
+    train("flow", tmp_path, overwrite=True)
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ValueError, match=r"report_to must be a logger .*tensorboard.*, got tensorbord;"):
+        train("flow", tmp_path / "other", report_to="tensorbord")
+
+
 def test_the_whole_data_set_is_used_and_shuffled_anew_each_epoch(tmp_path: Path) -> None:
     class Noted(Pictures):
         def __init__(self) -> None:
