@@ -46,7 +46,7 @@ docs: $(STAMP) ## Build the documentation into build/docs; warnings are errors
 	HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
 	@echo 'open build/docs/index.html'
 
-tables: $(STAMP) ## Write the tables of README.md and docs/trainer.md from the code
+tables: $(STAMP) ## Write the generated tables of the guides from the code
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/method_tables.py
 
 linkcheck: $(STAMP) ## Check the documentation's links to other sites (needs the internet)

@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "registry_pages",
     "repository_links",
 ]
@@ -45,6 +46,8 @@ highlight_language = "text"  # blocks without a language are commands
 html_theme = "furo"
 html_title = f"calor_hf {release}"
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_additional_pages = {"index": "index.html"}  # leads to README.html
 html_copy_source = False
 
@@ -53,6 +56,7 @@ myst_heading_anchors = 4  # `page.md#a-heading`, as GitHub has them
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
+nb_output_stderr = "warn"  # a warning in the notebook is an error of the build
 nb_execution_timeout = 900  # seconds a cell; a busy machine takes its time
 
 autodoc_member_order = "bysource"

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/trainer.md from the registries and from what the code says of itself.
+"""Write the generated tables of the guides from the registries and from what the code says of itself.
 
 python docs/method_tables.py
 """
@@ -13,8 +13,9 @@ from calor_hf import ATTACKS, DEFENSES
 from calor_hf.training.fields import AS_IN_TRAINER, DIFFERENCES, PASSED_ON, REFUSED, how
 from calor_hf.training.parameters import PARAMETERS
 
-README = Path(__file__).parents[1] / "README.md"
-TRAINER = Path(__file__).parent / "trainer.md"
+DEFENSES_PAGE, ATTACKS_PAGE, TRAINER_PAGE = (
+    Path(__file__).parent / name for name in ("choose_a_defense.md", "audit.md", "trainer.md")
+)
 SEES = {"white_box": "weights", "scores": "scores", "labels": "labels"}
 
 
@@ -40,8 +41,9 @@ def tables() -> dict[Path, dict[str, str]]:
         attacks.append((f"`{name}`", summary, SEES[attack.access], source))
     parameters = [("parameter", "how it acts"), *((f"`{name}`", text) for name, text in PARAMETERS.items())]
     return {
-        README: {"defenses": _markdown(defenses), "attacks": _markdown(attacks)},
-        TRAINER: {"parameters": _markdown(parameters), "arguments": _markdown(_arguments())},
+        DEFENSES_PAGE: {"defenses": _markdown(defenses)},
+        ATTACKS_PAGE: {"attacks": _markdown(attacks)},
+        TRAINER_PAGE: {"parameters": _markdown(parameters), "arguments": _markdown(_arguments())},
     }
 
 

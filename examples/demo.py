@@ -28,7 +28,7 @@ from calor_hf.recipes.report import INCONCLUSIVE
 from calor_hf.targets.hf_target import HFTarget
 
 HOME = Path("outputs/demo")
-PEOPLE, SHOWN = 20, 4  # shown in the figure
+PEOPLE, SHOWN = 20, 7  # shown in the figure
 MODELS = ("undefended", "calor", "decoys")
 # A deal with a seed is no secret. It need not be, as these people do not exist.
 DEAL = f"decoys deal --num-identities {PEOPLE} --k 4 --seed 0 --output-dir {HOME}/people"
@@ -61,68 +61,56 @@ def run(command: str, *more: str) -> None:
 
 
 class Rebuilt:
-    """Images rebuilt by the attack on a model, and the one of each class that the attacker would submit."""
+    """The image of each class that an attacker of a model would submit, and how often it shows the right person."""
 
     def __init__(self, name: str) -> None:
         report = LeakageReport.load(HOME / f"audit-{name}")
-        self.attack = report.strongest or report.attacks[0]
-        self.guess, self.chance = self.attack.get(guesses(MATCH)), by_chance(report, self.attack, guesses(MATCH))
-        self.found = load_reconstruction(HOME / f"audit-{name}" / self.attack.name / RESULT)
+        attack = report.strongest or report.attacks[0]
+        self.guess, self.chance = attack.get(guesses(MATCH)), by_chance(report, attack, guesses(MATCH))
+        self.found = load_reconstruction(HOME / f"audit-{name}" / attack.name / RESULT)
         with torch.no_grad():
             self.scores = log_odds(HFTarget.from_pretrained(str(HOME / name))(self.found.images), self.found.labels)
 
-    def show(self, panels: Any, label: int) -> None:
-        """Show the images of a class: all, if there are panels enough, with the submitted one framed; or that alone."""
+    def show(self, panel: Any, label: int) -> None:
+        """Show the submitted image of a class, framed if it shows the right person."""
         rows = self.found.labels == label
-        images, (first,) = self.found.images[rows], submitted(self.found.images[rows], self.scores[rows], 1)
-        right = self.guess is not None and self.guess.by_identity[label] == 1
-        for panel, index in zip(panels, range(len(images)) if len(panels) > 1 else [first], strict=True):
-            panel.imshow(images[index].permute(1, 2, 0).numpy())
-            if index == first:
-                panel.spines[:].set(visible=True, linewidth=3, color="C2" if right else "C3")
+        images = self.found.images[rows]
+        (first,) = submitted(images, self.scores[rows], 1)
+        panel.imshow(images[first].permute(1, 2, 0).numpy())
+        if self.guess is not None and self.guess.by_identity[label] == 1:
+            panel.spines[:].set(visible=True, linewidth=4, color="C2")
 
-
-def photograph(panel: Any, data: Any, column: str, number: int) -> None:
-    """Show the first image of a person."""
-    panel.imshow(data[data[column].index(number)]["image"])
+    def tell(self, panel: Any) -> None:
+        """Write the share of people that are recognized, with its interval and the chance level."""
+        if self.guess is not None:
+            panel.text(0, 0.5, f"{100 * self.guess.value:.0f} %", fontsize=24, va="center")
+            interval = f"95 % interval {100 * self.guess.low:.0f}–{100 * self.guess.high:.0f} %"
+            panel.text(0.55, 0.5, f"{interval}\nby chance {100 * self.chance:.0f} %", fontsize=9, va="center")
 
 
 def draw(file: Path) -> None:
-    """Draw photographs of some people above what is rebuilt of them, and how often the attacker's guess is right."""
-    alone, merged = load_splits(num_identities=PEOPLE), load_splits(str(HOME / "people"))
-    secret, models = read_assignment(HOME / "people"), [Rebuilt(name) for name in MODELS]
-    k, (undefended, calor, decoys) = secret.k, models
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=(3, 1))
-    left, right = parts
-    panels = left.subplots(2 * SHOWN, 2 + k)
-    for panel in panels.flat:
+    """Draw photographs of some people above what an attacker would submit as theirs, with the shares of all people."""
+    photographs, secret = load_splits(num_identities=PEOPLE), read_assignment(HOME / "people")
+    models = [Rebuilt(name) for name in MODELS]
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    rows: Any = figure.subplots(1 + len(models), SHOWN + 1, width_ratios=[1] * SHOWN + [2.6])
+    for panel in rows.flat:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    for label, above, below in zip(range(SHOWN), panels[::2], panels[1::2], strict=True):
-        member = secret.private[label] % k
-        person = alone.label_names.index(secret.names[label][member])
-        for column, model in enumerate((undefended, calor)):
-            photograph(above[column], alone.train, "label", person)
-            model.show(below[[column]], person)
-        for other in range(k):
-            photograph(above[2 + other], merged.train, "identities", k * label + other)
-        decoys.show(below[2:], label)
-        above[2 + member].set_xlabel("private", fontsize=8, labelpad=1)
-        above[0].set_ylabel("photographs", fontsize=8)
-        below[0].set_ylabel("rebuilt", fontsize=8)
-    for panel, title in zip(panels[0], ("undefended", "CALoR", f"decoys: the {k} people of a class"), strict=False):
-        panel.set_title(title, fontsize=10, loc="left")
-    left.supxlabel("framed: the image that an attacker would submit; green if it shows the right person", fontsize=9)
-    bars = right.subplots()
-    for place, (name, model) in enumerate(zip(MODELS, models, strict=True)):
-        if model.guess is not None:
-            value, low, high = (100 * one for one in (model.guess.value, model.guess.low, model.guess.high))
-            bars.bar(name, value, color="C0", yerr=[[value - low], [high - value]], capsize=4)
-            legend = "" if place else "by chance"
-            bars.hlines(100 * model.chance, place - 0.4, place + 0.4, color="C3", label=legend)
-    bars.set(ylim=(0, 100), title="people recognized\nin the single guess (%)")
-    bars.legend()
+    names = ("photographs", "undefended", "CALoR", f"decoys, k = {secret.k}")
+    for row, name in zip(rows, names, strict=True):
+        row[0].set_ylabel(name, fontsize=12)
+    for label, column in zip(range(SHOWN), rows.T, strict=False):
+        person = photographs.label_names.index(secret.names[label][secret.private[label] % secret.k])
+        column[0].imshow(photographs.train[photographs.train["label"].index(person)]["image"])
+        for panel, model, number in zip(column[1:], models, (person, person, label), strict=True):
+            model.show(panel, number)
+    rows[0, -1].text(
+        0, 0.5, f"people recognized in\nthe attacker's single guess\n(all {PEOPLE} people)", fontsize=12, va="center"
+    )
+    for panel, model in zip(rows[1:, -1], models, strict=True):
+        model.tell(panel)
+    figure.supxlabel("drawn people, who do not exist; framed: the rebuilt image shows the person above it", fontsize=10)
     figure.savefig(file, dpi=110)
 
 

@@ -58,7 +58,12 @@ def show(model: PreTrainedModel, record: dict[str, Any], folder: Path) -> None:
         last = record["measured"][next(reversed(record["measured"]))]
         print(about_confidence(last["train_confidence_correct"], record["target_confidence"]))
     if not record.get("adapted", True):
-        print("The model was not adapted: no adapted checkpoint kept the accuracy, so it is the first stage's.")
+        reason = (
+            "no adapted checkpoint kept the accuracy"
+            if record["steps"]["adapt"]
+            else "the adapt stage was left out, as nearly no training image is within reach of its loss"
+        )
+        print(f"The model was not adapted: {reason}, so it is the first stage's.")
     defended = isinstance(model, DefendedForImageClassification)
     if defended and model.defense.release_warning:
         print(model.defense.release_warning)
@@ -79,7 +84,8 @@ def about_confidence(reached: float, target: float) -> str:
         return f"Scores now top out near {target:.2f}: move old score thresholds."
     return (
         f"Confidence has not reached its target: {reached:.2f} instead of {target:.2f}. Scores top out near "
-        f"{reached:.2f}: move old score thresholds. Train the first stage longer (higher --num-train-epochs) for more."
+        f"{reached:.2f}: move old score thresholds. Train the first stage longer (--num-train-epochs), or at another "
+        "--learning-rate, for more."
     )
 
 

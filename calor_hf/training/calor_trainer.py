@@ -15,14 +15,16 @@ from calor_hf.training.checkpoints import load_weights
 from calor_hf.training.measuring import Measured
 from calor_hf.training.metrics import classification_metrics, is_correct, true_class_confidence
 from calor_hf.training.trainer import DefenseTrainer
+from calor_hf.training.underfit import UNDERFITTED, learning_rate_hint
 
 logger = logging.getLogger(__name__)
 
 FIRST_STAGE_FOLDER = "stage-1"
 _MEASURED = {"validation_accuracy", "validation_images", "train_confidence_correct"}
 _OF_TRAINING = ("accuracy", "confidence_correct", "deviation", "unreached")
-_UNDERFITTED_ACCURACY = 0.9
 _UNREACHED_SHARE = 0.05
+_NOTHING_MOVES = 0.95
+"""Share of training images out of the adapt loss's reach above which the adapt stage is left out."""
 
 
 class NotAdaptedError(RuntimeError):
@@ -59,6 +61,7 @@ class Selection:
         best: The result as it stands, or None if no candidate keeps the accuracy.
         finished: Whether to stop adapting.
         budget: Accuracy that adapting may cost, in [0, 1].
+        left_out: Whether there is no adapting, as nearly no training image is within reach of its loss.
     """
 
     reference: Candidate | None
@@ -66,6 +69,7 @@ class Selection:
     best: Candidate | None
     finished: bool
     budget: float
+    left_out: bool = False
 
 
 class CALoRTrainer(DefenseTrainer):
@@ -159,9 +163,8 @@ class CALoRTrainer(DefenseTrainer):
         of_training = {f"train_{name}": metrics[name] for name in _OF_TRAINING}
         self.log({**of_training, **{f"validation_{name}": validation[name] for name in ("accuracy", "images")}})
         selection = self.selection()
-        if selection.finished:
-            self.control.should_training_stop = True
         if selection.candidates:
+            self.control.should_training_stop |= selection.finished
             return
         if metrics["unreached"] > 0.5 and self.state.global_step == 0:
             raise ValueError(
@@ -170,16 +173,20 @@ class CALoRTrainer(DefenseTrainer):
                 "or start from a trained classifier (head_init='svd')"
             )
         self.save_model(str(self._first_stage_folder), _internal_call=True)
+        self.control.should_training_stop |= selection.finished
         logger.info(
-            "adapt stage begins: mean confidence of correctly classified training images is %.4f, target %.4f; "
+            "adapt stage %s: mean confidence of correctly classified training images is %.4f, target %.4f; "
             "%s of the training images are below %.2f, where the loss hardly pulls: they stay as they are",
-            *(metrics["confidence_correct"], self.target, percent(metrics["unreached"]), reachable),
+            *("is left out" if selection.left_out else "begins", metrics["confidence_correct"], self.target),
+            *(percent(metrics["unreached"]), reachable),
         )
-        if metrics["accuracy"] < _UNDERFITTED_ACCURACY or metrics["unreached"] > _UNREACHED_SHARE:
+        if metrics["accuracy"] < UNDERFITTED or metrics["unreached"] > _UNREACHED_SHARE:
+            hint = learning_rate_hint(self, self.eval_dataset, validation["accuracy"])
             logger.warning(
                 "the model is under-fitted: %s training accuracy, %s of the training images out of the adapt "
-                "loss's reach. Adapting such a model costs accuracy; train the first stage longer or raise the rank.",
+                "loss's reach. Adapting such a model costs accuracy; %s",
                 *(percent(metrics["accuracy"]), percent(metrics["unreached"])),
+                hint or "train the first stage longer or raise the rank.",
             )
 
     def load_result(self) -> None:
@@ -199,6 +206,13 @@ class CALoRTrainer(DefenseTrainer):
                     "adapt_learning_rate)",
                     *(selection.best.confidence, self.target),
                 )
+            return
+        if selection.left_out:
+            logger.warning(
+                "the adapt stage was left out, as nearly no training image is within reach of its loss; the result is "
+                "the first stage's, its confidence is not adapted"
+            )
+            load_weights(self.model, self._first_stage_folder)
             return
         reference, step, total = selection.reference, self.state.global_step, self.state.max_steps
         if reference is None or not selection.candidates:
@@ -264,11 +278,12 @@ def select_adapted(
 
     Accuracy dips in the first epoch of adapting and mostly comes back, so adapting stops when the result has come to
     the target and is as accurate as before; when the last three candidates kept the accuracy but brought no better
-    result; or when they all lost too much and it gets worse.
+    result; or when they all lost too much and it gets worse. It does not begin if nearly no training image is within
+    reach of its loss.
 
     Args:
         history: ``trainer.state.log_history``: entries with ``step``, ``validation_accuracy``, ``validation_images``
-            (for the standard error) and ``train_confidence_correct`` count.
+            (for the standard error), ``train_confidence_correct`` and ``train_unreached`` count.
         reference_step: Step at which the first stage ended.
         candidate_steps: Steps whose checkpoints may be chosen; evaluations at other steps do not count.
         target: Confidence e^(−1/b).
@@ -281,6 +296,9 @@ def select_adapted(
     candidates = tuple(c for c in (_candidate(measured, step) for step in candidate_steps) if c is not None)
     if reference is None:
         return Selection(None, (), None, finished=False, budget=max_accuracy_drop / 100)
+    unreached = 0.0 if at_target else measured[reference_step].get("train_unreached", 0.0)
+    if not candidates and unreached > _NOTHING_MOVES:
+        return Selection(reference, (), None, finished=True, budget=max_accuracy_drop / 100, left_out=True)
 
     images = max(1, measured[reference_step]["validation_images"])
     error = math.sqrt(reference.accuracy * (1 - reference.accuracy) / images)

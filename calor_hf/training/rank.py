@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,8 +88,8 @@ def suggest_rank(
     """
     if looks_untrained(model):
         logger.warning("the model %s. Its features say nothing about the rank; pass a trained model", UNTRAINED)
-    train_x, train_y = _features(model, some_samples(train_dataset, max_samples), head, batch_size)
-    eval_x, eval_y = _features(model, some_samples(eval_dataset, max_samples), head, batch_size)
+    data = (some_samples(dataset, max_samples) for dataset in (train_dataset, eval_dataset))
+    (train_x, train_y), (eval_x, eval_y) = (features_of(model, DataLoader(d, batch_size), head) for d in data)
     classes = num_labels if num_labels is not None else int(train_y.max()) + 1
 
     with torch.random.fork_rng(devices=[]):
@@ -137,20 +137,23 @@ def _growing(limit: int) -> Iterator[int]:
     yield limit
 
 
-def _features(model: PreTrainedModel, data: Any, head: str | None, batch_size: int) -> tuple[Tensor, Tensor]:
+def features_of(
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], head: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """(samples, width) inputs of a model's classifier and (samples,) labels, on the CPU; ``head`` is its path."""
     labels: list[Tensor] = []
 
-    def batches() -> Iterator[dict[str, Tensor]]:
-        for batch in DataLoader(data, batch_size=batch_size):
-            labels.append(batch["labels"])
+    def noted() -> Iterator[Mapping[str, Tensor]]:
+        for batch in batches:
+            labels.append(batch["labels"].cpu())
             yield batch
 
     if isinstance(model, DefendedForImageClassification):
-        features = collect(model, batches(), lambda outputs: outputs.features)
+        features = collect(model, noted(), lambda outputs: outputs.features)
     else:
         paths = [head] if head is not None else find_heads(type(model), model.config)
         check_heads(model, paths)
-        features = head_inputs(model, paths, batches())
+        features = head_inputs(model, paths, noted())
     return features, torch.cat(labels)
 
 

@@ -49,6 +49,7 @@ from calor_hf.training.learning import (
     in_front_of_heads,
     unused_parameters,
 )
+from calor_hf.training.measuring import Measured
 from calor_hf.training.metrics import (
     classification_metrics,
     fitted_temperature,
@@ -58,6 +59,7 @@ from calor_hf.training.parameters import check_parameters
 from calor_hf.training.publishing import PublishingTrainer
 from calor_hf.training.same_run import RUN, about_run, check_same_run
 from calor_hf.training.stages import IS_LAST_LAYER, StagePlan, schedule_of, separate_head
+from calor_hf.training.underfit import UNDERFITTED, learning_rate_hint
 
 logger = logging.getLogger(__name__)
 
@@ -484,6 +486,15 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
                 logs["stage"] = self.plan.stages.index(self.plan.at(step)) + 1
             self._running.clear()
         super().log(logs, *args, **kwargs)
+
+    def measure(self, dataset: Any, split: str) -> Measured:
+        """As ``MeasuringTrainer.measure``, with a hint if the model is under-fitted and frozen features do better."""
+        measured = super().measure(dataset, split)
+        (result,) = measured.metrics.values()
+        if result["train_accuracy"] < UNDERFITTED and (hint := learning_rate_hint(self, dataset, result["accuracy"])):
+            right = percent(result["train_accuracy"])
+            logger.warning("the model is under-fitted, with %s training accuracy; %s", right, hint)
+        return measured
 
     # Evaluations and checkpoints on the way
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-GUIDES = ("first_steps", "choose_a_rank", "defend_a_finished_model", "decoys", "own_data", "laptop", "audit", "devices")
+GUIDES = (
+    "first_steps", "coming_from_trainer", "choose_a_defense", "choose_a_rank", "defend_a_finished_model", "decoys",
+    "own_data", "laptop", "audit", "devices",
+)  # fmt: skip
 """In the order of reading; guides that are not named here come after them."""
 
 _CONTENTS = """

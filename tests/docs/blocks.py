@@ -30,7 +30,7 @@ _FENCE = re.compile(r"^ *```(?P<language>[\w-]*)\s*$")
 _INLINE = re.compile(r"`(calor-hf [^`\n]* --[^`\n]*)`")
 _LOOP = re.compile(r"for (\w+) in (\S+) .*; do$")
 PASSES_ON = ("compare",)  # what it does not know is for `train`
-OTHER_PROGRAMS = ("pre-commit", ".", "cd", "git")
+OTHER_PROGRAMS = ("pre-commit", "source", "cd", "git")
 """They are no one's in this repository, so that their options cannot be checked."""
 
 

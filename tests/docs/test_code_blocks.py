@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs.blocks import FILES, Block, blocks, check, commands, python_blocks, split
+from tests.docs.blocks import FILES, ROOT, Block, blocks, check, commands, python_blocks, split
 
 COMMANDS = [(file, words) for file in FILES for words in commands(file)]
 PYTHON = [block for file in FILES for block in python_blocks(file)]
@@ -84,6 +84,10 @@ def test_every_python_block_compiles_and_finds_what_it_imports(block: Block) -> 
     for module, name in imported(block.text):
         if module != ELSEWHERE.get(block.file):
             find(module, name)
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_all_blocks_are_looked_at() -> None:

@@ -3,9 +3,13 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +24,10 @@ from docs._ext import registry_pages, repository_links
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 _CODE = re.compile(r"^( *)```.*?^\1```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+_ROWS = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+_RULE = re.compile(r"\|(\s*:?-+:?\s*\|)+")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CUT = """() => [...document.querySelectorAll("pre")].filter(pre => pre.scrollWidth > pre.clientWidth).length"""
 
 
 def anchors(text: str) -> set[str]:
@@ -40,6 +48,52 @@ def broken_links(file: str, text: str) -> list[str]:
         if not target.exists() or (anchor and anchor not in anchors(page)):
             broken.append(link)
     return broken
+
+
+def broken_tables(text: str) -> list[str]:
+    """First rows of tables without a rule below them, or whose rows have other numbers of cells."""
+    broken = []
+    for table in _ROWS.findall(re.sub(r"^( *)```.*?^\1```", "", text + "\n", flags=re.DOTALL | re.MULTILINE)):
+        rows = table.splitlines()
+        widths = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+        if len(rows) < 2 or not _RULE.fullmatch(rows[1].strip()) or len(widths) > 1:
+            broken.append(rows[0])
+    return broken
+
+
+class Prose(HTMLParser):
+    """Texts of a page that hold a pipe, outside code: cells of a table that was not understood."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.inside, self.stray = list[str](), list[str]()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag in ("pre", "code", "script", "style", "dt", "title"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.inside and "|" in data and data.strip() != "|":
+            self.stray.append(data.strip())
+
+
+def test_table_checkers_see() -> None:
+    whole, torn = "| a | b |\n|---|:-:|\n| `c` | d \\| e |\n", "| a | b |\n|---|---|\n| c | d |\n\n| e | f |\n"
+    assert broken_tables(whole) == broken_tables(f"```\n{torn}```") == []
+    assert broken_tables(torn) == ["| e | f |"]
+    assert broken_tables("| a |\n|---|\n| b | c |") == ["| a |"]
+    assert Prose("<p>a</p><td>b</td><pre>| c |</pre><li>|</li>").stray == []
+    assert Prose("<p>| <code>a</code> | b |</p>").stray == ["| b |"]
+
+
+@pytest.mark.parametrize("file", [*FILES, "CHANGELOG.md"])
+def test_tables_are_whole(file: str) -> None:
+    assert broken_tables((ROOT / file).read_text(encoding="utf-8")) == []
 
 
 def test_link_checker_sees() -> None:
@@ -106,15 +160,50 @@ def test_guides_that_are_not_listed_come_last(tmp_path: Path) -> None:
     assert listed == ["first_steps", "audit", "deploy", "zebra"]
 
 
-@pytest.mark.slow
-def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", str(tmp_path)],
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", ".", str(folder)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
         capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    front = (tmp_path / "index.html").read_text()
-    assert "README.html" in front
-    assert "views" in (tmp_path / "docs/reference/attacks/plg.html").read_text()
-    assert "data:image/png" in (tmp_path / "docs/first_steps.html").read_text() or list(tmp_path.rglob("_images/*.png"))
+    return folder
+
+
+@pytest.mark.slow
+def test_site_builds_without_a_warning(site: Path) -> None:
+    assert "README.html" in (site / "index.html").read_text()
+    assert "views" in (site / "docs/reference/attacks/plg.html").read_text()
+    assert "data:image/png" in (site / "docs/first_steps.html").read_text() or list(site.rglob("_images/*.png"))
+
+
+def pages(site: Path) -> Iterator[Path]:
+    """Pages of prose, without the listings of the package."""
+    yield from (page for page in sorted(site.rglob("*.html")) if "_modules" not in page.parts)
+
+
+@pytest.mark.slow
+def test_no_table_falls_apart(site: Path) -> None:
+    stray = {page.relative_to(site).as_posix(): Prose(page.read_text(encoding="utf-8")).stray for page in pages(site)}
+    assert len(stray) > 100
+    assert {page: texts for page, texts in stray.items() if texts} == {}
+
+
+@pytest.mark.slow
+def test_no_code_is_cut_off_and_all_of_it_can_be_copied(site: Path) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page, cut = browser.new_page(viewport={"width": 1280, "height": 800}), {}
+        for file in pages(site):
+            page.goto(file.as_uri())
+            cut[file.relative_to(site).as_posix()] = page.evaluate(CUT)
+        assert {name: number for name, number in cut.items() if number} == {}
+        page.goto((site / "README.html").as_uri())
+        blocks = page.locator("article div.highlight pre").count()
+        assert page.locator("article button.copybtn").count() == blocks > 5
+        browser.close()

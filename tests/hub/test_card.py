@@ -399,4 +399,9 @@ def test_a_model_that_was_not_adapted_says_so(tmp_path: Path) -> None:
     card = str(card_of(model))
     assert "Trained with the defense `calor`" in card
     assert "**This model was not adapted:**" in card
+    assert "no adapted checkpoint kept the accuracy, so its weights are those of the first stage" in card
     assert "20 steps of stage `adapt`, of which the last stage was thrown away" in card
+    record(model, adapted=False, steps={"fit": 100, "adapt": 0})
+    card = str(card_of(model))
+    assert "**This model was not adapted:** the adapt stage was left out" in card
+    assert "thrown away" not in card

@@ -162,9 +162,21 @@ def test_an_unadapted_model_is_returned_only_on_request(tmp_path: Path, caplog: 
     assert_same_weights(run.model, CALoRForImageClassification.from_pretrained(tmp_path / "stage-1"))
 
 
-def test_an_underfitted_model_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer(tmp_path, num_train_epochs=1, learning_rate=1e-5).train()
-    assert "under-fitted" in caplog.text
+def test_if_nothing_can_be_adapted_the_stage_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan: dict[str, Any] = {"num_train_epochs": 1, "learning_rate": 1e-5}
+    run = trainer(tmp_path, **plan)
+    run.train()
+    assert "the model is under-fitted" in caplog.text
+    assert "adapt stage was left out" in caplog.text
+    assert run.measured is not None
+    record = run.record(run.measured)
+    assert record["adapted"] is False
+    assert record["steps"] == {"fit": STEPS, "adapt": 0}
+    first = CALoRForImageClassification.from_pretrained(tmp_path / "stage-1")
+    assert_same_weights(run.model, first)
+    again = trainer(tmp_path, **plan)
+    again.train(resume_from_checkpoint=True)  # nothing left to do
+    assert_same_weights(again.model, first)
 
 
 def test_adapting_can_take_the_tail_of_the_schedule(tmp_path: Path) -> None:

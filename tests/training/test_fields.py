@@ -19,6 +19,7 @@ from calor_hf.training.arguments import CALoRTrainingArguments as Arguments
 from calor_hf.training.fields import AS_IN_TRAINER, DIFFERENCES, PASSED_ON, REFUSED, how
 from tests.training.small_task import Patterns, arguments, config
 
+pytestmark = pytest.mark.usefixtures("always_adapts")
 V4 = transformers.__version__.startswith("4.")
 NAMES = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
 TESTS = Path(__file__).parents[1]

@@ -131,6 +131,7 @@ def test_evaluation_and_choice_of_a_rank_refuse_a_picture_with_nan(tmp_path: Pat
         CALoRForImageClassification.from_base(base("vit"), rank=3, head_init="svd", calibration=run.eval_dataset.images)
 
 
+@pytest.mark.usefixtures("always_adapts")
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize(("count", "classes"), [(17, CLASSES), (16, 1)])
 def test_a_batch_of_one_image_or_one_class(name: str, count: int, classes: int, tmp_path: Path) -> None:

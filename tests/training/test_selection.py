@@ -27,6 +27,17 @@ def test_nothing_before_the_first_stage_ends() -> None:
     assert not found.finished
 
 
+@pytest.mark.parametrize(
+    ("unreached", "rescaled", "left_out"), [(0.96, False, True), (0.95, False, False), (1.0, True, False)]
+)
+def test_there_is_no_adapting_if_no_image_is_within_reach(unreached: float, rescaled: bool, left_out: bool) -> None:
+    history = entries((10, 0.5, 0.3))
+    history[1]["train_unreached"] = unreached
+    found = select_adapted(history, 10, [11], TARGET, 0.02, 0.5, rescaled)
+    assert found.left_out == found.finished == left_out
+    assert found.best is None
+
+
 def test_closest_to_the_target_among_those_that_keep_the_accuracy() -> None:
     found = rule((10, 0.95, 0.99), (11, 0.949, 0.96), (12, 0.9455, 0.93), (13, 0.93, 0.885))
     assert found.best is not None

@@ -26,6 +26,8 @@ from calor_hf.training.calor_trainer import NotAdaptedError
 from calor_hf.training.parameters import PARAMETERS
 from tests.training.small_task import CLASSES, Patterns, arguments, assert_same_weights, config, defense_trainer
 
+pytestmark = pytest.mark.usefixtures("always_adapts")
+
 FIT, END = 2, 6  # steps: an epoch of two, then two epochs of adapting
 
 
