@@ -29,7 +29,7 @@ def learning_rate_hint(trainer: Any, dataset: Any, accuracy: float) -> str:
     Args:
         trainer: A ``DefenseTrainer`` whose model has been trained.
         dataset: Images that were not trained on.
-        accuracy: Of the trained model on ``dataset``, in [0, 1].
+        accuracy: Accuracy of the trained model on ``dataset``, in [0, 1].
     """
     base = None if trainer.is_sharded else _base_of(trainer.bare_model)
     if base is None:
