@@ -170,9 +170,9 @@ def _commands() -> str:
 
 
 def help_of(command: str) -> str:
-    """Return the output of ``calor-hf COMMAND --help``, 100 columns wide."""
+    """Return the output of ``calor-hf COMMAND --help``, as wide as a page."""
     shown = io.StringIO()
-    wide = mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"})
+    wide = mock.patch.dict(os.environ, {"COLUMNS": "90", "NO_COLOR": "1"})
     with wide, contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         calor_hf_command([*command.split(), "--help"])
     return shown.getvalue()
