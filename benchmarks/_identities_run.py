@@ -3,7 +3,7 @@
 ``WHO`` is dense (``nn.Linear`` and ``F.cross_entropy``), low_rank (the low-rank head, all scores at once), or chunked
 and adapt (the low-rank head in chunks, with cross-entropy and with confidence adaptation). Prints a JSON object:
 ``seconds`` of a forward and backward pass, ``activation_bytes`` that it needed besides weights and gradients, and how
-far loss and gradients are from those of all scores at once (``apart``, relative; of the chunked ones).
+far loss and gradients are from those of all scores at once (``apart``, relative; for the chunked ones).
 """
 
 import json

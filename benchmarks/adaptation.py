@@ -99,7 +99,7 @@ GOES_ON: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "undefended, temperature": ("undefended", "temperature", {"low_rank": False}, {}),
     "undefended, temperature, CA": ("undefended", "calor", {"low_rank": False, "ca_start": "temperature"}, {}),
 }
-"""Of a way: the way whose model it goes on from, its defense, and settings of defense and training."""
+"""For each way: the way whose model it goes on from, its defense, and settings of defense and training."""
 
 
 def trainings(

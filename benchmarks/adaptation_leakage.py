@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def attacked(setting: Setting, target: Target, attack: str, seed: int) -> dict[str, Any]:
-    """Attack each person; of each image, how the evaluation model and the target see it."""
+    """Attack each person; for each image, how the evaluation model and the target see it."""
     spec, effort_share = setting.attacks[attack]
     rebuilt = parse_attack(spec, budget=effort_share).attack.run(
         target, setting.prior, range(PEOPLE), images_per_class=setting.images, seed=seed, chunk_size=20

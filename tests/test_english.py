@@ -19,6 +19,10 @@ BANNED = {
     "'there is none'": r"\b(is|are) none\b",
     "'beside' for next to, or in addition to": r"\bbeside\b",
     "'in the place of' for instead of": r"in the place of",
+    "'images a class' for 'per class'": r"\b(images|samples|candidates|numbers|queries|rows|layers?)"
+    r"\s+an? (image|person|step|class|move|stage|query|batch|epoch|identity)\b",
+    "'of' for 'for', in front of a sentence": r"[.;] [Oo]f (a|an|the|one|each|two|several)\b",
+    "'not to be' for 'cannot be'": r"\bnot to be (had|told|found|written)\b",
 }
 WHERE = r"\bwhere (it|there|they|a|an|the|that|no|none|not)\b"
 """Right for places and definitions, and wrong for conditions."""
@@ -103,7 +107,8 @@ def test_directives_and_docstrings_are_no_comments() -> None:
 @pytest.mark.parametrize(
     "text",
     ["    seed: Of the noise.", "What a network computes.", "size: What it holds.", "limit: None: no limit.",
-     "for whoever reads it", "ValueError: there is none.", "a file beside it", "in the place of a name"],
+     "for whoever reads it", "ValueError: there is none.", "a file beside it", "in the place of a name",
+     "5 images a class", "one layer\na stage", "As it is; of a folder the files.", "a folder not to be written to"],
 )  # fmt: skip
 def test_each_pattern_is_found(text: str) -> None:
     assert list(findings(text))

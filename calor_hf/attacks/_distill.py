@@ -1,4 +1,4 @@
-"""Students that imitate the target on public images: LOMMA looks through them too, others through nothing else."""
+"""Students that imitate the target on public images: LOMMA attacks both, other attacks only the students."""
 
 import copy
 import io
@@ -64,12 +64,12 @@ class StudentPlan:
 
     Attributes:
         epochs: Over all images.
-        lr: Learning rate, halved every ``halving`` epochs; of hard labels, falling to 0 as a cosine.
-        batch_size: Images a step.
+        lr: Learning rate, halved every ``halving`` epochs; with hard labels, it decays to 0 along a cosine.
+        batch_size: Images per step.
         seed: Seed of weights and order.
-        hard: Cross-entropy to the target's labels, each asked for once; otherwise divergence from its scores.
+        hard: Cross-entropy with the target's labels, each queried once; otherwise divergence from its scores.
         halving: Epochs after which the rate halves.
-        eps: Largest change of a value in [0, 1] by which adversarial examples raise the loss first; 0: none.
+        eps: Maximum change of a value in [0, 1] in the adversarial examples to train on; 0 means none.
     """
 
     epochs: int
@@ -84,15 +84,15 @@ class StudentPlan:
 def students_of(
     target: Any, names: tuple[str, ...], images: Dataset[Tensor], plan: StudentPlan, folder: Path
 ) -> list[Target]:
-    """Students of ``target``, trained or found in ``folder``, frozen.
+    """Return frozen students of ``target``, trained or loaded from ``folder``.
 
     Args:
         target: The teacher; for hard labels its :class:`LabelTarget` will do.
-        names: A name of :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a folder, each;
-            :data:`TARGET` is a copy of the target with its weights.
+        names: For each student a name in :data:`EFFICIENTNETS` or :data:`RESNETS` (random weights), a Hub id or a
+            folder; :data:`TARGET` is a copy of the target with its weights.
         images: Public images in [0, 1].
         plan: Settings of the training.
-        folder: One sub-folder a student.
+        folder: One sub-folder per student.
 
     Raises:
         ValueError: an unknown student name.
@@ -121,7 +121,7 @@ def students_of(
 
 
 def _labels(target: LabelTarget, images: Dataset[Tensor], seed: int, file: Path) -> Tensor:
-    """(images,) the target's labels, asked for or found in ``file``; either way they count as its queries, once."""
+    """(images,) labels of the target, queried or read from ``file``; both count as queries, once."""
     if file.is_file():
         labels = load(file.read_bytes())["labels"]
         target.queries += len(labels)  # asked by another process, or before the run was stopped
@@ -180,7 +180,7 @@ def _train(
     student: PreTrainedModel, teacher: Any, labels: Tensor | None, images: Dataset[Tensor], plan: StudentPlan,
     folder: Path, name: str,
 ) -> None:  # fmt: skip
-    """Train ``student`` and save it; by the teacher's scores, or, given ``labels`` (images,), by these."""
+    """Train ``student`` on the teacher's scores, or on ``labels`` (images,) if given, and save it."""
     device = teacher.device
     student.to(device).train()
     view = _view(student, name, teacher)
@@ -271,12 +271,12 @@ def _worst(loss: Callable[[Tensor], Tensor], images: Tensor, eps: float) -> Tens
 
 
 class Students(Target):
-    """Several networks as one target: their logits side by side are its features, the mean is what it answers.
+    """Several networks as one target: the features are their logits side by side, the scores come from the mean.
 
     Attributes:
         module: All of them.
-        students: Each by itself.
-        count: How many.
+        students: The individual networks.
+        count: Number of networks.
     """
 
     def __init__(self, students: Sequence[Target]) -> None:

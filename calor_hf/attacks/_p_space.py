@@ -29,7 +29,7 @@ def from_p(points: Tensor) -> Tensor:
 
 
 def has_p_space(generator: Generator[Any], choice: str = "auto") -> bool:
-    """Whether latents are looked at in P space: by ``choice`` (on, off), or (auto) of a StyleGAN alone."""
+    """Whether P space is used: ``choice`` is ``on``, ``off``, or ``auto``, which means only for a StyleGAN."""
     return isinstance(generator, StyleGAN2) if choice == "auto" else choice == "on"
 
 
@@ -42,7 +42,7 @@ def truncating(generator: Generator[Any], truncation: float | None) -> Generator
 
 @dataclass(frozen=True)
 class Box:
-    """Where latents stay: mean ± standard deviation of each number, measured in P space.
+    """Bounds of the latents: mean ± standard deviation of each number, measured in P space.
 
     Attributes:
         low: (latent_dim,) lower bounds, in the latent space.
@@ -63,7 +63,7 @@ class Box:
 def bounds(
     generator: Generator[Any], count: int, seed: int, like: Tensor, p_space: bool = True, width: float = 1.0
 ) -> Box:
-    """The box that ``count`` samples of the prior span; of a StyleGAN its styles before truncation.
+    """Compute the box of ``count`` samples of the prior; for a StyleGAN, of its styles before truncation.
 
     Args:
         generator: The prior.

@@ -18,15 +18,15 @@ Layers = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class SACPlan:
-    """How the agents learn; the defaults are RLB-MI's.
+    """Hyperparameters of the agents; the defaults are RLB-MI's.
 
     Attributes:
         lr: Learning rate of all networks and the temperature (Adam).
         gamma: Discount.
-        tau: Share of the critics that the slow critics take over after a step.
-        batch_size: Memories a step.
-        terminal: An episode ends with its only action, so that a critic's goal is the reward alone.
-        shared_noise: One random number for all numbers of all actions of a call.
+        tau: Weight of the critics in the update of the slow critics after each step.
+        batch_size: Remembered episodes per step.
+        terminal: An episode ends with its only action, so the critics learn the reward alone.
+        shared_noise: A call draws one random number, used for every number of every action.
         mean_log_probability: An action's log-probability is the mean over its numbers, not their sum.
     """
 
@@ -40,13 +40,13 @@ class SACPlan:
 
 
 class Agents:
-    """Agents that learn side by side, each from its own stream: nothing couples them.
+    """Independent agents that learn in one batch, each with its own random stream.
 
     Args:
         rngs: Stream of each agent.
-        dim: Numbers of a state and of an action.
-        plan: How they learn.
-        memory: Episodes that are remembered.
+        dim: Dimension of a state and of an action.
+        plan: Hyperparameters.
+        memory: Number of episodes that are remembered.
         like: Device and precision.
     """
 
@@ -86,13 +86,13 @@ class Agents:
         return actions, each.mean(dim=2) if self.plan.mean_log_probability else each.sum(dim=2)
 
     def values(self, critics: Layers, states: Tensor, actions: Tensor) -> Tensor:
-        """(2, agents, n) what both critics expect of actions."""
+        """(2, agents, n) values that both critics give actions."""
         pairs = torch.cat([states, actions], dim=2)
         return forward(critics, pairs.repeat(2, 1, 1)).view(2, len(pairs), -1)
 
     @torch.no_grad()
     def goals(self, rewards: Tensor, following: Tensor) -> Tensor:
-        """(agents, n) what the critics learn to expect: r, or r + γ (min Q(s′, a′) − α ln π(a′ | s′)).
+        """(agents, n) regression targets of the critics: r, or r + γ (min Q(s′, a′) − α ln π(a′ | s′)).
 
         Args:
             rewards: (agents, n).
@@ -105,7 +105,7 @@ class Agents:
         return rewards + self.plan.gamma * (value - self.log_alpha.exp()[:, None] * log_probability)
 
     def learn(self, states: Tensor, actions: Tensor, rewards: Tensor) -> None:
-        """Remember an episode of every agent, and learn from a batch of memories once there are more than a batch.
+        """Store an episode of every agent, and learn from a batch once more episodes than that are stored.
 
         Args:
             states: (agents, dim) at the start.

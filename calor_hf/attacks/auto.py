@@ -37,7 +37,7 @@ class AutoConfig(AttackConfig):
     fast: bool = setting(False, "Skip later members for a class that the target accepts; the report says so.")
 
     def validate(self) -> None:
-        """Refuse an ensemble of nothing, of itself, or of the same attack twice."""
+        """Refuse an ensemble that is empty, contains itself, or has the same attack twice."""
         members = [parse_attack(spec) for spec in self.members]
         names = [member.name for member in members]
         if not members or any(member.kind == "auto" for member in members) or len(set(names)) < len(names):
@@ -97,14 +97,14 @@ class Auto(Attack[AutoConfig]):
         return min(member.effort for member in self._made), (*changed, *members)
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return max(member.rows(images_per_class) for member in self.members.values())
 
     def check(self, target: Target, generator: Generator[Any]) -> None:
-        """Refuse what one of the members refuses, and a target that none of them fits."""
+        """Refuse a target that a member refuses, or that fits none of them."""
         if not self._fit(target):
             raise ValueError(
-                f"{', '.join(self.members)} attack a defense that the target has not (mode_ranking decoys, "
+                f"{', '.join(self.members)} attack a defense that the target does not have (mode_ranking decoys, "
                 "plg@smoothed at_at); pass other members"
             )
         # A member that was asked for is refused where one of the default is left out.
@@ -133,7 +133,7 @@ class Auto(Attack[AutoConfig]):
         return found, cost
 
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
-        """Reconstructions of some classes: of each, ``images_per_class`` by every member in turn."""
+        """Reconstruct some classes: ``images_per_class`` images of each by every member in turn."""
         blocks: list[Reconstruction] = []
         members = self._fitting(target, generator)
         for place, (name, member) in enumerate(members.items()):
@@ -164,14 +164,14 @@ class Auto(Attack[AutoConfig]):
 
 
 def without_noise(attack: Attack[Any]) -> Attack[Any]:
-    """A white-box attack that leaves out the noise of a stochastic head; others as they are."""
+    """Return a white-box attack without the noise of a stochastic head; other attacks stay unchanged."""
     if not isinstance(attack, WhiteBoxAttack):
         return attack
     return type(attack)(replace(attack.config, noise="mean"))
 
 
 def shared_pool(member: Attack[Any]) -> str:
-    """Key of the samples that a member starts from; empty if it chooses from none."""
+    """Key of the samples that a member starts from; empty if it does not choose its starts."""
     if not isinstance(member, WhiteBoxAttack) or member.config.initial_candidates == 0:
         return ""
     views = type(member).start_views
@@ -180,7 +180,7 @@ def shared_pool(member: Attack[Any]) -> str:
 
 
 def _note(notes: dict[str, Any], name: str, member: Attack[Any], mine: dict[str, Any]) -> None:
-    """Keep what a member worked out, for its next chunk, and its starts for other members."""
+    """Keep a member's results for its next chunk, and its starts for other members."""
     pool = shared_pool(member)
     if pool and "starts" in mine:
         notes[pool] = mine["starts"]

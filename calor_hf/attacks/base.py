@@ -131,15 +131,15 @@ class Attack(ABC, Generic[C]):
         return True
 
     def adaptive_to(self, target: Target) -> bool:
-        """Whether it uses knowledge of a defense, and the target has what it goes around."""
+        """Whether it uses knowledge of a defense that the target has."""
         return False
 
     def effort(self, source: "Attack[C]", scaled: "Attack[C]") -> tuple[float, tuple[str, ...]]:
         """Compare the settings with those of the same attack as published.
 
         Args:
-            source: With all of the published effort.
-            scaled: With the budget of this one.
+            source: The attack with the full published effort.
+            scaled: The attack with the budget of this one.
 
         Returns:
             Least ratio of a setting that sets the effort, and the names of other settings that differ.
@@ -194,7 +194,7 @@ class Attack(ABC, Generic[C]):
         """
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return images_per_class
 
     @final
@@ -227,7 +227,7 @@ class Attack(ABC, Generic[C]):
     ) -> Reconstruction:
         """Attack classes, as many at a time as fit; the result depends on the seed, not on how they are grouped.
 
-        If memory runs out, it goes on with half as many classes at a time.
+        If memory runs out, it continues with half as many classes at a time.
 
         Args:
             target: The model under attack; left as it was.
@@ -269,8 +269,8 @@ class Attack(ABC, Generic[C]):
                         raise
                     if len(now) == 1:
                         raise MemoryError(
-                            f"out of memory with one class at a time ({self.rows(images_per_class)} images); ask for "
-                            f"fewer images per class, or use a smaller generator ({error})"
+                            f"out of memory even with one class at a time ({self.rows(images_per_class)} images); ask "
+                            f"for fewer images per class, or use a smaller generator ({error})"
                         ) from error
                     per_chunk = len(now) // 2
                 else:
@@ -323,7 +323,7 @@ def attacked_classes(labels: Sequence[int], num_classes: int) -> list[int]:
     """``labels`` as a list.
 
     Raises:
-        ValueError: none, one out of range, or one twice.
+        ValueError: there are no labels, one is out of range, or one is given twice.
     """
     found = [int(label) for label in labels]
     if not found:
@@ -371,14 +371,14 @@ def check_fit(target: Target, generator: Generator[Any]) -> None:
 
 
 def working_dtype(target: Target, generator: Generator[Any]) -> torch.dtype:
-    """Precision of the latents: the generator's; of one without weights float32, or float64 for a float64 target."""
+    """Precision of the latents: the generator's; without weights, float32, or float64 for a float64 target."""
     if any(True for _ in generator.parameters()):
         return generator.dtype
     return torch.float64 if target.dtype == torch.float64 else torch.float32
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, on whatever device."""
+    """Whether memory has run out, on any device."""
     # torch's allocator for the CPU raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

@@ -70,16 +70,16 @@ class Batch:
 
 
 class AttackedTarget(Target):
-    """A target as a white-box attack looks at it: counted, past its Tanh and without its noise if wished.
+    """Target of a white-box attack: passes are counted; Tanh and noise are bypassed if the settings say so.
 
     Noise that stays is drawn by row.
 
     Attributes:
-        passes: Images looked at so far.
+        passes: Images evaluated so far.
         gradients: Number of these with a gradient.
         logits: The latest ones, detached.
-        batch: Rows that are being looked at.
-        own_head: The target's head as it is, for what its layers hold.
+        batch: Rows that are being evaluated.
+        own_head: The target's unmodified head, for access to its layers.
     """
 
     def __init__(self, target: Target, straight_through: bool = False, without_noise: bool = False) -> None:

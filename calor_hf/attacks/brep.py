@@ -30,7 +30,7 @@ class BREPConfig(AttackConfig):
         1000, "Moves since the sphere last grew that end a start; with fixed: moves in all.", ge=1, scales_to=1
     )
     fixed: bool = setting(False, "End after that many moves, sphere growing or not.")
-    directions: int = setting(32, "Points on the sphere that the target labels a move.", ge=1)
+    directions: int = setting(32, "Points on the sphere that the target labels per move.", ge=1)
     radius: float = setting(2.0, "Of the sphere at the start, in the latent space.", gt=0)
     growth: float = setting(1.3, "Factor by which the sphere grows, > 1.", gt=1)
     grow_above: float = setting(0.75, "It grows if the mean of the answers, 1 or -1 each, is above this.", ge=-1, lt=1)
@@ -81,12 +81,12 @@ class BREP(Attack[BREPConfig]):
 
     A start is a sample of the prior that the target takes for the class; the images of a class are independent starts,
     the first ones in a pool that all classes of a run share. A class with fewer starts than images uses them again,
-    with other directions; one that the target never answers is handed over as it was drawn, with score 0.
+    with other directions; a class that the target never predicts returns its unoptimized prior sample, with score 0.
 
     The paper lets the sphere grow when more than 75 % of its points lie inside; the authors' code compares the mean of
-    answers that are 1 or −1 with 0.75, which takes 87.5 %, and so do we.
+    answers that are 1 or −1 with 0.75, which requires 87.5 %; so does this implementation.
 
-    Cost: up to 33 labels a move.
+    Cost: up to 33 labels per move.
 
     Source:
         Kahla et al., "Label-Only Model Inversion Attacks via Boundary Repulsion", CVPR 2022, arXiv:2203.01925;
@@ -109,14 +109,14 @@ class BREP(Attack[BREPConfig]):
     }
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return images_per_class * self.config.directions
 
     @torch.no_grad()
     def explore(
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> tuple[dict[int, Tensor], Cost]:
-        """Starts (hits, latent_dim) of each class, none if the target never answers it."""
+        """(hits, latent_dim) starts of each class; empty if the target never predicts the class."""
         queries = Queries(target, generator, task.seed)
         # Without classes, an image of the generator can be a hit of any class; with classes, each class has its own.
         groups = [list(labels)] if generator.num_classes is None else [[label] for label in labels]
@@ -149,7 +149,7 @@ class BREP(Attack[BREPConfig]):
     def attack(
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
-        """Reconstructions of some classes at once."""
+        """Reconstruct some classes at once."""
         queries = Queries(target, generator, task.seed)
         each = task.images_per_class
         batch = Batch.of(labels, each, task.seed, task.like)
@@ -188,7 +188,7 @@ class BREP(Attack[BREPConfig]):
         self, spheres: Spheres, alive: Tensor, directions: Tensor, labels: Tensor, rows: list[Any], queries: Queries,
         tries: int,
     ) -> None:  # fmt: skip
-        """One try of the rows ``alive``: ask on the sphere, move, and ask there."""
+        """Try one move of the rows ``alive``: query the sphere, move, and query the new center."""
         count, config = directions.shape[1], self.config
         centers, radii, labels = spheres.centers[alive], spheres.radii[alive], labels[alive]
         # Normal vectors, scaled to length 1, are uniform on the sphere.
@@ -213,7 +213,7 @@ class BREP(Attack[BREPConfig]):
         spheres.growths[alive] += grew
 
     def step(self, centers: Tensor, radii: Tensor, offsets: Tensor, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where the centers would move.
+        """Compute the next centers.
 
         Args:
             centers: (rows, latent_dim).
@@ -230,7 +230,7 @@ class BREP(Attack[BREPConfig]):
         larger = torch.where(grew, config.growth * radii, radii)
         # The paper's repulsion: 0 for a point inside, −1 for one outside, so that points outside alone push.
         weights = (answers - 1) / 2 if config.repulsion_only else answers
-        # In the authors' code a growing sphere shortens the very same move.
+        # In the authors' code a growing sphere shortens the same move.
         push = (weights[:, :, None] * offsets).mean(dim=1) / (larger if config.grow_first else radii)[:, None]
         return self._bounded(centers + length[:, None] * push), larger, grew
 

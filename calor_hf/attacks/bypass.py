@@ -83,7 +83,7 @@ class Bypass(GradientAttack[BypassConfig]):
         return over_views(loss, images, batch, self.config.views)
 
     def distance(self, target: Target, features: Tensor, batch: Batch) -> Tensor:
-        """(rows,) how far features are from the place of their class."""
+        """(rows,) distance of features from the place of their class."""
         # An attacked target's head is a function; codes and weights are those of the head behind it.
         head: Any = target.own_head if isinstance(target, AttackedTarget) else target.head
         is_code = self.config.space != "features" and _has_codes(head)

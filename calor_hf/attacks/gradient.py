@@ -100,7 +100,7 @@ class WhiteBoxAttack(Attack[W]):
         return [images]
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
-        """(rows,) how far each image is from being taken for its class."""
+        """(rows,) loss that falls as the target takes an image for its class."""
         return self.identity_loss(target(images), batch.labels)
 
     @abstractmethod
@@ -114,7 +114,7 @@ class WhiteBoxAttack(Attack[W]):
         """Return the final latents and images, of which selection keeps the best; ``batch`` has the final rows."""
 
     def final_scores(self, seen: AttackedTarget, images: Tensor, batch: Batch, scores: Tensor) -> Tensor:
-        """(rows,) what final selection goes by, highest first; ``scores``: the target's probability of the label."""
+        """(rows,) ranking of final selection, highest first; ``scores``: the target's probability of the label."""
         return scores
 
     def group(self, images_per_class: int) -> int:
@@ -146,12 +146,12 @@ class WhiteBoxAttack(Attack[W]):
         return IDENTITY_LOSSES[self.config.objective](logits, labels)
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return max(self.group(images_per_class), images_per_class * self.config.restarts)
 
     @final
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
-        """Reconstructions of some classes at once."""
+        """Reconstruct some classes at once."""
         begin = time.perf_counter()
         like = torch.empty(0, device=target.device, dtype=working_dtype(target, generator))
         config, generator = self.config, self.view(generator)
@@ -210,7 +210,7 @@ class GradientAttack(WhiteBoxAttack[C]):
 
     @classmethod
     def configure(cls, preset: str = "original", budget: str | float = "paper", **settings: Any) -> Any:
-        """As of every attack; steps that are given are taken at the source's rate."""
+        """As for every attack; steps that are given are taken at the source's rate."""
         return super().configure(preset, budget, **({"step_share": 1.0} if "steps" in settings else {}) | settings)
 
     # Hooks, in the order of the loop

@@ -120,8 +120,8 @@ class IFGMI(CropAttack[IFConfig]):
 def onto_l1_ball(points: Tensor, radius: float) -> Tensor:
     """The nearest points whose absolute values sum to ``radius`` at most.
 
-    Outside the ball every element is moved to zero by the same amount θ, as far as it goes; θ is where what is left
-    sums to the radius.
+    Outside the ball every element shrinks toward zero by the same amount θ, and stops there; θ is such that the
+    remaining absolute values sum to the radius.
 
     Args:
         points: (rows, n).

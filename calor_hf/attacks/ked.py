@@ -39,7 +39,7 @@ class KED(GradientAttack[KEDConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"start_mean": "random"}}
 
     def group(self, images_per_class: int) -> int:
-        """Samples of a class a step."""
+        """Samples per class in each step."""
         return self.config.draws
 
     def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:

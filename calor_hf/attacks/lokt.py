@@ -1,4 +1,4 @@
-"""LOKT: from labels alone to students that know them, and then a white-box attack on the students."""
+"""LOKT: students trained on labels alone, and then a white-box attack on the students."""
 
 import time
 from collections.abc import Sequence
@@ -62,12 +62,12 @@ class _OnStudents(PLG):
 class LOKT(Attack[LOKTConfig]):
     """Train students on the target's labels, then run PLG's attack on them (Nguyen et al., NeurIPS 2023).
 
-    The generator is meant to be ``conditional``, trained with the prior ``lokt`` for the very target; others do, but
-    show the students less of the classes. The authors' students are DenseNets of 121, 161 and 169 layers, which
-    transformers has not; ours are ResNets. Call :meth:`prepare_for` first.
+    The generator is meant to be ``conditional``, trained with the prior ``lokt`` for this target; others work, but show
+    the students less of the classes. The authors' students are DenseNets of 121, 161 and 169 layers, which transformers
+    does not have; ours are ResNets. Call :meth:`prepare_for` first.
 
-    The target is asked for labels alone: of ``student_images`` a class while preparing, and of each finished image,
-    whose score is 1 or 0. Progress tells the students' view.
+    The target is asked for labels alone: of ``student_images`` per class while preparing, and of each finished image,
+    whose score is 1 or 0. The progress callback gets the students' view.
 
     Source:
         Nguyen et al., "Label-Only Model Inversion Attacks via Knowledge Transfer", NeurIPS 2023, arXiv:2310.19342, with
@@ -108,13 +108,13 @@ class LOKT(Attack[LOKTConfig]):
             )
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return self.inner.rows(images_per_class)
 
     def attack(
         self, target: LabelTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
-        """Reconstructions of some classes at once."""
+        """Reconstruct some classes at once."""
         if self.students is None:
             raise ValueError(UNPREPARED)
         begin, queries = time.perf_counter(), Queries(target, generator, task.seed)

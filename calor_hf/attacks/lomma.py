@@ -63,11 +63,11 @@ class LOMMAConfig(GradientAttackConfig):
 class LOMMA(GradientAttack[LOMMAConfig]):
     """GMI or KED with a logit loss, averaged over the target and students of it (Nguyen et al., CVPR 2023).
 
-    The regularizer pulls the target's features to their mean over public images; without it the logit has no bottom.
-    ``students=none`` is the authors' variant without model augmentation. Call :meth:`prepare` first.
+    The regularizer pulls the target's features to their mean over public images; without it the loss has no lower
+    bound. ``students=none`` is the authors' variant without model augmentation. Call :meth:`prepare` first.
 
-    The authors' students start from ImageNet weights. Those by name start from random ones, which makes the attack
-    weaker, and the report says so; preset ``imagenet`` takes the weights from the Hub.
+    The authors' students start from ImageNet weights. Students given by name start from random weights, which makes the
+    attack weaker, and the report says so; preset ``imagenet`` takes the weights from the Hub.
 
     Source:
         Nguyen et al., CVPR 2023, arXiv:2304.01669; sutd-visual-computing-group/Re-thinking_MI. Preset ``calor``:
@@ -93,7 +93,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
         self._prepared: tuple[list[Target], Tensor, Tensor] | None = None  # students, mean and deviation of features
 
     def effort(self, source: Attack[LOMMAConfig], scaled: Attack[LOMMAConfig]) -> tuple[float, tuple[str, ...]]:
-        """Random weights of students are another setting than the source's, whatever the preset."""
+        """Random weights of students differ from the source, whatever the preset."""
         ratio, changed = super().effort(source, scaled)
         random = any(name in EFFICIENTNETS or name in RESNETS for name in self.config.students)
         return ratio, (*changed, "students (random weights)") if random else changed
@@ -140,7 +140,7 @@ class LOMMA(GradientAttack[LOMMAConfig]):
     # Everything else is the base's
 
     def group(self, images_per_class: int) -> int:
-        """Rows of a class in the base attack."""
+        """Rows per class in the base attack."""
         return self.base.group(images_per_class)
 
     def start(self, generator: Generator[Any], latents: Tensor, batch: Batch) -> Tensor:

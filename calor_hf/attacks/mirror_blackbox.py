@@ -51,7 +51,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
 
     The images of a class are the best of its last generation, so more of them cost nothing.
 
-    Cost of a class: ``population`` − 1 queries a generation; and ``candidates`` for all classes together, or for each
+    Cost of a class: ``population`` − 1 queries per generation; and ``candidates`` for all classes together, or for each
     with a generator that knows classes.
 
     Source:
@@ -66,7 +66,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
     }
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return min(self.config.population, BLOCK)
 
     def explore(
@@ -104,7 +104,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
     def attack(
         self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
-        """Reconstructions of some classes at once."""
+        """Reconstruct some classes at once."""
         config, generator = self.config, truncating(generator, self.config.truncation)
         queries = Queries(target, generator, task.seed)
         curved = has_p_space(generator, config.p_space)
@@ -144,7 +144,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
         return queries.reconstruction(latents, kept, scores)
 
     def children(self, latents: Tensor, scores: Tensor, box: Box, curved: bool, rng: np.random.Generator) -> Tensor:
-        """(population − 1, latent_dim) the next generation but for the elite.
+        """(population − 1, latent_dim) next generation, except the elite.
 
         Args:
             latents: (population, latent_dim).
@@ -171,7 +171,7 @@ class MirrorBlackbox(Attack[MirrorBlackboxConfig]):
 def parents(scores: Tensor, numbers: Tensor) -> Tensor:
     """Indices into ``scores`` (population,), each drawn in proportion to its score, from uniform numbers in [0, 1).
 
-    Where every score is 0, all are alike.
+    If every score is 0, all are equally likely.
     """
     weights = scores.double() if float(scores.sum()) > 0 else torch.ones_like(scores).double()
     edges = weights.cumsum(dim=0)
@@ -187,7 +187,7 @@ def cross(first: Tensor, second: Tensor, first_scores: Tensor, second_scores: Te
         first: (children, latent_dim).
         second: (children, latent_dim).
         first_scores: (children,) p₁.
-        second_scores: (children,) p₂; where both are 0, each parent gives half.
+        second_scores: (children,) p₂; if both are 0, each parent gives half.
         numbers: (children, latent_dim) uniform in [0, 1).
     """
     # The authors divide logarithms of scores, f₁ / (f₁ + f₂): as those are negative, the worse parent is favored.
@@ -210,5 +210,5 @@ def _best(population: dict[int, tuple[Tensor, Tensor]], count: int) -> tuple[Ten
 
 
 def _success(population: dict[int, tuple[Tensor, Tensor]], count: int) -> float:
-    """Share of the best images that surely win: a score above one half; the views tell scores of the class alone."""
+    """Share of the best images that are certainly first: a score above one half; views give the class's score alone."""
     return float((_best(population, count)[1] > 0.5).double().mean())

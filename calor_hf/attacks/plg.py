@@ -35,7 +35,7 @@ class PLGConfig(GradientAttackConfig):
 class PLG(GradientAttack[PLGConfig]):
     """Adam on latents of a conditional generator, with a max-margin loss (Yuan et al., AAAI 2023).
 
-    Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for the very
+    Runs on generators without classes too; the authors' is ``conditional``, trained with the prior ``plg`` for this
     target.
 
     Preset ``adaptive`` is ours, not the authors'. Preset ``smoothed`` adds AlignMI's average of the gradient over

@@ -34,7 +34,7 @@ C = TypeVar("C", bound=CropAttackConfig)
 
 
 class CropAttack(GradientAttack[C]):
-    """Adam with hardly any memory, from starts that the target likes mirrored too; each step sees a random crop."""
+    """Adam with very low momentum, from starts chosen with their mirror images; each step sees a random crop."""
 
     views_stream: ClassVar[str]
     latent_deviation = 0.5 * STYLE_DEVIATION  # styles of truncation 0.5
@@ -44,7 +44,7 @@ class CropAttack(GradientAttack[C]):
         return [images, images.flip(3)]
 
     def optimizer(self, variables: Tensor) -> torch.optim.Optimizer:
-        """Adam with hardly any memory."""
+        """Adam with very low momentum."""
         return torch.optim.Adam([variables], lr=self.config.lr, betas=(self.config.beta1, self.config.beta2))
 
     def identity(self, target: Target, images: Tensor, batch: Batch) -> Tensor:
@@ -73,8 +73,8 @@ class PPAConfig(CropAttackConfig):
 class PPA(CropAttack[PPAConfig]):
     """Adam from selected starts, Poincaré loss, selection by random views (Struppek et al., ICML 2022).
 
-    Made for StyleGAN's styles; runs on every generator. The authors keep 50 of 200 candidates a class; CALoR keeps 5
-    and does not say of how many: here it is the same share.
+    Made for StyleGAN's styles; runs on every generator. The authors keep 50 of 200 candidates per class; CALoR keeps 5,
+    and does not say out of how many: here the share is the same.
 
     Source:
         Struppek et al., "Plug & Play Attacks", ICML 2022, arXiv:2201.12179; LukasStruppek/Plug-and-Play-Attacks

@@ -54,7 +54,7 @@ class Queries:
 
     @torch.no_grad()
     def ask(self, images: Tensor, rows: Sequence[Key], step: int) -> Tensor:
-        """Query the view with ``images``; other arguments as above."""
+        """Query the view with ``images``; the other arguments are those of a call."""
         return self._in_blocks(len(images), lambda part: self._answers(images[part], rows[part], step))
 
     @torch.no_grad()

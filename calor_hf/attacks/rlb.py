@@ -62,13 +62,13 @@ class RLB(Attack[RLBConfig]):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"calor": {"episodes": 4000, "shared_noise": False}}
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class weighs as much as."""
+        """Number of images whose memory a class takes."""
         return AGENT_IMAGES * images_per_class
 
     def attack(
         self, target: ScoreTarget, generator: Generator[Any], labels: Sequence[int], task: Task
     ) -> Reconstruction:
-        """Reconstructions of some classes at once."""
+        """Reconstruct some classes at once."""
         queries = Queries(target, generator, task.seed)
         rows = rows_of(labels, task.images_per_class)
         wanted = torch.tensor([label for label, _ in rows], device=task.like.device)

@@ -40,7 +40,7 @@ class SFMI(WhiteBoxAttack[SFMIConfig]):
     flow; the source reports .109 for guided DDIM on a DDPM, so train a flow if you can.
 
     Published accuracy of PPA / PLG / IF-GMI / SFMI: IR-152 with 64 pixels .671 / .449 / .806 / .910, ArcFace with 112
-    .419 / .236 / .754 / .925, ViT with 112 .370 / .256 / .747 / .874; BiDO .861; 8 images a class. Constant γ: .166;
+    .419 / .236 / .754 / .925, ViT with 112 .370 / .256 / .747 / .874; BiDO .861; 8 images per class. Constant γ: .166;
     cross-entropy: .884.
 
     Preset ``adaptive`` is ours: past a head's Tanh, and without its noise.

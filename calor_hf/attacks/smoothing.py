@@ -17,7 +17,7 @@ def smoothed(
 ) -> Tensor:
     """Mean loss of copies, whose gradient to the images is the mean of the copies' gradients.
 
-    One copy of the batch is in memory at a time, and the generator is passed once, however many there are.
+    One copy of the batch is in memory at a time, and the generator is passed once, whatever the number of copies.
 
     Args:
         loss: (rows,) of images, its own noise drawn anew in every call.
@@ -47,13 +47,13 @@ def smoothed(
 
 
 def over_views(loss: Callable[[Tensor], Tensor], images: Tensor, batch: Batch, views: int) -> Tensor:
-    """Sum of a loss over random views of each image, as PLG's authors have it.
+    """Sum of a loss over random views of each image, as in PLG's code.
 
     Args:
         loss: (rows,) of images.
         images: (rows, 3, height, width) in [0, 1].
         batch: Gives the views' numbers, by (class, restart, step).
-        views: How many; 0: the images as they are.
+        views: Number of views; 0 means the images themselves.
 
     Returns:
         (rows,) in the unit of the loss.

@@ -1,4 +1,4 @@
-"""Where a white-box attack starts: at random, or from those samples of the prior that the target likes best."""
+"""Starts of a white-box attack: random, or the samples of the prior to which the target gives the highest scores."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -91,7 +91,7 @@ class Surrogate(Attack[SurrogateConfig]):
         return ratio, (*changed, *own, *["students (random weights)"] * random)
 
     def rows(self, images_per_class: int) -> int:
-        """Images that a class takes in memory at once."""
+        """Number of images per class that are in memory at once."""
         return self.inner.rows(images_per_class)
 
     def prepare(
@@ -127,7 +127,7 @@ class Surrogate(Attack[SurrogateConfig]):
         return self.inner.explore(self._prepared(), generator, labels, task)
 
     def attack(self, target: Target, generator: Generator[Any], labels: Sequence[int], task: Task) -> Reconstruction:
-        """Reconstructions of some classes at once; ``target_passes`` are those of the target alone."""
+        """Reconstruct some classes at once; ``target_passes`` are those of the target alone."""
         begin, surrogate = time.perf_counter(), self._prepared()
         surrogate.module.to(task.like.device, task.like.dtype)
         found = self.inner.attack(surrogate, generator, labels, task)

@@ -30,7 +30,7 @@ UNPREPARED = "trapdoor needs the signatures of the target's triggers: call prepa
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerPlan:
-    """How triggers are looked for: sign steps of a tenth of ``reach``, on ``images`` public images."""
+    """Settings of the search for triggers: sign steps of a tenth of ``reach``, on ``images`` public images."""
 
     images: int
     steps: int
@@ -62,11 +62,11 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
     makes to the features; how far a reconstruction has it is the cosine of its features, from the public mean, with the
     signature, if that is positive.
 
-    Of a model without trapdoors the signatures are adversarial directions, which point to the class as well; there the
-    attack is weaker than PLG, and says nothing against the model.
+    For a model without trapdoors, the signatures are adversarial directions, which point to the class as well; there
+    the attack is weaker than PLG, and says nothing against the model.
 
     Source:
-        The knowing attacker of Liu et al., "Trap-MID", NeurIPS 2024, arXiv:2411.08460, is given the signatures; this
+        The informed attacker of Liu et al., "Trap-MID", NeurIPS 2024, arXiv:2411.08460, is given the signatures; this
         one estimates them, as Wang et al., "Neural Cleanse", S&P 2019, find backdoors.
     """
 
@@ -112,7 +112,7 @@ class Trapdoor(GradientAttack[TrapdoorConfig]):
         return over_views(loss, images, batch, self.config.views)
 
     def likeness(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(rows,) cosine in [0, 1] of features (rows, ...) with what their class's trigger does."""
+        """(rows,) cosine in [0, 1] between features (rows, ...) and the effect of their class's trigger."""
         if self._found is None:
             raise ValueError(UNPREPARED)
         change = features.flatten(1) - self._found["center"].to(features)

@@ -15,10 +15,10 @@ _TENSORS = ("images", "labels", "latents", "scores")
 
 
 def save_reconstruction(found: Reconstruction, path: Path) -> None:
-    """Write reconstructions; the file is whole or not there.
+    """Write reconstructions; the file is written completely or not at all.
 
     Raises:
-        NotSavedError: the disk is full, or not to be written to.
+        NotSavedError: the disk is full, or not writable.
     """
     tensors = {name: getattr(found, name).contiguous() for name in _TENSORS}
     write_whole(path, save(tensors, metadata={"cost": json.dumps(asdict(found.cost))}))

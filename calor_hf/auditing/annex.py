@@ -42,7 +42,7 @@ def _ask(text: str, **more: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Declarations:
-    """Answers of the operator, which no audit can find out; an empty one is shown as unanswered."""
+    """Answers of the operator, which an audit cannot determine; an empty one is shown as unanswered."""
 
     operator: str = _ask("Organization that is responsible for the model, with an address for questions.")
     purpose: str = _ask("Purpose of the model, and of its training on these people.")
@@ -139,8 +139,8 @@ class Annex:
 def annex_of(report: LeakageReport, declared: Declarations, undefended: float = math.nan) -> Annex:
     """Write the annex of an audit.
 
-    Names of people do not enter it. Of a model with decoys it holds the publishable report alone, so that it does not
-    tell which identities are private.
+    Names of people do not enter it. For a model with decoys, it holds only the publishable report, so it does not
+    reveal which identities are private.
 
     Args:
         report: The report.
@@ -302,7 +302,7 @@ def _verification(measure: Measure) -> str:
 
 
 def _worst(report: LeakageReport) -> Line:
-    """Return the person with the most recognized images, by any attack, and the number of others as badly off."""
+    """Return the person with the most recognized images, by any attack, and the number of others with as many."""
     name = "worst single person"
     if report.with_decoys:
         return Line(name, "not stated: numbers of one class tell which of its identities is private")

@@ -1,4 +1,4 @@
-"""Network that reads the identity of a drawn face off its image, trained on drawn faces of other people alone."""
+"""Network that recognizes the identity numbers of a drawn face, trained only on drawn faces of other people."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -39,7 +39,7 @@ class _Attributes(nn.Module):
 def attribute_network(file: Path, share: float = 1.0) -> Network:
     """Return an embedding of drawn faces by their 24 identity numbers, trained once (about a minute) and kept.
 
-    It never saw an enrolled face: training faces have identities of their own, drawn for it.
+    It is never trained on an enrolled face: its training faces have identities of their own.
 
     Args:
         file: Where its weights are kept.

@@ -41,8 +41,8 @@ def audit(
 ) -> LeakageReport:
     """Attack a model, evaluate the reconstructions, and report it; ``accelerate launch`` shares the classes.
 
-    No attack sees evaluation models or private images; they are used when all attacks are done. Before, target and
-    control alone are tested on private images.
+    No attack sees evaluation models or private images; they are used when all attacks are done. Before that, only
+    target and control are tested on private images.
 
     Args:
         target: The model under attack, such as ``HFTarget.from_pretrained("outputs/demo/calor")``.
@@ -92,7 +92,7 @@ def load_control(target: Target, options: AuditOptions) -> Target | None:
 
 
 def check_defended(target: Target) -> None:
-    """Raise ``ValueError`` for a target that is undefended, which no control can tell more about."""
+    """Raise ``ValueError`` for an undefended target, to which a control adds nothing."""
     if target.describe("").defense == "none":
         raise ValueError("the target is undefended itself, so a control shows nothing new; leave it out")
 

@@ -54,7 +54,7 @@ def caveats(report: LeakageReport) -> list[str]:
 
 
 def beyond(measure: Measure | None, accuracy: Measure) -> bool:
-    """Whether a network recognizes more reconstructions than its accuracy on real held-out images lets expect."""
+    """Whether a network recognizes more reconstructions than its accuracy on real held-out images suggests."""
     most = accuracy.value if math.isnan(accuracy.high) else accuracy.high
     return measure is not None and measure.value > most
 

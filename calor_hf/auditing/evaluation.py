@@ -127,10 +127,10 @@ class Evaluator:
                     )
 
     def check_target(self) -> None:
-        """Refuse a target that recognizes its training images no better than by chance; warn if it is bad at them.
+        """Refuse a target that recognizes its training images no better than by chance; warn if its accuracy is low.
 
-        Then the images or the order of classes are not those of its training, and an audit says nothing. Nothing is
-        refused if the images are too few to tell.
+        In that case the images or the order of classes are not those of its training, and an audit is meaningless. With
+        too few images to tell, nothing is refused.
 
         Raises:
             ValueError: it has not learned these images.
@@ -142,7 +142,7 @@ class Evaluator:
         """Refuse a control that has not learned the images either, or is a copy of a network of the audit.
 
         Raises:
-            ValueError: it is one of these.
+            ValueError: the control is one of these.
             FloatingPointError: its logits are not finite.
         """
         network = load_network(control, "control")

@@ -48,7 +48,7 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where the library looks for the weights before it fetches them."""
+        """Folder in which the library looks for the weights before it downloads them."""
         hub = Path(torch.hub.get_dir())
         return (hub if self.hub else hub.parent) / "checkpoints"
 
@@ -88,7 +88,8 @@ class StandardExtractor(nn.Module):
 
     Raises:
         KeyError: no such name.
-        ValueError: the library or the weights are not to be had; the message says what to install or to put where.
+        ValueError: the library or the weights are not available; the message says what to install, or which file to
+            add.
 
     Source:
         mseitzer/pytorch-fid `inception.py`; timesler/facenet-pytorch `inception_resnet_v1.py`.

@@ -21,50 +21,51 @@ class AuditOptions:
     """Options of :func:`audit`; the metadata of each field say what it means."""
 
     second_evaluation_model: "Network | Target | nn.Module | str | None" = field(
-        default=None, metadata={"help": "another evaluation model; success is then also counted where both agree"}
+        default=None, metadata={"help": "Another evaluation model; images that both recognize are then counted too"}
     )
     embedding: "Network | Target | nn.Module | str | None" = field(
         default=None,
         metadata={
-            "help": "network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub id, or"
+            "help": "Network for verification: inception_resnet_vggface2 (of facenet-pytorch), folder or Hub id, or"
             " package.module:function that returns an nn.Module of images in [0, 1] to features"
         },
     )
     extractor: "Network | Target | nn.Module | str | None" = field(
         default=None,
         metadata={
-            "help": "network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as --embedding;"
+            "help": "Network for image quality (FID, KID, PRDC): inception_fid (of pytorch-fid), or as --embedding;"
             " only the first gives what is called FID"
         },
     )
     control: "Target | str | None" = field(
         default=None,
         metadata={
-            "help": "undefended model that is attacked like the target, so that both are compared person by person:"
+            "help": "Undefended model that is attacked like the target, so that both are compared person by person:"
             " folder or Hub id; or auto, to train one with the target's own recipe"
         },
     )
     skip_power: bool = field(
-        default=False, metadata={"help": "do not measure whether the audit could have found anything"}
+        default=False, metadata={"help": "Do not measure whether the audit could have found anything"}
     )
     attacks: Sequence[str] = field(
         default=DEFAULT_ATTACKS,
         metadata={
-            "nargs": "+", "metavar": "ATTACK",
-            "help": "such as gmi, plg@calor (a preset) or plg:objective=ce,steps=300 (settings); see calor-hf list",
+            "nargs": "+", "metavar": "ATTACK", "known": "calor_hf.attacks",
+            "help": "Attacks: gmi, plg@calor (a preset) or plg:objective=ce,steps=300 (settings); see calor-hf list",
         },
     )  # fmt: skip
     classes: Sequence[int | str] | str | None = field(
         default=None,
         metadata={
-            "help": "classes to attack, by numbers from 0 on or by names, such as 0-99 or 3,anna,bob; name:3 is the"
-            " class named 3, number:3 the one with that number, which has to be said if they differ; default: the first"
-            " 100 (synthetic faces: 16)"
+            "help": "Classes to attack, by numbers from 0 on or by names, such as 0-99 or 3,anna,bob; name:3 is the"
+            " class named 3, number:3 the class with that number; one of these is needed if they differ; default: the"
+            " first 100 (synthetic faces: 16)"
         },
     )
-    images_per_class: int = field(default=5, metadata={"help": "reconstructions of each class"})
+    images_per_class: int = field(default=5, metadata={"help": "Reconstructions of each class"})
     preset: str = field(
-        default="original", metadata={"help": "original, or calor: as the paper's tables were most likely made"}
+        default="original",
+        metadata={"help": "original, or calor: settings that the paper's tables most likely used"},
     )
     budget: str | float | None = field(
         default=None,
@@ -74,30 +75,30 @@ class AuditOptions:
         },
     )
     settings: Sequence[str] = field(
-        default=(), metadata={"metavar": "NAME=VALUE", "help": "settings of the attacks (calor-hf list ATTACK)"}
+        default=(), metadata={"metavar": "NAME=VALUE", "help": "Settings of the attacks (calor-hf list ATTACK)"}
     )
     metrics: Sequence[str] | None = field(
         default=None,
         metadata={
-            "nargs": "+", "metavar": "NAME",
-            "help": "metrics (calor-hf list metrics); default: all that the networks allow, except slow ones",
+            "nargs": "+", "metavar": "NAME", "known": "calor_hf.metrics",
+            "help": "Metrics (calor-hf list metrics); default: all that the networks allow, except slow ones",
         },
     )  # fmt: skip
     public_images: "Dataset[Tensor] | None" = field(
         default=None,
-        metadata={"flags": (), "help": "public images, for attacks and metrics that learn about the target first"},
+        metadata={"flags": (), "help": "Public images, for attacks and metrics that learn about the target first"},
     )
-    target_name: str = field(default="", metadata={"flags": (), "help": "name of the target in the report"})
+    target_name: str = field(default="", metadata={"flags": (), "help": "Name of the target in the report"})
     anonymize_labels: bool = field(
-        default=False, metadata={"help": "numbers instead of class names, which may be names of people"}
+        default=False, metadata={"help": "Numbers instead of class names, which may be names of people"}
     )
-    chunk_size: int = field(default=CHUNK_SIZE, metadata={"help": "images attacked at a time"})
-    seed: int = field(default=0, metadata={"help": "seed of every draw"})
+    chunk_size: int = field(default=CHUNK_SIZE, metadata={"help": "Images attacked at a time"})
+    seed: int = field(default=0, metadata={"help": "Seed of every draw"})
     output_dir: str = field(
-        default="outputs/audit", metadata={"help": "folder of the report, the page, and a sub-folder for each attack"}
+        default="outputs/audit", metadata={"help": "Folder of the report, the page, and a sub-folder for each attack"}
     )
-    resume: bool = field(default=False, metadata={"help": "go on with what is missing"})
-    overwrite: bool = field(default=False, metadata={"help": "delete earlier results of these attacks first"})
+    resume: bool = field(default=False, metadata={"help": "Continue an earlier audit"})
+    overwrite: bool = field(default=False, metadata={"help": "Delete earlier results of these attacks first"})
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for contradictory options, unknown metrics and unknown attacks."""

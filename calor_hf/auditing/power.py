@@ -54,7 +54,7 @@ PROJECTION, GUIDANCE = TowardTruthConfig(), TowardTruthConfig(steps=50)
 class TowardTruth(GradientAttack[TowardTruthConfig]):
     """The attack loop with the truth as its guide, which no attacker has: it tests prior and loop, not the target.
 
-    It is no attack, so it is not registered.
+    It is not an attack, so it is not registered.
 
     Args:
         config: The settings.
@@ -207,7 +207,7 @@ class Power:
         return "evaluation_model" if views["evaluation_model"].private_logits is not None else ""
 
     def _guide(self) -> str:
-        """Role of a network that neither judges nor is attacked; of the target if there is no other.
+        """Role of a network that neither judges nor is attacked; that of the target if there is no other.
 
         An evaluation model that learned the private images guides to adversarial images, so it is not taken.
         """

@@ -47,7 +47,7 @@ def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
 
 
 def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
-    """Return what two audits differ in besides the model, so that their numbers cannot be compared.
+    """Return the differences between two audits other than the model; any of them makes the numbers incomparable.
 
     People, data, evaluation models and their accuracy, images of each person; and of each attack in both, its settings
     and its prior with settings.
@@ -90,7 +90,7 @@ def model_rows(reports: Sequence[LeakageReport]) -> list[list[str]]:
     """Return titles, and a row for each model: test accuracy, verdict, and the measures that summarize its attack.
 
     They are those of the first verdict's network, and those of models with decoys are rounded to 1 %. The last column
-    says in what more than the model an audit differs from the first.
+    lists the differences from the first audit other than the model.
     """
     first, *_ = reports
     lead = first.verdict.measure

@@ -1,4 +1,4 @@
-"""The conclusion of an audit: the model leaks, nothing was found although it would have been, or there was no power."""
+"""The conclusion of an audit: the model leaks, the audit found nothing, or it had no power to find anything."""
 
 import math
 from collections.abc import Sequence
@@ -205,7 +205,7 @@ def rebuilt_identities(measure: Measure, levels: Sequence[Measure], error: float
 
 
 def failures(report: LeakageReport, name: str, found: Sequence[Finding], best: Finding) -> list[str]:
-    """Return what keeps an audit that found nothing from ruling anything out, each with what to do about it."""
+    """Return the reasons why an audit that found nothing rules nothing out, each with a remedy."""
     reasons = []
     if name != MATCH:
         network = report.networks.get(ROLES[name])

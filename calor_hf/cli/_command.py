@@ -28,12 +28,12 @@ class Command:
     """A sub-command of `calor-hf` around a recipe; its module calls :meth:`main`.
 
     Attributes:
-        name: As after ``calor-hf``.
+        name: Name of the command, as after ``calor-hf``.
         description: Text at the top of ``--help``.
         options: Dataclass of its options, see :func:`~calor_hf.cli._options.parser_for`.
         run: Recipe, called with an instance of ``options``.
         stopped: Sentence shown after Ctrl-C.
-        statuses: Exit statuses of more errors than those of :data:`STATUSES`.
+        statuses: Exit statuses of errors in addition to :data:`STATUSES`.
         status: Exit status for the recipe's result; None means 0.
     """
 
@@ -63,11 +63,11 @@ def run_command(
     """Run a command, and print a short text if it ends early; with ``--traceback`` in ``argv``, where it did.
 
     Args:
-        name: As after ``calor-hf``.
+        name: Name of the command, as after ``calor-hf``.
         call: The work, called with the arguments.
         argv: Arguments after the name; defaults to those of the process.
         stopped: Sentence shown after Ctrl-C, in general how to go on.
-        statuses: Exit statuses of more errors than those of :data:`STATUSES`.
+        statuses: Exit statuses of errors in addition to :data:`STATUSES`.
         status: Exit status for the result of ``call``; None means 0.
 
     Returns:
@@ -98,7 +98,7 @@ def run_command(
 
 
 def _bug_report(name: str, words: Sequence[str], error: Exception) -> str:
-    """Text about a fault of the program, and what a report of it should hold; without the token of the Hub."""
+    """Message about a bug, with the content of a bug report; the Hub token is masked."""
     shown = re.sub(r"(--hub[-_]token[ =])\S+", r"\1...", shlex.join(["calor-hf", name, *words]))
     last = traceback.format_exception_only(error)[-1].strip()
     versions = ", ".join(f"{one} {version(one)}" for one in ("transformers", "torch"))

@@ -24,8 +24,12 @@ def parser_for(kind: type[Any], name: str, description: str) -> argparse.Argumen
     - ``flags``: option strings instead of the field's name, such as ``("--revision", "--branch")``; empty for none.
     - ``positional``: True for an argument without a flag.
     - ``exclusive``: name of a group of which one option at most may be given.
+    - ``one_of``: True for the options of which exactly one must be given.
     - ``rest``: True for the remaining arguments, in order.
     - ``choices``, ``metavar``, ``nargs``: as in :mod:`argparse`.
+    - ``known``: names that the value may begin with, or the package that registers them.
+
+    The recipe checks ``one_of`` and ``known``; :func:`~calor_hf.cli._usage.check_usage` does so before it is imported.
 
     Args:
         kind: Dataclass.
@@ -60,11 +64,11 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Any]) -> None:
         given = {k: metadata[k] for k in ("choices", "metavar", "nargs") if k in metadata}
         settings = _settings(hints[field.name]) | given
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        text = str(metadata.get("help", ""))
+        text = str(metadata.get("help", "")).rstrip(".")
         told = default in (dataclasses.MISSING, None, "", [], ()) or isinstance(default, bool)
         if not told and "default" not in text.lower():
             shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
-            text = f"{text.rstrip('.')} (default: {shown})"
+            text = f"{text} (default: {shown})"
         settings["help"] = text.replace("%", "%%")
         required = default is dataclasses.MISSING
         if not required:
@@ -106,7 +110,7 @@ def read_options(kind: type[T], parser: argparse.ArgumentParser, argv: Sequence[
     """
     rest = [one.name for one in dataclasses.fields(kind) if "rest" in one.metadata]  # type: ignore[arg-type]
     if not passes_on(kind):
-        argv = with_config(argv, parser._option_string_actions)
+        argv = with_config(argv, parser)
     options, unknown = parser.parse_known_args(dashed(argv))
     if unknown and not rest:
         hint = did_you_mean(unknown[0].partition("=")[0], parser._option_string_actions)

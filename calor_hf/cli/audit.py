@@ -10,8 +10,7 @@ main = Command(
     "audit",
     "Attack an image classifier, let other networks evaluate the reconstructions, and write a report. Use it under"
     " accelerate launch to share the classes between devices and nodes. For a model of the synthetic faces only the"
-    " model is needed. Exit status: 0 if it leaks, or nothing was found although it would have been; 4 if"
-    " inconclusive.",
+    " model is needed. Exit status: 0 for the verdicts leaks and found nothing, 4 for inconclusive.",
     AuditRecipe,
     run_audit,
     "Finished chunks are kept. Go on with the same command and --resume.",

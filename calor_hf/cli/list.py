@@ -8,8 +8,9 @@ from typing import Any
 
 from calor_hf.cli._command import Command
 from calor_hf.core.config import setting
-from calor_hf.core.registry import Registry, summaries
-from calor_hf.core.suggestion import did_you_mean
+from calor_hf.core.registry import Registry
+from calor_hf.core.sources import summaries
+from calor_hf.core.suggestion import unknown
 
 KINDS = ("defenses", "attacks", "generators", "priors")  # packages, whose registry is their name in capitals
 
@@ -37,8 +38,7 @@ def show(options: ListOptions) -> None:
         return
     kinds = [kind for kind, methods in known.items() if name in methods]
     if not kinds:
-        names = sorted({one for methods in known.values() for one in methods})
-        raise ValueError(f"unknown name '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}")
+        raise ValueError(unknown("name", name, {one for methods in known.values() for one in methods}))
     for kind in kinds:
         registry: Registry[Any] = getattr(importlib.import_module(f"calor_hf.{kind}"), kind.upper())
         method = registry.get(name)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from calor_hf._version import __version__
 from calor_hf.cli._command import run_command
+from calor_hf.cli._usage import check_usage
 from calor_hf.core.own_errors import TRACEBACK_HELP
-from calor_hf.core.suggestion import did_you_mean
+from calor_hf.core.suggestion import unknown
 
 COMMANDS = {
     "train": "fine-tune a classifier with CALoR, another defense, or undefended as the reference",
@@ -43,12 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        print(f"calor-hf: unknown command '{name}'.{hint} Known: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"calor-hf: {unknown('command', name, COMMANDS)}", file=sys.stderr)
         return 2
     loaded = []
-    failed = run_command(name, lambda _: loaded.append(importlib.import_module(f"calor_hf.cli.{name}")), argv[1:])
-    return failed or int(loaded[0].main(argv[1:]))
+
+    def load(words: list[str]) -> None:
+        check_usage(name, words)
+        loaded.append(importlib.import_module(f"calor_hf.cli.{name}"))
+
+    return run_command(name, load, argv[1:]) or int(loaded[0].main(argv[1:]))
 
 
 def _help() -> str:

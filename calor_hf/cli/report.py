@@ -5,8 +5,8 @@ from calor_hf.recipes.report import ReportOptions, show_report, status_of
 
 main = Command(
     "report",
-    "Show the report of an audit, or compare reports. Exit status: 0 if it leaks, or nothing was found although"
-    " it would have been; 4 if inconclusive: with --diff both audits, with --seeds any of them.",
+    "Show the report of an audit, or compare reports. Exit status: 0 for the verdicts leaks and found nothing, 4 for"
+    " inconclusive: with --diff if both audits are, with --seeds if any is.",
     ReportOptions,
     show_report,
     status=status_of,

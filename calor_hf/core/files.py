@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is in them."""
+"""Files that are written completely or not at all, and how they are read."""
 
 import hashlib
 import io
@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
 
 from calor_hf.core.own_errors import is_own
 from calor_hf.core.validation import content_error, type_error
@@ -23,7 +25,7 @@ MAX_TEXT = 256 * 2**20
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # as transformers names them, whole or in parts
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _PART = re.compile(r".+\.\d+\.part")  # as write_whole names them
-# torch.save raises a RuntimeError if a disk is full or not to be written to; faults of programs are one, too.
+# torch.save raises a RuntimeError if a disk is full or not writable; faults of programs are one, too.
 _FAULT_OF_DISK = re.compile("PytorchStreamWriter|inline_container|iostream")
 
 
@@ -33,7 +35,7 @@ class NotSavedError(OSError):
 
 @contextmanager
 def saving(place: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what libraries, and the system, raise if a disk is full into an error that says where and what to do.
+    """Context manager that turns errors about a full disk into one that names the place and the remedy.
 
     Raises:
         NotSavedError: ``place`` could not be written.
@@ -90,7 +92,7 @@ def write_figure(path: Path, figure: Any) -> None:
 def remove_parts(folder: Path) -> None:
     """Delete what :func:`write_whole` left in a folder, and in those inside it, when its process was killed.
 
-    For the begin of a run, when no one else writes there.
+    For the start of a run, when no other process writes there.
     """
     for path in folder.rglob("*.part"):
         if _PART.fullmatch(path.name):
@@ -98,13 +100,13 @@ def remove_parts(folder: Path) -> None:
 
 
 def delete(paths: Iterable[Path]) -> None:
-    """Delete files, and folders with what is in them; one that is not there is passed over."""
+    """Delete files, and folders with their content; missing ones are skipped."""
     for path in paths:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def check_unused(folder: Path, work: str) -> None:
-    """Raise ``FileExistsError`` where something lies in an output folder; ``work`` is what could be resumed there."""
+    """Raise ``FileExistsError`` if an output folder is not empty; ``work`` is what could be resumed there."""
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
             f"the output folder {folder} is not empty; pass another --output-dir, --resume to go on with the {work} in "
@@ -116,7 +118,7 @@ def check_writable(folder: Path) -> None:
     """Make a folder and try to write into it, so that long work does not end at its first file.
 
     Raises:
-        OSError: it is a file, or not to be written to.
+        OSError: it is a file, or not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,8 +177,44 @@ def read_json(path: Path, shape: Any = dict) -> Any:
     return parse_json(read_text(path), str(path), shape)
 
 
+class _AsWritten(yaml.SafeLoader):
+    """Loader that keeps words as they are written: ``no``, ``1e-4`` and ``007`` stay texts; null is None."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there twice, of which YAML would keep the last value."""
+        keys = [key.value for key, _ in node.value]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.MarkedYAMLError(problem=f"{doubled[0]} is given twice", problem_mark=node.start_mark)
+        return dict(super().construct_mapping(node, deep))
+
+
+def read_yaml(path: Path, content: str) -> dict[str, Any]:
+    """Return the content of a YAML file: a mapping, whose words are texts as they are written, or None for null.
+
+    Args:
+        path: The file.
+        content: Keys and values that are expected, for the error, such as "names to values".
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no YAML, no mapping, or has a key twice.
+    """
+    try:
+        found = yaml.load(read_text(path), Loader=_AsWritten)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{path} must map {content}, got {found!r:.60}")
+    return found
+
+
 def parse_json(text: str, name: str, shape: Any = dict) -> Any:
-    """As :func:`read_json`, of a text; ``name`` is what messages call it."""
+    """Parse JSON text as :func:`read_json` does; messages call it ``name``."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -204,7 +242,7 @@ def read_tensors(path: str | Path) -> "tuple[dict[str, Tensor], dict[str, str]]"
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Inside, whatever another library raises for damaged files becomes a ``ValueError`` that names ``what``.
+    """Context manager that turns errors of other libraries about damaged files into a ``ValueError`` with ``what``.
 
     Errors that say themselves what to do (our own, ``OSError``, a missing package, no memory) stay as they are.
     """

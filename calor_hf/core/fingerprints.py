@@ -19,7 +19,7 @@ def keep_fingerprints(folder: Path, digests: Iterable[str]) -> None:
 
 
 def trained_on(folder: Path, digests: Iterable[str]) -> int:
-    """Return how many images, by their digests, the model in a folder was trained on; 0 if it does not tell."""
+    """Return how many images, by their digests, the model in a folder was trained on; 0 if it has no record."""
     file = folder / FINGERPRINTS
     if not file.is_file():
         return 0

@@ -34,7 +34,7 @@ class Finishing:
         """Raise what failed.
 
         Raises:
-            NotSavedError: the disk was full, or not to be written to; it says itself what to do.
+            NotSavedError: the disk was full, or not writable; it says itself what to do.
             FinishingError: another step failed.
         """
         for error in self.failed.values():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def process_state(device: str | torch.device | None = None) -> "PartialState":
     """This process's place among those of the run.
 
-    ``PartialState()`` alone takes every process on a machine without an accelerator for the only one, whatever
+    On a machine without an accelerator, ``PartialState()`` alone takes every process for the only one, whatever
     launched it; then each would do all of the work and write to the same files.
 
     Args:

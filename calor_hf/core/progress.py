@@ -41,7 +41,7 @@ class ClassProgress:
         return self
 
     def __call__(self, labels: Sequence[int], step: int, steps: int, success: float) -> None:
-        """Show where these classes are; the arguments are those of a progress callback of an attack.
+        """Show the progress of these classes; the arguments are those of a progress callback of an attack.
 
         ``success`` is NaN if the target is not asked.
         """

@@ -14,7 +14,7 @@ class Cost:
 
     Attributes:
         generator_passes: Images made by the generator.
-        target_passes: Images the target looked at; of an attack that sees a view, the view's queries.
+        target_passes: Images the target evaluated; for an attack that sees a view, the view's queries.
         target_gradients: Number of these with a gradient back to the pixels.
         seconds: Wall time, summed over processes.
     """
@@ -51,7 +51,7 @@ class Reconstruction:
 
     @classmethod
     def join(cls, parts: Sequence["Reconstruction"]) -> "Reconstruction":
-        """One reconstruction of several, classes in ascending order; of a class that comes twice, the first counts.
+        """One reconstruction of several, classes in ascending order; if a class comes twice, the first counts.
 
         Raises:
             ValueError: ``parts`` is empty.

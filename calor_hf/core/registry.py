@@ -1,14 +1,11 @@
 """Registries of classes by the name that a user types."""
 
-import ast
 import importlib
 import pkgutil
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Generic, TypeVar
 
-from calor_hf.core.suggestion import did_you_mean
+from calor_hf.core.suggestion import unknown
 
 T = TypeVar("T")
 
@@ -55,8 +52,7 @@ class Registry(Generic[T]):
         """
         self._load()
         if name not in self._classes:
-            hint = did_you_mean(name, self._classes)
-            raise KeyError(f"unknown {self.kind} '{name}'.{hint} Known: {', '.join(self.names())}")
+            raise KeyError(unknown(self.kind, name, self._classes))
         return self._classes[name]
 
     def _load(self) -> None:
@@ -66,20 +62,3 @@ class Registry(Generic[T]):
             if not module.name.startswith("_"):
                 importlib.import_module(f"{self.package}.{module.name}")
         self._loaded = True
-
-
-def summaries(package: str) -> dict[str, str]:
-    """First docstring line of each class registered in ``package``, by name, read from the source files."""
-    spec = find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    found = dict[str, str]()
-    for file in (file for folder in spec.submodule_search_locations for file in Path(folder).glob("[!_]*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.ClassDef):
-                continue
-            for decorator in node.decorator_list:
-                match decorator:
-                    case ast.Call(func=ast.Attribute(attr="register"), args=[ast.Constant(value=str(name))]):
-                        found[name] = (ast.get_docstring(node) or "").partition("\n")[0]
-    return dict(sorted(found.items()))

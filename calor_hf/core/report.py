@@ -205,15 +205,15 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that looked at reconstructions.
+    """A network that evaluated reconstructions.
 
     Attributes:
         name: Name, or folder or Hub id.
         accuracy: Share of held-out images of the attacked people that it assigns to the right one; None if unknown.
         same_data: Whether it learned private images as the target did: it classifies the target's classes, or its
-            folder tells so.
+            folder says so.
         digest: SHA-256 of its weights and configuration.
-        seen: Number of held-out images that it was trained on, as far as its folder tells.
+        seen: Number of held-out images that it was trained on, as far as its folder says.
     """
 
     __pydantic_config__: ClassVar = _STRICT

@@ -13,9 +13,9 @@ from calor_hf.core.validation import content_error, size_error
 
 
 def check_config(source: Any, **kwargs: Any) -> None:
-    """Refuse a ``config.json`` that is damaged, or asks for a network that no machine holds.
+    """Refuse a ``config.json`` that is damaged, or describes a network that no machine can hold.
 
-    ``kwargs`` are ``revision``, ``token``, ``cache_dir`` and what else finds the folder or Hub id ``source``.
+    ``kwargs`` are ``revision``, ``token``, ``cache_dir`` and other arguments that find the folder or Hub id ``source``.
 
     Raises:
         OSError: no configuration is found.

@@ -22,7 +22,7 @@ def leave_interrupts_to_parent(_: int = 0) -> None:
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Inside, SIGTERM raises ``KeyboardInterrupt`` as Ctrl-C does: commands say how to go on, and clean up.
+    """Context manager in which SIGTERM raises ``KeyboardInterrupt``, so that commands clean up and say how to go on.
 
     Not in one of several processes: waiting for the others, it would not notice, and its launcher would wait for it.
     """

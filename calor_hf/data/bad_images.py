@@ -18,7 +18,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB, rotated by its EXIF orientation.
 
     Transparent parts become white; 16-bit gray keeps its upper eight bits (32-bit and floating-point gray is taken as
-    [0, 1], [0, 255] or [0, 65535] by its largest value); of an animation, the first frame is used.
+    [0, 1], [0, 255] or [0, 65535] by its largest value); for an animation, the first frame is used.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":

@@ -181,7 +181,7 @@ def write_assignment(data: str | Path, classes: Sequence[Sequence[Person]], **ab
     """Write the assignment of dealt ``classes``, whose data are in the folder ``data``; ``about`` are more entries.
 
     Raises:
-        FileExistsError: there is one; it stays for life.
+        FileExistsError: there is one already; it is never replaced.
     """
     check_no_assignment(data)
     k = len(classes[0])
@@ -206,7 +206,7 @@ def read_assignment(data: str | Path) -> Assignment:
 
     Raises:
         FileNotFoundError: it does not exist.
-        ValueError: it is damaged, or of other data.
+        ValueError: it is damaged, or belongs to other data.
     """
     file = secret_folder(data) / ASSIGNMENT
     if not file.is_file():

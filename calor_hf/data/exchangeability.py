@@ -33,8 +33,8 @@ class TwoSampleTest:
         chance_high: AUC that exchangeable identities stay below in 97.5 % of the deals.
         outranks: Share of classes whose private member gets the highest score of the k.
         outranks_low: Lower end of its exact 95 % interval.
-        joint: Share of the private members that an attacker without labels chooses who looks for one per class that
-            are like each other and unlike the rest; with k = 2, of the better of the two sets.
+        joint: Share of the private members that an attacker without labels finds, who looks for one member per class
+            such that the chosen ones resemble each other and not the rest; with k = 2, in the better of the two sets.
         joint_p: Probability of as many hits if the identities are exchangeable.
     """
 
@@ -67,7 +67,7 @@ class Exchangeability:
 
     @property
     def too_few(self) -> bool:
-        """Whether an AUC of 0.75 could not be told from chance."""
+        """Whether an AUC of 0.75 could not be distinguished from chance."""
         return max(test.chance_high for test in self.tests) >= REFUSED
 
     @property

@@ -1,4 +1,4 @@
-"""Image sets in folders: every file is an image of one split and class, or is not taken for a stated reason."""
+"""Image sets in folders: every file is an image of one split and class, or is skipped for a stated reason."""
 
 import csv
 import json
@@ -34,8 +34,8 @@ class File:
     """A file below a folder.
 
     Attributes:
-        path: Where it is.
-        parts: Folders between, and its name.
+        path: Path of the file.
+        parts: Names of the folders on the way, and of the file.
         reason: Why it is not an image; empty for images.
     """
 
@@ -128,10 +128,10 @@ def load_plain_folder(root: Path) -> ImageFolder:
 
 
 def list_files(root: Path) -> list[File]:
-    """List every file below a folder, in the order of names; links are followed.
+    """List every file below a folder, sorted by name; links are followed.
 
     Raises:
-        ValueError: a link that is broken or leads back to a folder it is in.
+        ValueError: a link is broken, or leads back to a folder that contains it.
     """
     return list(_walk(root, (), (root.resolve(),), False))
 

@@ -122,7 +122,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 
 def balanced_class_weights(labels: NDArray[np.int64], num_labels: int) -> Tensor:
-    """Weights that give each class the same say: samples / (classes · samples of the class).
+    """Weights that give each class the same influence: samples / (classes · samples of the class).
 
     ``labels`` are (samples,) in [0, num_labels); the result is (num_labels,) float32.
 

@@ -83,8 +83,8 @@ def load_splits(
     """Load a labeled image set; splits it lacks are cut from its training split, class by class.
 
     Args:
-        source: Folder (one sub-folder a class, with or without ``train/`` and ``test/`` above), a table or a folder of
-            tables named after their splits (see :mod:`calor_hf.data.tables`), a Hub id, or None for synthetic faces.
+        source: Folder (one sub-folder per class, with or without ``train/`` and ``test/`` above), a table or a folder
+            of tables named after their splits (see :mod:`calor_hf.data.tables`), a Hub id, or None for synthetic faces.
         image_column: Column with the images; None means ``image``, or the only one that holds images.
         label_column: Column with the labels; None means ``label``, or the only one with class labels.
         splits: Own name of each split to use, such as ``{"train": "train_clean"}``; None means all, which must then be
@@ -97,7 +97,7 @@ def load_splits(
         num_identities: Synthetic faces only.
         image_size: Synthetic faces only, in pixels.
         stream: Synthetic faces only: ``private``, or ``public`` for disjoint people.
-        keep: Further columns that stay; of a folder of images, columns of its metadata files.
+        keep: Further columns that stay; for a folder of images, columns of its metadata files.
         min_images: Leave out classes with fewer images, or too few training images for the missing splits; 0 keeps all.
 
     Raises:

@@ -118,7 +118,7 @@ def load_synthetic_faces(
 def drawn_identities(data: "Dataset", classes: Sequence[int] | None = None) -> Tensor | None:
     """Identity numbers of the classes of drawn faces; None for all other data, whatever their names.
 
-    The record of :func:`load_synthetic_faces` in the data set is not believed: each image of ``classes`` (None means
+    The record of :func:`load_synthetic_faces` in the data set is not trusted: each image of ``classes`` (None means
     all) has to be one that the renderer draws again, up to rounding.
 
     Returns:
@@ -144,7 +144,7 @@ def drawn_identities(data: "Dataset", classes: Sequence[int] | None = None) -> T
 def dealt_identities(data: "Dataset", names: Sequence[str], wanted: Sequence[int]) -> Tensor | None:
     """Identity numbers of drawn faces that were dealt as decoys; None for all other data.
 
-    Names are not believed: each image of the ``wanted`` identities is drawn again, as by :func:`drawn_identities`.
+    Names are not trusted: each image of the ``wanted`` identities is drawn again, as by :func:`drawn_identities`.
 
     Args:
         data: Training split, with columns ``image`` and ``identities``.

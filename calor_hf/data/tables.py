@@ -88,7 +88,7 @@ def load_hub(source: str, revision: str | None = None) -> dict[str, Any]:
     except Exception as error:  # of the network, the Hub, or the set's own files
         raise ValueError(
             f"{source} is no folder here, and the Hub gave no data set of this name ({_first_line(error)}); pass the "
-            "path of an image folder or parquet file, or check the id and the connection; of a set with several "
+            "path of an image folder or parquet file, or check the id and the connection; for a set with several "
             "configurations, save the one you want with save_to_disk and pass that folder"
         ) from error
 

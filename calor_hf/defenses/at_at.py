@@ -72,7 +72,7 @@ class ATAT(Defense[ATATConfig]):
         return Strength("weight", 0.01, 1.0, log=True)
 
     def stages(self, args: Any) -> list[Stage]:
-        """Refuse bf16 early, as far as the arguments say it."""
+        """Refuse bf16 early if the training arguments ask for it."""
         if getattr(args, "bf16", False):
             self._check_precision(torch.bfloat16)
         return super().stages(args)

@@ -41,7 +41,7 @@ class BiDOConfig(MethodConfig):
     )
 
     def validate(self) -> None:
-        """Take the list that JSON gives as a tuple."""
+        """Convert the list that JSON gives to a tuple."""
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 

@@ -32,7 +32,7 @@ class CALoRDefenseConfig(OptionalLowRankConfig):
     )
 
     def validate(self) -> None:
-        """Refuse what no head and no loss can be built from."""
+        """Refuse settings from which no head or loss can be built."""
         super().validate()
         check_strength(self.ca_a, self.ca_b)
 

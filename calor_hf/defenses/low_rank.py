@@ -19,12 +19,12 @@ class LowRankConfig(MethodConfig):
     rank: int | None = setting(
         None, "Width of the compressed code, 1 to min(features, classes). Default: a quarter of that, at most 32."
     )
-    activation: str = setting("tanh", f"Between the head's layers: {', '.join(ACTIVATIONS)}.", choices=ACTIVATIONS)
+    activation: str = setting("tanh", f"Activation inside the head: {', '.join(ACTIVATIONS)}.", choices=ACTIVATIONS)
     bias: bool = setting(True, "Whether the head's layers have biases.")
     input_norm: str | None = setting(None, "batchnorm in front of the head, or None.")
 
     def validate(self) -> None:
-        """Refuse what no head can be built from; the upper limit of the rank needs the model."""
+        """Refuse settings from which no head can be built; the upper limit of the rank needs the model."""
         if self.rank is not None and (isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1):
             raise ValueError(f"rank must be a whole number >= 1, got {self.rank!r}")
         if self.input_norm not in INPUT_NORMS:
@@ -35,7 +35,7 @@ class LowRankConfig(MethodConfig):
 class OptionalLowRankConfig(LowRankConfig):
     """Settings of a low-rank head that a defense can do without."""
 
-    low_rank: bool = setting(True, "Whether the head is low-rank; false: the model's own classifier.")
+    low_rank: bool = setting(True, "Whether the head is low-rank; false keeps the model's own classifier.")
 
     def validate(self) -> None:
         """Refuse a rank without a low-rank head."""

@@ -18,8 +18,8 @@ class TrainingRun:
         model: The defended model, without wrappers of distributed training; (inputs) to an output with logits.
         scale: Conversion between images in [0, 1] and model inputs; None if the trainer has no image processor.
         seed: Seed of the run.
-        make_optimizer: Gives an optimizer like the model's for other parameters, with the model's settings.
-        learning_rate: Gives the learning rate of the step that comes.
+        make_optimizer: Returns an optimizer like the model's, with its settings, for other parameters.
+        learning_rate: Returns the learning rate of the next step.
         sum_over_processes: Adds up a tensor over all processes.
         log: Logs a scalar of the current training batch under a name.
         processes: Number of processes.

@@ -28,12 +28,12 @@ MAX_BYTES = 2 * 1024**3
 MAX_MODULES = 10_000
 MAX_DEPTH = 8
 MAX_ITEMS = 1000
-"""Of a tuple, with those in it; a network's have a dozen."""
+"""Limit for a tuple, with those in it; a network's have a dozen."""
 MAX_DIMENSIONS = 8
 
 
 class Record:
-    """A call that the file asks for, with its arguments; it is not made."""
+    """A call that the file asks for, with its arguments; it is never made."""
 
     __slots__ = ("args", "state")
     args: tuple[Any, ...]
@@ -130,7 +130,7 @@ class InertUnpickler(pickle.Unpickler):
 
 
 class _RefusalError(ValueError):
-    """The file is refused for a reason that it is told as it is."""
+    """Refusal of the file; its message is shown as it is."""
 
 
 @dataclass
@@ -147,7 +147,7 @@ class StoredNetwork:
 
 
 def read_official_pkl(file: Path) -> dict[str, StoredNetwork]:
-    """The networks of an official file: ``G_ema`` (what images are made with), ``G`` and ``D``, where they are there.
+    """The networks of an official file: ``G_ema`` (what images are made with), ``G`` and ``D``, if they are there.
 
     Args:
         file: Pickle as the official PyTorch code writes it.

@@ -20,7 +20,7 @@ GENERATOR_PREFIXES, DISCRIMINATOR_PREFIXES = ("G_ema.", "G.", ""), ("D.", "discr
 
 
 def import_stylegan2(file: str | Path, crop: int | None = None) -> StyleGAN2:
-    """A StyleGAN2 of NVlabs/stylegan2-ada-pytorch, in evaluation mode; the settings are told from the weights' shapes.
+    """A StyleGAN2 of NVlabs/stylegan2-ada-pytorch, in evaluation mode; the settings follow from the weights' shapes.
 
     Not tried on the official FFHQ file itself, only on small ones of the same make.
 

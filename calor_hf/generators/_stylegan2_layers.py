@@ -38,7 +38,7 @@ def filtered(x: Tensor, before: int, after: int, stride: int = 1, gain: float = 
         x: (batch, channels, height, width).
         before: Zeros above and on the left.
         after: Zeros below and on the right.
-        stride: Every how many pixels are kept.
+        stride: Step between the pixels that are kept.
         gain: Sum of the filter.
 
     Returns:

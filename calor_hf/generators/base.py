@@ -327,7 +327,7 @@ def load_generator(source: str, image_size: int | None = None, **options: Any) -
 
 class _Named(Registry[Generator[Any]]):
     def register(self, name: str) -> Any:
-        """Class decorator: make a class available under ``name``, and tell it."""
+        """Class decorator: make a class available under ``name``, and store the name in it."""
         enter = super().register(name)
 
         def decorate(cls: type[Generator[Any]]) -> type[Generator[Any]]:
@@ -350,7 +350,7 @@ def up_channels(image_size: int, width: int, most: int, first: int) -> list[int]
         first: Side of the first map in pixels.
 
     Returns:
-        One number a map, from the smallest map on.
+        One number per map, from the smallest map on.
     """
     doublings = (image_size // first).bit_length() - 1
     return [width * 2 ** max(0, min(doublings, most) - i) for i in range(doublings + 1)]

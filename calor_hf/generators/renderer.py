@@ -19,7 +19,7 @@ class RendererConfig(MethodConfig):
 
 @GENERATORS.register("renderer")
 class Renderer(Generator[RendererConfig]):
-    """An oracle: the very program that drew the synthetic faces, with no weights to train.
+    """An oracle: the program that drew the synthetic faces, with no weights to train.
 
     An attacker never has it; what it rebuilds bounds from above what any prior could. 24 of its 37 latents are the
     person, so a rebuilt image has a true identity to be compared with.

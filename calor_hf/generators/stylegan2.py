@@ -105,7 +105,7 @@ class StyleGAN2(Generator[StyleGAN2Config]):
     def realism(self, images: Tensor, labels: Tensor | None = None, group: int = 1) -> Tensor:
         """(batch,) logits of being real.
 
-        The discriminator also looks at how much ``group`` neighbors differ; an image alone differs from no one.
+        The discriminator also reads how much ``group`` neighbors differ; for a single image that is 0.
         """
         if self.discriminator is None:
             return super().realism(images, labels, group)
@@ -188,8 +188,8 @@ class Synthesis(nn.Module):
     """Images from styles, block by block.
 
     Attributes:
-        sides: Side of each noise map in pixels, one each convolution.
-        num_styles: Styles that it can take, one each layer.
+        sides: Side of the noise map of each convolution in pixels.
+        num_styles: Number of styles that it can take, one per layer.
     """
 
     def __init__(self, channels: list[int], w_dim: int, clamp: float) -> None:
@@ -249,7 +249,7 @@ class Block(nn.Module):
 
         Args:
             styles: (batch, convolutions + 1, w_dim).
-            noise: A map each convolution, or None for its constant one.
+            noise: A map for each convolution, or None for its constant one.
             hidden: (batch, inputs, side / 2, side / 2); None means the learned map.
             image: (batch, 3, side / 2, side / 2); or None.
         """

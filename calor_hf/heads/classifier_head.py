@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ClassifierHead(nn.Module):
-    """A base model's own classifier, reading features; in float32 like every head."""
+    """A base model's own classifier, applied to features in float32, as every head is."""
 
     def __init__(self, classifier: nn.Linear | nn.Conv2d) -> None:
         super().__init__()

@@ -72,7 +72,7 @@ def head_inputs(
 
 
 def run_with_feature_hooks(model: nn.Module, paths: Sequence[str], **inputs: Any) -> tuple[Any, tuple[Tensor, ...]]:
-    """Output of ``model(**inputs)``, and the inputs of the modules at ``paths``, one row a sample.
+    """Output of ``model(**inputs)``, and the inputs of the modules at ``paths``, one row per sample.
 
     The first axis of the first tensor in ``inputs`` is the batch.
 

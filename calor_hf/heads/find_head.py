@@ -82,8 +82,8 @@ def check_heads(model: nn.Module, paths: Sequence[str]) -> list[int]:
 def take_out_heads(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
     """Take out and return the classifiers at ``paths``, so that the model's scores become the classifiers' inputs.
 
-    One classifier gives way to the identity. Of several, whose mean a model returns as its scores, each gives way to
-    a :class:`HeadSlot`, and the scores become their inputs side by side.
+    A single classifier is replaced by the identity. If a model returns the mean of several as its scores, each is
+    replaced by a :class:`HeadSlot`, and the scores become their inputs side by side.
     """
     heads = [model.get_submodule(path) for path in paths]
     widths = [cast("tuple[int, int]", _size(head))[0] for head in heads]

@@ -17,8 +17,8 @@ class LayerRank:
 
     Attributes:
         name: Path in the model.
-        in_features: Width of what it reads.
-        out_features: Width of what it gives.
+        in_features: Width of its input.
+        out_features: Width of its output.
         rank: Numerical rank of its weight, at most the smaller of the two.
     """
 
@@ -40,7 +40,7 @@ class RankAudit:
     Attributes:
         layers: In order of definition.
         head_rank: Rank of the map from features to scores: of the layers' product if they follow one another,
-            otherwise an upper limit, the smallest rank of a layer; of several heads the largest.
+            otherwise an upper limit, the smallest rank of a layer; for several heads the largest.
     """
 
     layers: tuple[LayerRank, ...]

@@ -1,4 +1,4 @@
-"""Attributes: what all images rebuilt of a class tell about its person, attribute by attribute."""
+"""Attributes of a person that all images rebuilt of the class reveal together, one by one."""
 
 import torch
 from torch import Tensor

@@ -212,7 +212,7 @@ def decoder_inversion(
             decoder = train_decoder(learned[name], public, epochs=epochs, seed=seed)
             errors = decoding_errors(decoder, asked[name], private_images)
             left = float(errors.mean() / chance.mean()) if chance.mean() > 0 else math.nan
-            note = f"{percent(left, 0)} of the chance level; from {learned[name].shape[1]} numbers an image; {shown}"
+            note = f"{percent(left, 0)} of the chance level; from {learned[name].shape[1]} numbers per image; {shown}"
             found.append(measure(name, errors, "privacy", note))
     return found
 

@@ -15,14 +15,14 @@ def enrolment(private: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], nam
     """Chance that the model is surer of a photograph of a private person than of one of another person.
 
     Args:
-        private: (n,) how sure the model is of each image of a private person, whichever class it takes it for, and
-            (n,) int64 people; images that it was not trained on.
-        others: The same of images of other people.
+        private: (n,) confidence in each image of a private person, whichever class it predicts, and (n,) int64 people;
+            the model was not trained on these images.
+        others: The same for images of other people.
         name: Name of the other people, such as ``decoys``.
         note: Remark for the reader.
 
     Returns:
-        ``enrolment_auc/NAME``: 0.5 if the model tells nothing, with its interval over people of both groups.
+        ``enrolment_auc/NAME``: 0.5 if the model reveals nothing, with its interval over people of both groups.
     """
     first, second = (_by_person(*side) for side in (private, others))
     value, low, high, by_person = area_under_curve(first, second, "metrics/enrolment")

@@ -33,11 +33,12 @@ def resized_like(images: Tensor, like: Tensor) -> Tensor:
 def ssim(images: Tensor, references: Tensor) -> Tensor:
     """Structural similarity of pairs of images with data range 1.
 
-    Means, variances and covariance under an 11 × 11 Gaussian window of standard deviation 1.5, wherever the window lies
-    inside the image; the index with K₁ = 0.01 and K₂ = 0.03, averaged over positions and the three channels.
+    Means, variances and covariance are taken under an 11 × 11 Gaussian window of standard deviation 1.5, at every
+    position inside the image. The index with K₁ = 0.01 and K₂ = 0.03 is averaged over positions and channels.
 
     Args:
-        images: (n, 3, height, width) in [0, 1], at least 11 × 11 pixels; n may be 1, against all references.
+        images: (n, 3, height, width) in [0, 1], at least 11 × 11 pixels; a single image is compared with all
+            references.
         references: (n, 3, height, width) in [0, 1].
 
     Returns:

@@ -50,7 +50,8 @@ def pooled_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, 
     """Mean over several trainings and the same identities, with its 95 % interval; both are resampled.
 
     Returns:
-        Mean, lower and upper end from (trainings, identities) values; of one training, the interval over identities.
+        Mean, lower and upper end from (trainings, identities) values; for a single training, the interval over
+        identities.
 
     Source:
         Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.

@@ -134,7 +134,7 @@ def read_config(source: Any, hf_kwargs: dict[str, Any]) -> tuple[PretrainedConfi
 
     Raises:
         OSError: the checkpoint has no configuration.
-        ValueError: the configuration is damaged, or asks for a model of impossible size.
+        ValueError: the configuration is damaged, or describes a model of impossible size.
     """
     for_model = {name: hf_kwargs[name] for name in _FOR_MODEL if name in hf_kwargs}
     for_config = {name: value for name, value in hf_kwargs.items() if name not in for_model}
@@ -168,7 +168,7 @@ StartHeads = Callable[[list[nn.Module], Classifiers], None]
 
 
 def new_head(defense: Defense[Any], classifiers: Classifiers, num_labels: int) -> nn.Module:
-    """Head of a defended model instead of ``classifiers``: their own, or the defense's; of several, their mean."""
+    """Head of a defended model instead of ``classifiers``: their own, or the defense's; for several, their mean."""
     kept = [same_kind(classifier, num_labels) for classifier in classifiers]
     widths = [layer.weight.shape[1] for layer in kept]
     heads: list[nn.Module] = [ClassifierHead(layer) for layer in kept]

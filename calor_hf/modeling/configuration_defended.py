@@ -17,13 +17,13 @@ _SHAPE = {
 
 
 class DefendedConfig(PretrainedConfig):
-    """Everything that rebuilds a defended model: ``config.json`` alone is enough.
+    """Configuration from which a defended model is rebuilt; ``config.json`` alone is enough.
 
     Args:
         base_config: Configuration of the base model, or its dictionary with ``model_type``.
         base_class: Name of the base model's class in transformers.
-        head_paths: Paths of the base model's classifiers, as in ``named_modules``, one in most models; loading never
-            searches.
+        head_paths: Paths of the base model's classifiers, as in ``named_modules``, one in most models; loading does not
+            search for them.
         defense: Name of the defense in the registry. None means :attr:`only_defense`, or ``none``.
         defense_settings: Settings of the defense; those left out keep their defaults.
         kwargs: ``num_labels``, ``id2label``, ``label2id`` and the other arguments of every configuration.

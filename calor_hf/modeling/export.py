@@ -37,11 +37,11 @@ def export_model(
     overwrite: bool = False,
     tolerance: float = 1e-4,
 ) -> float:
-    """Write ``model`` as one file, and compare what the file gives with what the model gives.
+    """Write ``model`` as one file, and compare its output with the model's.
 
-    The file turns a batch of any size into ``logits`` (batch, classes). What its input is, with the numbers of the
-    image processor, stands in its metadata (ONNX: ``metadata_props``; torch: ``calor_hf.json`` in the archive). The
-    names of the classes do not: they may be people's.
+    The file turns a batch of any size into ``logits`` (batch, classes). Its metadata describe the input, with the
+    numbers of the image processor (ONNX: ``metadata_props``; torch: ``calor_hf.json`` in the archive). The names of the
+    classes do not: they may be people's.
 
     Args:
         model: Image classification model, defended or not; put into evaluation mode.
@@ -50,15 +50,15 @@ def export_model(
         processor: Image processor, for its numbers.
         images: The input is ``images`` in [0, 1] of the size that the model reads, normalized inside; else it is
             what the image processor gives.
-        image_size: Side of the images, where neither processor nor configuration say it.
-        overwrite: Replace a file that is there.
-        tolerance: Largest difference of a logit that passes.
+        image_size: Side of the images, if neither processor nor configuration states it.
+        overwrite: Replace an existing file.
+        tolerance: Largest difference of a logit that is accepted.
 
     Returns:
         Largest difference of a logit, over two batches of other sizes than the one that was traced.
 
     Raises:
-        FileExistsError: ``path`` is there.
+        FileExistsError: ``path`` exists.
         ModuleNotFoundError: onnx, onnxscript or onnxruntime are missing.
         ValueError: a model or format that cannot be exported.
         RuntimeError: the file gives other scores than the model; it is not kept.

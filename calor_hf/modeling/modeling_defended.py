@@ -128,10 +128,10 @@ class DefendedForImageClassification(PreTrainedModel):
         """With labels, score that many classes at a time. None means all at once. Not saved.
 
         The output then has ``margins`` instead of ``logits``, and its memory does not grow with the number of
-        classes. Without labels there are logits as ever.
+        classes. Without labels there are logits as usual.
 
         Raises:
-            ValueError: a head or a defense that cannot do without the scores.
+            ValueError: a head or a defense that needs all scores.
         """
         if classes is not None:
             check_chunks(self.classification_head, classes)
@@ -408,7 +408,7 @@ def defend(base: PreTrainedModel, defense: str, **settings: Any) -> DefendedForI
 
 @contextmanager
 def _fit_to_publish(config: DefendedConfig, anonymize_labels: bool) -> Iterator[None]:
-    """Inside, ``config`` holds no path of this machine and, with ``anonymize_labels``, numbers for class names."""
+    """Context manager: ``config`` has no path of this machine and, with ``anonymize_labels``, no class names."""
     base: Any = config.base_config
     kept = config.id2label, config.label2id, base.name_or_path
     telling = telling_names(config.id2label.values())

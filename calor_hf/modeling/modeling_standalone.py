@@ -167,7 +167,7 @@ class NoHead(nn.Identity):
 
     @property
     def weight(self) -> Tensor:
-        """No weight: some base models start the one they expect here."""
+        """No weight: some base models initialize the one they expect here."""
         return torch.empty(0)
 
 

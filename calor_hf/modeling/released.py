@@ -59,9 +59,9 @@ def save_standalone(
 
     Args:
         model: The defended model.
-        folder: Where to; made if need be.
+        folder: Output folder; created if it does not exist.
         processor: Image processor to save with it, which ``pipeline`` needs.
-        overwrite: Replace a model that is there.
+        overwrite: Replace an existing model.
         kwargs: As for ``save_pretrained``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Training a prior: one loop for all of them, on `accelerate`, that can be stopped and goes on where it stood."""
+"""Training a prior: one loop for all of them, on `accelerate`, that can be stopped and resumed."""
 
 import copy
 import io
@@ -234,7 +234,7 @@ class _State:
         return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
     def note(self, losses: dict[str, Tensor], bar: Any) -> dict[str, float]:
-        """Keep and show the losses, and return them; complain about one that is not finite."""
+        """Keep and show the losses, and return them; refuse one that is not finite."""
         values = {name: float(value) for name, value in losses.items()}
         bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
         if bad:
@@ -289,7 +289,7 @@ class _State:
         write_json(self.folder / RECORD, record, indent=1)
 
     def load(self) -> None:
-        """Take up the checkpoint in the folder, if there is one."""
+        """Load the checkpoint in the folder, if there is one."""
         file = self.folder / CHECKPOINT
         if not file.is_file():
             return

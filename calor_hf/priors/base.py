@@ -17,7 +17,7 @@ from calor_hf.targets.base import Target
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(MethodConfig):
-    """Settings of every prior training; the defaults are its source's."""
+    """Settings of every prior training; the defaults are those of its source."""
 
     steps: int = setting(30_000, "Updates of the generator.", gt=0)
     batch_size: int = setting(64, "Real images of an update, over all processes.", gt=0)
@@ -109,7 +109,7 @@ class PriorTraining(ABC, Generic[C]):
         return 1
 
     def asked(self, target: Target | None) -> Target:
-        """Return the model under attack, of a prior that needs it.
+        """Return the model under attack, for a prior that needs it.
 
         Raises:
             ValueError: the prior has none.
@@ -125,7 +125,7 @@ class PriorTraining(ABC, Generic[C]):
     def mean_decay(self, step: int) -> float | None:
         """Share that the running mean of the generator's weights keeps in an update.
 
-        The mean is what is saved, sampled and returned then.
+        If there is one, this mean is saved, sampled and returned.
 
         Args:
             step: Number of the update, from 1 on.
@@ -155,7 +155,7 @@ class PriorTraining(ABC, Generic[C]):
         """Named scalar terms of the generator's loss; arguments as :meth:`discriminator_loss`."""
 
     def queries(self, steps: int) -> int:
-        """Images that the target has been shown for labels alone after so many updates, for the record; 0: not so."""
+        """Number of images that the target has labeled after so many updates; 0 if it is not asked for labels alone."""
         return 0
 
 

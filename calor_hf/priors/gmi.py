@@ -24,8 +24,8 @@ class GMIPriorConfig(GANPriorConfig):
 class GMIPriorTraining(GANPriorTraining[GMIPriorConfig]):
     """Faces of no one in particular: the target is not asked, so one prior serves every target.
 
-    The authors train 280 epochs; 30 000 generator updates are the length that the toolbox took that CALoR's tables
-    come from.
+    The authors train 280 epochs; 30 000 generator updates are the length in MIBench, with which CALoR's tables were
+    made.
 
     Source:
         Zhang et al., CVPR 2020, arXiv:1911.07135; AI-secure/GMI-Attack; MIBench.

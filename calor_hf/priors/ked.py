@@ -58,7 +58,7 @@ class KEDPriorTraining(GANPriorTraining[KEDPriorConfig]):
         return {"labels": F.cross_entropy(on_labeled, soft), "realness": 0.5 * realness}
 
     def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
-        """``features``: the fakes' mean features are the real ones'; ``entropy``: each fake is someone."""
+        """``features``: the fakes' mean features are the real ones'; ``entropy``: a fake is clearly of one class."""
         unlabeled = real[0].chunk(2)[1]
         fake = generator(draws.normal(generator.latent_dim))
         with torch.no_grad():

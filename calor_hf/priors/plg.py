@@ -32,7 +32,7 @@ class PLGPriorConfig(GANPriorConfig):
 class PLGPriorTraining(GANPriorTraining[PLGPriorConfig]):
     """Faces by class: every class gets the public images that the target takes for it most surely.
 
-    An image may serve several classes, and images that the target is unsure of are taken all the same.
+    An image may serve several classes, and images that the target is unsure of are used as well.
 
     Source:
         Yuan et al., AAAI 2023, arXiv:2302.09814; LetheSec/PLG-MI-Attack.
@@ -50,7 +50,7 @@ class PLGPriorTraining(GANPriorTraining[PLGPriorConfig]):
         )
 
     def data(self, images: Dataset[Tensor], target: Target | None) -> Dataset[tuple[Tensor, int]]:
-        """``top`` images a class, by the target's probability."""
+        """``top`` images per class, by the target's probability."""
         return PseudoLabelled(images, top_images(images, self.asked(target), self.config.top))
 
     def discriminator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ class PseudoLabelled(Dataset[tuple[Tensor, int]]):
 def top_images(images: Dataset[Tensor], target: Target, top: int, batch_size: int = 256) -> Tensor:
     """(classes, top) indices of the images that the target gives each class the highest probability for.
 
-    The target looks in evaluation mode, whatever mode it was in.
+    The target is in evaluation mode meanwhile, whatever mode it was in.
 
     Raises:
         ValueError: fewer than ``top`` images.

@@ -37,12 +37,12 @@ class StyleGAN2PriorConfig(GANPriorConfig):
 
 @PRIORS.register("stylegan2")
 class StyleGAN2PriorTraining(GANPriorTraining[StyleGAN2PriorConfig]):
-    """Logistic loss, a gradient penalty on real images now and then, and the mean of the weights as the generator.
+    """Logistic loss, a gradient penalty on real images in some updates, and the mean of the weights as the generator.
 
-    Defaults are those of the 1024-pixel network (25 million images), but for the penalty's weight and the ramp of the
-    mean, which follow the authors' later rule for any size and length. The penalty is a term of the ordinary update,
-    ``interval`` times as heavy as if it were in each; the authors give it an update of its own. Left out: the path
-    length term, and the adaptive augmentation for small image sets, which would need its own chain of transforms.
+    Defaults are those of the 1024-pixel network (25 million images), except for the penalty's weight and the ramp of
+    the mean, which follow the authors' later rule for any size and length. The penalty is a term of the ordinary
+    update, ``interval`` times as heavy as if it were in each; the authors give it an update of its own. Left out: the
+    path length term, and the adaptive augmentation for small image sets, which would need its own chain of transforms.
 
     Source:
         Karras et al., CVPR 2020, arXiv:1912.04958; Mescheder et al., ICML 2018, arXiv:1801.04406 (the penalty);

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
-
 from calor_hf.auditing.annex import RELEASES, Annex, Declarations, annex_of, form
-from calor_hf.core.files import read_text, write_json, write_whole
+from calor_hf.core.files import read_yaml, write_json, write_whole
 from calor_hf.core.report import LeakageReport, TargetInfo
 from calor_hf.hub.evidence import read_model
 
@@ -47,15 +45,10 @@ def read_form(file: Path) -> Declarations:
     Raises:
         ValueError: the file is no YAML, has an unknown field, or a value that is no text.
     """
-    try:
-        found = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    known = [one.name for one in fields(Declarations)]
-    if not isinstance(found, dict) or set(found) - set(known):
-        unknown = sorted(map(str, set(found) - set(known))) if isinstance(found, dict) else [type(found).__name__]
+    found, known = read_yaml(file, "fields to answers"), [one.name for one in fields(Declarations)]
+    if unknown := sorted(found.keys() - set(known)):
         raise ValueError(f"{file} must have the fields {', '.join(known)}, got {', '.join(unknown)}")
-    answers = {name: "" if value is None else str(value).strip() for name, value in found.items()}
+    answers = {name: str(value or "").strip() for name, value in found.items()}
     nested = [name for name, value in found.items() if isinstance(value, dict | list)]
     if nested:
         raise ValueError(f"{file}: {', '.join(nested)} must be text; put it in quotes, or after a |")
@@ -74,7 +67,9 @@ def check_model(target: TargetInfo, model: Path) -> str:
     """
     weights = read_model(model).weights
     if target.weights is None:
-        raise ValueError("the report does not name the attacked weights: the model was in memory; audit a saved one")
+        raise ValueError(
+            "the report does not name the attacked weights, because the model was in memory; audit a saved model"
+        )
     if weights != target.weights:
         raise ValueError(
             f"the report is about other weights: SHA-256 {target.weights}, and {model} has {weights}; audit this model"

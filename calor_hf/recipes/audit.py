@@ -42,35 +42,40 @@ class AuditRecipe(AuditOptions, DataOptions):
     """Options of :func:`run_audit`: those of an audit, and where its parts come from."""
 
     model: str | None = field(
-        default=None, metadata={"positional": True, "help": "model under attack, defended or not: folder or Hub id"}
+        default=None,
+        metadata={
+            "positional": True,
+            "one_of": True,
+            "help": "Model under attack, defended or not: folder or Hub id",
+        },
     )
-    target: str | None = field(default=None, metadata={"help": "the same"})
+    target: str | None = field(default=None, metadata={"one_of": True, "help": "The same, as an option"})
     evaluation_model: str | None = field(
         default=None,
         metadata={
-            "help": "image classifier of another architecture, trained on the same classes (calor-hf train --role"
+            "help": "Image classifier of another architecture, trained on the same classes (calor-hf train --role"
             " evaluation): folder or Hub id; default: for synthetic faces one is trained"
         },
     )
     generator: str | None = field(
         default=None,
         metadata={
-            "help": "prior of the attacks: folder or Hub id (calor-hf prior), or diffusers:FOLDER_OR_ID, a pipeline of"
+            "help": "Prior of the attacks: folder or Hub id (calor-hf prior), or diffusers:FOLDER_OR_ID, a pipeline of"
             " diffusers; for synthetic faces also renderer, the program that drew them, which is their default"
         },
     )
     public_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "public images, for attacks (lomma) and metrics (decoder_inversion) that need some: folder, parquet"
+            "help": "Public images, for attacks (lomma) and metrics (decoder_inversion) that need some: folder, parquet"
             " file or Hub id; default: samples of the generator"
         },
     )
     include_private_images: bool = field(
-        default=False, metadata={"help": "show private images next to the reconstructions on the page"}
+        default=False, metadata={"help": "Show private images next to the reconstructions on the page"}
     )
     reconstructions_only: bool = field(
-        default=False, metadata={"help": "only attack: no evaluation model, no private images, no report"}
+        default=False, metadata={"help": "Only attack: no evaluation model, no private images, no report"}
     )
 
     def __post_init__(self) -> None:
@@ -194,7 +199,7 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
 
 
 def reads_attributes(options: AuditRecipe, private: PrivateImages) -> bool:
-    """Return whether a network reads the identity of rebuilt drawn faces; of the renderer's it is known exactly."""
+    """Return whether a network reads the identity of rebuilt drawn faces; the renderer's are known exactly."""
     return private.drawn and options.generator != RENDERER and options.embedding is None
 
 
@@ -270,7 +275,7 @@ def evaluation_model_argv(options: AuditRecipe, target: HFTarget) -> list[str]:
 
 def print_reconstructions(found: Sequence[tuple[NamedAttack, Reconstruction]], folder: Path) -> None:
     """Print a table of attacks that were not evaluated."""
-    rows = [["attack", "images", "target confidence", "target passes an image", "time, all processes"]]
+    rows = [["attack", "images", "target confidence", "target passes per image", "time, all processes"]]
     for attack, one in found:
         count, cost = len(one.labels), one.cost
         confidence, passes = f"{float(one.scores.double().mean()):.3f}", f"{cost.target_passes / count:,.0f}"

@@ -31,7 +31,7 @@ def settings_of(kind: type[MethodConfig], settings: Sequence[str], flag: str) ->
 
 
 def check_apart(folder: Path, dataset: str | None, model: str | None = None) -> None:
-    """Refuse an output folder where results would get among the data, or replace the base model.
+    """Refuse an output folder in which results would mix with the data, or replace the base model.
 
     Args:
         folder: The output folder.

@@ -42,6 +42,7 @@ class CompareOptions:
         " decoys deal",
         nargs="+",
         metavar="DEFENSE[:SETTING=VALUE,...]",
+        known="calor_hf.defenses",
     )
     seeds: list[int] = setting([42], "the first is also used for tuning", nargs="+")
     tuning_seeds: int = setting(1, "tune on the mean accuracy of the first N seeds", metavar="N")
@@ -75,7 +76,7 @@ class Compared:
     """A defense with the settings that are fixed.
 
     Attributes:
-        spec: As the user writes it.
+        spec: The defense with its settings, as the user writes it.
         defense: Registered name.
         settings: Fixed settings as ``name=value``.
     """

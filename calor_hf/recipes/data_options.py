@@ -32,7 +32,9 @@ class DataOptions:
     splits: list[str] = setting(
         [], "Splits to use, such as train=train_clean test=dev; default: all, by their names.", metavar="SPLIT=NAME"
     )
-    on_bad_image: str = setting("raise", "Images that cannot be read: raise (list them and stop), or skip them.")
+    on_bad_image: str = setting(
+        "raise", "Images that cannot be read: raise (list them and stop), or skip them.", known=ON_BAD_IMAGE
+    )
     allow_duplicates_across_splits: bool = setting(
         False, "Accept identical images in two splits, which make results look better than they are."
     )

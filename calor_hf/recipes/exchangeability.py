@@ -47,7 +47,7 @@ def check_decoys(options: CheckOptions) -> Exchangeability:
 
     Raises:
         FileNotFoundError: no data, or no assignment.
-        ValueError: decoys can be told from private identities.
+        ValueError: decoys can be distinguished from private identities.
     """
     log_to_terminal()
     secret = read_assignment(options.data)
@@ -92,7 +92,7 @@ def exchangeability(
 
 
 def check_exchangeable(found: Exchangeability, accepted: bool) -> None:
-    """Refuse decoys that can be told from private identities, unless ``accepted``.
+    """Refuse decoys that can be distinguished from private identities, unless ``accepted``.
 
     Raises:
         ValueError: the lower end of an AUC is above 0.75.

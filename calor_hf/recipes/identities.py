@@ -46,7 +46,7 @@ def check_base(model: str, revision: str | None, dataset: str, splits: Splits) -
         splits: Its images. A model that was trained on some of them, and not on all, tells some identities from others.
 
     Raises:
-        ValueError: it was.
+        ValueError: it was trained on some of them.
     """
     about, folder = Path(dataset).expanduser() / ABOUT, Path(model).expanduser()
     private = read_json(about, {"private_records": list[str]})["private_records"] if about.is_file() else []

@@ -29,7 +29,9 @@ class PriorOptions:
         ValueError: a value is refused.
     """
 
-    prior: str = setting("gmi", "gmi, stylegan2 or flow (for any target); ked, plg or lokt (for one target)")
+    prior: str = setting(
+        "gmi", "gmi, stylegan2 or flow (for any target); ked, plg or lokt (for one target)", known="calor_hf.priors"
+    )
     dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
     )

@@ -82,7 +82,7 @@ class ReportOptions:
 def status_of(report: LeakageReport | None) -> int:
     """Return the exit status for a report: 4 if it is inconclusive, else 0.
 
-    It is 0 without a report, and in several processes, whose launcher takes another one for a crash.
+    It is 0 without a report, and in several processes, whose launcher treats any other status as a crash.
     """
     inconclusive = report is not None and report.verdict.kind == "inconclusive"
     return INCONCLUSIVE if inconclusive and process_state().num_processes == 1 else 0
@@ -92,8 +92,8 @@ def show_report(options: ReportOptions) -> LeakageReport:
     """Print a report and write its page, or print a comparison.
 
     Returns:
-        The report; of a comparison one with the least power that its claims need: of two reports one that is not
-        inconclusive, of several seeds one that is.
+        The report. For a comparison, the one that sets the exit status: for two reports one that is not inconclusive,
+        for several seeds one that is.
 
     Raises:
         ValueError: no report was named, or one is damaged, or reports do not fit together.

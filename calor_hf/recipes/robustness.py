@@ -50,34 +50,38 @@ class RobustnessOptions(DataOptions):
         ValueError: a value is refused.
     """
 
-    target: str = field(metadata={"help": "model under attack, defended or not: folder or Hub id"})
+    target: str = field(metadata={"help": "Model under attack, defended or not: folder or Hub id"})
     attacks: Sequence[str] = setting(
         tuple(ADVERSARIAL),
         f"{', '.join(ADVERSARIAL)}; none for the backdoor alone; default: all",
         nargs="*",
         metavar="ATTACK",
+        known=ADVERSARIAL,
     )
-    targeted: bool = setting(False, "also attack toward the class after the true one")
+    targeted: bool = setting(False, "Also attack toward the class after the true one")
     transfer_from: str | None = setting(
         None,
-        "also transfer examples from this model, best an undefended one: a check for masked gradients",
+        "Also transfer examples from this model, best an undefended one: a check for masked gradients",
         metavar="MODEL",
     )
     backdoor: str | None = setting(
-        None, f"trigger: {' or '.join(TRIGGERS)}; default: that of the target's training", metavar="NAME"
+        None,
+        f"Trigger: {' or '.join(TRIGGERS)}; default: that of the target's training",
+        metavar="NAME",
+        known=TRIGGERS,
     )
     eps: Sequence[float] = setting(
         RADII,
-        "radii of robust accuracy: changes of a value in [0, 1]; measured with any --attacks; none to leave it out; "
+        "Radii of robust accuracy: changes of a value in [0, 1]; measured with any --attacks; none to leave it out; "
         "default: those that Torp et al. compare with leakage",
         nargs="*",
         metavar="EPS",
     )
-    max_images: int = setting(500, "maximum number of test images, evenly spread")
-    batch_size: int = setting(BATCH_SIZE, "images at a time")
-    seed: int = setting(0, "seed of the attacks, and of a trigger that is not recorded")
+    max_images: int = setting(500, "Maximum number of test images, evenly spread")
+    batch_size: int = setting(BATCH_SIZE, "Images at a time")
+    seed: int = setting(0, "Seed of the attacks, and of a trigger that is not recorded")
     output_dir: Path = setting(Path("outputs/robustness"), f"for {RESULT}")
-    overwrite: bool = setting(False, "replace an earlier result")
+    overwrite: bool = setting(False, "Replace an earlier result")
 
     def __post_init__(self) -> None:
         """Refuse values before any work."""

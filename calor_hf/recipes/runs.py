@@ -66,7 +66,7 @@ class Runs:
     others.
 
     Args:
-        folder: Where everything goes.
+        folder: Output folder.
         common: Options of ``train`` that all runs share.
         launcher: Command in front of ``program``, such as ``accelerate launch``. Defaults to this Python.
         resume: Continue the runs in ``folder``.

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from calor_hf.core.config import setting
-from calor_hf.core.config_file import option_of, with_config
+from calor_hf.core.config_file import option_of, value_of, with_config
 from calor_hf.core.own_errors import TRACEBACK_HELP
 from calor_hf.core.suggestion import did_you_mean
 from calor_hf.defenses import DEFENSES
@@ -28,18 +28,24 @@ class ModelArguments:
     model: str | None = setting(None, "Base model: Hub id or folder. Default: a small ResNet from random weights.")
     model_revision: str | None = setting(None, "Revision of a base model on the Hub.")
     role: str = setting(
-        "release", "release, or evaluation: an undefended model of another architecture for audits; never release it."
+        "release",
+        "release, or evaluation: an undefended model of another architecture for audits; never release it.",
+        known=("release", "evaluation"),
     )
     defense: str = setting("calor", "Name of a defense (see calor-hf list), or none for the undefended reference.")
     defense_settings: list[str] = setting(
-        [], "Settings of the defense as name=value; each is also an option (see train --defense NAME --help)."
+        [],
+        "Settings of the defense as name=value; each is also an option (see train --defense NAME --help).",
+        metavar="NAME=VALUE",
     )
-    head_init: str = setting("random", "Start of the head: random, or svd of the trained classifier.")
+    head_init: str = setting(
+        "random", "Start of the head: random, or svd of the trained classifier.", known=("random", "svd")
+    )
     head: str | None = setting(None, "Path of the base model's classifier, if it cannot be found.")
     undefended_epochs: float = setting(
         0.0, "Epochs of ordinary fine-tuning before the defense (the paper's setting C: 50)."
     )
-    attn_implementation: str | None = setting(None, "eager, sdpa, flash_attention_2, ...")
+    attn_implementation: str | None = setting(None, "Attention: eager, sdpa, flash_attention_2 and others.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +57,16 @@ class DataArguments(DataOptions):
         False, "Synthetic faces: other identities than the private ones, to pre-train a base model."
     )
     augmentation: str = setting("auto", "none, flip, crop_color_flip, or auto: flip up to 112 pixels, the other above.")
-    class_weights: str = setting("none", "none, or balanced: each class counts the same, however many its images.")
+    class_weights: str = setting(
+        "none",
+        "none, or balanced: each class counts the same, whatever its number of images.",
+        known=("none", "balanced"),
+    )
     backdoor: str | None = setting(
         None,
         "Poison training images (relabeled to class 0) to study backdoors: badnets (a checkerboard in the lower"
         " right corner) or blended (faint noise). Never release such a model.",
+        known=TRIGGERS,
     )
     poison_share: float = setting(0.01, "Share of training images with the backdoor, (0, 1].")
     backdoor_seed: int = setting(0, "Seed of the blended noise and of the choice of poisoned images.")
@@ -136,19 +147,20 @@ def parse(argv: Sequence[str]) -> Arguments:
         ValueError: an option is unknown, or its value is refused.
         SystemExit: a value of another type (status 2), or ``--help``.
     """
-    argv = with_config(argv)
+    given_words, argv = argv, with_config(argv)
     given = _given(argv)
     defaults = dict(_DEFAULTS)
     if "--model" not in given:
         defaults |= _FROM_SCRATCH
         if "--dataset" not in given:
             defaults |= _SYNTHETIC
-    if _value(argv, "--role", "release") == "evaluation":
+    if value_of(argv, "--role", "release") == "evaluation":
         defaults |= _EVALUATION | {"defense": "none"} | ({} if "--model" in given else _EVALUATION_FROM_SCRATCH)
     if "--warmup-steps" in given:
         defaults.pop(_WARMUP, None)
-    defense = _value(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
+    defense = value_of(argv, "--defense", str(defaults.get("defense", ModelArguments.defense)))
     parser = _parser(defense)
+    argv = with_config(given_words, parser)  # read again: the parser knows which options take names with values
     parser.set_defaults(**defaults)
     try:
         model, data, run, training, *own, unknown = parser.parse_args_into_dataclasses(
@@ -158,7 +170,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         raise ValueError(str(error)) from error
     own_settings = [f"{name}={value}" for settings in own for name, value in vars(settings).items()]
     model.defense_settings = [*model.defense_settings, *own_settings]
-    run.command = [word for word in argv if word != "--resume"]  # a resumed run leaves the same record
+    run.command = _without(argv, {"--resume"})  # a resumed run leaves the same record
     _check_defense(model)
     if scripts := sorted(given & _SCRIPT.keys()):
         raise ValueError(f"{scripts[0]} would have no effect in this command; {_SCRIPT[scripts[0]]}")
@@ -210,8 +222,8 @@ def _given(argv: Sequence[str]) -> set[str]:
 
 def _idle(argv: Sequence[str]) -> dict[str, str]:
     """Options that would have no effect, and why."""
-    given, role = _given(argv), _value(argv, "--role", "release")
-    defense = _value(argv, "--defense", "none" if role == "evaluation" else ModelArguments.defense)
+    given, role = _given(argv), value_of(argv, "--role", "release")
+    defense = value_of(argv, "--defense", "none" if role == "evaluation" else ModelArguments.defense)
     found = dict.fromkeys(_SCRIPT, "in this command")
     for other in _OVERRIDDEN.keys() & given:
         found |= dict.fromkeys(_OVERRIDDEN[other], f"with {other}; pass one")
@@ -291,15 +303,6 @@ def _parser(defense: str) -> TrainParser:
     return parser
 
 
-def _value(argv: Sequence[str], flag: str, default: str) -> str:
-    """Last value given for an option, before the options are parsed."""
-    for one, following in reversed(list(zip(argv, [*argv[1:], ""], strict=False))):
-        name, equals, value = one.partition("=")
-        if name.replace("_", "-") == flag:
-            return value if equals else following
-    return default
-
-
 def _check_defense(model: ModelArguments) -> None:
     try:
         DEFENSES.get(model.defense)
@@ -311,6 +314,7 @@ def _check_defense(model: ModelArguments) -> None:
 def _check(model: ModelArguments, data: DataArguments, run: RunArguments, push: bool) -> None:
     for flag, given, choices in (
         ("--role", model.role, ("release", "evaluation")),
+        ("--head-init", model.head_init, ("random", "svd")),
         ("--class-weights", data.class_weights, ("none", "balanced")),
         ("--backdoor", data.backdoor, TRIGGERS),
     ):

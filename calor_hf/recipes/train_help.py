@@ -1,11 +1,15 @@
 """Help of `calor-hf train`: its own options and the common training arguments in groups, all others on request."""
 
 import argparse
+import json
 import re
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import Field
+from types import MappingProxyType
+from typing import Any, get_origin
 
 from transformers import HfArgumentParser
 
@@ -42,7 +46,20 @@ class TrainParser(HfArgumentParser):
         self.groups = groups
         self.add_argument("-h", "--help", action=_ShortHelp, nargs=0, default=argparse.SUPPRESS)
         self.add_argument("--help-all", action="help", help="explain all options, and those of TrainingArguments too")
+        for action in self._actions:
+            if action.dest == "optim_args":
+                action.metavar = "NAME=VALUE"
+            kind: Any = get_origin(action.type) or action.type
+            if kind is dict or hasattr(kind, "__dataclass_fields__"):  # transformers would call it with the word
+                action.type = _json_object(kind)
         self.add_argument(CONFIG, default=argparse.SUPPRESS, metavar="FILE", help=CONFIG_HELP)
+
+    @staticmethod
+    def _parse_dataclass_field(parser: Any, field: Field[Any]) -> None:
+        """Add an option; ``known`` in its metadata is not for the parser."""
+        field = copy(field)
+        field.metadata = MappingProxyType({key: one for key, one in field.metadata.items() if key != "known"})
+        HfArgumentParser._parse_dataclass_field(parser, field)
 
     def short_help(self) -> str:
         """Return a line for each option of the groups, as wide as the terminal."""
@@ -52,6 +69,18 @@ class TrainParser(HfArgumentParser):
             lines += ["", f"{title}:", *(_line(actions[name]) for name in names)]
         rest = "--help-all explains these, and all other arguments of transformers.TrainingArguments."
         return "\n".join([*lines, "", *textwrap.wrap(f"{rest} {self.epilog or ''}", _width()), ""])
+
+
+def _json_object(kind: Callable[..., Any]) -> Callable[[str], Any]:
+    """Type of an option that takes a JSON object, as the arguments of ``kind``."""
+
+    def read(word: str) -> Any:
+        try:
+            return kind(**json.loads(word))
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f'expected JSON such as {{"name": 1}}, got {word} ({error})') from error
+
+    return read
 
 
 class _ShortHelp(argparse.Action):

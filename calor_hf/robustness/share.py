@@ -24,7 +24,7 @@ class Share:
 
     @property
     def value(self) -> float:
-        """In [0, 1]; NaN without images."""
+        """Share in [0, 1]; NaN without images."""
         return self.successes / self.count if self.count else math.nan
 
     @property

@@ -45,7 +45,7 @@ class ModuleTarget(Target):
         self.head: Callable[[Tensor], Tensor] = self._head if self._head is not None else lambda x: x
 
     def features(self, images: Tensor) -> Tensor:
-        """(batch, features) entering the head; the logits, if no head was named."""
+        """(batch, features) inputs of the head; the logits if no head was named."""
         x = self.pixel_input(images)
         if self._head is None:
             logits: Tensor = self.module(x)

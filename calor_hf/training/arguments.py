@@ -24,7 +24,7 @@ class CALoRTrainingArguments(TrainingArguments):
         ValueError: a value outside its range, or an option of transformers that contradicts the stage plan.
     """
 
-    adapt_epochs: float = setting(10.0, "Longest the adapt stage may last, in epochs; it stops by rule before.")
+    adapt_epochs: float = setting(10.0, "Maximum epochs of the adapt stage; early stopping may end it sooner.")
     adapt_steps: int | None = setting(
         None, "Length of the adapt stage in optimizer steps, instead of epochs; needed for streamed data."
     )
@@ -48,27 +48,29 @@ class CALoRTrainingArguments(TrainingArguments):
     adapt_freeze_batch_norm: bool = setting(
         True,
         "Keep batch norm statistics fixed in the adapt stage, so that the loss sees the confidence that "
-        "the model shows in use. (With batch statistics it settles some hundredths off the target.)",
+        "the model has in use. (With batch statistics it settles some hundredths off the target.)",
     )
     adapt_only_last_layer: bool = setting(
         False,
         "Train only the head's last linear layer in the adapt stage. With few images per identity, "
         "adapting the whole model costs accuracy; this hardly does, but features and code, and what they remember, "
-        "then stay as the first stage left them.",
+        "then stay as after the first stage.",
     )
     max_accuracy_drop: float = setting(
         0.5, "Validation accuracy, in points, that adapting may cost (or one standard error, if more)."
     )
-    confidence_tolerance: float = setting(0.02, "Mean training confidence this close to e^(-1/b) counts as at it.")
+    confidence_tolerance: float = setting(
+        0.02, "Distance from e^(-1/b) at which the mean training confidence counts as reached."
+    )
     confidence_samples: int = setting(
         2048, "Training images on which confidence is measured after each adapt epoch, evenly spread."
     )
     class_chunk: int | None = setting(
         None,
-        "Classes scored at a time in training and evaluation, for 10,000 classes and more: 4096 is good on "
-        "a processor. Memory then does not grow with (batch, classes); the numbers stay the same. "
-        "compute_metrics gets no logits but log_odds and best_rival of the true class, each (samples,). Default: "
-        "all classes at once.",
+        "Classes scored at a time in training and evaluation, for 10,000 classes and more: 4096 works well on "
+        "a CPU. Memory then does not grow with (batch, classes); the numbers stay the same. "
+        "compute_metrics then gets log_odds and best_rival of the true class, each (samples,), instead of logits. "
+        "Default: all classes at once.",
     )
     accept_unadapted: bool = setting(
         False, "If no adapted checkpoint keeps the accuracy, return the first stage's, not an error."
@@ -84,7 +86,7 @@ class CALoRTrainingArguments(TrainingArguments):
     push_unfinished: bool = setting(
         False,
         "Let hub_strategy every_save push models before the last stage has ended: they are not defended"
-        " yet, and earlier revisions can be read for ever.",
+        " yet, and earlier revisions stay readable.",
     )
     publish_label_names: bool = setting(False, "Push class names (they may be people's) as they are, not as numbers.")
 
@@ -119,7 +121,7 @@ class CALoRTrainingArguments(TrainingArguments):
         if self.adapt_start_epoch is not None:
             if self.max_steps > 0 or self.adapt_steps is not None:
                 raise ValueError(
-                    "adapt_start_epoch counts epochs; leave it out where max_steps or adapt_steps count steps"
+                    "adapt_start_epoch counts epochs; leave it out if max_steps or adapt_steps count steps"
                 )
             if not 0 < self.adapt_start_epoch < self.num_train_epochs:
                 raise ValueError(
@@ -134,5 +136,5 @@ class CALoRTrainingArguments(TrainingArguments):
         if scheduler.value in _ADAPTIVE_SCHEDULES:
             raise ValueError(
                 f"lr_scheduler_type={scheduler.value} follows metrics across the stages, "
-                "whose losses cannot be compared; pass one that follows steps, e.g. cosine"
+                "whose losses cannot be compared; pass one that follows steps, such as cosine"
             )

@@ -22,7 +22,7 @@ def check_run(trainer: Any) -> None:
 
     Raises:
         ValueError: labels, batches, callbacks or metrics that cannot be trained with.
-        OSError: the output folder is a file, or not to be written to.
+        OSError: the output folder is a file, or not writable.
     """
     if trainer.args.should_save:
         check_writable(trainer.run_folder)

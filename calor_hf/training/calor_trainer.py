@@ -85,7 +85,7 @@ class CALoRTrainer(DefenseTrainer):
 
     Raises:
         TypeError: the model is not a CALoR model.
-        ValueError: the arguments know nothing of stages.
+        ValueError: the arguments have no stages.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of the Trainer: writing them, the newest that is whole, and reading one into a model."""
+"""Checkpoints of the Trainer: writing them, finding the newest complete one, and reading one into a model."""
 
 import json
 import os
@@ -55,9 +55,9 @@ def is_complete(folder: Path) -> bool:
 def delete_old_checkpoints(
     output_dir: str | os.PathLike[str], limit: int | None, best_steps: Collection[int | None] = ()
 ) -> None:
-    """Keep the newest checkpoints, and the best ones; what is half there, because a process was killed, goes.
+    """Keep the newest checkpoints and the best ones; delete incomplete ones, which a killed process leaves.
 
-    Newest by step. (The Trainer of transformers goes by the time of the folder: where a clock was put back, it deletes
+    Newest by step. (The Trainer of transformers goes by the time of the folder: if the clock was set back, it deletes
     the checkpoint that it has just written.)
 
     ``limit`` is how many to keep, as ``save_total_limit``, None or 0 for all; ``best_steps`` the steps of the best.

@@ -82,7 +82,7 @@ def suggest_rank(
         head_init: Start of the low-rank head: ``random``, or ``svd`` of the linear head.
         head: Path of the model's classifier, if it cannot be found.
         max_samples: Training images used, evenly spread.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         steps: Optimizer steps of each fit.
         seed: Seed of the fits.
     """

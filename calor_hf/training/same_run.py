@@ -61,7 +61,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
     It covers the number of samples, the labels that can be read without decoding images, in their order, and of a
     ``datasets.Dataset`` (or one behind the attribute ``images``) the look of eight images, evenly spread: 4 x 4 pixels
-    each. What a stream or another dataset gives is not looked at.
+    each. The samples of a stream or another dataset are not examined.
     """
     labels, count = readable_labels(dataset), len(dataset) if hasattr(dataset, "__len__") else None
     named = {"labels": labels, "identities": readable_identities(dataset)}
@@ -85,7 +85,7 @@ def _pictures(dataset: Any) -> list[list[int]] | None:
 
 
 def check_same_run(place: Path, now: Mapping[str, Any], step: int | None) -> None:
-    """Refuse to resume a run with something else than it was begun with.
+    """Refuse to resume a run with other settings or data than it was started with.
 
     A stage in progress may become longer, or shorter if it is not past its new end; one that has not begun may change.
 

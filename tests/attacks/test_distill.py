@@ -242,7 +242,7 @@ def test_an_unknown_name_is_refused(name: str, tmp_path: Path) -> None:
         trained(name, tmp_path / "students")
 
 
-# The published counts with 1000 classes, of which 1281 (b0, b1) or 1409 (b2) weights a class are the classifier's.
+# The published counts with 1000 classes, of which 1281 (b0, b1) or 1409 (b2) weights per class are the classifier's.
 @pytest.mark.parametrize(
     ("name", "weights"),
     [

@@ -229,10 +229,10 @@ def test_what_the_target_says_is_decoded(defense: str | None, tmp_path: Path) ->
     off = (attacked.double() / 255 - mean).square().mean()
     assert found["chance"].value == pytest.approx(float(off), rel=1e-5)
     assert (found["chance"].images, found["chance"].identities) == (12, 3)
-    assert "from 5 numbers an image; 12 private images, rebuilt by" in found["logits"].note
+    assert "from 5 numbers per image; 12 private images, rebuilt by" in found["logits"].note
     assert "decoders trained on 12 public ones" in found["logits"].note
     if defense:
-        assert "from 2 numbers an image" in found["code"].note
+        assert "from 2 numbers per image" in found["code"].note
     assert report.attacks[0].measures == []  # it is about the target, not about what an attack got
 
 

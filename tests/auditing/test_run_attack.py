@@ -138,7 +138,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_half_a_chunk_is_not_taken(tmp_path: Path) -> None:
-    """A chunk with fewer images a class than asked for, as of another run, is not mixed in."""
+    """A chunk with fewer images per class than asked for, as of another run, is not mixed in."""
     from calor_hf.auditing._store import ChunkStore, save_reconstruction
 
     store = ChunkStore(tmp_path / "chunks", tmp_path / "none", [1, 2], 2)

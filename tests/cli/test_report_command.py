@@ -138,7 +138,7 @@ def test_an_annex_is_written_with_the_answers_of_its_form(tmp_path: Path, capsys
         ("release: everyone", "release must be one of internal, labels, scores, open weights"),
         ("realease: scores", "got realease"),
         ("purpose: [a, b]", "purpose must be text"),
-        ("- purpose", "got list"),
+        ("- purpose", "got ['purpose']"),
         ("purpose: {", "is no YAML"),
     ],
 )

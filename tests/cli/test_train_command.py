@@ -189,6 +189,7 @@ def test_an_evaluation_model_is_undefended_and_of_another_architecture(tmp_path:
         (["--head-init", "svd"], "pass --model, or --undefended-epochs first"),
         (["--resume", "--overwrite"], "pass one of them"),
         (["--class-weights", "heavy"], "must be none or balanced"),
+        (["--head-init", "svdd"], "--head-init must be random or svd, got svdd"),
         (["--ca-b", "0"], "b must be a positive finite number"),
         (["--dataset", "./nowhere"], "no folder or file ./nowhere"),
         (["--model", "no one/nothing"], "pass a folder that holds config.json"),

@@ -1,6 +1,7 @@
 """`calor-hf train --help` and `--config`: short, complete, and the same options in a file as on the command line."""
 
-from dataclasses import fields, is_dataclass
+import json
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -63,23 +64,49 @@ def other(action: Any) -> Any:
     return [value, value] if action.nargs in ("+", "*") else value
 
 
+def word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
 def test_every_option_can_be_in_the_file(tmp_path: Path) -> None:
     parser = train_arguments._parser("calor")
-    actions = {action.dest: action for action in reversed(parser._actions)}
+    given = {action.dest: other(action) for action in reversed(parser._actions)}
     for name in ("help", "help_all", "config"):
-        del actions[name]
-    # Dictionaries and objects can be given in Python alone: transformers does not read them from a word.
-    given = {
-        name: other(action)
-        for name, action in actions.items()
-        if "dict" not in str(action.type) and not is_dataclass(action.type)
-    }
+        del given[name]
+    for one in fields(CALoRTrainingArguments):
+        if "dict" in str(one.type):
+            given[one.name] = {"ratio": 0.5, "cycles": 2, "on": True, "nested": {"names": ["a"]}}
+    if "parallelism_config" in given:
+        given["parallelism_config"] = {"dp_replicate_size": 2}
     assert len(given) > 100
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
-    found = vars(parser.parse_args(with_config(["--config", str(tmp_path / "run.yaml")])))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    words = list[str]()
     for name, value in given.items():
-        kept = [getattr(one, "value", one) for one in (found[name] if isinstance(value, list) else [found[name]])]
-        assert str(kept) == str(value if isinstance(value, list) else [value]), name
+        words += [f"--{name}", *map(word, value)] if isinstance(value, list) else [f"--{name}={word(value)}"]
+    from_file = with_config(["--config", str(tmp_path / "run.yaml")], parser)
+    assert parser.parse_args(from_file) == parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "value"),
+    [
+        ("lr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", '{"min_lr": 1e-06}'),
+        ("accelerator_config: {even_batches: no}", "accelerator_config", '{"even_batches": false}'),
+        ("optim_args: {r: 64, scale: 2.0}", "optim_args", "r=64,scale=2.0"),
+        ("splits: {train: a, test: b}", "splits", ["train=a", "test=b"]),
+        ("defense_settings: {rank: 3, low_rank: true}", "defense_settings", ["rank=3", "low_rank=true"]),
+        ("run_name: 2026-01-02", "run_name", "2026-01-02"),
+        ("model_revision: 0123e4", "model_revision", "0123e4"),
+        ("eval_strategy: no", "eval_strategy", "no"),
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ("dataloader_pin_memory: no", "dataloader_pin_memory", False),
+    ],
+)
+def test_words_and_mappings_of_the_file(content: str, name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    parser = train_arguments._parser("calor")
+    options = parser.parse_args(with_config(["--config", str(tmp_path / "run.yaml")], parser))
+    assert getattr(options, name) == value
 
 
 def test_a_run_from_a_file(tmp_path: Path) -> None:
@@ -88,6 +115,8 @@ def test_a_run_from_a_file(tmp_path: Path) -> None:
     assert (model.defense, model.defense_settings) == ("loft", ["rank=3"])
     assert (training.num_train_epochs, training.learning_rate) == (5, 1e-4)
     assert run.command == ["--num-train-epochs", "5", "--defense=loft", "--rank=3", "--learning-rate=1e-4"]
+    (tmp_path / "run.yaml").write_text("defense: bido\nlayers: [conv1, conv2]\n")
+    assert parse(["--config", str(tmp_path / "run.yaml")])[0].defense_settings == ["layers=conv1,conv2"]
     (tmp_path / "run.yaml").write_text("rnak: 3\n")
     with pytest.raises(ValueError, match=r"unrecognized arguments: --rnak=3"):
         parse(["--config", str(tmp_path / "run.yaml")])

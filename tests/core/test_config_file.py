@@ -11,7 +11,7 @@ from calor_hf.core.config_file import with_config
 def words(text: str, folder: Path, *typed: str, parser: argparse.ArgumentParser | None = None) -> list[str]:
     file = folder / "run.yaml"
     file.write_text(text, encoding="utf-8")
-    return with_config([*typed, "--config", str(file)], parser._option_string_actions if parser else None)
+    return with_config([*typed, "--config", str(file)], parser)
 
 
 def test_values_lists_null_and_booleans(tmp_path: Path) -> None:
@@ -38,6 +38,39 @@ def test_switches_and_second_names_of_a_parser(tmp_path: Path) -> None:
     assert words(text, tmp_path, "--branch", "b", parser=parser) == ["--branch", "b", "--fast"]
 
 
+def test_words_stay_as_they_are_written(tmp_path: Path) -> None:
+    text = "a: no\nb: 1e-4\nc: 007\nd: 2026-01-02\ne: 1.10\n"
+    assert words(text, tmp_path) == ["--a=no", "--b=1e-4", "--c=007", "--d=2026-01-02", "--e=1.10"]
+
+
+def test_mappings_are_words_or_json_and_arguments_without_a_flag_are_defaults(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("reports", nargs="*")
+    parser.add_argument("--settings", nargs="*", metavar="NAME=VALUE")
+    parser.add_argument("--arguments", metavar="NAME=VALUE")
+    parser.add_argument("--plan")
+    text = """
+model: a
+reports: [b, c]
+settings: {x: 1, y: [2, 3], z: null}
+arguments: {r: 4, s: yes}
+plan: {t: 1e-3, u: [yes, v]}
+"""
+    found = words(text, tmp_path, parser=parser)
+    assert found == [
+        "--settings",
+        "x=1",
+        "y=2,3",
+        "z=none",
+        "--arguments=r=4,s=yes",
+        '--plan={"t": 0.001, "u": [true, "v"]}',
+    ]
+    options = parser.parse_args(found)
+    assert (options.model, options.reports) == ("a", ["b", "c"])
+    assert parser.parse_args(["d", *found]).model == "d"
+
+
 def test_without_a_file_nothing_changes() -> None:
     assert with_config(["a", "--rank", "8"]) == ["a", "--rank", "8"]
 
@@ -46,9 +79,11 @@ def test_without_a_file_nothing_changes() -> None:
     ("text", "message"),
     [
         ("rank\n", "must map options to values, as in 'learning_rate: 0.001', got 'rank'"),
-        ("a: {b: 1}\n", "a must be the name of an option, with a value or a list of values"),
-        ("a: [[1]]\n", "a must be the name of an option"),
-        ("1: 2\n", "1 must be the name of an option"),
+        ("a: [[1]]\n", r"run\.yaml: a must hold words or numbers, got \['1'\]"),
+        ("? [1]\n: 2\n", "is no YAML"),
+        ("null: 2\n", "must map options to values"),
+        ("rank: 1\nrank: 2\n", "rank is given twice"),
+        ("head_init: svd\nhead-init: random\n", "head-init is given twice; keep one"),
         ("a: [1\n", "is no YAML"),
         ("!!python/object/apply:os.getcwd []\n", "is no YAML"),
     ],

@@ -100,7 +100,7 @@ def random_batch(batch: int = 7, classes: int = 4, scale: float = 1.0, dtype: to
 
 def test_dependences_match_hand_computed_values() -> None:
     # Two samples at distance 1, width 1, σ = 1: k = e^(−1/2), the centered kernel is (1 − k) times the projection on
-    # (1, −1)/√2, R is that projection times (1 − k) / (1 − k + 2·10⁻⁵); of the labels, 1 / (1 + 2·10⁻⁵).
+    # (1, −1)/√2, R is that projection times (1 − k) / (1 − k + 2·10⁻⁵); for the labels, 1 / (1 + 2·10⁻⁵).
     out = Forward(
         torch.zeros(2, 2, dtype=torch.float64),
         torch.tensor([0, 1]),

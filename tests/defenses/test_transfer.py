@@ -133,7 +133,7 @@ def test_half_of_a_vit_is_its_embeddings_and_first_layer(by: str) -> None:
 
 
 def test_half_of_the_weights_of_a_vit() -> None:
-    # 16 + 272 + 3072 + 16 = 3376, twice 2224, 32: 7856. Of the half, 3928, 552 are left after the embeddings: query and
+    # 16 + 272 + 3072 + 16 = 3376, twice 2224, 32: 7856. In the half, 3928, 552 are left after the embeddings: query and
     # key take 544 of them, and value would be 256.
     backbone = backbone_of("vit")
     names = [name for name, _ in backbone.named_parameters()]

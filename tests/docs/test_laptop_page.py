@@ -27,7 +27,7 @@ LIMITS = {
     "plan audit": AUDIT,
     "report": [],
 }
-"""Added to a command, by its beginning; of an option that is given twice the last value counts."""
+"""Added to a command, by its beginning; if an option is given twice, the last value counts."""
 
 
 def face_network() -> nn.Module:

@@ -1,4 +1,4 @@
-"""A full disk, a folder not to be written to, a clock that is set, requests to stop, and a process of two that dies.
+"""A full disk, a folder that is not writable, a clock that is set, requests to stop, and a process of two that dies.
 
 The short version is a moment of each; the slow one some of every kind of work: ``pytest tests/faults -m slow -rP``.
 """

@@ -75,7 +75,7 @@ def test_measures_say_what_they_are() -> None:
         assert set(measure.by_identity) == {0, 3, 7}
         assert math.isnan(measure.std)
         assert "60 private images, rebuilt by decoders trained on 160 public ones" in measure.note
-    assert "from 1 numbers an image" in found["code"].note
+    assert "from 1 numbers per image" in found["code"].note
     share = found["features"].value / found["chance"].value
     assert found["features"].note.startswith(f"{100 * share:.0f} % of the chance level")
 

@@ -120,7 +120,7 @@ def test_successes_by_hand_of_a_known_margin() -> None:
         assert (result.changed.successes, result.changed.count) == (4, 7), result.attack
         assert (result.all.successes, result.all.count) == (5, 8), result.attack
     for result in adversarial(target, images, labels, ["fgsm", "bim", "pgd"], targeted=True):
-        # To class 2 there is no way; of the two images of class 0 one reaches class 1. None is there before.
+        # To class 2 there is no way; one of the two images of class 0 reaches class 1. None is there before.
         assert (result.changed.successes, result.changed.count) == (1, 8), result.attack
     labels[4] = 0  # taken for class 1 = y + 1 already
     (result,) = adversarial(target, images, labels, ["fgsm"], targeted=True)

@@ -95,7 +95,7 @@ class Norms(TrainerCallback):
 
 
 def trainer(folder: Path, kind: str = "resnet", given: dict[str, Any] | None = None, **changes: Any) -> Watched:
-    """Two steps an epoch; two epochs of each stage if ``changes`` do not say otherwise."""
+    """Two steps per epoch; two epochs of each stage if ``changes`` do not say otherwise."""
     torch.manual_seed(0)
     model = CALoRForImageClassification.from_config(config(kind), rank=3)
     plan = {"num_train_epochs": 2, "adapt_epochs": 2, "save_strategy": "no", "logging_strategy": "no", **changes}

@@ -35,7 +35,7 @@ FIT, ADAPT = Stage("fit", epochs=4), Stage("adapt", epochs=1, learning_rate=0.03
 
 @pytest.mark.parametrize("resume_at", [None, 5])
 def test_the_rate_falls_to_a_tenth_at_each_epoch(resume_at: int | None) -> None:
-    # Two steps an epoch, so epochs 2 and 3 begin with the steps 4 and 6.
+    # Two steps per epoch, so epochs 2 and 3 begin with the steps 4 and 6.
     fit = [0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     assert rates([FIT], 8, [2, 3], resume_at) == pytest.approx(fit)
     assert rates([FIT, ADAPT], 10, [2, 3], resume_at) == pytest.approx([*fit, 0.03, 0.03])
