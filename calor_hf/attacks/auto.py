@@ -104,7 +104,7 @@ class Auto(Attack[AutoConfig]):
         """Refuse a target that a member refuses, or that fits none of them."""
         if not self._fit(target):
             raise ValueError(
-                f"{', '.join(self.members)} attack a defense that the target does not have (mode_ranking decoys, "
+                f"{', '.join(self.members)} attack a defense that the target has not (mode_ranking decoys, "
                 "plg@smoothed at_at); pass other members"
             )
         # A member that was asked for is refused where one of the default is left out.
