@@ -262,7 +262,7 @@ class DPSGD(Defense[DPSGDConfig]):
                 float((known[0] - torch.cat(known[1:])).abs().max()) > TOLERANCE * largest
             ):  # fmt: skip
                 raise ValueError(
-                    f"the gradient of {name} is not to be had for each image: the network folds images into the batch "
+                    f"the gradient of {name} is not available for each image: the network folds images into the batch "
                     "(Swin), has dropout in a layer with weights of its own (ViT's embeddings: set "
                     "hidden_dropout_prob=0), or Opacus does not know a layer; train the head alone (--head-only), or "
                     "choose another base model"

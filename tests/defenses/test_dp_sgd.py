@@ -175,7 +175,7 @@ class TestWithOpacus:
     def test_networks_without_gradients_of_single_images_are_refused(
         self, kind: str, dropout: float, tmp_path: Path
     ) -> None:
-        with pytest.raises(ValueError, match="is not to be had for each image"):
+        with pytest.raises(ValueError, match="is not available for each image"):
             defense_trainer(tmp_path / "all", "dp_sgd", kind, dropout=dropout, **BATCH).train()
         defense_trainer(tmp_path / "head", "dp_sgd", kind, dropout=dropout, head_only=True, **BATCH).train()
 
