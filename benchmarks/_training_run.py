@@ -90,7 +90,7 @@ def with_trainer(who: str, batch: int, steps: int, folder: str, options: dict[st
 
 
 def with_opacus(batch: int, steps: int) -> list[float]:
-    """Seconds of each step of DP-SGD; noise 1, gradients clipped to norm 1 an image."""
+    """Seconds of each step of DP-SGD; noise 1, gradients clipped to norm 1 per image."""
     from opacus import PrivacyEngine
 
     model = base_model().train()

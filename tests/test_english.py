@@ -19,8 +19,9 @@ BANNED = {
     "'there is none'": r"\b(is|are) none\b",
     "'beside' for next to, or in addition to": r"\bbeside\b",
     "'in the place of' for instead of": r"in the place of",
-    "'images a class' for 'per class'": r"\b(images|samples|candidates|numbers|queries|rows|layers?)"
-    r"\s+an? (image|person|step|class|move|stage|query|batch|epoch|identity)\b",
+    "'images a class' for 'per class'": r"\b(images|samples|candidates|numbers|queries|rows"
+    r"|layers?|(a|one) (row|seed|step|draw|folder))"
+    r"\s+an? (image|person|step|class|move|stage|query|batch|epoch|identity|attack)\b",
     "'of' for 'for', in front of a sentence": r"[.;] [Oo]f (a|an|the|one|each|two|several)\b",
     "'not to be' for 'cannot be'": r"\bnot to be (had|told|found|written)\b",
 }

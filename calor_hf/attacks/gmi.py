@@ -51,7 +51,7 @@ class GMI(GradientAttack[GMIConfig]):
         return torch.optim.SGD([variables], lr=lr, momentum=config.momentum, nesterov=config.nesterov)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """``prior``: minus the realism, if the generator knows one."""
+        """``prior``: minus the realism, if the generator has one."""
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}
 
     def projection(self, generator: Generator[Any], variables: Tensor, batch: Batch, stage: int) -> Projection | None:

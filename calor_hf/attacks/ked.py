@@ -58,7 +58,7 @@ class KED(GradientAttack[KEDConfig]):
         return sample if self.config.clip is None else sample.clamp(-self.config.clip, self.config.clip)
 
     def prior(self, generator: Generator[Any], images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """``prior``: minus the realism, if the generator knows one."""
+        """``prior``: minus the realism, if the generator has one."""
         # Minibatch discrimination within a class only; the authors' compares all classes of a batch, so that the result
         # of a class depends on its neighbors.
         return {"prior": -generator.realism(images, batch.labels, batch.group)} if generator.has_realism else {}

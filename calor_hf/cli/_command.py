@@ -60,13 +60,13 @@ def run_command(
     stopped: str = "Nothing was written.", statuses: Mapping[type[Exception], int] | None = None,
     status: Callable[[Any], int] | None = None,
 ) -> int:  # fmt: skip
-    """Run a command, and print a short text if it ends early; with ``--traceback`` in ``argv``, where it did.
+    """Run a command, and print a short text if it ends early; ``--traceback`` in ``argv`` adds the traceback.
 
     Args:
         name: Name of the command, as after ``calor-hf``.
         call: The work, called with the arguments.
         argv: Arguments after the name; defaults to those of the process.
-        stopped: Sentence shown after Ctrl-C, in general how to go on.
+        stopped: Sentence shown after Ctrl-C, usually on how to continue.
         statuses: Exit statuses of errors in addition to :data:`STATUSES`.
         status: Exit status for the result of ``call``; None means 0.
 

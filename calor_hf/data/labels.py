@@ -62,8 +62,8 @@ def labeled(
 ) -> tuple[dict[str, "Dataset"], list[str]]:  # fmt: skip
     """Reduce each split to columns ``image`` and ``label``, with the same classes in the same order.
 
-    Classes and their order are those of the training split; labels of the others are matched by name. Whole numbers,
-    also as floating-point numbers, truth values and words are class names, if the column does not declare any.
+    Classes and their order are those of the training split; labels of the others are matched by name. Whole numbers
+    (also as floating-point numbers), booleans and words serve as class names if the column declares none.
 
     Args:
         parts: Splits, among them ``train``.

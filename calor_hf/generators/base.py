@@ -41,7 +41,7 @@ class Generator(nn.Module, ModelHubMixin, ABC, Generic[C]):
         class_names: Names of these classes; empty if they are not known.
         trained_steps: Steps of its training that were done, and that were planned; None if unknown.
         trained_with: Number of training ``images``; ``drawn``, whether this library drew them; ``digest`` of the files;
-            ``minutes`` that the size was chosen for, if it was.
+            ``minutes``, the budget that its size was chosen for, if any.
     """
 
     config_class: ClassVar[type[MethodConfig]]

@@ -45,4 +45,5 @@ def _drawn(rng: np.random.Generator, people: int) -> np.ndarray:
 
 
 def _wins(first: Tensor, second: Tensor) -> float:
+    # A tie counts half, so that scores without information have an area of 1/2.
     return float((first[:, None] > second).sum()) + 0.5 * float((first[:, None] == second).sum())

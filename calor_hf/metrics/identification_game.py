@@ -32,6 +32,7 @@ def submitted(images: Tensor, order: Tensor, most: int = GUESSES[-1]) -> list[in
         Indices of images that differ from each one before by :data:`ALIKE` or more.
     """
     kept: list[int] = []
+    # Stable, so that equal scores keep the order of the images on every device.
     for index in order.argsort(descending=True, stable=True).tolist():
         if all(float((images[index] - images[other]).square().mean().sqrt()) >= ALIKE for other in kept):
             kept.append(index)

@@ -76,6 +76,7 @@ def first_of_class(name: str, scores: Tensor, labels: Tensor, private: Tensor, i
     highest = scores == scores.amax(dim=1, keepdim=True)
     won = highest.gather(1, private[:, None].long()).squeeze(1) / highest.sum(dim=1).double()
     by_class = dict(zip(labels.tolist(), won.tolist(), strict=True))
+    # Exact, as a bootstrap over few classes has no width if all of them agree.
     low, high = exact_interval(round(float(won.sum())), len(won))
     return Measure(name, float(won.mean()), "share", "leakage", images, len(won), low, high, math.nan, by_class, note)
 
@@ -84,6 +85,7 @@ def holm(p_values: list[float]) -> list[float]:
     """Return p values corrected for their number (Holm, Scandinavian Journal of Statistics 1979)."""
     order, corrected, least = sorted(range(len(p_values)), key=p_values.__getitem__), [1.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
+        # Only the hypotheses not yet rejected count; the maximum so far keeps the corrected values in order.
         corrected[index] = least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
     return corrected
 
@@ -130,6 +132,7 @@ def mode_statistics(target: Target, images: Tensor, labels: Tensor, k: int) -> d
                 found["gradient_norm"].append(-slope.flatten(1).norm(dim=1))
                 found["feature_norm"].append(features.flatten(1).norm(dim=1))
     statistics = {name: by_place(torch.cat(parts).detach().double().cpu(), each, k) for name, parts in found.items()}
+    # Row c · k + j of the last layer scores identity j of class c, so these two need no images.
     layer = head.last_layer
     weights = layer.weight.detach().double().cpu().unflatten(0, (-1, k))[classes]
     statistics["weight_norm"] = weights.norm(dim=2)

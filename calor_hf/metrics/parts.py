@@ -27,6 +27,7 @@ def of_parts(evidence: Evidence, parts: Sequence[str]) -> list[Measure]:
     for index, name in enumerate(parts):
         values = torch.cat([block[index] for block in blocks.values()])
         own = {label: one[index] for label, one in any_correct.items()}
+        # The identities that the ensemble would lose without this part.
         alone = {label: float(one[index] == 1 and sum(one) == 1) for label, one in any_correct.items()}
         found += [
             mean_over_images(f"{HEADLINE}[{name}]", "share", "leakage", values, part_labels, f"{name} alone"),

@@ -54,6 +54,7 @@ def utility(logits: Tensor, labels: Tensor) -> list[Measure]:
         ValueError: wrong shapes, labels out of range, or numbers that are not finite.
     """
     right = topk_correct(logits, labels)
+    # In float64, as the probability of a sure model rounds to 1 in float32, where its loss and thresholds see nothing.
     log_p = F.log_softmax(logits.double(), dim=1)
     true_log_p = log_p.gather(1, labels[:, None]).squeeze(1)
     top = log_p.exp().amax(dim=1)

@@ -54,7 +54,7 @@ def save_standalone(
     """Save ``model`` so that it loads without calor_hf, with the same scores.
 
     If the defense left the base's modules as they were, this is the stock model (``model.to_base()``), which needs no
-    code besides transformers. If it put in a head (CALoR, LoFt, MID), the folder carries one Python file, which Auto
+    code besides transformers. If it added a head (CALoR, LoFt, MID), the folder has one Python file, which Auto
     classes and ``pipeline`` read with ``trust_remote_code=True``; a program that imports calor_hf gets our own class.
 
     Args:

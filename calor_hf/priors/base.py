@@ -105,7 +105,7 @@ class PriorTraining(ABC, Generic[C]):
 
     @property
     def reads_per_step(self) -> int:
-        """Updates of a step that read real images."""
+        """Number of updates per step that read real images."""
         return 1
 
     def asked(self, target: Target | None) -> Target:

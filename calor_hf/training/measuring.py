@@ -85,7 +85,7 @@ class MeasuringTrainer(StagedTrainer):
     def measure_training_images(
         self, metrics: Callable[[Any], dict[str, float]] = classification_metrics, limit: int | None = None
     ) -> dict[str, float]:
-        """``metrics`` over training images in evaluation mode, without augmentation if the data can do without.
+        """``metrics`` over training images in evaluation mode, without augmentation if the data support that.
 
         At most ``limit`` and ``confidence_samples`` of them (2048 with plain ``TrainingArguments``) are used, evenly
         spread.

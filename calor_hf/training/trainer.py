@@ -85,13 +85,14 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
       anything more is saved; so does a weight that is not, before an evaluation, a checkpoint or the end.
     - Weights that the loss does not depend on are frozen while training (DistributedDataParallel with gradient
       checkpointing would wait for their gradients forever).
-    - What would stop the run later is looked for before the first step: labels, a batch of each stage, the optimizer,
+    - Problems that would stop the run later are found before the first step: labels, a batch of each stage, the
+    optimizer,
       and ``compute_metrics``, which is called once on the validation split.
     - Plans, checkpoints, measurements and pushes are those of its base classes, one file each.
 
     Args:
         args: As for ``Trainer``; ``head_learning_rate`` of ``CALoRTrainingArguments`` is that of a head that the
-            defense put in.
+            defense added.
         class_weights: (classes,) weight of each class in the loss, or None.
         test_dataset: Images that the result is measured on. None means ``eval_dataset``.
         kwargs: As for ``Trainer``; :data:`~calor_hf.training.parameters.PARAMETERS` lists the differences.

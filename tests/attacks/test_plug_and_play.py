@@ -42,7 +42,7 @@ def test_ppa_follows_adam_on_the_poincare_distance_of_crops() -> None:
     y = torch.tensor(LABELS).repeat_interleave(EACH)
     numbers = named_rng(0, "attacks/ppa/views", "optimize", 8, "shared").random(
         (32, 8)
-    )  # one draw a step for all images
+    )  # one draw per step for all images
     z = starts(generator.latent_dim)
     m, s = torch.zeros_like(z), torch.zeros_like(z)
     for t in range(1, STEPS + 1):

@@ -47,7 +47,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     assert record["cost"]["target_passes"] == 8 * (8 * 2 + 1)
     assert record["target_confidence"] == pytest.approx(float(found.scores.mean()))
     with Image.open(folder / "grid.png") as grid:
-        assert grid.size == (2 * (SIDE + 2) - 2, 4 * (SIDE + 2) - 2)  # a row a class
+        assert grid.size == (2 * (SIDE + 2) - 2, 4 * (SIDE + 2) - 2)  # one row per class
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_people_that_can_be_told_apart_are_learned() -> None:
 def test_the_default_student_learns_them_too() -> None:
     from calor_hf.metrics.knowledge_extraction import small_resnet
 
-    found = measured({}, build=small_resnet, epochs=75, runs=1)  # as published; 16 images are one step an epoch
+    found = measured({}, build=small_resnet, epochs=75, runs=1)  # as published; 16 images are one step per epoch
     assert found["knowledge_extraction"].value == 1.0
     assert math.isnan(found["knowledge_extraction"].std)  # of one training
 
