@@ -18,7 +18,7 @@ trian | gmii | list gmii | decoys dela
 train --rnak 3 | train --learning-rate x | train --lr-scheduler-type cosin | train --defense calro
 train --seed | train --role juror
 plan trian | plan train --rnak 3 | plan audit --target | plan prior --seed x | plan --processes x train
-compare --num-train-epoch 3 | compare --defenses calro | compare --trials x | compare --head-init svdd
+compare --defenses mid --num-train-epoch 3 | compare --defenses calro | compare --trials x | compare --head-init svdd
 decoys deal --pol a | decoys deal --k x | decoys deal --on-bad-image hide | decoys check --modle a | decoys check
 decoys accuracy --model | decoys accuracy a --modle b
 prior --priro gmi | prior --prior gmii | prior --minutes x | prior --seed

@@ -6,14 +6,14 @@ The command itself parses its options again, and is the authority: a mistake tha
 import ast
 import re
 from argparse import ArgumentTypeError
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Any
 
 from calor_hf.cli._options import parser_for, read_options
 from calor_hf.core.config_file import value_of, with_config
 from calor_hf.core.sources import SourceField, definition, registered, settings_fields, source_fields
-from calor_hf.core.suggestion import unknown
+from calor_hf.core.suggestion import did_you_mean, unknown
 
 Fields = Mapping[str, SourceField]
 _TRAIN = "calor_hf.recipes.train_arguments"
@@ -48,10 +48,8 @@ def check_usage(name: str, words: Sequence[str]) -> None:
         parser.usage = "calor-hf train [options]"
     options = read_options(kind, parser, words)
     for option, one in fields.items():
-        if known := one.metadata.get("known"):
-            value = getattr(options, option) or ()
-            for word in [value] if isinstance(value, str) else value:
-                _check_known(option, re.split("[@:]", word)[0], known)
+        if (known := one.metadata.get("known")) and (value := getattr(options, option)):
+            _check_known(option, value, registered(known) if isinstance(known, str) else known)
     one_of = [option for option, one in fields.items() if one.metadata.get("one_of")]
     if one_of and sum(getattr(options, option) is not None for option in one_of) != 1:
         raise ValueError(f"pass exactly one of {', '.join(one_of)}")
@@ -81,7 +79,8 @@ def train_options(words: Sequence[str]) -> Fields:
     model = source_fields(_TRAIN, "ModelArguments")
     evaluation = value_of(words, "--role", "") == "evaluation"
     defense = value_of(words, "--defense", "none" if evaluation else model["defense"].default)
-    _check_known("defense", defense, "calor_hf.defenses")
+    if defense not in (names := registered("calor_hf.defenses")):
+        raise ValueError(f"--defense: {unknown('defense', defense, names)}")
     fields = dict.fromkeys(settings_fields("calor_hf.defenses", defense), SourceField(frozenset({"str"}), False))
     for kind in ("DataArguments", "RunArguments", "CALoRTrainingArguments"):
         fields |= source_fields(_TRAIN, kind)
@@ -119,7 +118,13 @@ def _truth(word: str) -> str:
     return word
 
 
-def _check_known(option: str, name: str, known: str | Sequence[str]) -> None:
-    names = registered(known) if isinstance(known, str) else known
-    if name not in names:
-        raise ValueError(f"--{option.replace('_', '-')}: {unknown(option.removesuffix('s'), name, names)}")
+def _check_known(option: str, value: str | Sequence[str], known: Collection[str]) -> None:
+    """Raise ``ValueError`` for a name that is not known; several may have settings, as in ``gmi:steps=3``."""
+    flag = f"--{option.replace('_', '-')}"
+    if isinstance(value, str):
+        if value not in known:
+            raise ValueError(f"{flag} must be one of {', '.join(known)}, got {value}.{did_you_mean(value, known)}")
+        return
+    for name in (re.split("[@:]", word)[0] for word in value):
+        if name not in known:
+            raise ValueError(f"{flag}: {unknown(option.removesuffix('s'), name, known)}")
