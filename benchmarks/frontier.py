@@ -315,19 +315,24 @@ def attacked(setting: Setting, model: Trained, row: Row, seed: int) -> dict[str,
     return {**kept, "passes": cost.target_passes / count, "seconds": seconds / count, "rebuilt": count}
 
 
-def numbers(model: Trained) -> dict[str, Any]:
-    """Accuracy of each person, and robust accuracy on a test image of each."""
+def accuracy(model: Trained) -> dict[str, Any]:
+    """Accuracy of each person."""
     with torch.no_grad():
         right = torch.cat([
             topk_correct(model.target(some), of)
             for some, of in zip(model.test.split(64), model.labels.split(64), strict=True)
         ])  # fmt: skip
+    return {"accuracy": per_person(right, model.labels)}
+
+
+def robust(model: Trained) -> dict[str, Any]:
+    """Robust accuracy on a test image of each person."""
     one = torch.stack([(model.labels == person).nonzero()[0, 0] for person in model.labels.unique()])
-    robust = {eps: robust_accuracy(model.target, model.test[one], model.labels[one], eps) for eps in RADII}
-    return {
-        "accuracy": per_person(right, model.labels),
-        "robust": {f"{eps:g}": share.to_dict() for eps, share in robust.items()},
-    }
+    found = {eps: robust_accuracy(model.target, model.test[one], model.labels[one], eps) for eps in RADII}
+    return {f"{eps:g}": share.to_dict() for eps, share in found.items()}
+
+
+PARTS = {"accuracy": accuracy, "robust": robust}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -336,7 +341,7 @@ def run(options: argparse.Namespace) -> None:
     for seed, name in itertools.product(options.seeds, options.settings):
         setting = SETTINGS[name](options)
         train = cache(setting.train)
-        for attack, model in itertools.product(["numbers", *ATTACKS], MODELS):
+        for attack, model in itertools.product(["accuracy", *ATTACKS, "robust"], MODELS):
             row = ATTACKS.get(attack)
             file = options.output_dir / f"{name} {seed} {attack} {model}.json".replace(", ", "-").replace(" ", "_")
             left_out = {attack, model} & {*setting.without, *options.without}
@@ -344,7 +349,7 @@ def run(options: argparse.Namespace) -> None:
                 continue
             begin, known = time.process_time(), {"setting": name, "seed": seed, "attack": attack, "model": model}
             some = train(model, seed)
-            found = numbers(some) if row is None else attacked(setting, some, row, seed)
+            found = PARTS[attack](some) if row is None else attacked(setting, some, row, seed)
             write_json(file, known | found)
             print(f"{file.name}: {time.process_time() - begin:.0f} s of processor time", flush=True)
 
@@ -371,12 +376,20 @@ def tables(cells: Cells) -> str:
         mine = [one for one in cells if one["setting"] == setting]
         if not mine:
             continue
-        models = {model: by_seed(mine, "numbers", model) for model in MODELS}
+        models = {model: by_seed(mine, "accuracy", model) for model in MODELS}
         rows = []
         for model, some in models.items():
             if some:
                 accuracy, less = compared(some, models[FIRST], "accuracy")
-                rows.append([model, str(len(some)), accuracy, less, *(robust(some, f"{eps:g}") for eps in RADII)])
+                rows.append(
+                    [
+                        model,
+                        str(len(some)),
+                        accuracy,
+                        less,
+                        *(mean_of(by_seed(mine, "robust", model), eps) for eps in RADII),
+                    ]
+                )
         head = ["model", "trainings", "test accuracy", "points against none"]
         found.append(table([setting, *head[1:], *(f"robust at {eps:g}" for eps in RADII)], rows))
         rows = []
@@ -410,9 +423,9 @@ def compared(some: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]
     return level, "" if not both or some is controls else points(values - theirs)
 
 
-def robust(some: dict[int, dict[str, Any]], eps: str) -> str:
+def mean_of(some: dict[int, dict[str, Any]], eps: float) -> str:
     """Mean robust accuracy."""
-    return f"{100 * np.mean([one['robust'][eps]['value'] for one in some.values()]):.0f} %"
+    return f"{100 * np.mean([one[f'{eps:g}']['value'] for one in some.values()]):.0f} %" if some else "–"
 
 
 def draw(cells: Cells, file: Path) -> None:
@@ -426,10 +439,10 @@ def draw(cells: Cells, file: Path) -> None:
     for axis, setting in zip(axes[0], SETTINGS, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
         for model in MODELS:
-            models, leaks = by_seed(mine, "numbers", model), by_seed(mine, "plg", model)
+            models, leaks = by_seed(mine, "robust", model), by_seed(mine, "plg", model)
             both = [seed for seed in models if seed in leaks]
             if both:
-                x = [100 * models[seed]["robust"][f"{RADII[-1]:g}"]["value"] for seed in both]
+                x = [100 * models[seed][f"{RADII[-1]:g}"]["value"] for seed in both]
                 axis.plot(x, [100 * np.mean(leaks[seed]["images"]) for seed in both], "o", label=model)
         axis.set(title=setting, xlabel=f"robust accuracy at {RADII[-1]:g}, %", ylabel="recognized images, %")
         axis.set_xlim(-5, 105)
@@ -450,7 +463,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--drawn-priors", nargs="+", type=Path, required=True, help="folders of a GAN and a flow")
     command.add_argument("--faces-priors", nargs="+", type=Path, required=True, help="folders of a GAN and a flow")
     command.add_argument("--epochs", type=int, default=2, help="of at_at on real faces")
-    command.add_argument("--without", nargs="+", default=[], choices=[*ATTACKS, *MODELS], help="rows to leave out")
+    command.add_argument(
+        "--without", nargs="+", default=[], choices=[*ATTACKS, *MODELS, *PARTS], help="what to leave out"
+    )
     options = parser.parse_args(argv)
     options.step(options)
 
