@@ -381,15 +381,8 @@ def tables(cells: Cells) -> str:
         for model, some in models.items():
             if some:
                 accuracy, less = compared(some, models[FIRST], "accuracy")
-                rows.append(
-                    [
-                        model,
-                        str(len(some)),
-                        accuracy,
-                        less,
-                        *(mean_of(by_seed(mine, "robust", model), eps) for eps in RADII),
-                    ]
-                )
+                shares = [mean_of(by_seed(mine, "robust", model), eps) for eps in RADII]
+                rows.append([model, str(len(some)), accuracy, less, *shares])
         head = ["model", "trainings", "test accuracy", "points against none"]
         found.append(table([setting, *head[1:], *(f"robust at {eps:g}" for eps in RADII)], rows))
         rows = []

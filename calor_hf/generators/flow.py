@@ -48,7 +48,8 @@ class Flow(Denoiser[FlowConfig]):
                 "layers_per_block": config.layers,
                 "down_block_types": ("DownBlock2D",) * levels,
                 "up_block_types": ("UpBlock2D",) * levels,
-                "norm_num_groups": math.gcd(32, config.width),
+                # Of four channels, as in published U-Nets: of one, each map would lose its mean.
+                "norm_num_groups": math.gcd(32, config.width, max(1, config.width // 4)),
                 "attention_head_dim": None,
             }
         )

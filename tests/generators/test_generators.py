@@ -12,9 +12,7 @@ from calor_hf.data.face_renderer import IDENTITY_NAMES, render_faces
 from calor_hf.generators import GENERATORS, Generator, load_generator
 from tests.attacks.tiny_world import PRIORS, SIDE, tiny_generator
 
-WITH_BLOCKS = [
-    name for name, (kind, _) in PRIORS.items() if GENERATORS.get(kind).num_blocks is not Generator.num_blocks
-]
+WITH_BLOCKS = [name for name, (kind, _) in PRIORS.items() if "_run_block" in vars(GENERATORS.get(kind))]
 
 
 def images_of(generator: Generator[Any], seed: int = 0) -> torch.Tensor:
