@@ -3,6 +3,7 @@
 The source folder is the repository, so that README.md and the files in docs/ hold the same links on GitHub and here.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -56,7 +57,8 @@ myst_heading_anchors = 4  # `page.md#a-heading`, as GitHub has them
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_output_stderr = "warn"  # a warning in the notebook is an error of the build
+nb_output_stderr = "warn"  # a warning in the notebook is an error of the build; bars are left out
+os.environ.update(TQDM_DISABLE="1", PYTHONWARNINGS="ignore:IProgress not found")
 nb_execution_timeout = 900  # seconds a cell; a busy machine takes its time
 
 autodoc_member_order = "bysource"

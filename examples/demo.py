@@ -8,6 +8,7 @@ The people are drawn by this library and do not exist. So it is known exactly wh
 the attacker has the best prior that there is: the program that drew them.
 """
 
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from calor_hf.recipes.report import INCONCLUSIVE
 from calor_hf.targets.hf_target import HFTarget
 
 HOME = Path("outputs/demo")
-PEOPLE, SHOWN = 20, 7  # shown in the figure
+PEOPLE, A_ROW = 20, 10  # people, and columns of the figure
 MODELS = ("undefended", "calor", "decoys")
 # A deal with a seed is no secret. It need not be, as these people do not exist.
 DEAL = f"decoys deal --num-identities {PEOPLE} --k 4 --seed 0 --output-dir {HOME}/people"
@@ -83,35 +84,41 @@ class Rebuilt:
     def tell(self, panel: Any) -> None:
         """Write the share of people that are recognized, with its interval and the chance level."""
         if self.guess is not None:
-            panel.text(0, 0.5, f"{100 * self.guess.value:.0f} %", fontsize=24, va="center")
-            interval = f"95 % interval {100 * self.guess.low:.0f}–{100 * self.guess.high:.0f} %"
-            panel.text(0.55, 0.5, f"{interval}\nby chance {100 * self.chance:.0f} %", fontsize=9, va="center")
+            panel.text(0, 0.65, f"{100 * self.guess.value:.0f} %", fontsize=26, va="center")
+            interval = f"{100 * self.guess.low:.0f}–{100 * self.guess.high:.0f} %"
+            panel.text(
+                0, 0.15, f"95 % interval {interval}\nby chance {100 * self.chance:.0f} %", fontsize=10, va="center"
+            )
 
 
 def draw(file: Path) -> None:
-    """Draw photographs of some people above what an attacker would submit as theirs, with the shares of all people."""
+    """Draw a photograph of each person above what an attacker would submit as theirs, with the shares of people."""
     photographs, secret = load_splits(num_identities=PEOPLE), read_assignment(HOME / "people")
-    models = [Rebuilt(name) for name in MODELS]
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    rows: Any = figure.subplots(1 + len(models), SHOWN + 1, width_ratios=[1] * SHOWN + [2.6])
-    for panel in rows.flat:
+    models, people = [Rebuilt(name) for name in MODELS], len(secret.private)
+    names = ("photographs", "undefended", "CALoR", "decoys")
+    figure = Figure(figsize=(12.6, 4.8 * -(-people // A_ROW)), layout="constrained")
+    panels: Any = figure.subplots(len(names) * -(-people // A_ROW), A_ROW + 1, width_ratios=[1] * A_ROW + [1.9])
+    for panel in panels.flat:
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    names = ("photographs", "undefended", "CALoR", f"decoys, k = {secret.k}")
-    for row, name in zip(rows, names, strict=True):
-        row[0].set_ylabel(name, fontsize=12)
-    for label, column in zip(range(SHOWN), rows.T, strict=False):
+    for label in range(people):
         person = photographs.label_names.index(secret.names[label][secret.private[label] % secret.k])
-        column[0].imshow(photographs.train[photographs.train["label"].index(person)]["image"])
-        for panel, model, number in zip(column[1:], models, (person, person, label), strict=True):
+        begin, place = label // A_ROW * len(names), label % A_ROW
+        above, *below = panels[begin : begin + len(names), place]
+        above.imshow(photographs.train[photographs.train["label"].index(person)]["image"])
+        for panel, model, number in zip(below, models, (person, person, label), strict=True):
             model.show(panel, number)
-    rows[0, -1].text(
-        0, 0.5, f"people recognized in\nthe attacker's single guess\n(all {PEOPLE} people)", fontsize=12, va="center"
-    )
-    for panel, model in zip(rows[1:, -1], models, strict=True):
+    for panel, name in zip(panels[:, 0], itertools.cycle(names), strict=False):
+        panel.set_ylabel(name, fontsize=11)
+    first, *others = panels[: len(names), -1]
+    first.text(0, 0.5, "people recognized in\nthe attacker's\nsingle guess", fontsize=12, va="center")
+    for panel, model in zip(others, models, strict=True):
         model.tell(panel)
-    figure.supxlabel("drawn people, who do not exist; framed: the rebuilt image shows the person above it", fontsize=10)
-    figure.savefig(file, dpi=110)
+    about = (
+        f"drawn people, who do not exist; decoys: k = {secret.k}; framed: the rebuilt image shows the person above it"
+    )
+    figure.supxlabel(about, fontsize=12)
+    figure.savefig(file, dpi=90)
 
 
 if __name__ == "__main__":

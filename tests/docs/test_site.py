@@ -109,6 +109,12 @@ def test_links_lead_somewhere(file: str) -> None:
     assert broken_links(file, text) == []
 
 
+def test_every_figure_is_in_the_gallery() -> None:
+    shown = set(_LINK.findall((ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")))
+    figures = {file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.png")}
+    assert figures <= shown
+
+
 def test_every_registered_name_gets_a_page(tmp_path: Path) -> None:
     missing = registry_pages.Kind("Nothing", "calor_hf.not_there", "NOTHING", "{name}")
     (tmp_path / "attacks").mkdir()
