@@ -36,7 +36,8 @@ class ClassProgress:
 
     def __enter__(self) -> "ClassProgress":
         form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.0f} classes [{elapsed}<{remaining}{postfix}]"
-        self._bar = ProgressBar(total=float(self.classes), desc=self.name, disable=not self.shown, bar_format=form)
+        hidden = {} if self.shown else {"disable": True}  # shown or not, TQDM_DISABLE=1 hides it
+        self._bar = ProgressBar(total=float(self.classes), desc=self.name, bar_format=form, **hidden)
         self._finished = 0
         return self
 

@@ -86,8 +86,7 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
     - Weights that the loss does not depend on are frozen while training (DistributedDataParallel with gradient
       checkpointing would wait for their gradients forever).
     - Problems that would stop the run later are found before the first step: labels, a batch of each stage, the
-    optimizer,
-      and ``compute_metrics``, which is called once on the validation split.
+      optimizer, and ``compute_metrics``, which is called once on the validation split.
     - Plans, checkpoints, measurements and pushes are those of its base classes, one file each.
 
     Args:
