@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["calor-hf"]
+# ///
 """Attack a model and report what leaks, from Python; ``calor-hf audit`` is the command with all options.
 
 A model that ``make demo`` trained, on the drawn faces, a few minutes on a laptop::

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["calor-hf"]
+# ///
 """Compare defenses on one base model and data, from Python; ``calor-hf compare`` is the command with all options.
 
 A base model that has not seen the private identities, then three defenses on the embedded data::

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["calor-hf"]
+# ///
 """Train three models on drawn people, attack each, and show what leaks: ``make demo``, four minutes on two cores.
 
 Undefended, with CALoR, and with decoys (k = 4), on the same 20 people. Every step is an ordinary command, printed

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["calor-hf"]
+# ///
 """Publish a defended model with its evidence, from Python; ``calor-hf push`` is the command with all options.
 
 A model that ``make demo`` trained and audited; first what would be published, then for real::

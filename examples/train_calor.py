@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["calor-hf"]
+# ///
 """Fine-tune an image classifier with CALoR; ``calor-hf train`` is the same.
 
 The embedded default, synthetic faces and a small ResNet, a few minutes on a laptop::

@@ -39,6 +39,8 @@ TOOLS = ("test", "lint", "docs", "dev")  # extras for those who work on the pack
 # Declared, though no file of ours imports them.
 IMPORTED_BY_OTHERS = {
     "tensorboard": "transformers, for the log that training writes by default",
+    "timm": "transformers, for models of timm",
+    "torchvision": "timm",
     "onnx": "torch.onnx.export",
     "onnxscript": "torch.onnx.export",
 }

@@ -23,14 +23,14 @@ from examples.paper.studies import STUDIES
 ROOT = Path(__file__).parents[2]
 FILES = sorted(
     file.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/results/*.md", "examples/**/*.md")
+    for pattern in ("README.md", "CONTRIBUTING.md", "SKILL.md", "docs/*.md", "docs/results/*.md", "examples/**/*.md")
     for file in ROOT.glob(pattern)
 )
 _FENCE = re.compile(r"^ *```(?P<language>[\w-]*)\s*$")
 _INLINE = re.compile(r"`(calor-hf [^`\n]* --[^`\n]*)`")
 _LOOP = re.compile(r"for (\w+) in (\S+) .*; do$")
 PASSES_ON = ("compare",)  # what it does not know is for `train`
-OTHER_PROGRAMS = ("pre-commit", "source", "cd", "git")
+OTHER_PROGRAMS = ("pre-commit", "source", "cd", "git", "docker")
 """They are no one's in this repository, so that their options cannot be checked."""
 
 
@@ -118,6 +118,10 @@ def check(words: Sequence[str]) -> None:
         _check_script(*((rest[1], rest[2:]) if module else (rest[0], rest[1:])), module)
     elif program == "make":
         _check_make(rest)
+    elif program == "hf":
+        _check_hf(rest)
+    elif program == "uv":
+        check(rest[rest.index("python") :])
     elif program == "pip":
         _check_extras(rest)
     elif program.startswith(".ci/"):
@@ -185,6 +189,23 @@ def _check_script(name: str, words: Sequence[str], module: bool) -> None:
     with mock.patch.object(sys, "argv", [str(file), *words]):
         _, unknown = read_options(lambda: runpy.run_path(str(file), run_name="__main__"))
     _require(not unknown, f"{name} does not know {' '.join(unknown)}")
+
+
+def _check_hf(words: Sequence[str]) -> None:
+    from huggingface_hub.cli.hf import app
+
+    command: Any = app
+    context, rest = None, list(words)
+    while True:
+        try:
+            context = command.make_context(command.name, rest, parent=context)
+        except Exception as error:  # of typer's own copy of click, or of click
+            raise ValueError(f"hf {shlex.join(words)}: {error}") from None
+        if not hasattr(command, "resolve_command"):
+            break
+        _, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+    if "script" in context.params:
+        check(["python", context.params["script"], *(context.params["script_args"] or ())])
 
 
 def _check_paper(words: Sequence[str]) -> None:

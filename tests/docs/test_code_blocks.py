@@ -93,5 +93,5 @@ def test_readme_is_short() -> None:
 def test_all_blocks_are_looked_at() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/audit.md", "docs/own_data.md"} <= set(FILES)
     languages = {block.language for file in FILES for block in blocks(file)}
-    assert languages <= {"", "bash", "sh", "python", "py", "json", "text", "yaml"}
+    assert languages <= {"", "bash", "sh", "python", "py", "json", "text", "ts", "yaml"}
     assert len(COMMANDS) > 50

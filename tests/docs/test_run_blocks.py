@@ -73,14 +73,20 @@ NOT_RUN = {
     "calor-hf plan --processes 16 audit": "needs FaceScrub, and a model and a prior of it",
     "accelerate launch --multi_gpu": "needs several GPUs",
     "calor-hf compare --launcher": "its launcher needs several GPUs",
+    "calor-hf train --report-to trackio": "needs trackio, which is not installed",
+    "docker": "needs a Docker daemon; tests/examples/test_alone.py builds the image",
+    "hf jobs": "needs the Hub; test_code_blocks.py reads it with the parser of hf",
     "make": "makes an environment; .ci/run makes lint, types, docs and test, and only people make the demo",
     "pip install": "changes the environment",
     "source": "changes the shell",
+    "uv run": "makes an environment; tests/examples/test_alone.py runs it if uv is there",
     "python -m examples.paper import-backbone": "needs weights; tests/examples/paper/test_settings.py makes some",
     "python -m examples.paper settings examples/paper/settings/A_facescrub_ir152.yaml --models": "days on a GPU",
 }
 RUN_FILES = [
-    file for file in FILES if file in ("README.md", "examples/paper/README.md") or Path(file).parent == Path("docs")
+    file
+    for file in FILES
+    if file in ("README.md", "SKILL.md", "examples/paper/README.md") or Path(file).parent == Path("docs")
 ]
 # Files that, by the text of a guide or another guide, the reader has already; the rest a guide has to write itself.
 READER_HAS = {
