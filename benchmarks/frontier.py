@@ -89,14 +89,14 @@ class Row:
 
 PLG = "steps={steps},views=0,initial_candidates={candidates},lr={lr}"
 ATTACKS = {
-    "samples of the GAN": Row(""),
+    "samples of the GAN": Row("", models=(FIRST,)),
     "plg": Row(f"plg:{PLG}"),
     "ppa": Row("ppa:steps={steps},restarts=1,final_views=0,initial_candidates={candidates}"),
     "if_gmi": Row("if_gmi:steps={first},later_steps={later},initial_candidates={candidates}"),
     "plg@smoothed": Row(f"plg@smoothed:objective=max_margin,samples={{samples}},{PLG}", models=(FIRST, *AT_AT)),
     "surrogate": Row("surrogate:student_epochs={epochs},effort=5", models=AT_AT),
     "surrogate@robust": Row("surrogate@robust:student_epochs={robust},effort=5", models=AT_AT),
-    "samples of the flow": Row("", prior=1),
+    "samples of the flow": Row("", prior=1, models=(FIRST,)),
     "sfmi": Row("sfmi:steps={path}", prior=1),
 }
 
@@ -413,7 +413,7 @@ def compared(some: dict[int, dict[str, Any]], controls: dict[int, dict[str, Any]
     both = [seed for seed in some if seed in controls]
     values, theirs = (np.array([of[seed][name] for seed in both]) for of in (some, controls))
     level = pooled(np.array([one[name] for one in some.values()]))
-    return level, "" if not both or some is controls else points(values - theirs)
+    return level, "" if not both or some == controls else points(values - theirs)
 
 
 def mean_of(some: dict[int, dict[str, Any]], eps: float) -> str:

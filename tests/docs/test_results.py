@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import adaptation, adaptation_heads, adaptation_leakage, decoy_controls, decoy_faces, decoys
+from benchmarks import adaptation, adaptation_heads, adaptation_leakage, decoy_controls, decoy_faces, decoys, frontier
 from benchmarks.real_faces import tables
 from examples.paper.study import STUDIES
 
@@ -32,6 +32,7 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
             "adaptation.md",
         ),
         (adaptation_leakage.tables, "adaptation_leakage.json", "adaptation_leakage.md"),
+        pytest.param(frontier.tables, "frontier.json", "frontier.md", marks=pytest.mark.slow),
         pytest.param(decoy_faces.tables, "decoys_faces.json", "decoys_faces.md", marks=pytest.mark.slow),
     ],
 )
