@@ -428,8 +428,9 @@ def draw(cells: Cells, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(SETTINGS), figsize=(9, 3.6), squeeze=False)
-    for axis, setting in zip(axes[0], SETTINGS, strict=True):
+    known = [name for name in SETTINGS if any((one["setting"], one["attack"]) == (name, "robust") for one in cells)]
+    figure, axes = pyplot.subplots(1, len(known), figsize=(4.5 * len(known), 3.6), squeeze=False)
+    for axis, setting in zip(axes[0], known, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
         for model in MODELS:
             models, leaks = by_seed(mine, "robust", model), by_seed(mine, "plg", model)
