@@ -141,7 +141,8 @@ class Lab:
             TrainingFailedError: the training failed.
         """
         own, name = ["--defense", defense, "--seed", str(seed)], defense
-        if rank is not None and issubclass(DEFENSES.get(defense), LowRankDefense):
+        method = DEFENSES.get(defense)
+        if rank is not None and issubclass(method, LowRankDefense) and method(method.config_class()).own_head:
             name += f"-{activation}-{rank}"
             own += ["--rank", str(rank), "--activation", activation]
         return _train(self._runs, f"{name}{suffix}-seed{seed}", [*own, *options], keep_checkpoints)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from calor_hf.attacks import ATTACKS
-from examples.paper.lab import true_class_confidence
+from calor_hf.defenses import DEFENSES
+from calor_hf.recipes.train_arguments import defense_settings, defenses_of_any_data, parse
+from examples.paper.lab import Lab, LabOptions, true_class_confidence
 from examples.paper.leakage import attack_labels, bars, of_share, pooled, with_interval
 from examples.paper.studies.adaptation import Adaptation
 from examples.paper.studies.autoencoder_rank import Autoencoder, band_power
@@ -29,6 +31,17 @@ def test_moving_average_and_its_share_of_the_first() -> None:
         moving_average([1.0], 0)
     with pytest.raises(ValueError, match="0 in the first steps"):
         relative([0.0, 0.0], 2)
+
+
+@pytest.mark.parametrize("defense", defenses_of_any_data())
+def test_a_rank_is_given_to_low_rank_heads_alone(
+    defense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("examples.paper.lab._train", lambda runs, name, options, keep: (name, options))
+    name, options = Lab(tmp_path, LabOptions(quick=True)).train(defense, 0, rank=3)
+    assert ("-tanh-3" in name) == ("--rank" in options) == (defense in ("calor", "loft"))
+    model = parse([*map(str, options)])[0]
+    DEFENSES.get(defense).config_class.from_dict(defense_settings(model))  # refuses settings that say nothing
 
 
 def test_trainings_are_pooled_by_identity() -> None:
