@@ -34,9 +34,7 @@ def test_moving_average_and_its_share_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("defense", defenses_of_any_data())
-def test_a_rank_is_given_to_low_rank_heads_alone(
-    defense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_is_given_to_low_rank_heads_alone(defense: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("examples.paper.lab._train", lambda runs, name, options, keep: (name, options))
     name, options = Lab(tmp_path, LabOptions(quick=True)).train(defense, 0, rank=3)
     assert ("-tanh-3" in name) == ("--rank" in options) == (defense in ("calor", "loft"))
