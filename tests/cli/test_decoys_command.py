@@ -323,7 +323,7 @@ def test_help_names_the_sub_commands(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["decoys", "--help"]) == 0
     assert "usage: calor-hf decoys {deal" in capsys.readouterr().out
     assert main(["decoys", "dael"]) == 2
-    assert "calor-hf decoys {deal" in capsys.readouterr().err
+    assert "Did you mean 'decoys deal'?" in capsys.readouterr().err
 
 
 def test_decoys_of_another_source_are_refused_unless_accepted(

@@ -111,7 +111,8 @@ def test_traceback_is_for_every_command(
     def fault(*_: object) -> None:
         json.loads("{")  # an error of another library
 
-    # Whatever the command calls first.
+    # Whatever the command calls first, after the check of its words.
+    monkeypatch.setattr("calor_hf.cli.main.check_usage", lambda *_: None)
     monkeypatch.setattr("calor_hf.cli._command.read_options", fault)
     monkeypatch.setattr("calor_hf.cli.train.parse", fault)
     called = [command, "deal"] if command == "decoys" else [command]
