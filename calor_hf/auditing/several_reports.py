@@ -20,7 +20,7 @@ from calor_hf.core.report import (
 from calor_hf.core.report_text import DASH, SHARES, number, percent, points, power_rows, value_of, with_interval
 from calor_hf.metrics import paired_difference
 
-_SHOWN = 100  # characters of a difference
+_SHOWN = 200  # characters of a difference
 
 
 def merge_reports(parts: Sequence[LeakageReport]) -> LeakageReport:
@@ -62,7 +62,7 @@ def differences(first: LeakageReport, second: LeakageReport) -> list[str]:
         data = {name: value for name, value in asdict(report.data).items() if name not in ("name", "digest")}
         return {
             "people": f"{len(report.labels)} of {report.target.classes}: {', '.join(map(str, report.labels))}",
-            "data": f"{_content(report.data)}, {data}",
+            "data": ", ".join([_content(report.data), *(f"{name.replace('_', ' ')} {data[name]}" for name in data)]),
             "images of each person": report.images_per_class,
             **networks,
         }
