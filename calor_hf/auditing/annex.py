@@ -34,6 +34,10 @@ RETEST = (
 )  # fmt: skip
 """Events after which the audit no longer describes the model."""
 _MEMBERSHIP = "membership_"
+_IN_WORDS = {
+    "membership_auc": "training images ranked above others (50 % by guessing):",
+    "membership_tpr@FPR=1e-2": "training images found with 1 % of others taken for them (1 % by guessing):",
+}
 
 
 def _ask(text: str, **more: Any) -> Any:
@@ -229,7 +233,9 @@ def _access(attack: AttackResult) -> str:
 def _coverage(report: LeakageReport) -> list[list[str]]:
     """Rows of threat, status, reason or result, and identifiers."""
     member = [one for one in report.other_threats if one.name.startswith(_MEMBERSHIP)]
-    found = "; ".join(f"{one.name} {with_interval(one)}" for one in member if not math.isnan(one.value))
+    found = "; ".join(
+        f"{_IN_WORDS.get(one.name, one.name)} {with_interval(one)}" for one in member if not math.isnan(one.value)
+    )
     status = "executed in part" if found else "not run"
     inversion = ", ".join(one.name for one in report.attacks)
     return [
@@ -333,7 +339,9 @@ def _defense(report: LeakageReport, undefended: float) -> list[Line]:
     if target.defense == "none":
         lost = "not applicable: no defense"
     images, parameters = report.data.images, target.parameters
-    ratio = f"{images} images given to the audit, {parameters:,} parameters: {parameters / max(1, images):.0f} an image"
+    ratio = (
+        f"{images} images given to the audit, {parameters:,} parameters: {parameters / max(1, images):.0f} per image"
+    )
     return [
         Line("defense", target.defense + (f" ({settings})" if settings else "")),
         Line("test accuracy", with_interval(accuracy) if known else ""),
