@@ -1,6 +1,7 @@
 """Checks before the first step: what would stop a run later."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer
 
 from calor_hf.core.files import check_writable
+from calor_hf.core.label_names import telling_names
 from calor_hf.core.outputs import Progress
 from calor_hf.core.seeding import unchanged_randomness
 from calor_hf.training.callbacks import StageCallback
@@ -15,6 +17,11 @@ from calor_hf.training.checks import check_batch, check_identities, check_labels
 from calor_hf.training.fields import check_fields
 from calor_hf.training.metrics import classification_metrics
 from calor_hf.training.stages import PlannedStage, StagePlan
+
+logger = logging.getLogger(__name__)
+
+LOCAL_TRACKERS = {"tensorboard", "codecarbon"}
+"""Values of ``report_to`` that send nothing, or no configuration."""
 
 
 def check_run(trainer: Any) -> None:
@@ -30,6 +37,7 @@ def check_run(trainer: Any) -> None:
     if data is None or (hasattr(data, "__len__") and not len(data)):
         raise ValueError("train_dataset must hold images: confidence is measured on them, too; pass some")
     check_fields(trainer.args)  # a trial has others
+    _warn_of_names(trainer)
     if getattr(trainer.args, "head_only", False) and getattr(trainer.bare_model, "_hooked_paths", ()):
         raise ValueError(
             f"head_only has no effect on the hidden layers that '{trainer.model.config.defense}' is about; choose "
@@ -55,6 +63,17 @@ def check_run(trainer: Any) -> None:
             batch = first_batches(trainer.get_eval_dataloader(name), split)[0]
             check_batch(batch, classes, split, k=trainer.defense.identities_per_class)
         _check_metrics(trainer)
+
+
+def _warn_of_names(trainer: Any) -> None:
+    """Warn that trackers get the configuration of the model, with class names that may be people's."""
+    names = telling_names(trainer.bare_model.config.id2label.values())
+    remote = sorted(set(trainer.args.report_to) - LOCAL_TRACKERS)
+    if names and remote and trainer.args.should_log:
+        logger.warning(
+            "%s get the names of the classes with the model's configuration, as %s; if they are people's, name the "
+            "classes 0, 1, … or report to tensorboard alone", ", ".join(remote), ", ".join(names[:3]),
+        )  # fmt: skip
 
 
 def _check_callbacks(callbacks: Sequence[Any], stages: Sequence[PlannedStage]) -> None:

@@ -1,6 +1,7 @@
 """Checks before the first step."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from calor_hf import CALoRForImageClassification, CALoRTrainer, CALoRTrainingArguments
+from calor_hf.training.before_training import _warn_of_names
 from calor_hf.training.checks import check_labels
 from calor_hf.training.learning import unused_parameters
 from tests.tiny_models import EVERY, tiny_base, tiny_inputs
@@ -74,3 +76,20 @@ def test_ignored_and_soft_and_unknown_labels_pass() -> None:
 
     for data in (Ignored(), Soft(), [1, 2], None):
         check_labels(data, 2)
+
+
+@pytest.mark.parametrize(
+    ("report_to", "names", "warns"),
+    [
+        (["wandb", "tensorboard"], ["Ada", "Grace"], True),
+        (["tensorboard"], ["Ada", "Grace"], False),
+        (["trackio"], ["LABEL_0", "LABEL_1"], False),
+    ],
+)
+def test_trackers_that_get_names_of_people_are_warned_of(
+    report_to: list[str], names: list[str], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names))))
+    _warn_of_names(SimpleNamespace(bare_model=model, args=SimpleNamespace(report_to=report_to, should_log=True)))
+    assert ("wandb get the names of the classes" in caplog.text) == warns
+    assert bool(caplog.text) == warns
