@@ -83,6 +83,10 @@ class DPSGD(Defense[DPSGDConfig]):
     Sampling and noise come from the operating system, not from ``seed``: who knows the noise can subtract it. So a
     run cannot be repeated exactly. The numbers are float32 without protection against attacks on floating-point noise.
 
+    It needs many images, or a model that was pre-trained on public ones. The small ResNet from random weights, on 400
+    images of 20 drawn people (batches of 100, 30 epochs, one training each), reached a test accuracy of 14.5 % with
+    ε = 8 and 58 % with ε = 1000, which bounds nothing; 99.5 % without a defense.
+
     Batch norm mixes the images of a batch, so it keeps the base model's statistics and weights. Networks that fold
     images into the batch (Swin) have no gradients of single images; the first step checks that, and ``--head-only``
     trains the head alone. One process; neither fp16 nor bf16, no gradient checkpointing, batches of 32 or more.
