@@ -36,6 +36,12 @@ def _seed() -> None:
 
 
 @pytest.fixture
+def always_adapts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the adapt stage of models that learned for a moment, too."""
+    monkeypatch.setattr("calor_hf.training.calor_trainer._NOTHING_MOVES", 1.0)
+
+
+@pytest.fixture
 def images() -> Tensor:
     """Four random images as the models of ``tests.tiny_models`` take them, the same in every test."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -283,6 +283,7 @@ def test_two_processes_share_an_audit(tmp_path: Path, server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("always_adapts")
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_a_model_with_an_adapter_is_audited(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="adapters need the extra calor-hf[peft]")
