@@ -185,7 +185,9 @@ def test_two_processes(tmp_path: Path, server: Server) -> None:
     for name, kind in EVERY_TRAINED:
         a, b = (AutoModelForImageClassification.from_pretrained(folder / f"{name}-{kind}") for folder in (one, two))
         left, right = a.state_dict(), b.state_dict()
-        far = max(float((left[key].double() - right[key].double()).abs().max()) for key in left)
+        # In units of the largest weight: the temperature of a model that hardly learned enlarges the last layer.
+        sizes = {key: max(1.0, float(value.abs().max())) for key, value in left.items()}
+        far = max(float((left[key].double() - right[key].double()).abs().max()) / sizes[key] for key in left)
         assert far < (0.5 if name in BATCH_MATTERS else 2e-6), (name, kind, far)
 
 
