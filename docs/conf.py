@@ -33,6 +33,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "SECURITY.md",
+    "SKILL.md",
     "docs/*.md",
     "docs/*.ipynb",
     "docs/results/*.md",

@@ -20,6 +20,7 @@ _CONTENTS = """
 {guides}
 SECURITY
 CONTRIBUTING
+SKILL
 ```
 
 ```{{toctree}}
