@@ -42,7 +42,7 @@ from benchmarks.real_faces_audit import Cached, embed, fit, load_images
 from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.auditing.attribute_network import attribute_network
-from calor_hf.core.files import write_json, write_whole
+from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.core.outputs import Forward, Progress
 from calor_hf.core.reconstruction import Cost
 from calor_hf.core.report import HEADLINE, guesses
@@ -422,14 +422,12 @@ def mean_of(some: dict[int, dict[str, Any]], eps: float) -> str:
 
 
 def draw(cells: Cells, file: Path) -> None:
-    """One point a training: robust accuracy, and the share of images of ``plg`` that are recognized."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """One point per training: robust accuracy, and the share of images of ``plg`` that are recognized."""
+    from matplotlib.figure import Figure
 
     known = [name for name in SETTINGS if any((one["setting"], one["attack"]) == (name, "robust") for one in cells)]
-    figure, axes = pyplot.subplots(1, len(known), figsize=(4.5 * len(known), 3.6), squeeze=False)
+    figure = Figure(figsize=(4.5 * len(known), 3.6), layout="tight")
+    axes = figure.subplots(1, len(known), squeeze=False)
     for axis, setting in zip(axes[0], known, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
         for model in MODELS:
@@ -442,9 +440,7 @@ def draw(cells: Cells, file: Path) -> None:
         axis.set_xlim(-5, 105)
         axis.set_ylim(bottom=0)
     axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(file, dpi=110)
-    pyplot.close(figure)
+    write_figure(file, figure)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,7 +250,7 @@ class DPSGD(Defense[DPSGDConfig]):
         both = {name: value[:2] for name, value in inputs.items()}
         alone = [{name: value[i : i + 1] for name, value in both.items()} for i in range(2)]
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            computable = self._gradients(both)
+            in_training = self._gradients(both)
             training = [module for module in model.modules() if module.training]
             without_weights = [module for module in training if not list(module.parameters())]
             for module in without_weights:
@@ -258,13 +258,15 @@ class DPSGD(Defense[DPSGDConfig]):
             together, one, other = (self._gradients(few) for few in (both, *alone))
             for module in without_weights:
                 module.train()
-        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        largest = max((float(gradient.abs().max()) for gradient in one if gradient is not None), default=0.0)
-        for name, *found in zip(names, computable, together, one, other, strict=True):
-            known = [gradient for gradient in found[1:] if gradient is not None and found[0] is not None]
-            if len(known) < 3 or len(known[0]) != 2 or (
-                float((known[0] - torch.cat(known[1:])).abs().max()) > TOLERANCE * largest
-            ):  # fmt: skip
+        expected = {name: torch.cat([one[name], other[name]]) for name in one.keys() & other.keys()}
+        largest = max((float(gradient.abs().max()) for gradient in one.values()), default=0.0)
+        for name in (name for name, weight in model.named_parameters() if weight.requires_grad):
+            known = name in in_training and name in together and name in expected
+            if (
+                not known
+                or len(together[name]) != 2
+                or float((together[name] - expected[name]).abs().max()) > TOLERANCE * largest
+            ):
                 raise ValueError(
                     f"the gradient of {name} is not available for each image: the network folds images into the batch "
                     "(Swin), has dropout in a layer with weights of its own (ViT's embeddings: set "
@@ -272,15 +274,17 @@ class DPSGD(Defense[DPSGDConfig]):
                     "choose another base model"
                 )
 
-    def _gradients(self, inputs: dict[str, Any]) -> Sequence[Tensor | None]:
-        hooks = None
+    def _gradients(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Gradients (images, ...) of the weights that have one for each image, by name."""
+        model, hooks = self.run.model, None
         try:
-            hooks = _opacus().grad_sample.GradSampleHooks(self.run.model, strict=False)
-            self.run.model(**_with_slopes(inputs)).loss.backward()
-            return [weight.grad_sample for weight in self._engine.params]
+            hooks = _opacus().grad_sample.GradSampleHooks(model, strict=False)
+            model(**_with_slopes(inputs)).loss.backward()
+            found = {name: weight.grad_sample for name, weight in model.named_parameters() if weight.requires_grad}
+            return {name: gradient for name, gradient in found.items() if gradient is not None}
         except (NotImplementedError, RuntimeError, ValueError) as error:
             logger.debug("dp_sgd: %s", error)
-            return [None] * len(self._engine.params)
+            return {}
         finally:
             if hooks is not None:
                 hooks.cleanup()

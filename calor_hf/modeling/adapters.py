@@ -8,6 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from calor_hf.modeling.modeling_defended import DefendedForImageClassification
 
 
+def without_adapters(model: Any) -> Any:
+    """The model, or the one inside a ``PeftModel``."""
+    inside = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()
+
+
 def lora_config(model: DefendedForImageClassification, **settings: Any) -> Any:
     """``peft.LoraConfig`` that fits ``model``: adapters in the backbone, the head trained and saved whole.
 

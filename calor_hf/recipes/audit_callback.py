@@ -18,6 +18,7 @@ from calor_hf.core.processes import process_state
 from calor_hf.core.report import REPORT, decoy_hits
 from calor_hf.core.seeding import unchanged_randomness
 from calor_hf.generators import Generator
+from calor_hf.modeling.adapters import without_adapters
 from calor_hf.targets.frozen import frozen
 from calor_hf.targets.hf_target import HFTarget
 from calor_hf.training.publishing import PublishingTrainer
@@ -75,14 +76,14 @@ class AuditCallback(TrainerCallback):
         if isinstance(every_epochs, bool) or not isinstance(every_epochs, int) or every_epochs < 1:
             raise ValueError(f"every_epochs must be a whole number >= 1, got {every_epochs}")
         _check_trainer(trainer)
-        count = int(_model_of(trainer).config.num_labels)
+        count = int(without_adapters(trainer.model).config.num_labels)
         options = options or replace(CHEAP, classes=range(min(FEW_CLASSES, count)))
         defaults = {one.name: one.default for one in fields(AuditOptions)}
         if given := [name for name in _SET_HERE if getattr(options, name) != defaults[name]]:
             raise ValueError(f"the callback sets {', '.join(given)} itself or does without; leave that out of options")
         self.trainer, self.private, self.prior, self.options = trainer, private, prior, options
         self.evaluation_model, self.every_epochs = load_network(evaluation_model), every_epochs
-        with frozen(_model_of(trainer)), unchanged_randomness():
+        with frozen(without_adapters(trainer.model)), unchanged_randomness():
             self._evaluator()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -102,7 +103,7 @@ class AuditCallback(TrainerCallback):
         if not float(state.epoch).is_integer() or int(state.epoch) % self.every_epochs:
             return
         try:
-            with frozen(_model_of(self.trainer)), unchanged_randomness():
+            with frozen(without_adapters(self.trainer.model)), unchanged_randomness():
                 report = self._audited(Path(args.output_dir) / AUDITS, state.global_step)
         except Exception as error:
             if process_state().num_processes > 1:  # the others wait for this one
@@ -114,7 +115,7 @@ class AuditCallback(TrainerCallback):
         control.should_log = should_log
 
     def _evaluator(self) -> Evaluator:
-        target = HFTarget(_model_of(self.trainer), self.trainer.processing_class)
+        target = HFTarget(without_adapters(self.trainer.model), self.trainer.processing_class)
         labels = self.options.labels(target.num_classes, target.class_names)
         return Evaluator(target, self.private, self.prior, labels, self.evaluation_model, self.options)
 
@@ -185,9 +186,3 @@ def _check_trainer(trainer: Any) -> None:
             "push_to_hub of this trainer uploads output_dir with the reconstructions of private images; leave it out "
             "and push the result with calor-hf push, or train with DefenseTrainer, which uploads the model alone"
         )
-
-
-def _model_of(trainer: Any) -> Any:
-    """The model, or the one inside a ``PeftModel``."""
-    inside = getattr(trainer.model, "get_base_model", None)
-    return trainer.model if inside is None else inside()

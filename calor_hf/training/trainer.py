@@ -30,6 +30,7 @@ from calor_hf.defenses.training_run import TrainingRun
 from calor_hf.heads.chunked_scores import margins
 from calor_hf.heads.classifier_head import heads_of
 from calor_hf.heads.features import scores_of
+from calor_hf.modeling.adapters import without_adapters
 from calor_hf.training.before_training import check_run
 from calor_hf.training.callbacks import StageCallback, TrainingInterrupted
 from calor_hf.training.checkpoints import (
@@ -148,8 +149,7 @@ class DefenseTrainer(CheckpointTrainer, PublishingTrainer):
     @property
     def bare_model(self) -> Any:
         """The model, or the one inside a ``PeftModel``, on which attributes have to be set."""
-        inside = getattr(self.model, "get_base_model", None)
-        return self.model if inside is None else inside()
+        return without_adapters(self.model)
 
     # Loading and optimizing
 
