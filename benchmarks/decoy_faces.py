@@ -575,7 +575,7 @@ def without_test(people: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     held = torch.zeros(len(people["train/people"]), dtype=torch.bool)
     for rows in of_people(people["train/people"]):
         held[rng.permutation(rows)[: max(1, len(rows) // 5)]] = True
-    train = {name: of[~held] for name, of in people.items() if name.startswith("train/")}
+    train = {name: of[~held] for name, of in people.items() if name.startswith("train")}
     return train | {"test/people": people["train/people"][held], "test/A": people["train/A"][held],
                     "strata": people["strata"]}  # fmt: skip
 

@@ -169,9 +169,10 @@ class TrapMID(Defense[TrapMIDConfig]):
             group["lr"] = self.run.learning_rate()
         scores = discriminator.train()(self.run.pixel_scale("trap_mid").normalize(images))
         loss = F.binary_cross_entropy_with_logits(scores, is_clean.float())
+        learning = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
         # allow_unused: some backbones own weights that no output reads, such as the last norm of CLIP.
-        grads = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
-        for parameter, grad in zip(discriminator.parameters(), grads, strict=True):
+        grads = torch.autograd.grad(loss, learning, allow_unused=True)
+        for parameter, grad in zip(learning, grads, strict=True):
             parameter.grad = None if grad is None else self._mean(grad)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,0 +1,551 @@
+"""All defenses on real faces: a frozen face network, heads of the same private people, and the attacks on each.
+
+    python -m benchmarks.real_defenses search --data DATA --output-dir OUT    # strengths, by held-out images
+    python -m benchmarks.real_defenses choose --output-dir OUT                # writes OUT/strengths.json
+    python -m benchmarks.real_defenses run --data DATA --prior PRIOR --output-dir OUT
+    python -m benchmarks.real_defenses curves --data DATA --prior PRIOR --output-dir OUT
+    python -m benchmarks.real_defenses table --cells OUT --output docs/results/real_defenses.json
+
+``DATA`` holds the face sets. Each cell is a JSON file that the same command does not compute again. OUT/images holds
+what was rebuilt, OUT/models the models, OUT/kept what the networks saw; ``--kept`` names another folder for the latter.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
+
+from benchmarks.adaptation import arguments
+from benchmarks.decoy_faces import (
+    SETTINGS,
+    Classes,
+    Setting,
+    classes_of,
+    dealt,
+    loaded,
+    number_of,
+    per_person,
+    without_test,
+)
+from benchmarks.face_classifier import face_classifier, face_processor
+from benchmarks.frontier import by_seed, compared
+from benchmarks.mobilefacenet import Embedding
+from benchmarks.real_faces import kept
+from benchmarks.real_faces_audit import embed
+from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
+from calor_hf._version import __version__
+from calor_hf.attacks.specs import parse_attack
+from calor_hf.core.files import write_figure, write_json, write_whole
+from calor_hf.core.report_text import table
+from calor_hf.core.seeding import named_rng
+from calor_hf.defenses.base import Strength
+from calor_hf.heads.features import scores_of
+from calor_hf.metrics.attack_accuracy import topk_correct
+from calor_hf.metrics.identification_game import log_odds
+from calor_hf.metrics.statistics import pooled_interval
+from calor_hf.modeling import DefendedForImageClassification, defend
+
+Settings = dict[str, Any]
+
+EACH = 4
+"""Images of each class and attack."""
+PLG = "steps=60,views=0,initial_candidates=2000,lr=0.1"
+ATTACKS = {
+    "plg": f"plg:{PLG}",
+    "ppa": "ppa:steps=60,restarts=1,final_views=0,initial_candidates=2000",
+    "if_gmi": "if_gmi:steps=30,later_steps=15,initial_candidates=2000",
+    "adaptive": f"plg@adaptive:{PLG}",
+}
+ADAPTIVE = {"decoys": f"mode_ranking@adaptive:{PLG}", "at_at": f"plg@smoothed:{PLG},samples=4"}
+"""Attack of the row ``adaptive`` on a defense, as the ensemble ``auto`` has it."""
+RATES = {"learning_rate": 5e-3, "weight_decay": 0.5, "num_train_epochs": 30, "adapt_epochs": 10,
+         "per_device_train_batch_size": 256}  # fmt: skip
+"""Training on features that are kept, of the images and of their mirror images."""
+LOW_RANK = {"learning_rate": 2e-2}
+"""The same for :data:`RANKED`, which are under-fitted otherwise."""
+RANKED = ("calor", "loft")
+ON_IMAGES: dict[str, Settings] = {
+    "random_erasing": {"num_train_epochs": 8},
+    "trap_mid": {"num_train_epochs": 2, "learning_rate": 2e-3},
+    "at_at": {"num_train_epochs": 1, "learning_rate": 2e-3},
+}
+"""Training of the defenses that change images, on images."""
+GOES_ON = ("trap_mid", "at_at")
+"""Of these, those whose training starts from the undefended head, as a step takes long."""
+FALSE_ACCEPTS = (1e-2, 1e-3)
+LOSS = 0.01
+"""Accuracy that a defense may lose."""
+PARTITIONS = (100, 101)
+CURVES = ("calor", "loft", "mid", "bido", "at_at", "decoys")
+
+
+def spaced(name: str, weakest: float, strongest: float, count: int = 5, whole: bool = False, **rest: Any) -> Any:
+    """Settings of ``count`` strengths, evenly by the logarithm."""
+    strength = Strength(name, weakest, strongest, log=True, whole=whole)
+    return [{name: strength.at(place / (count - 1)), **rest} for place in range(count)]
+
+
+def ranks(setting: Setting) -> list[Settings]:
+    """Ranks of a head of as many classes as there are private people."""
+    found: list[Settings] = spaced("rank", 0.8 * setting.private, 0.24 * setting.private, whole=True)
+    return found
+
+
+MODELS: dict[str, tuple[str, Callable[[Setting], list[Settings]]]] = {
+    "none": ("none", lambda _: [{}]),
+    "calor": ("calor", ranks),
+    "loft": ("loft", ranks),
+    "mid": ("mid", lambda _: spaced("beta", 5e-4, 0.1)),
+    "bido": ("bido", lambda _: spaced("lambda_out", 0.5, 100, layers=("classifier",))),
+    "label_smoothing": ("label_smoothing", lambda _: spaced("alpha", -0.05, -2)),
+    "random_erasing": ("random_erasing", lambda _: [{"max_area": area} for area in (0.4, 0.6, 0.9)]),
+    "trap_mid": ("trap_mid", lambda _: spaced("weight", 0.05, 0.8, 3)),
+    "at_at": ("at_at", lambda _: [
+        {"steps": 2, "eps": eps, "step": eps / 2, "weight": weight}
+        for eps, weight in ((0.0005, 0.08), (0.005, 0.2), (0.02, 0.3))
+    ]),
+    "decoys": ("decoys", lambda setting: [{"k": setting.k}]),
+    "decoys, low rank": ("decoys", lambda setting: spaced("rank", 80, 24, whole=True, k=setting.k)),
+}  # fmt: skip
+"""Defense of each model, and its strengths, from the weakest on; the first model is what others are compared with."""
+FIRST = next(iter(MODELS))
+
+
+# The people and their models
+
+
+@dataclass(frozen=True)
+class World:
+    """People of a setting and a seed.
+
+    Attributes:
+        setting: The setting.
+        people: The set, as ``benchmarks.decoy_faces.loaded`` has it.
+        alone: Classes of the private people.
+        dealt: Classes of the same people with decoys.
+    """
+
+    setting: Setting
+    people: dict[str, Tensor]
+    alone: Classes
+    dealt: Classes
+
+    @classmethod
+    def of(cls, people: dict[str, Tensor], setting: Setting, seed: int) -> "World":
+        """Draw the people."""
+        deal = dealt(people, setting, seed)
+        return cls(setting, people, *(classes_of(people, deal, decoys) for decoys in (False, True)))
+
+    def test(self, features: str = "A") -> tuple[Tensor, Tensor, Tensor]:
+        """Features of all test images, the person of each (private ones first), and which ones are private."""
+        owner = number_of(self.dealt.people, self.people["test/people"])
+        return self.people[f"test/{features}"], owner, (owner >= 0) & (owner < self.setting.private)
+
+
+class Seen(Dataset[dict[str, Any]]):
+    """Features, or images as bytes, with labels and, if ``k`` > 1, identities."""
+
+    def __init__(self, inputs: Tensor, identities: Tensor, k: int) -> None:
+        self.inputs, self.identities, self.k = inputs, identities, k
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        x, one = self.inputs[index], int(self.identities[index])
+        known = {"labels": one // self.k} | ({"identities": one} if self.k > 1 else {})
+        return {"pixel_values": x if x.is_floating_point() else x / 127.5 - 1, **known}
+
+
+def trained(world: World, name: str, settings: Settings, seed: int, data: Path) -> DefendedForImageClassification:
+    """Train a head by the library's trainer."""
+    defense, people = MODELS[name][0], world.people
+    k, rates = int(settings.get("k", 1)), RATES | ON_IMAGES.get(name, {}) | (LOW_RANK if name in RANKED else {})
+    own = world.dealt if defense == "decoys" else world.alone
+    torch.manual_seed(seed)
+    model = defend(face_classifier(data, world.setting.private, projection=defense == "bido"), defense, **settings)
+    both = torch.cat([people["train/A"][own.rows], people["train/mirrored"][own.rows]])
+    features = Seen(both, own.identities.repeat(2), k)
+    shown = features
+    if name in ON_IMAGES:
+        shown, rates = Seen(people["train"][own.rows], own.identities, k), rates | {"per_device_train_batch_size": 64}
+    if name in GOES_ON:
+        start = trained(world, FIRST, {}, seed, data)
+        model.classification_head.load_state_dict(start.classification_head.state_dict())
+    with tempfile.TemporaryDirectory() as place:
+        # The checkpoint is chosen without a limit of accuracy, by training images.
+        args = arguments(place, seed, head_only=defense != "bido", **rates)
+        kind = CALoRTrainer if defense == "calor" else DefenseTrainer
+        trainer: DefenseTrainer = kind(
+            model=model, args=args, train_dataset=shown, eval_dataset=features, processing_class=face_processor()
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train_stages()
+    return trainer.bare_model.eval()  # type: ignore[no-any-return]
+
+
+class Once(HFTarget):
+    """Looks at images that need no gradient once for all models, as their network is the same.
+
+    Attributes:
+        folder: Folder of what it saw.
+    """
+
+    folder: Path
+
+    def features(self, images: Tensor) -> Tensor:
+        """(batch, 128) inputs of the classifier."""
+        if torch.is_grad_enabled():
+            return super().features(images)
+        body: Any = self._body
+        return scores_of(body(kept(lambda some: body.features(2 * some - 1), self.folder)(images)))
+
+
+def accuracy(model: Any, world: World) -> list[float]:
+    """Accuracy of each private person on test images."""
+    features, owner, mine = world.test()
+    torch.manual_seed(0)  # the noise of MID
+    with torch.no_grad():
+        return per_person(topk_correct(model(pixel_values=features[mine]).logits, owner[mine]), owner[mine])
+
+
+# Strengths
+
+
+def slug(*parts: Any) -> str:
+    """Name of a cell's file."""
+    return " ".join(map(str, parts)).replace(", ", "-").replace(" = ", "").replace(" ", "_")
+
+
+def search(options: argparse.Namespace) -> None:
+    """Accuracy of all strengths on a fifth of the training images, in partitions that ``run`` does not use."""
+    for name, partition in itertools.product(options.settings, PARTITIONS):
+        part = without_test(loaded(SETTINGS[name].people, options.data, options.kept), partition)
+        world = World.of(part, SETTINGS[name], partition)
+        for model in options.models:
+            if model in ON_IMAGES and partition != PARTITIONS[0]:
+                continue
+            for place, settings in enumerate(MODELS[model][1](SETTINGS[name])):
+                file, begin = options.output_dir / "search" / f"{slug(name, partition, model, place)}.json", time.time()
+                if file.is_file():
+                    continue
+                found = accuracy(trained(world, model, settings, partition, options.data), world)
+                known = {"setting": name, "partition": partition, "model": model, "settings": settings}
+                write_json(file, known | {"accuracy": found})
+                print(f"{file.stem}: {settings}: {100 * np.mean(found):.2f} %, {time.time() - begin:.0f} s", flush=True)
+
+
+def choose(options: argparse.Namespace) -> None:
+    """The strongest settings that lose at most a point of held-out accuracy, or the weakest if all lose more."""
+    cells = [json.loads(file.read_text()) for file in (options.output_dir / "search").glob("*.json")]
+    chosen: dict[str, dict[str, Settings]] = {}
+    for name, model in itertools.product(SETTINGS, MODELS):
+        known: list[tuple[Settings, float]] = []
+        for settings in MODELS[model][1](SETTINGS[name]):
+            as_json = json.loads(json.dumps(settings))
+            some = [one for one in cells if (one["setting"], one["model"], one["settings"]) == (name, model, as_json)]
+            first = {one["partition"]: one for one in cells if (one["setting"], one["model"]) == (name, FIRST)}
+            lost = [np.mean(first[one["partition"]]["accuracy"]) - np.mean(one["accuracy"]) for one in some]
+            if lost:
+                known.append((settings, float(np.mean(lost))))
+                print(f"{name}: {model}, {settings}: {100 * np.mean(lost):.2f} points lost", flush=True)
+        if known:
+            fits = [settings for settings, lost in known if lost <= LOSS]
+            chosen.setdefault(name, {})[model] = fits[-1] if fits else known[0][0]
+    write_json(options.output_dir / "strengths.json", chosen)
+    print(json.dumps(chosen, indent=1))
+
+
+# The cells
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Network B, and the thresholds by which it verifies people.
+
+    Attributes:
+        net: The network.
+        means: (people, 128) of unit length: the mean training image of each person, private ones first.
+        thresholds: By false-accept rate, (private people,) least cosine to their mean.
+    """
+
+    net: Embedding
+    means: Tensor
+    thresholds: dict[float, Tensor]
+
+    @classmethod
+    def of(cls, world: World, data: Path) -> "Judge":
+        """Thresholds are those of real test images of other people."""
+        people, seen = world.people, F.normalize(world.people["train/B"])
+        means = F.normalize(torch.stack([seen[people["train/people"] == one].mean(0) for one in world.dealt.people]))
+        tests, owner, _ = world.test("B")
+        cosines = F.normalize(tests) @ means.T
+        others = [cosines[owner != one, one].sort(descending=True).values for one in range(world.setting.private)]
+        limits = {rate: torch.stack([one[int(rate * len(one))] for one in others]) for rate in FALSE_ACCEPTS}
+        return cls(Embedding(data, "B"), means, limits)
+
+    def measured(self, target: HFTarget, images: Tensor, labels: Tensor) -> dict[str, list[float]]:
+        """Measures by person of images in [0, 1], as many of each class, side by side."""
+        cosines = F.normalize(embed(self.net, images)) @ self.means.T
+        right, own = (cosines.argmax(1) == labels), cosines.gather(1, labels[:, None]).squeeze(1)
+        torch.manual_seed(0)  # the noise of MID
+        with torch.no_grad():
+            sure = log_odds(target(images), labels)
+        each = (len(labels.unique()), -1)
+        by_person = right.view(each).double()
+        chosen = sure.view(each).argmax(1, keepdim=True)
+        verified = {rate: (own > limit[labels]).view(each).double() for rate, limit in self.thresholds.items()}
+        found = {"images": by_person.mean(1), "best guess": by_person.gather(1, chosen).squeeze(1),
+                 ONE_OF_N: by_person.amax(1)}  # fmt: skip
+        found |= {f"verified at {rate:g}": of.mean(1) for rate, of in verified.items()}
+        found |= {f"best guess verified at {rate:g}": of.gather(1, chosen).squeeze(1) for rate, of in verified.items()}
+        return {name: [round(float(one), 4) for one in of] for name, of in found.items()}
+
+
+ONE_OF_N = "one of n"
+MEASURES = ("images", "best guess", ONE_OF_N, *(f"verified at {rate:g}" for rate in FALSE_ACCEPTS))
+
+
+def attacked(
+    target: HFTarget, world: World, judge: Judge, prior: Any, spec: str, seed: int, images_file: Path
+) -> dict[str, Any]:
+    """Attack each class, and evaluate what was rebuilt, and as many samples of the prior."""
+    classes, begin, parsed = world.setting.private, time.process_time(), parse_attack(spec)
+    with tempfile.TemporaryDirectory() as place:
+        spent = parsed.attack.prepare_for(target, prior, None, Path(place), seed)
+        found = parsed.attack.run(target, prior, range(classes), images_per_class=EACH, seed=seed)
+    seconds, images = time.process_time() - begin, found.images.float()
+    write_whole(images_file, save({"images": (255 * images).round().byte(), "labels": found.labels}))
+    latents = prior.sample_latents(len(images), named_rng(seed, "benchmarks/real_defenses/samples")).float()
+    with torch.no_grad():
+        samples = torch.cat([prior(some) for some in latents.split(50)]).clamp(0, 1)
+    return {
+        "spec": spec, "effort": parsed.effort, "passes": (spent + found.cost).target_passes / len(images),
+        "seconds": seconds / len(images), "each": EACH, **judge.measured(target, images, found.labels),
+        "samples": judge.measured(target, samples, found.labels),
+    }  # fmt: skip
+
+
+def cells(options: argparse.Namespace, plan: Callable[[Setting, str], Iterator[tuple[str, Settings]]]) -> None:
+    """Compute the cells that have no file; ``plan`` gives the strengths of a model, each with a name."""
+    prior = load_generator(str(options.prior), image_size=64)
+    (options.output_dir / "images").mkdir(parents=True, exist_ok=True)
+    for seed, name in itertools.product(options.seeds, options.settings):
+        setting = SETTINGS[name]
+        world = World.of(loaded(setting.people, options.data, options.kept), setting, seed)
+        judge = cache(partial(Judge.of, world, options.data))
+        for attack, model in itertools.product(["accuracy", *options.attacks], options.models):
+            for strength, settings in plan(setting, model):
+                key = slug(name, seed, attack, model + strength)
+                file, begin = options.output_dir / f"{key}.json", time.process_time()
+                if file.is_file():
+                    continue
+                folder = options.output_dir / "models" / slug(name, seed, model + strength)
+                if not (folder / "config.json").is_file():
+                    trained(world, model, settings, seed, options.data).save_pretrained(folder)
+                    face_processor().save_pretrained(folder)
+                target = cast(Once, Once.from_pretrained(str(folder)))
+                target.folder = options.kept / "A"
+                known = {"setting": name, "seed": seed, "attack": attack, "model": model, "strength": strength,
+                         "settings": settings, "prior": options.prior.name, "version": __version__}  # fmt: skip
+                if attack == "accuracy":
+                    found: dict[str, Any] = {"accuracy": accuracy(target.module, world)}
+                else:
+                    spec = ADAPTIVE.get(MODELS[model][0], ATTACKS[attack]) if attack == "adaptive" else ATTACKS[attack]
+                    images = options.output_dir / "images" / f"{key}.safetensors"
+                    found = attacked(target, world, judge(), prior, spec, seed, images)
+                write_json(file, known | found)
+                shown = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:3])
+                                 if one in found)  # fmt: skip
+                print(f"{file.stem}: {shown} {time.process_time() - begin:.0f} s of processor time", flush=True)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compute the cells of the table, with the strengths that ``choose`` wrote, or else the middle ones."""
+    file = options.output_dir / "strengths.json"
+    chosen = json.loads(file.read_text()) if file.is_file() else {}
+    by_name = {id(setting): name for name, setting in SETTINGS.items()}
+
+    def plan(setting: Setting, model: str) -> Iterator[tuple[str, Settings]]:
+        every = MODELS[model][1](setting)
+        yield "", chosen.get(by_name[id(setting)], {}).get(model, every[len(every) // 2])
+
+    cells(options, plan)
+
+
+def curves(options: argparse.Namespace) -> None:
+    """Compute the cells of all strengths of some models."""
+
+    def plan(setting: Setting, model: str) -> Iterator[tuple[str, Settings]]:
+        for place, settings in enumerate(MODELS[model][1](setting)):
+            yield f" {place}", settings
+
+    cells(options, plan)
+
+
+# The table
+
+
+Cells = list[dict[str, Any]]
+WORST = "worst case"
+
+
+def summarize(options: argparse.Namespace) -> None:
+    """Write all cells as one JSON file, draw the figure, and print the tables."""
+    if options.cells is not None:
+        found = [json.loads(file.read_text()) for file in sorted(options.cells.glob("bolly100*.json"))]
+        write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n").encode())
+    found = json.loads(options.output.read_text(encoding="utf-8"))
+    draw(found, options.output.with_suffix(".png"))
+    print(tables(found))
+
+
+def worst(some: Cells, model: str) -> Cells:
+    """For each training one cell: people whom any attack rebuilt, and the best guess of the most successful attack."""
+    attacks = {attack: by_seed(some, attack, model) for attack in ATTACKS}
+    known = [of for of in attacks.values() if of]
+    seeds = set.intersection(*(set(of) for of in known)) if known else set()
+    if not seeds:
+        return []
+    most = max(known, key=lambda of: np.mean([of[seed]["best guess"] for seed in seeds]))
+    return [
+        {"attack": WORST, "model": model, "seed": seed, "best guess": most[seed]["best guess"],
+         ONE_OF_N: np.max([of[seed][ONE_OF_N] for of in known], axis=0).tolist()}
+        for seed in sorted(seeds)
+    ]  # fmt: skip
+
+
+def tables(cells: Cells) -> str:
+    """The tables of docs/results/real_defenses.md; † marks models that may lose more than a point of accuracy."""
+    found: list[str] = []
+    for setting in SETTINGS:
+        mine = [one for one in cells if one["setting"] == setting and not one["strength"]]
+        if not mine:
+            continue
+        mine += [one for model in MODELS for one in worst(mine, model)]
+        rows: list[list[str]] = []
+        titles = dict.fromkeys(MODELS, "")
+        for model in MODELS:
+            some, first = by_seed(mine, "accuracy", model), by_seed(mine, "accuracy", FIRST)
+            if not some:
+                continue
+            both = [seed for seed in some if seed in first]
+            lost = np.array([np.subtract(first[seed]["accuracy"], some[seed]["accuracy"]) for seed in both])
+            titles[model] = model + (" †" if both and pooled_interval(lost)[2] > LOSS else "")
+            used = "; ".join(
+                dict.fromkeys(
+                    ", ".join(f"{key} = {value}" for key, value in one["settings"].items() if key != "layers")
+                    for one in some.values()
+                )
+            )
+            rows.append([titles[model], used, str(len(some)), *compared(some, first, "accuracy")])
+        head = ["model", "settings", "trainings", "test accuracy", "points against none"]
+        found.append(table([f"{setting}: {head[0]}", *head[1:]], rows))
+        rows = []
+        for attack, model in itertools.product([*ATTACKS, WORST], MODELS):
+            some, first = by_seed(mine, attack, model), by_seed(mine, attack, FIRST)
+            if some:
+                of = [name for name in MEASURES if name in next(iter(some.values()))]
+                shown = {name: compared(some, first, name) for name in of}
+                cost = ["", ""] if attack == WORST else [
+                    f"{np.mean([one['passes'] for one in some.values()]):.0f}",
+                    f"{np.mean([one['seconds'] for one in some.values()]):.2f}",
+                ]  # fmt: skip
+                parts = [part for name in MEASURES for part in shown.get(name, ("", ""))]
+                rows.append([attack, titles[model] or model, str(len(some)), *parts, *cost])
+                if model == FIRST and attack != WORST:
+                    samples = {seed: one["samples"] for seed, one in some.items()}
+                    levels = [part for name in MEASURES for part in (compared(samples, {}, name)[0], "")]
+                    rows.append([attack, "samples of the prior", str(len(some)), *levels, "", ""])
+        against = [part for name in MEASURES for part in (name, "points against none")]
+        found.append(table([f"{setting}: attack", *head[::2][:1], "trainings", *against, "passes", "seconds"], rows))
+    return "\n\n".join(found)
+
+
+def draw(cells: Cells, file: Path) -> None:
+    """Best guess and worst case against accuracy: a point of each model, and a line through the strengths."""
+    from matplotlib.figure import Figure
+
+    known = [name for name in SETTINGS if any(one["setting"] == name for one in cells)]
+    figure = Figure(figsize=(9, 3.8 * max(1, len(known))), layout="tight")
+    axes = figure.subplots(max(1, len(known)), 2, squeeze=False)
+    for row, setting in zip(axes, known, strict=False):
+        mine = [one for one in cells if one["setting"] == setting]
+        main = [one for one in mine if not one["strength"]]
+        for model, (axis, measure) in itertools.product(MODELS, zip(row, ("best guess", ONE_OF_N), strict=True)):
+            marks, color = worst(main, model), f"C{list(MODELS).index(model)}"
+            right = by_seed(main, "accuracy", model)
+            some = [one for one in marks if one["seed"] in right]
+            if some:
+                x = 100 * np.mean([right[one["seed"]]["accuracy"] for one in some])
+                axis.plot(x, 100 * np.mean([one[measure] for one in some]), "o", color=color, label=model)
+            line = []
+            for strength in sorted({one["strength"] for one in mine} - {""}):
+                of = [one for one in mine if one["strength"] == strength]
+                right, plg = by_seed(of, "accuracy", model), by_seed(of, "plg", model)
+                both = [seed for seed in plg if seed in right]
+                if both:
+                    line.append((np.mean([right[seed]["accuracy"] for seed in both]),
+                                 np.mean([plg[seed][measure] for seed in both])))  # fmt: skip
+            if line:
+                axis.plot(*(100 * np.array(line).T), ".-", color=color, linewidth=1)
+            axis.set(title=setting, xlabel="test accuracy, %", ylabel=f"{measure}, worst case, %")
+            axis.set_ylim(-3, 103)
+        row[0].legend(fontsize=7)
+    write_figure(file, figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one of the steps."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.real_defenses", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    steps = parser.add_subparsers(required=True)
+    ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths][:2]
+    for step in (search, choose, run, curves, summarize):
+        name = "table" if step is summarize else step.__name__
+        command = steps.add_parser(name, help=step.__doc__)
+        command.set_defaults(step=step, kept=None)
+        if step is summarize:
+            command.add_argument("--cells", type=Path, help="folder of the cells; default: the JSON file as it is")
+            command.add_argument("--output", type=Path, required=True)
+            continue
+        command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells")
+        if step is choose:
+            continue
+        command.add_argument("--data", type=Path, required=True, help="folder of the face sets")
+        command.add_argument("--kept", type=Path, help="what the networks see of images; default: OUTPUT_DIR/kept")
+        command.add_argument("--settings", nargs="+", choices=ours, default=ours)
+        models = list(CURVES if step is curves else MODELS)
+        command.add_argument("--models", nargs="+", choices=models, default=models)
+        if step is not search:
+            command.add_argument("--prior", type=Path, required=True)
+            command.add_argument("--seeds", nargs="+", type=int, default=[0] if step is curves else [0, 1, 2])
+            attacks = ["plg"] if step is curves else list(ATTACKS)
+            command.add_argument("--attacks", nargs="*", choices=ATTACKS, default=attacks)
+    options = parser.parse_args(argv)
+    if hasattr(options, "data"):
+        options.kept = options.kept or options.output_dir / "kept"
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    options.step(options)
+
+
+if __name__ == "__main__":
+    main()
