@@ -36,7 +36,7 @@ class Images(Dataset[dict[str, Any]]):
         return {"pixel_values": self.images[index % 32], "labels": index % CLASSES}
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Seconds of each step."""
 
     def __init__(self) -> None:

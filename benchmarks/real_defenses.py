@@ -416,7 +416,7 @@ def summarize(options: argparse.Namespace) -> None:
 
 
 def worst(some: Cells, model: str) -> Cells:
-    """For each training one cell: people whom any attack rebuilt, and the best guess of the most successful attack."""
+    """For each training one cell: people rebuilt by any attack, and the best guess of the most successful attack."""
     attacks = {attack: by_seed(some, attack, model) for attack in ATTACKS}
     known = [of for of in attacks.values() if of]
     seeds = set.intersection(*(set(of) for of in known)) if known else set()
