@@ -1,5 +1,8 @@
 """All defenses on real faces: a frozen face network, heads of the same private people, and the attacks on each.
 
+    python -m benchmarks.real_defenses public --data DATA --output outputs/public.parquet
+    calor-hf prior --dataset outputs/public.parquet --image-size 32 \
+        --settings width=32 discriminator_steps=1 batch_size=32 lr=5e-4 steps=7052 --output-dir PRIOR
     python -m benchmarks.real_defenses search --data DATA --output-dir OUT    # strengths, by held-out images
     python -m benchmarks.real_defenses choose --output-dir OUT                # writes OUT/strengths.json
     python -m benchmarks.real_defenses run --data DATA --prior PRIOR --output-dir OUT
@@ -24,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,6 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.adaptation import arguments
 from benchmarks.decoy_faces import (
+    FEW,
     SETTINGS,
     Classes,
     Setting,
@@ -62,23 +67,21 @@ from calor_hf.modeling import DefendedForImageClassification, defend
 
 Settings = dict[str, Any]
 
-EACH = 4
+EACH = 2
 """Images of each class and attack."""
-PLG = "steps=60,views=0,initial_candidates=2000,lr=0.1"
+PLG = "steps=30,views=2,initial_candidates=1000,lr=0.1"
 ATTACKS = {
     "plg": f"plg:{PLG}",
-    "ppa": "ppa:steps=60,restarts=1,final_views=0,initial_candidates=2000",
-    "if_gmi": "if_gmi:steps=30,later_steps=15,initial_candidates=2000",
+    "ppa": "ppa:steps=30,restarts=1,final_views=0,smoothing=views,samples=2,initial_candidates=1000",
     "adaptive": f"plg@adaptive:{PLG}",
 }
-ADAPTIVE = {"decoys": f"mode_ranking@adaptive:{PLG}", "at_at": f"plg@smoothed:{PLG},samples=4"}
+ADAPTIVE = {"decoys": f"mode_ranking@adaptive:{PLG}", "at_at": f"plg@smoothed:{PLG},samples=2"}
 """Attack of the row ``adaptive`` on a defense, as the ensemble ``auto`` has it."""
 RATES = {"learning_rate": 5e-3, "weight_decay": 0.5, "num_train_epochs": 30, "adapt_epochs": 10,
          "per_device_train_batch_size": 256}  # fmt: skip
 """Training on features that are kept, of the images and of their mirror images."""
 LOW_RANK = {"learning_rate": 2e-2}
-"""The same for :data:`RANKED`, which are under-fitted otherwise."""
-RANKED = ("calor", "loft")
+"""The same for low-rank heads, whose features have their own length, as ``benchmarks.decoy_faces search`` found."""
 ON_IMAGES: dict[str, Settings] = {
     "random_erasing": {"num_train_epochs": 8},
     "trap_mid": {"num_train_epochs": 2, "learning_rate": 2e-3},
@@ -102,7 +105,7 @@ def spaced(name: str, weakest: float, strongest: float, count: int = 5, whole: b
 
 def ranks(setting: Setting) -> list[Settings]:
     """Ranks of a head of as many classes as there are private people."""
-    found: list[Settings] = spaced("rank", 0.8 * setting.private, 0.24 * setting.private, whole=True)
+    found: list[Settings] = spaced("rank", 0.8 * setting.private, 0.32 * setting.private, whole=True)
     return found
 
 
@@ -110,9 +113,9 @@ MODELS: dict[str, tuple[str, Callable[[Setting], list[Settings]]]] = {
     "none": ("none", lambda _: [{}]),
     "calor": ("calor", ranks),
     "loft": ("loft", ranks),
-    "mid": ("mid", lambda _: spaced("beta", 5e-4, 0.1)),
-    "bido": ("bido", lambda _: spaced("lambda_out", 0.5, 100, layers=("classifier",))),
-    "label_smoothing": ("label_smoothing", lambda _: spaced("alpha", -0.05, -2)),
+    "mid": ("mid", lambda _: spaced("beta", 0.0025, 0.04)),
+    "bido": ("bido", lambda _: spaced("lambda_out", 0.1, 30, layers=("classifier",))),
+    "label_smoothing": ("label_smoothing", lambda _: spaced("alpha", -0.02, -0.5)),
     "random_erasing": ("random_erasing", lambda _: [{"max_area": area} for area in (0.4, 0.6, 0.9)]),
     "trap_mid": ("trap_mid", lambda _: spaced("weight", 0.05, 0.8, 3)),
     "at_at": ("at_at", lambda _: [
@@ -124,6 +127,35 @@ MODELS: dict[str, tuple[str, Callable[[Setting], list[Settings]]]] = {
 }  # fmt: skip
 """Defense of each model, and its strengths, from the weakest on; the first model is what others are compared with."""
 FIRST = next(iter(MODELS))
+
+
+# The public images
+
+
+def public(options: argparse.Namespace) -> None:
+    """Write the images of the prior: LFW of people in no cell, UTKFace in the same geometry, all of them mirrored too."""
+    from datasets import Dataset as Table
+    from datasets import Features, load_dataset
+    from datasets import Image as Column
+
+    lfw, utk = (
+        load_dataset("parquet", data_files=str(options.data / name / "train.parquet"), split="train")
+        for name in ("lfw_public_64", "utk_public_64")
+    )
+    people = np.array(lfw["label"])
+    images = [*lfw.select(np.flatnonzero(np.bincount(people)[people] < FEW))["image"], *map(as_lfw, utk["image"])]
+    images += [ImageOps.mirror(one) for one in images]
+    Table.from_dict({"image": images}, features=Features({"image": Column()})).to_parquet(options.output)
+
+
+def as_lfw(image: Image.Image) -> Image.Image:
+    """UTKFace with the eyes where LFW has them: 0.455 of the side apart at a height of 0.21, and 0.422 at 0.353."""
+    side, border, scale = image.width, image.width // 4, 0.455 / 0.422
+    wide = np.pad(np.asarray(image.convert("RGB")), ((border, border), (border, border), (0, 0)), mode="edge")
+    left, top = side * (1 - scale) / 2 + border, side * (0.21 - 0.353 * scale) + border
+    return Image.fromarray(wide).transform(
+        image.size, Image.Transform.AFFINE, (scale, 0, left, 0, scale, top), Image.Resampling.BICUBIC
+    )
 
 
 # The people and their models
@@ -175,10 +207,13 @@ class Seen(Dataset[dict[str, Any]]):
 def trained(world: World, name: str, settings: Settings, seed: int, data: Path) -> DefendedForImageClassification:
     """Train a head by the library's trainer."""
     defense, people = MODELS[name][0], world.people
-    k, rates = int(settings.get("k", 1)), RATES | ON_IMAGES.get(name, {}) | (LOW_RANK if name in RANKED else {})
+    k, low_rank = int(settings.get("k", 1)), "rank" in settings
+    rates = RATES | ON_IMAGES.get(name, {}) | (LOW_RANK if low_rank else {})
     own = world.dealt if defense == "decoys" else world.alone
     torch.manual_seed(seed)
-    model = defend(face_classifier(data, world.setting.private, projection=defense == "bido"), defense, **settings)
+    scale = {"feature_scale": 1.0} if low_rank else {}
+    base = face_classifier(data, world.setting.private, projection=defense == "bido", **scale)
+    model = defend(base, defense, **settings)
     both = torch.cat([people["train/A"][own.rows], people["train/mirrored"][own.rows]])
     features = Seen(both, own.identities.repeat(2), k)
     shown = features
@@ -282,11 +317,13 @@ class Judge:
         net: The network.
         means: (people, 128) of unit length: the mean training image of each person, private ones first.
         thresholds: By false-accept rate, (private people,) least cosine to their mean.
+        class_of: (people,) class of each.
     """
 
     net: Embedding
     means: Tensor
     thresholds: dict[float, Tensor]
+    class_of: Tensor
 
     @classmethod
     def of(cls, world: World, data: Path) -> "Judge":
@@ -297,28 +334,35 @@ class Judge:
         cosines = F.normalize(tests) @ means.T
         others = [cosines[owner != one, one].sort(descending=True).values for one in range(world.setting.private)]
         limits = {rate: torch.stack([one[int(rate * len(one))] for one in others]) for rate in FALSE_ACCEPTS}
-        return cls(Embedding(data, "B"), means, limits)
+        return cls(Embedding(data, "B"), means, limits, world.dealt.class_of)
 
     def measured(self, target: HFTarget, images: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Measures by person of images in [0, 1], as many of each class, side by side."""
         cosines = F.normalize(embed(self.net, images)) @ self.means.T
-        right, own = (cosines.argmax(1) == labels), cosines.gather(1, labels[:, None]).squeeze(1)
+        nearest, own = cosines.argmax(1), cosines.gather(1, labels[:, None]).squeeze(1)
         torch.manual_seed(0)  # the noise of MID
         with torch.no_grad():
             sure = log_odds(target(images), labels)
         each = (len(labels.unique()), -1)
-        by_person = right.view(each).double()
+        by_person = (nearest == labels).view(each).double()
         chosen = sure.view(each).argmax(1, keepdim=True)
         verified = {rate: (own > limit[labels]).view(each).double() for rate, limit in self.thresholds.items()}
-        found = {"images": by_person.mean(1), "best guess": by_person.gather(1, chosen).squeeze(1),
-                 ONE_OF_N: by_person.amax(1)}  # fmt: skip
+        found = {
+            "images": by_person.mean(1),
+            "best guess": by_person.gather(1, chosen).squeeze(1),
+            ONE_OF_N: by_person.amax(1),
+            HITS: (self.class_of[nearest] == labels).view(each).double().mean(1),
+        }
         found |= {f"verified at {rate:g}": of.mean(1) for rate, of in verified.items()}
         found |= {f"best guess verified at {rate:g}": of.gather(1, chosen).squeeze(1) for rate, of in verified.items()}
         return {name: [round(float(one), 4) for one in of] for name, of in found.items()}
 
 
 ONE_OF_N = "one of n"
-MEASURES = ("images", "best guess", ONE_OF_N, *(f"verified at {rate:g}" for rate in FALSE_ACCEPTS))
+HITS = "private person or decoy"
+PAIRED = ("images", "best guess", ONE_OF_N)
+"""Measures whose distance from the undefended models is shown."""
+MEASURES = ("images", HITS, "best guess", ONE_OF_N, *(f"verified at {rate:g}" for rate in FALSE_ACCEPTS))
 
 
 def attacked(
@@ -370,9 +414,9 @@ def cells(options: argparse.Namespace, plan: Callable[[Setting, str], Iterator[t
                     images = options.output_dir / "images" / f"{key}.safetensors"
                     found = attacked(target, world, judge(), prior, spec, seed, images)
                 write_json(file, known | found)
-                shown = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:3])
-                                 if one in found)  # fmt: skip
-                print(f"{file.stem}: {shown} {time.process_time() - begin:.0f} s of processor time", flush=True)
+                numbers = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:4])
+                                   if one in found)  # fmt: skip
+                print(f"{file.stem}: {numbers} {time.process_time() - begin:.0f} s of processor time", flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -416,18 +460,21 @@ def summarize(options: argparse.Namespace) -> None:
 
 
 def worst(some: Cells, model: str) -> Cells:
-    """For each training one cell: people rebuilt by any attack, and the best guess of the most successful attack."""
-    attacks = {attack: by_seed(some, attack, model) for attack in ATTACKS}
-    known = [of for of in attacks.values() if of]
-    seeds = set.intersection(*(set(of) for of in known)) if known else set()
-    if not seeds:
-        return []
-    most = max(known, key=lambda of: np.mean([of[seed]["best guess"] for seed in seeds]))
-    return [
-        {"attack": WORST, "model": model, "seed": seed, "best guess": most[seed]["best guess"],
-         ONE_OF_N: np.max([of[seed][ONE_OF_N] for of in known], axis=0).tolist()}
-        for seed in sorted(seeds)
-    ]  # fmt: skip
+    """For each training one cell: by measure, what the most successful attack has."""
+    known = [of for of in (by_seed(some, attack, model) for attack in ATTACKS) if of]
+    seeds = sorted(set.intersection(*map(set, known))) if known else []
+    found: Cells = [{"attack": WORST, "model": model, "seed": seed} for seed in seeds]
+    for name in MEASURES if seeds else ():
+        most = max(known, key=lambda of: np.mean([of[seed][name] for seed in seeds]))
+        for cell in found:
+            cell[name] = most[cell["seed"]][name]
+    return found
+
+
+def shown(some: dict[int, dict[str, Any]], first: dict[int, dict[str, Any]]) -> list[str]:
+    """Each measure, some with the distance from the undefended models."""
+    both = {name: compared(some, first, name) for name in MEASURES}
+    return [part for name, (level, less) in both.items() for part in ([level, less] if name in PAIRED else [level])]
 
 
 def tables(cells: Cells) -> str:
@@ -458,22 +505,20 @@ def tables(cells: Cells) -> str:
         found.append(table([f"{setting}: {head[0]}", *head[1:]], rows))
         rows = []
         for attack, model in itertools.product([*ATTACKS, WORST], MODELS):
-            some, first = by_seed(mine, attack, model), by_seed(mine, attack, FIRST)
-            if some:
-                of = [name for name in MEASURES if name in next(iter(some.values()))]
-                shown = {name: compared(some, first, name) for name in of}
-                cost = ["", ""] if attack == WORST else [
-                    f"{np.mean([one['passes'] for one in some.values()]):.0f}",
-                    f"{np.mean([one['seconds'] for one in some.values()]):.2f}",
-                ]  # fmt: skip
-                parts = [part for name in MEASURES for part in shown.get(name, ("", ""))]
-                rows.append([attack, titles[model] or model, str(len(some)), *parts, *cost])
-                if model == FIRST and attack != WORST:
-                    samples = {seed: one["samples"] for seed, one in some.items()}
-                    levels = [part for name in MEASURES for part in (compared(samples, {}, name)[0], "")]
-                    rows.append([attack, "samples of the prior", str(len(some)), *levels, "", ""])
-        against = [part for name in MEASURES for part in (name, "points against none")]
-        found.append(table([f"{setting}: attack", *head[::2][:1], "trainings", *against, "passes", "seconds"], rows))
+            some = by_seed(mine, attack, model)
+            if not some:
+                continue
+            several, first = list(some.values()), by_seed(mine, attack, FIRST) or by_seed(mine, "plg", FIRST)
+            cost = ["", ""] if attack == WORST else [
+                f"{np.mean([one['passes'] for one in several]):.0f}",
+                f"{np.mean([one['seconds'] for one in several]):.1f}",
+            ]  # fmt: skip
+            rows.append([attack, titles[model] or model, str(len(some)), *shown(some, first), *cost])
+            if model == FIRST and attack != WORST:
+                samples = {seed: one["samples"] for seed, one in some.items()}
+                rows.append([attack, "samples of the prior", str(len(some)), *shown(samples, {}), "", ""])
+        measures = [part for name in MEASURES for part in ([name, "points against none"] if name in PAIRED else [name])]
+        found.append(table([f"{setting}: attack", "model", "trainings", *measures, "passes", "seconds"], rows))
     return "\n\n".join(found)
 
 
@@ -518,7 +563,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     steps = parser.add_subparsers(required=True)
     ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths][:2]
-    for step in (search, choose, run, curves, summarize):
+    for step in (public, search, choose, run, curves, summarize):
         name = "table" if step is summarize else step.__name__
         command = steps.add_parser(name, help=step.__doc__)
         command.set_defaults(step=step, kept=None)
@@ -526,10 +571,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--cells", type=Path, help="folder of the cells; default: the JSON file as it is")
             command.add_argument("--output", type=Path, required=True)
             continue
+        if step is not choose:
+            command.add_argument("--data", type=Path, required=True, help="folder of the face sets")
+        if step is public:
+            command.add_argument("--output", type=Path, required=True, help="parquet file")
+            continue
         command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells")
         if step is choose:
             continue
-        command.add_argument("--data", type=Path, required=True, help="folder of the face sets")
         command.add_argument("--kept", type=Path, help="what the networks see of images; default: OUTPUT_DIR/kept")
         command.add_argument("--settings", nargs="+", choices=ours, default=ours)
         models = list(CURVES if step is curves else MODELS)
@@ -540,7 +589,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             attacks = ["plg"] if step is curves else list(ATTACKS)
             command.add_argument("--attacks", nargs="*", choices=ATTACKS, default=attacks)
     options = parser.parse_args(argv)
-    if hasattr(options, "data"):
+    if hasattr(options, "kept") and hasattr(options, "output_dir"):
         options.kept = options.kept or options.output_dir / "kept"
     torch.set_num_threads(1)
     disable_progress_bar()
