@@ -133,7 +133,7 @@ FIRST = next(iter(MODELS))
 
 
 def public(options: argparse.Namespace) -> None:
-    """Write the images of the prior: LFW of people in no cell, UTKFace in the same geometry, all of them mirrored too."""
+    """Write the images of the prior: LFW of people in no cell, UTKFace in the same geometry, all mirrored too."""
     from datasets import Dataset as Table
     from datasets import Features, load_dataset
     from datasets import Image as Column
