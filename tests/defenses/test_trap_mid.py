@@ -250,6 +250,18 @@ def test_the_discriminator_learns_to_tell_poisoned_images() -> None:
     assert gaps[-1] > 0.1
 
 
+def test_weights_that_are_frozen_stay_so_in_the_discriminator() -> None:
+    model = started()
+    model.backbone.requires_grad_(False)
+    model.defense.begin(model.defense.run)
+    discriminator = model.defense._discriminator
+    before = copy.deepcopy(discriminator)
+    one_batch(model)
+    assert not torch.equal(discriminator.score.weight, before.score.weight)
+    for now, then in zip(discriminator.backbone.parameters(), before.backbone.parameters(), strict=True):
+        assert torch.equal(now, then)
+
+
 def test_both_halves_are_augmented_by_draws_of_their_own() -> None:
     plain, augmented = (one_batch(started(augment=augment, trigger_step=1e-9)) for augment in (False, True))
     assert plain["labels"].tolist() == augmented["labels"].tolist()
