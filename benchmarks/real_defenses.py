@@ -370,9 +370,11 @@ def attacked(
 ) -> dict[str, Any]:
     """Attack each class, and evaluate what was rebuilt, and as many samples of the prior."""
     classes, begin, parsed = world.setting.private, time.process_time(), parse_attack(spec)
+    # With fewer images than identities it would leave out the private one of some classes.
+    each = max(EACH, world.setting.k) if parsed.kind == "mode_ranking" else EACH
     with tempfile.TemporaryDirectory() as place:
         spent = parsed.attack.prepare_for(target, prior, None, Path(place), seed)
-        found = parsed.attack.run(target, prior, range(classes), images_per_class=EACH, seed=seed)
+        found = parsed.attack.run(target, prior, range(classes), images_per_class=each, seed=seed)
     seconds, images = time.process_time() - begin, found.images.float()
     write_whole(images_file, save({"images": (255 * images).round().byte(), "labels": found.labels}))
     latents = prior.sample_latents(len(images), named_rng(seed, "benchmarks/real_defenses/samples")).float()
@@ -380,7 +382,7 @@ def attacked(
         samples = torch.cat([prior(some) for some in latents.split(50)]).clamp(0, 1)
     return {
         "spec": spec, "effort": parsed.effort, "passes": (spent + found.cost).target_passes / len(images),
-        "seconds": seconds / len(images), "each": EACH, **judge.measured(target, images, found.labels),
+        "seconds": seconds / len(images), "each": each, **judge.measured(target, images, found.labels),
         "samples": judge.measured(target, samples, found.labels),
     }  # fmt: skip
 
