@@ -462,9 +462,9 @@ def summarize(options: argparse.Namespace) -> None:
 
 
 def worst(some: Cells, model: str) -> Cells:
-    """For each training one cell: by measure, what the most successful attack has."""
+    """For each training one cell: by measure, what the most successful attack has, of several."""
     known = [of for of in (by_seed(some, attack, model) for attack in ATTACKS) if of]
-    seeds = sorted(set.intersection(*map(set, known))) if known else []
+    seeds = sorted(set.intersection(*map(set, known))) if len(known) > 1 else []
     found: Cells = [{"attack": WORST, "model": model, "seed": seed} for seed in seeds]
     for name in MEASURES if seeds else ():
         most = max(known, key=lambda of: np.mean([of[seed][name] for seed in seeds]))
@@ -525,35 +525,41 @@ def tables(cells: Cells) -> str:
 
 
 def draw(cells: Cells, file: Path) -> None:
-    """Best guess and worst case against accuracy: a point of each model, and a line through the strengths."""
+    """Change of best guess and accuracy against undefended models, of ``plg``; small marks: other strengths."""
     from matplotlib.figure import Figure
 
     known = [name for name in SETTINGS if any(one["setting"] == name for one in cells)]
-    figure = Figure(figsize=(9, 3.8 * max(1, len(known))), layout="tight")
-    axes = figure.subplots(max(1, len(known)), 2, squeeze=False)
-    for row, setting in zip(axes, known, strict=False):
+    figure = Figure(figsize=(8, 4.2 * max(1, len(known))), layout="constrained")
+    for axis, setting in zip(figure.subplots(max(1, len(known)), 1, squeeze=False)[:, 0], known, strict=False):
         mine = [one for one in cells if one["setting"] == setting]
+        strengths = sorted({one["strength"] for one in mine})
         main = [one for one in mine if not one["strength"]]
-        for model, (axis, measure) in itertools.product(MODELS, zip(row, ("best guess", ONE_OF_N), strict=True)):
-            marks, color = worst(main, model), f"C{list(MODELS).index(model)}"
-            right = by_seed(main, "accuracy", model)
-            some = [one for one in marks if one["seed"] in right]
-            if some:
-                x = 100 * np.mean([right[one["seed"]]["accuracy"] for one in some])
-                axis.plot(x, 100 * np.mean([one[measure] for one in some]), "o", color=color, label=model)
-            line = []
-            for strength in sorted({one["strength"] for one in mine} - {""}):
-                of = [one for one in mine if one["strength"] == strength]
-                right, plg = by_seed(of, "accuracy", model), by_seed(of, "plg", model)
-                both = [seed for seed in plg if seed in right]
-                if both:
-                    line.append((np.mean([right[seed]["accuracy"] for seed in both]),
-                                 np.mean([plg[seed][measure] for seed in both])))  # fmt: skip
-            if line:
-                axis.plot(*(100 * np.array(line).T), ".-", color=color, linewidth=1)
-            axis.set(title=setting, xlabel="test accuracy, %", ylabel=f"{measure}, worst case, %")
-            axis.set_ylim(-3, 103)
-        row[0].legend(fontsize=7)
+        controls = [by_seed(main, attack, FIRST) for attack in ("accuracy", "plg")]
+        for model, strength in itertools.product(list(MODELS)[1:], strengths):
+            of = [one for one in mine if one["strength"] == strength]
+            both = [by_seed(of, attack, model) for attack in ("accuracy", "plg")]
+            seeds = sorted(set.intersection(*map(set, (*both, *controls))))
+            if not seeds:
+                continue
+            change = [
+                100
+                * np.array(
+                    pooled_interval(np.array([np.subtract(some[seed][name], first[seed][name]) for seed in seeds]))
+                )
+                for some, first, name in zip(both, controls, ("accuracy", "best guess"), strict=True)
+            ]
+            color, place = f"C{list(MODELS).index(model) - 1}", [[one[0]] for one in change]
+            if strength:
+                axis.plot(*place, ".", color=color)
+            else:
+                x, y = ([[one[0] - one[1]], [one[2] - one[0]]] for one in change)
+                axis.errorbar(*place, y, x, "o", color=color, capsize=3, label=model)
+        axis.axhline(0, color="gray", linewidth=0.8)
+        axis.axvline(0, color="gray", linewidth=0.8)
+        axis.set(
+            title=setting, xlabel="test accuracy, points against none", ylabel="best guess of plg, points against none"
+        )
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     write_figure(file, figure)
 
 

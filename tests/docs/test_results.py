@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import adaptation, adaptation_heads, adaptation_leakage, decoy_controls, decoy_faces, decoys, frontier
+from benchmarks import (
+    adaptation,
+    adaptation_heads,
+    adaptation_leakage,
+    decoy_controls,
+    decoy_faces,
+    decoys,
+    frontier,
+    real_defenses,
+)
 from benchmarks.real_faces import tables
 from examples.paper.study import STUDIES
 
@@ -33,6 +42,7 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
         ),
         (adaptation_leakage.tables, "adaptation_leakage.json", "adaptation_leakage.md"),
         pytest.param(frontier.tables, "frontier.json", "frontier.md", marks=pytest.mark.slow),
+        pytest.param(real_defenses.tables, "real_defenses.json", "real_defenses.md", marks=pytest.mark.slow),
         pytest.param(decoy_faces.tables, "decoys_faces.json", "decoys_faces.md", marks=pytest.mark.slow),
     ],
 )
