@@ -109,7 +109,7 @@ def test_training_images_are_measured_also_with_workers_that_stay(tmp_path: Path
 def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
     plan: dict[str, Any] = {
         "num_train_epochs": 20,
-        "adapt_epochs": 12,
+        "adapt_epochs": 40,
         "adapt_learning_rate": 1e-2,
         "confidence_tolerance": 0.05,
     }
@@ -117,7 +117,7 @@ def test_adapting_stops_when_the_target_is_reached(tmp_path: Path) -> None:
     run.train()
     selection = run.selection()
     assert selection.finished
-    assert run.state.global_step < (20 + 12) * STEPS
+    assert run.state.global_step < (20 + 40) * STEPS
     assert selection.best is not None
     assert abs(selection.best.confidence - run.target) <= 0.05
     again = trainer(tmp_path, **plan)
