@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from benchmarks.mobilefacenet import A, Embedding, fold, network_a
+from benchmarks.mobilefacenet import A, Embedding, fold, framed, network_a
 
 SIDE, WIDTH = 64, 128
 
@@ -74,8 +74,7 @@ class FaceClassifier(PreTrainedModel):
         """(batch, 128) features of length 2, from (batch, 3, 64, 64) in [-1, 1], or the features as they are."""
         if pixel_values[0].numel() == WIDTH:
             return pixel_values.flatten(1)
-        images = F.interpolate((pixel_values + 1) / 2, (84, 84), mode="bicubic", antialias=True, align_corners=False)
-        x = (F.pad(images.clamp(0, 1), A[1], mode="replicate") - A[2][0]) / A[3][0]
+        x = (framed((pixel_values + 1) / 2, A[1]) - A[2][0]) / A[3][0]
         return 2 * F.normalize(self.body(x.to(memory_format=torch.channels_last)))
 
     def forward(

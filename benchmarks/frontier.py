@@ -38,7 +38,7 @@ from benchmarks.decoy_controls import CLASSES, SIDE, TEST, drawn, is_private, pa
 from benchmarks.decoy_faces import by_name, per_person, pooled
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces import KeptTarget
-from benchmarks.real_faces_audit import Cached, embed, fit, load_images
+from benchmarks.real_faces_audit import Cached, embed, fit, load_images, samples_of
 from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.auditing.attribute_network import attribute_network
@@ -144,19 +144,19 @@ class Setting:
 # Drawn faces
 
 
-class Pixels(Dataset[dict[str, Any]]):
-    """Images in [-1, 1], with labels and, if ``k`` > 1, identities, of images in [0, 1]."""
+class Identified(Dataset[dict[str, Any]]):
+    """Inputs of a model, with labels and, if ``k`` > 1, identities."""
 
-    def __init__(self, images: Tensor, identities: Tensor, k: int) -> None:
-        self.images, self.identities, self.k = 2 * images - 1, identities, k
+    def __init__(self, inputs: Tensor, identities: Tensor, k: int) -> None:
+        self.inputs, self.identities, self.k = inputs, identities, k
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         one = int(self.identities[index])
         known = {"labels": one // self.k} | ({"identities": one} if self.k > 1 else {})
-        return {"pixel_values": self.images[index], **known}
+        return {"pixel_values": self.inputs[index], **known}
 
 
 RATES = {"learning_rate": 3e-3, "num_train_epochs": 16, "adapt_epochs": 5, "per_device_train_batch_size": 64}
@@ -167,7 +167,8 @@ def trained(name: str, images: Tensor, identities: Tensor, seed: int, folder: Pa
     defense, settings = MODELS[name]
     if not (folder / "config.json").is_file():
         model = defend(small_network(seed), defense, **settings)
-        kind, data = CALoRTrainer if defense == "calor" else DefenseTrainer, Pixels(images, identities, k_of(name))
+        kind = CALoRTrainer if defense == "calor" else DefenseTrainer
+        data = Identified(2 * images - 1, identities, k_of(name))
         processor = ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         with tempfile.TemporaryDirectory() as place:
             # The checkpoint is chosen without a limit of accuracy, by training images.
@@ -306,9 +307,7 @@ def attacked(setting: Setting, model: Trained, row: Row, seed: int) -> dict[str,
             found = attack.run(model.target, prior, range(setting.classes), images_per_class=setting.images, seed=seed)
         images, cost = found.images.float(), spent + found.cost
     else:
-        latents, cost = prior.sample_latents(count, named_rng(seed, "benchmarks/frontier/samples")).float(), Cost()
-        with torch.no_grad():
-            images = torch.cat([prior(some) for some in latents.split(64)]).clamp(0, 1)
+        images, cost = samples_of(prior, count, named_rng(seed, "benchmarks/frontier/samples")), Cost()
     seconds = time.process_time() - begin
     measures = model.evaluate(images)
     kept = {"images": measures[HEADLINE], "best guess": measures[guesses(HEADLINE)]}

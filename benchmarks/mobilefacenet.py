@@ -125,6 +125,12 @@ def fold(module: nn.Module) -> None:
         before = name, child
 
 
+def framed(images: Tensor, border: tuple[int, int, int, int]) -> Tensor:
+    """(batch, 3, height, width) what a network sees of faces in [0, 1]: resized to 84 pixels, ``border`` repeated."""
+    x = F.interpolate(images, (84, 84), mode="bicubic", antialias=True, align_corners=False)
+    return F.pad(x.clamp(0, 1), border, mode="replicate")
+
+
 class Embedding(nn.Module):
     """(batch, 128) embeddings of length 2, from (batch, 3, side, side) faces in [0, 1], for any side."""
 
@@ -140,7 +146,5 @@ class Embedding(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Resized to 84 pixels, borders repeated."""
-        x = F.interpolate(images, (84, 84), mode="bicubic", antialias=True, align_corners=False)
-        x = F.pad(x.clamp(0, 1), self.border, mode="replicate")
-        return 2 * F.normalize(self.net((x - self.mean) / self.std))
+        """Framed, and in the network's scale."""
+        return 2 * F.normalize(self.net((framed(images, self.border) - self.mean) / self.std))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mobilefacenet import Embedding
-from benchmarks.real_faces_audit import embed, load_images
+from benchmarks.real_faces_audit import embed, load_images, samples_of
 from calor_hf import load_generator
 from calor_hf.auditing.attribute_network import attribute_network
 from calor_hf.core.report_text import table
@@ -67,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for folder in options.priors:
         prior, begin = load_generator(str(folder)), time.process_time()
-        latents = prior.sample_latents(options.count, named_rng(0, "benchmarks/prior_samples")).float()
-        with torch.no_grad():
-            samples = torch.cat([prior(some) for some in latents.split(100)]).clamp(0, 1)
+        samples = samples_of(prior, options.count, named_rng(0, "benchmarks/prior_samples"))
         seconds = (time.process_time() - begin) / options.count
         record = json.loads((folder / RECORD).read_text())
         rows.append([

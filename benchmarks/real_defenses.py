@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -48,10 +47,10 @@ from benchmarks.decoy_faces import (
     without_test,
 )
 from benchmarks.face_classifier import face_classifier, face_processor
-from benchmarks.frontier import by_seed, compared
+from benchmarks.frontier import Identified, by_seed, compared
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces import kept
-from benchmarks.real_faces_audit import embed
+from benchmarks.real_faces_audit import embed, samples_of
 from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
 from calor_hf._version import __version__
 from calor_hf.attacks.specs import parse_attack
@@ -189,21 +188,6 @@ class World:
         return self.people[f"test/{features}"], owner, (owner >= 0) & (owner < self.setting.private)
 
 
-class Seen(Dataset[dict[str, Any]]):
-    """Features, or images as bytes, with labels and, if ``k`` > 1, identities."""
-
-    def __init__(self, inputs: Tensor, identities: Tensor, k: int) -> None:
-        self.inputs, self.identities, self.k = inputs, identities, k
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        x, one = self.inputs[index], int(self.identities[index])
-        known = {"labels": one // self.k} | ({"identities": one} if self.k > 1 else {})
-        return {"pixel_values": x if x.is_floating_point() else x / 127.5 - 1, **known}
-
-
 def trained(world: World, name: str, settings: Settings, seed: int, data: Path) -> DefendedForImageClassification:
     """Train a head by the library's trainer."""
     defense, people = MODELS[name][0], world.people
@@ -215,10 +199,11 @@ def trained(world: World, name: str, settings: Settings, seed: int, data: Path) 
     base = face_classifier(data, world.setting.private, projection=defense == "bido", **scale)
     model = defend(base, defense, **settings)
     both = torch.cat([people["train/A"][own.rows], people["train/mirrored"][own.rows]])
-    features = Seen(both, own.identities.repeat(2), k)
+    features = Identified(both, own.identities.repeat(2), k)
     shown = features
     if name in ON_IMAGES:
-        shown, rates = Seen(people["train"][own.rows], own.identities, k), rates | {"per_device_train_batch_size": 64}
+        shown = Identified(people["train"][own.rows] / 127.5 - 1, own.identities, k)
+        rates |= {"per_device_train_batch_size": 64}
     if name in GOES_ON:
         start = trained(world, FIRST, {}, seed, data)
         model.classification_head.load_state_dict(start.classification_head.state_dict())
@@ -377,9 +362,7 @@ def attacked(
         found = parsed.attack.run(target, prior, range(classes), images_per_class=each, seed=seed)
     seconds, images = time.process_time() - begin, found.images.float()
     write_whole(images_file, save({"images": (255 * images).round().byte(), "labels": found.labels}))
-    latents = prior.sample_latents(len(images), named_rng(seed, "benchmarks/real_defenses/samples")).float()
-    with torch.no_grad():
-        samples = torch.cat([prior(some) for some in latents.split(50)]).clamp(0, 1)
+    samples = samples_of(prior, len(images), named_rng(seed, "benchmarks/real_defenses/samples"))
     return {
         "spec": spec, "effort": parsed.effort, "passes": (spent + found.cost).target_passes / len(images),
         "seconds": seconds / len(images), "each": each, **judge.measured(target, images, found.labels),
@@ -387,8 +370,8 @@ def attacked(
     }  # fmt: skip
 
 
-def cells(options: argparse.Namespace, plan: Callable[[Setting, str], Iterator[tuple[str, Settings]]]) -> None:
-    """Compute the cells that have no file; ``plan`` gives the strengths of a model, each with a name."""
+def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple[str, Settings]]]) -> None:
+    """Compute the cells that have no file; ``plan`` gives a setting's strengths of a model, each with a name."""
     prior = load_generator(str(options.prior), image_size=64)
     (options.output_dir / "images").mkdir(parents=True, exist_ok=True)
     for seed, name in itertools.product(options.seeds, options.settings):
@@ -396,7 +379,7 @@ def cells(options: argparse.Namespace, plan: Callable[[Setting, str], Iterator[t
         world = World.of(loaded(setting.people, options.data, options.kept), setting, seed)
         judge = cache(partial(Judge.of, world, options.data))
         for attack, model in itertools.product(["accuracy", *options.attacks], options.models):
-            for strength, settings in plan(setting, model):
+            for strength, settings in plan(name, model):
                 key = slug(name, seed, attack, model + strength)
                 file, begin = options.output_dir / f"{key}.json", time.process_time()
                 if file.is_file():
@@ -425,11 +408,10 @@ def run(options: argparse.Namespace) -> None:
     """Compute the cells of the table, with the strengths that ``choose`` wrote, or else the middle ones."""
     file = options.output_dir / "strengths.json"
     chosen = json.loads(file.read_text()) if file.is_file() else {}
-    by_name = {id(setting): name for name, setting in SETTINGS.items()}
 
-    def plan(setting: Setting, model: str) -> Iterator[tuple[str, Settings]]:
-        every = MODELS[model][1](setting)
-        yield "", chosen.get(by_name[id(setting)], {}).get(model, every[len(every) // 2])
+    def plan(name: str, model: str) -> Iterator[tuple[str, Settings]]:
+        every = MODELS[model][1](SETTINGS[name])
+        yield "", chosen.get(name, {}).get(model, every[len(every) // 2])
 
     cells(options, plan)
 
@@ -437,8 +419,8 @@ def run(options: argparse.Namespace) -> None:
 def curves(options: argparse.Namespace) -> None:
     """Compute the cells of all strengths of some models."""
 
-    def plan(setting: Setting, model: str) -> Iterator[tuple[str, Settings]]:
-        for place, settings in enumerate(MODELS[model][1](setting)):
+    def plan(name: str, model: str) -> Iterator[tuple[str, Settings]]:
+        for place, settings in enumerate(MODELS[model][1](SETTINGS[name])):
             yield f" {place}", settings
 
     cells(options, plan)

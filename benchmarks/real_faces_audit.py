@@ -70,6 +70,13 @@ def embed(net: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([net(batch) for batch in images.split(128)])
 
 
+def samples_of(prior: Any, count: int, rng: np.random.Generator) -> Tensor:
+    """(count, 3, side, side) samples of a prior in [0, 1]."""
+    latents = prior.sample_latents(count, rng).float()
+    with torch.no_grad():
+        return torch.cat([prior(some) for some in latents.split(64)]).clamp(0, 1)
+
+
 Stage = tuple[Callable[[Tensor, Tensor], Tensor], int, float]
 """Loss of inputs and labels, epochs, and learning rate."""
 
