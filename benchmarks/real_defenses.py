@@ -7,6 +7,7 @@
     python -m benchmarks.real_defenses choose --output-dir OUT                # writes OUT/strengths.json
     python -m benchmarks.real_defenses run --data DATA --prior PRIOR --output-dir OUT
     python -m benchmarks.real_defenses curves --data DATA --prior PRIOR --output-dir OUT
+    python -m benchmarks.real_defenses second --data DATA --prior PRIOR --output-dir OUT    # another evaluation model
     python -m benchmarks.real_defenses table --cells OUT --output docs/results/real_defenses.json
 
 ``DATA`` holds the face sets. Each cell is a JSON file that the same command does not compute again. OUT/images holds
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
@@ -48,6 +49,7 @@ from benchmarks.decoy_faces import (
 )
 from benchmarks.face_classifier import face_classifier, face_processor
 from benchmarks.frontier import Identified, by_seed, compared
+from benchmarks.handcrafted import Handcrafted, reduced
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces import kept
 from benchmarks.real_faces_audit import embed, samples_of
@@ -426,6 +428,74 @@ def curves(options: argparse.Namespace) -> None:
     cells(options, plan)
 
 
+# The second evaluation model
+
+
+SECOND = ("images, second", "best guess, second")
+"""Measures by it: whether the nearest of the private people alone is the right one."""
+AGREEMENT = "agreement"
+"""Whether both evaluation models name the same of the private people."""
+
+
+def second(options: argparse.Namespace) -> None:
+    """Add measures by a model of hand-crafted features to the cells, and cells of its accuracy on real images."""
+    prior = load_generator(str(options.prior), image_size=64)
+
+    @cache
+    def learned(name: str) -> tuple[dict[str, Tensor], Handcrafted]:
+        people = loaded(name, options.data, options.kept)
+        return people, Handcrafted().fit(people["train"] / 255, people["train/people"])
+
+    for name, seed in itertools.product(options.settings, options.seeds):
+        people, model = learned(SETTINGS[name].people)
+        world = World.of(people, SETTINGS[name], seed)
+        both = partial(named, model, Judge.of(world, options.data), world.dealt.people[: world.setting.private])
+        _, owner, mine = world.test()
+        for kind, change in (("real images", Tensor.clone), ("real images at 32 pixels", reduced)):
+            by_second, by_b = both(change(people["test"][mine] / 255))
+            right = {SECOND[0]: by_second == owner[mine], AGREEMENT: by_second == by_b}
+            found = {measure: per_person(of, owner[mine]) for measure, of in right.items()}
+            known = {"setting": name, "seed": seed, "attack": "second", "model": kind, "strength": ""}
+            write_json(options.output_dir / f"{slug(name, seed, kind)}.json", known | found)
+            print(f"{slug(name, seed, kind)}: {percents(found)}", flush=True)
+        for file in sorted(options.output_dir.glob(f"{slug(name, seed)}_*.json")):
+            images_file, cell = options.output_dir / "images" / f"{file.stem}.safetensors", json.loads(file.read_text())
+            if SECOND[0] in cell or not images_file.is_file():
+                continue
+            saved = load_file(images_file)
+            folder = options.output_dir / "models" / slug(name, seed, cell["model"] + cell["strength"])
+            target = HFTarget.from_pretrained(str(folder))
+            samples = samples_of(prior, len(saved["labels"]), named_rng(seed, "benchmarks/real_defenses/samples"))
+            for of, images in ((cell, saved["images"] / 255), (cell["samples"], samples)):
+                of |= by_person(target, images, saved["labels"], *both(images))
+            write_json(file, cell)
+            print(f"{file.stem}: {percents(cell)}; samples: {percents(cell['samples'])}", flush=True)
+
+
+def named(model: Handcrafted, judge: Judge, mine: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch,) place in ``mine``, the private people, of the nearest by hand-crafted features, and by network B."""
+    cosines = F.normalize(embed(judge.net, images)) @ judge.means[: len(mine)].T
+    return model.scores(images)[:, mine].argmax(1), cosines.argmax(1)
+
+
+def by_person(target: HFTarget, images: Tensor, labels: Tensor, by_second: Tensor, by_b: Tensor) -> dict[str, Any]:
+    """Measures by person, and how many images neither, the second, B, and both evaluation models recognize."""
+    torch.manual_seed(0)  # the noise of MID
+    with torch.no_grad():
+        chosen = log_odds(target(images), labels).view(len(labels.unique()), -1).argmax(1, keepdim=True)
+    right = (by_second == labels).view(len(chosen), -1).double()
+    same = (by_second == by_b).view(len(chosen), -1).double()
+    found = {SECOND[0]: right.mean(1), SECOND[1]: right.gather(1, chosen).squeeze(1), AGREEMENT: same.mean(1)}
+    both = torch.bincount((by_second == labels).long() + 2 * (by_b == labels).long(), minlength=4).tolist()
+    return {name: [round(float(one), 4) for one in of] for name, of in found.items()} | {"neither to both": both}
+
+
+def percents(found: dict[str, Any]) -> str:
+    """Means of the measures, for the log."""
+    means = [f"{name} {100 * np.mean(found[name]):.1f} %" for name in (*SECOND, AGREEMENT) if name in found]
+    return ", ".join([*means, *map(str, found.get("neither to both", ()))])
+
+
 # The table
 
 
@@ -503,7 +573,29 @@ def tables(cells: Cells) -> str:
                 rows.append([attack, "samples of the prior", str(len(some)), *shown(samples, {}), "", ""])
         measures = [part for name in MEASURES for part in ([name, "points against none"] if name in PAIRED else [name])]
         found.append(table([f"{setting}: attack", "model", "trainings", *measures, "passes", "seconds"], rows))
+        if any(SECOND[0] in one for one in mine):
+            found.append(table_of_second(mine))
     return "\n\n".join(found)
+
+
+def table_of_second(cells: Cells) -> str:
+    """The second evaluation model on real images, on reconstructions, and on samples of the prior."""
+    judged = [one for one in cells if SECOND[0] in one]
+    rows = [
+        ["", kind, str(len(some)), compared(some, {}, SECOND[0])[0], "", "", "", compared(some, {}, AGREEMENT)[0]]
+        for kind in dict.fromkeys(one["model"] for one in judged if one["attack"] == "second")
+        for some in [by_seed(judged, "second", kind)]
+    ]
+    for attack, model in itertools.product(ATTACKS, MODELS):
+        some = by_seed(judged, attack, model)
+        first = by_seed(judged, attack, FIRST) or by_seed(judged, "plg", FIRST)
+        kinds = {model: some} | ({"samples of the prior": {seed: one["samples"] for seed, one in some.items()}}
+                                 if model == FIRST else {})  # fmt: skip
+        for kind, of in kinds.items() if some else ():
+            parts = [part for name in SECOND for part in compared(of, first if of is some else {}, name)]
+            rows.append([attack, kind, str(len(of)), *parts, compared(of, {}, AGREEMENT)[0]])
+    against = "points against none"
+    return table(["attack", "model", "trainings", SECOND[0], against, SECOND[1], against, AGREEMENT], rows)
 
 
 def draw(cells: Cells, file: Path) -> None:
@@ -553,7 +645,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     steps = parser.add_subparsers(required=True)
     ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths][:2]
-    for step in (public, search, choose, run, curves, summarize):
+    for step in (public, search, choose, run, curves, second, summarize):
         name = "table" if step is summarize else step.__name__
         command = steps.add_parser(name, help=step.__doc__)
         command.set_defaults(step=step, kept=None)
@@ -571,11 +663,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         command.add_argument("--kept", type=Path, help="what the networks see of images; default: OUTPUT_DIR/kept")
         command.add_argument("--settings", nargs="+", choices=ours, default=ours)
-        models = list(CURVES if step is curves else MODELS)
-        command.add_argument("--models", nargs="+", choices=models, default=models)
         if step is not search:
             command.add_argument("--prior", type=Path, required=True)
             command.add_argument("--seeds", nargs="+", type=int, default=[0] if step is curves else [0, 1, 2])
+        if step is second:
+            continue
+        models = list(CURVES if step is curves else MODELS)
+        command.add_argument("--models", nargs="+", choices=models, default=models)
+        if step is not search:
             attacks = ["plg"] if step is curves else list(ATTACKS)
             command.add_argument("--attacks", nargs="*", choices=ATTACKS, default=attacks)
     options = parser.parse_args(argv)
