@@ -182,8 +182,10 @@ class _State:
             if rival is not None:
                 self.published.discriminator = rival  # the one discriminator there is
         self.weights = [weight for weight in generator.parameters() if id(weight) not in discriminator]
-        options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
-        self.optimizer = torch.optim.Adam(self.weights, **options)
+        options: dict[str, Any] = {}
+        if training.by_gradient:
+            options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+        self.optimizer = torch.optim.Adam(self.weights, **options) if training.by_gradient else None
         self.discriminator_optimizer = torch.optim.Adam(opposed, **options) if opposed else None
         self.opposed, self.saved = opposed, [name for name in _SAVED if getattr(self, name) is not None]
         self.step, self.seconds = 0, 0.0
@@ -209,8 +211,11 @@ class _State:
             losses = {f"discriminator_{name}": value.detach() for name, value in terms.items()}
         for weight in self.opposed:
             weight.requires_grad_(False)
-        terms = self.training.generator_loss(generator, target, real, draws)
-        _descend(terms, self.optimizer, self.weights, accelerator)
+        if self.optimizer is None:
+            terms = self.training.solve(generator, target, real, draws)
+        else:
+            terms = self.training.generator_loss(generator, target, real, draws)
+            _descend(terms, self.optimizer, self.weights, accelerator)
         for weight in self.opposed:
             weight.requires_grad_(True)
         self.step += 1

@@ -21,6 +21,12 @@ class PriorConfig(MethodConfig):
 
     steps: int = setting(30_000, "Updates of the generator.", gt=0)
     batch_size: int = setting(64, "Real images of an update, over all processes.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientPriorConfig(PriorConfig):
+    """Settings of every prior that is trained by gradients."""
+
     lr: float = setting(2e-4, "Learning rate of Adam, of a GAN for both networks.", gt=0)
     beta1: float = setting(0.5, "First moment's decay.")
     beta2: float = setting(0.999, "Second moment's decay.")
@@ -28,7 +34,7 @@ class PriorConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GANPriorConfig(PriorConfig):
+class GANPriorConfig(GradientPriorConfig):
     """Settings of every GAN."""
 
     discriminator_steps: int = setting(5, "Updates of the discriminator for each.", gt=0)
@@ -89,6 +95,7 @@ class PriorTraining(ABC, Generic[C]):
     Attributes:
         config: The settings, frozen.
         needs_target: Whether the model under attack is asked while training; the generator then fits it alone.
+        by_gradient: Whether Adam follows the gradient of the losses; otherwise :meth:`solve` sets the weights.
         batches_per_update: Batches of real images that an update reads.
         sizes: Settings of each size that a budget of minutes chooses from, ascending.
         expected: Least number of steps and kind of samples, ascending; empty if that was not measured.
@@ -96,6 +103,7 @@ class PriorTraining(ABC, Generic[C]):
 
     config_class: ClassVar[type[PriorConfig]]
     needs_target: ClassVar[bool] = False
+    by_gradient: ClassVar[bool] = True
     batches_per_update: ClassVar[int] = 1
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     expected: ClassVar[tuple[tuple[int, str], ...]] = ()
@@ -153,6 +161,17 @@ class PriorTraining(ABC, Generic[C]):
     @abstractmethod
     def generator_loss(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
         """Named scalar terms of the generator's loss; arguments as :meth:`discriminator_loss`."""
+
+    def solve(self, generator: Any, target: Any, real: Batch, draws: TrainDraws) -> dict[str, Tensor]:
+        """Set the weights in closed form, and return the terms of the loss before; called if ``by_gradient`` is False.
+
+        Args:
+            generator: In training mode.
+            target: The model under attack, frozen.
+            real: Images and labels of this process; sums are over all ``draws.processes``.
+            draws: Random numbers for a batch.
+        """
+        raise NotImplementedError
 
     def queries(self, steps: int) -> int:
         """Number of images that the target has labeled after so many updates; 0 if it is not asked for labels alone."""

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from calor_hf.core.config import setting
 from calor_hf.generators.flow import Flow, FlowConfig
-from calor_hf.priors.base import PRIORS, Batch, PriorConfig, PriorTraining, TrainDraws
+from calor_hf.priors.base import PRIORS, Batch, GradientPriorConfig, PriorTraining, TrainDraws
 from calor_hf.targets.base import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowPriorConfig(PriorConfig):
+class FlowPriorConfig(GradientPriorConfig):
     """Settings of :class:`FlowPriorTraining`."""
 
     steps: int = 3000

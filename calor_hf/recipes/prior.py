@@ -30,7 +30,7 @@ class PriorOptions:
     """
 
     prior: str = setting(
-        "gmi", "gmi, stylegan2 or flow (for any target); ked, plg or lokt (for one target)", known="calor_hf.priors"
+        "gmi", "gmi, stylegan2 or flow (for any target); ked, plg, lokt or ridge (for one target)", known="calor_hf.priors"
     )
     dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"
@@ -40,7 +40,7 @@ class PriorOptions:
         None, "side of the central square to keep, in original pixels (FFHQ networks: 800 of 1024); default: all"
     )
     image_size: int = setting(64, "side in pixels, a power of two")
-    target: str | None = setting(None, "model under attack (ked, plg, lokt): folder or Hub id")
+    target: str | None = setting(None, "model under attack (ked, plg, lokt, ridge): folder or Hub id")
     minutes: float | None = setting(None, "choose size and steps for so many minutes here, by timing a step")
     settings: Sequence[str] = setting((), "settings (see calor-hf list PRIOR)", nargs="*", metavar="NAME=VALUE")
     output_dir: Path = setting(Path("outputs/prior"), "folder of the generator")

@@ -35,6 +35,7 @@ PRIORS: dict[str, tuple[str, dict[str, Any]]] = {
             '"down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"]}',
         },
     ),
+    "ridge": ("ridge", {"latent_dim": 6}),
     "stylegan2": ("stylegan2", {"width": 4, "w_dim": 8, "z_dim": 6, "mapping_layers": 2}),
 }
 # Settings that an attack cannot do without here, and variants worth a contract of their own.

@@ -124,7 +124,7 @@ def test_settings_say_which_option_they_came_from() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prior", "gmmi"], "--prior must be one of flow, gmi, ked, lokt, plg, stylegan2, got gmmi"),
+        (["--prior", "gmmi"], "--prior must be one of flow, gmi, ked, lokt, plg, ridge, stylegan2, got gmmi"),
         (["--prior", "ked"], "--prior ked asks the model under attack for labels; pass --target"),
         (["--prior", "plg"], "--prior plg asks the model under attack for labels; pass --target"),
         (["--save-steps", "0"], "--save-steps must be >= 1"),

@@ -26,7 +26,7 @@ OWN: dict[str, dict[str, Any]] = {
     "stylegan2": {"mapping_layers": 2, "max_channels": 8, "interval": 3},
 }
 READS_OF_A_STEP = {"gmi": 2 * BATCH, "ked": 4 * BATCH, "plg": 2 * BATCH, "lokt": 2 * BATCH, "stylegan2": 2 * BATCH,
-                   "flow": BATCH}  # fmt: skip
+                   "flow": BATCH, "ridge": BATCH}  # fmt: skip
 
 
 class Pictures(Dataset[Tensor]):

@@ -40,7 +40,7 @@ def test_the_registry_holds_the_published_ones() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_survive_a_round_trip(name: str) -> None:
-    config = tiny_prior(name, lr=0.003).config
+    config = tiny_prior(name, steps=5).config
     again = json.loads(json.dumps(config.to_dict()))
     assert type(config).from_dict(again) == config
     assert config != PRIORS.get(name).config_class()
