@@ -2,10 +2,11 @@
 
     python -m benchmarks.real_defenses public --data DATA --output outputs/public.parquet
     calor-hf prior --dataset outputs/public.parquet --image-size 32 \
-        --settings width=32 discriminator_steps=1 batch_size=32 lr=5e-4 steps=7052 --output-dir PRIOR
+        --settings width=32 discriminator_steps=1 batch_size=32 lr=5e-4 steps=7052 --output-dir GAN
+    python -m benchmarks.real_defenses ridge --data DATA --public outputs/public.parquet --output-dir PRIOR
     python -m benchmarks.real_defenses search --data DATA --output-dir OUT    # strengths, by held-out images
     python -m benchmarks.real_defenses choose --output-dir OUT                # writes OUT/strengths.json
-    python -m benchmarks.real_defenses run --data DATA --prior PRIOR --output-dir OUT
+    python -m benchmarks.real_defenses run --data DATA --prior PRIOR --gan GAN --output-dir OUT
     python -m benchmarks.real_defenses curves --data DATA --prior PRIOR --output-dir OUT
     python -m benchmarks.real_defenses second --data DATA --prior PRIOR --output-dir OUT    # another evaluation model
     python -m benchmarks.real_defenses table --cells OUT --output docs/results/real_defenses.json
@@ -53,29 +54,37 @@ from benchmarks.handcrafted import Handcrafted, reduced
 from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_faces import kept
 from benchmarks.real_faces_audit import embed, samples_of
-from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
+from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator, train_prior
 from calor_hf._version import __version__
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.files import write_figure, write_json, write_whole
 from calor_hf.core.report_text import table
 from calor_hf.core.seeding import named_rng
+from calor_hf.data.loading import load_public_images
 from calor_hf.defenses.base import Strength
 from calor_hf.heads.features import scores_of
 from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.identification_game import log_odds
+from calor_hf.metrics.membership import membership
 from calor_hf.metrics.statistics import pooled_interval
 from calor_hf.modeling import DefendedForImageClassification, defend
+from calor_hf.priors.ridge import RidgePriorConfig, RidgePriorTraining
 
 Settings = dict[str, Any]
 
-EACH = 2
+EACH = 4
 """Images of each class and attack."""
-PLG = "steps=30,views=2,initial_candidates=1000,lr=0.1"
+PLG = "steps=20,views=2,initial_candidates=1000,lr=0.1"
+GAN = "plg over a GAN"
 ATTACKS = {
     "plg": f"plg:{PLG}",
-    "ppa": "ppa:steps=30,restarts=1,final_views=0,smoothing=views,samples=2,initial_candidates=1000",
     "adaptive": f"plg@adaptive:{PLG}",
+    "ppa": "ppa:steps=20,restarts=1,final_views=0,smoothing=views,samples=2,initial_candidates=1000",
+    "auto": "auto:effort=3",
+    GAN: "plg:steps=30,views=2,initial_candidates=1000,lr=0.1",
 }
+FEWER = {GAN: 2, "auto": 1}
+"""Images of each class, of attacks that have fewer (of ``auto``: of each member)."""
 ADAPTIVE = {"decoys": f"mode_ranking@adaptive:{PLG}", "at_at": f"plg@smoothed:{PLG},samples=2"}
 """Attack of the row ``adaptive`` on a defense, as the ensemble ``auto`` has it."""
 RATES = {"learning_rate": 5e-3, "weight_decay": 0.5, "num_train_epochs": 30, "adapt_epochs": 10,
@@ -157,6 +166,17 @@ def as_lfw(image: Image.Image) -> Image.Image:
     return Image.fromarray(wide).transform(
         image.size, Image.Transform.AFFINE, (scale, 0, left, 0, scale, top), Image.Resampling.BICUBIC
     )
+
+
+def ridge(options: argparse.Namespace) -> None:
+    """Fit the linear decoder to network A's features of the public images."""
+    images, base = load_public_images(str(options.public), 64), face_classifier(options.data, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        base.save_pretrained(folder)
+        face_processor().save_pretrained(folder)
+        target = HFTarget.from_pretrained(folder)
+    config = RidgePriorConfig(steps=len(images) // 128)
+    train_prior(RidgePriorTraining(config), images, options.output_dir, target=target, save_steps=config.steps)
 
 
 # The people and their models
@@ -246,6 +266,19 @@ def accuracy(model: Any, world: World) -> list[float]:
         return per_person(topk_correct(model(pixel_values=features[mine]).logits, owner[mine]), owner[mine])
 
 
+def membership_of(model: Any, world: World, own: Classes) -> float:
+    """Area under the curve of membership inference by the loss, of private people's training and test images."""
+    features, owner, mine = world.test()
+    trained_on = number_of(world.dealt.people, world.people["train/people"][own.rows])
+    ours = trained_on < world.setting.private
+    torch.manual_seed(0)  # the noise of MID
+    with torch.no_grad():
+        seen, held = (
+            model(pixel_values=some).logits for some in (world.people["train/A"][own.rows[ours]], features[mine])
+        )
+    return membership(seen, trained_on[ours], held, owner[mine])[0].value
+
+
 # Strengths
 
 
@@ -298,34 +331,38 @@ def choose(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Judge:
-    """Network B, and the thresholds by which it verifies people.
+    """Network B, and what it knows of the people.
 
     Attributes:
         net: The network.
         means: (people, 128) of unit length: the mean training image of each person, private ones first.
         thresholds: By false-accept rate, (private people,) least cosine to their mean.
         class_of: (people,) class of each.
+        photos: Training images of each private person, (images, 128) of unit length.
     """
 
     net: Embedding
     means: Tensor
     thresholds: dict[float, Tensor]
     class_of: Tensor
+    photos: list[Tensor]
 
     @classmethod
     def of(cls, world: World, data: Path) -> "Judge":
         """Thresholds are those of real test images of other people."""
         people, seen = world.people, F.normalize(world.people["train/B"])
-        means = F.normalize(torch.stack([seen[people["train/people"] == one].mean(0) for one in world.dealt.people]))
+        photos = [seen[people["train/people"] == one] for one in world.dealt.people]
+        means = F.normalize(torch.stack([one.mean(0) for one in photos]))
         tests, owner, _ = world.test("B")
         cosines = F.normalize(tests) @ means.T
         others = [cosines[owner != one, one].sort(descending=True).values for one in range(world.setting.private)]
         limits = {rate: torch.stack([one[int(rate * len(one))] for one in others]) for rate in FALSE_ACCEPTS}
-        return cls(Embedding(data, "B"), means, limits, world.dealt.class_of)
+        return cls(Embedding(data, "B"), means, limits, world.dealt.class_of, photos[: world.setting.private])
 
     def measured(self, target: HFTarget, images: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Measures by person of images in [0, 1], as many of each class, side by side."""
-        cosines = F.normalize(embed(self.net, images)) @ self.means.T
+        seen = F.normalize(embed(self.net, images))
+        cosines = seen @ self.means.T
         nearest, own = cosines.argmax(1), cosines.gather(1, labels[:, None]).squeeze(1)
         torch.manual_seed(0)  # the noise of MID
         with torch.no_grad():
@@ -339,13 +376,18 @@ class Judge:
             "best guess": by_person.gather(1, chosen).squeeze(1),
             ONE_OF_N: by_person.amax(1),
             HITS: (self.class_of[nearest] == labels).view(each).double().mean(1),
-        }
+            TOP5: topk_correct(cosines, labels, 5).view(each).double().mean(1),
+            DISTANCE: torch.stack([
+                torch.cdist(some, self.photos[label]).amin(1).mean()
+                for some, label in zip(seen.view(*each, seen.shape[1]), labels.view(each)[:, 0], strict=True)
+            ]),
+        }  # fmt: skip
         found |= {f"verified at {rate:g}": of.mean(1) for rate, of in verified.items()}
         found |= {f"best guess verified at {rate:g}": of.gather(1, chosen).squeeze(1) for rate, of in verified.items()}
         return {name: [round(float(one), 4) for one in of] for name, of in found.items()}
 
 
-ONE_OF_N = "one of n"
+ONE_OF_N, TOP5, DISTANCE, MEMBERSHIP = "one of n", "top 5", "distance", "membership"
 HITS = "private person or decoy"
 PAIRED = ("images", "best guess", ONE_OF_N)
 """Measures whose distance from the undefended models is shown."""
@@ -353,12 +395,12 @@ MEASURES = ("images", HITS, "best guess", ONE_OF_N, *(f"verified at {rate:g}" fo
 
 
 def attacked(
-    target: HFTarget, world: World, judge: Judge, prior: Any, spec: str, seed: int, images_file: Path
+    target: HFTarget, world: World, judge: Judge, prior: Any, spec: str, each: int, seed: int, images_file: Path
 ) -> dict[str, Any]:
     """Attack each class, and evaluate what was rebuilt, and as many samples of the prior."""
     classes, begin, parsed = world.setting.private, time.process_time(), parse_attack(spec)
     # With fewer images than identities it would leave out the private one of some classes.
-    each = max(EACH, world.setting.k) if parsed.kind == "mode_ranking" else EACH
+    each = max(each, world.setting.k) if parsed.kind == "mode_ranking" else each
     with tempfile.TemporaryDirectory() as place:
         spent = parsed.attack.prepare_for(target, prior, None, Path(place), seed)
         found = parsed.attack.run(target, prior, range(classes), images_per_class=each, seed=seed)
@@ -367,14 +409,15 @@ def attacked(
     samples = samples_of(prior, len(images), named_rng(seed, "benchmarks/real_defenses/samples"))
     return {
         "spec": spec, "effort": parsed.effort, "passes": (spent + found.cost).target_passes / len(images),
-        "seconds": seconds / len(images), "each": each, **judge.measured(target, images, found.labels),
+        "seconds": seconds / len(images), "each": len(images) // classes,
+        **judge.measured(target, images, found.labels),
         "samples": judge.measured(target, samples, found.labels),
     }  # fmt: skip
 
 
 def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple[str, Settings]]]) -> None:
     """Compute the cells that have no file; ``plan`` gives a setting's strengths of a model, each with a name."""
-    prior = load_generator(str(options.prior), image_size=64)
+    priors = {place: load_generator(str(place), image_size=64) for place in (options.prior, options.gan) if place}
     (options.output_dir / "images").mkdir(parents=True, exist_ok=True)
     for seed, name in itertools.product(options.seeds, options.settings):
         setting = SETTINGS[name]
@@ -392,14 +435,17 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
                     face_processor().save_pretrained(folder)
                 target = cast(Once, Once.from_pretrained(str(folder)))
                 target.folder = options.kept / "A"
+                place = options.gan if attack == GAN else options.prior
                 known = {"setting": name, "seed": seed, "attack": attack, "model": model, "strength": strength,
-                         "settings": settings, "prior": options.prior.name, "version": __version__}  # fmt: skip
+                         "settings": settings, "prior": priors[place].name, "version": __version__}  # fmt: skip
                 if attack == "accuracy":
-                    found: dict[str, Any] = {"accuracy": accuracy(target.module, world)}
+                    own = world.dealt if MODELS[model][0] == "decoys" else world.alone
+                    found: dict[str, Any] = {"accuracy": accuracy(target.module, world),
+                                             MEMBERSHIP: membership_of(target.module, world, own)}  # fmt: skip
                 else:
                     spec = ADAPTIVE.get(MODELS[model][0], ATTACKS[attack]) if attack == "adaptive" else ATTACKS[attack]
                     images = options.output_dir / "images" / f"{key}.safetensors"
-                    found = attacked(target, world, judge(), prior, spec, seed, images)
+                    found = attacked(target, world, judge(), priors[place], spec, FEWER.get(attack, EACH), seed, images)
                 write_json(file, known | found)
                 numbers = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:4])
                                    if one in found)  # fmt: skip
@@ -645,7 +691,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     steps = parser.add_subparsers(required=True)
     ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths][:2]
-    for step in (public, search, choose, run, curves, second, summarize):
+    for step in (public, ridge, search, choose, run, curves, second, summarize):
         name = "table" if step is summarize else step.__name__
         command = steps.add_parser(name, help=step.__doc__)
         command.set_defaults(step=step, kept=None)
@@ -659,21 +705,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             command.add_argument("--output", type=Path, required=True, help="parquet file")
             continue
         command.add_argument("--output-dir", type=Path, required=True, help="folder of the cells")
-        if step is choose:
+        if step is ridge:
+            command.add_argument("--public", type=Path, required=True, help="parquet file that `public` wrote")
+        if step in (choose, ridge):
             continue
         command.add_argument("--kept", type=Path, help="what the networks see of images; default: OUTPUT_DIR/kept")
         command.add_argument("--settings", nargs="+", choices=ours, default=ours)
         if step is not search:
-            command.add_argument("--prior", type=Path, required=True)
+            command.add_argument("--prior", type=Path, required=True, help="what `ridge` wrote")
+            command.add_argument("--gan", type=Path, help=f"prior of the attack '{GAN}'")
             command.add_argument("--seeds", nargs="+", type=int, default=[0] if step is curves else [0, 1, 2])
         if step is second:
             continue
         models = list(CURVES if step is curves else MODELS)
         command.add_argument("--models", nargs="+", choices=models, default=models)
         if step is not search:
-            attacks = ["plg"] if step is curves else list(ATTACKS)
+            attacks = ["plg"] if step is curves else ["plg", "adaptive"]
             command.add_argument("--attacks", nargs="*", choices=ATTACKS, default=attacks)
     options = parser.parse_args(argv)
+    if GAN in getattr(options, "attacks", ()) and options.gan is None:
+        parser.error(f"the attack '{GAN}' needs --gan")
     if hasattr(options, "kept") and hasattr(options, "output_dir"):
         options.kept = options.kept or options.output_dir / "kept"
     torch.set_num_threads(1)

@@ -30,7 +30,9 @@ class PriorOptions:
     """
 
     prior: str = setting(
-        "gmi", "gmi, stylegan2 or flow (for any target); ked, plg, lokt or ridge (for one target)", known="calor_hf.priors"
+        "gmi",
+        "gmi, stylegan2 or flow (for any target); ked, plg, lokt or ridge (for one target)",
+        known="calor_hf.priors",
     )
     dataset: str | None = setting(
         None, "public images: folder, parquet file or Hub id; default: synthetic faces of other identities"

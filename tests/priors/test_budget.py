@@ -19,16 +19,17 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     widths: list[int] = []
 
     def step(training: PriorTraining[Any], *_: Any) -> float:
-        widths.append(training.config.width)
-        return float((training.config.width / 16) ** 2 / 10)
+        width = training.config.to_dict()["width"]
+        widths.append(width)
+        return float((width / 16) ** 2 / 10)
 
     monkeypatch.setattr(budget, "time_step", step)
     return widths
 
 
 def chosen(minutes: float, images: int = 1000, **given: Any) -> tuple[int, int]:
-    config, _ = size_for(GMI, given, minutes, Pictures(images))
-    return config.width, config.steps
+    settings = size_for(GMI, given, minutes, Pictures(images))[0].to_dict()
+    return settings["width"], settings["steps"]
 
 
 def test_the_largest_size_with_enough_steps_is_chosen(timed: list[int]) -> None:
@@ -55,7 +56,7 @@ def test_a_size_whose_batch_is_not_there_is_left_out(timed: list[int]) -> None:
     assert chosen(80, images=40)[0] == 32
 
 
-@pytest.mark.parametrize("name", ["gmi", "plg", "stylegan2", "flow"])
+@pytest.mark.parametrize("name", ["gmi", "plg", "stylegan2", "flow", "ridge"])
 def test_a_step_is_timed(name: str, tmp_path: Path) -> None:
     prior = tiny_prior(name)
     assert time_step(prior, Pictures(), tiny_target() if prior.needs_target else None, tmp_path) > 0

@@ -1,6 +1,7 @@
 """The ridge prior against the closed form over all images at once."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ PENALTY = 0.3
 
 def test_updates_end_at_the_solution_over_all_images(tmp_path: Path) -> None:
     steps, images = 3, Pictures().images
-    generator = train("ridge", tmp_path, settings={"steps": steps, "penalty": PENALTY})
+    generator: Any = train("ridge", tmp_path, settings={"steps": steps, "penalty": PENALTY})
     # The loop shuffles by (seed, epoch), and an epoch has five batches.
     read = images[torch.from_numpy(named_rng(0, "priors/order", 0).permutation(len(images))[: steps * BATCH])]
     with torch.no_grad():
@@ -25,7 +26,9 @@ def test_updates_end_at_the_solution_over_all_images(tmp_path: Path) -> None:
     mean, expected = features.mean(0), pixels.mean(0)
     covariance = np.cov(features.T, bias=True)
     penalty = PENALTY * np.diag(covariance).mean()
-    slope = np.linalg.solve(covariance + penalty * np.eye(len(mean)), (features - mean).T @ (pixels - expected) / len(read))
+    slope = np.linalg.solve(
+        covariance + penalty * np.eye(len(mean)), (features - mean).T @ (pixels - expected) / len(read)
+    )
     assert generator.weight.detach().numpy() == pytest.approx(slope.T, abs=1e-3 * np.abs(slope).max())
     assert generator.center.numpy() == pytest.approx(mean, abs=1e-5)
     middle = generator.decode(generator.center).detach().numpy()
@@ -39,7 +42,7 @@ def test_an_image_comes_back_from_its_features() -> None:
     # More features than images, and hardly a penalty: an image is learned by heart.
     prior, target = tiny_prior("ridge", penalty=1e-6), tiny_target()
     images = Pictures().images[:2]
-    generator = prior.build(SIDE, target)
+    generator: Any = prior.build(SIDE, target)
     prior.solve(generator, target, (images, torch.zeros(2)), TrainDraws(0, 0, 2, images))
     with torch.no_grad():
         again = generator.decode(target.features(images)).view_as(images)
