@@ -15,6 +15,7 @@ from benchmarks import (
     decoy_faces,
     decoys,
     frontier,
+    pretraining,
     real_defenses,
 )
 from benchmarks.real_faces import tables
@@ -42,6 +43,7 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
         ),
         (adaptation_leakage.tables, "adaptation_leakage.json", "adaptation_leakage.md"),
         pytest.param(frontier.tables, "frontier.json", "frontier.md", marks=pytest.mark.slow),
+        pytest.param(pretraining.tables, "pretraining.json", "pretraining.md", marks=pytest.mark.slow),
         pytest.param(real_defenses.tables, "real_defenses.json", "real_defenses.md", marks=pytest.mark.slow),
         pytest.param(decoy_faces.tables, "decoys_faces.json", "decoys_faces.md", marks=pytest.mark.slow),
     ],
