@@ -260,7 +260,7 @@ class Judges:
         for name, scores in answers.items():
             right = (scores.argmax(1) == labels).view(-1, EACH).double()
             found |= {f"images, {name}": right.mean(1), f"best guess, {name}": right.gather(1, chosen)[:, 0]}
-        return {name: of.tolist() for name, of in found.items()}
+        return {name: [round(one, 4) for one in of.tolist()] for name, of in found.items()}
 
 
 def run(options: argparse.Namespace) -> None:
