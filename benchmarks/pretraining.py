@@ -360,12 +360,16 @@ def tables(cells: Cells) -> str:
                     *shown(samples, {}, network.by_a),
                 ]
             )
-    for other, name in itertools.combinations(NETWORKS, 2):
-        both = [trainings(cells, one, FIRST) for one in (name, other)]
+    for row, (other, name) in itertools.product((FIRST, FIRST + RIDGE), itertools.combinations(NETWORKS, 2)):
+        both = [trainings(cells, one, row) for one in (name, other)]
+        if not set(both[0]) & set(both[1]):
+            continue
         people = min(NETWORKS[name].attacked, NETWORKS[other].attacked)
         same = [{seed: {one: cell[one][:people] for one in PAIRED} for seed, cell in of.items()} for of in both]
         points = [compared(same[0], same[1], one)[1] for one in PAIRED]
-        against.append([name, other, str(people), str(len(set(both[0]) & set(both[1]))), *points])
+        against.append(
+            [name + row.removeprefix(FIRST), other, str(people), str(len(set(both[0]) & set(both[1]))), *points]
+        )
     measures = [part for name in MEASURES for part in ([name, "points against none"] if name in PAIRED else [name])]
     return "\n\n".join([
         table(["network", "defense", "settings", "trainings", "test accuracy", "points against none"], models),
@@ -394,8 +398,8 @@ def draw(cells: Cells, file: Path) -> None:
             axis.errorbar(x, means, [means - lows, highs - means], fmt="o", capsize=3, label=defense)
         axis.set_ylabel(title)
         axis.set_ylim(bottom=0)
-    chance = [np.mean(one["samples"][PAIRED[0]]) for one in cells if "samples" in one]
-    axes[0].axhline(100 * np.mean(chance), color="gray", linestyle="--", label="samples of the prior")
+    chance = [np.mean(one["samples"][PAIRED[0]]) for one in cells if one["defense"] == FIRST]
+    axes[0].axhline(100 * np.mean(chance), color="gray", linestyle="--", label="samples of the GAN")
     axes[0].legend(fontsize=8)
     axes[1].set_xticks(range(len(NETWORKS)), NETWORKS)
     write_figure(file, figure)
