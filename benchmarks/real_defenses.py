@@ -546,8 +546,10 @@ def percents(found: dict[str, Any]) -> str:
 
 
 Cells = list[dict[str, Any]]
-PUBLISHED = {"none": (98.5, 99.2, 100), "calor": (96.8, 47.2, 68.8), "mid": (96.8, 99.6, 100), "bido": (96.3, 98.4, 99.8),
-             "label_smoothing": (96.4, 64.6, 73.2)}  # fmt: skip
+PUBLISHED = {
+    "none": (98.5, 99.2, 100), "calor": (96.8, 47.2, 68.8), "mid": (96.8, 99.6, 100), "bido": (96.3, 98.4, 99.8),
+    "label_smoothing": (96.4, 64.6, 73.2),
+}  # fmt: skip
 """CALoR's Table 2, in per cent: `plg`, 530 people of FaceScrub, a ResNet-152 first trained on MS-Celeb-1M."""
 WORST = "worst case"
 
