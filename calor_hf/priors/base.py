@@ -123,7 +123,7 @@ class PriorTraining(ABC, Generic[C]):
             ValueError: the prior has none.
         """
         if target is None:
-            raise ValueError(f"the prior {type(self).__name__} asks the model under attack for labels; pass target=")
+            raise ValueError(f"the prior {type(self).__name__} needs the model under attack; pass target=")
         return target
 
     @abstractmethod

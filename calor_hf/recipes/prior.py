@@ -88,7 +88,7 @@ class PriorOptions:
             raise ValueError(f"--image-size and --crop must be >= 1, got {self.image_size} and {self.crop}")
         check_logger(self.report_to)
         if PRIORS.get(self.prior).needs_target and self.target is None:
-            raise ValueError(f"--prior {self.prior} asks the model under attack for labels; pass --target")
+            raise ValueError(f"--prior {self.prior} needs the model under attack; pass --target")
 
 
 def prior(options: PriorOptions) -> Generator[Any]:

@@ -125,8 +125,8 @@ def test_settings_say_which_option_they_came_from() -> None:
     ("words", "message"),
     [
         (["--prior", "gmmi"], "--prior must be one of flow, gmi, ked, lokt, plg, ridge, stylegan2, got gmmi"),
-        (["--prior", "ked"], "--prior ked asks the model under attack for labels; pass --target"),
-        (["--prior", "plg"], "--prior plg asks the model under attack for labels; pass --target"),
+        (["--prior", "ked"], "--prior ked needs the model under attack; pass --target"),
+        (["--prior", "plg"], "--prior plg needs the model under attack; pass --target"),
         (["--save-steps", "0"], "--save-steps must be >= 1"),
         (["--seed", "-1"], "--seed >= 0, got 1 and -1"),
         (["--resume", "--overwrite"], "pass one of them"),

@@ -44,7 +44,7 @@ class Shaped(Dataset[Tensor]):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if PRIORS.get(name).needs_target])
 def test_priors_that_ask_the_target_want_one(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="asks the model under attack for labels; pass target="):
+    with pytest.raises(ValueError, match="needs the model under attack; pass target="):
         train(name, tmp_path, target=None)
     prior: Any = tiny_prior(name)
     with pytest.raises(ValueError, match="pass target="):
