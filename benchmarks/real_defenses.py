@@ -80,7 +80,7 @@ ATTACKS = {
     "plg": f"plg:{PLG}",
     "adaptive": f"plg@adaptive:{PLG}",
     "ppa": "ppa:steps=20,restarts=1,final_views=0,smoothing=views,samples=2,initial_candidates=1000",
-    "auto": "auto:effort=3",
+    "auto": "auto:effort=10",
     GAN: "plg:steps=30,views=2,initial_candidates=1000,lr=0.1",
 }
 FEWER = {GAN: 2, "auto": 1}
