@@ -394,6 +394,11 @@ PAIRED = ("images", "best guess", ONE_OF_N)
 MEASURES = ("images", HITS, "best guess", ONE_OF_N, *(f"verified at {rate:g}" for rate in FALSE_ACCEPTS))
 
 
+def controls(prior: Any, count: int, seed: int) -> Tensor:
+    """(count, 3, 64, 64) samples of the prior, that are measured like reconstructions."""
+    return samples_of(prior, count, named_rng(seed, "benchmarks/real_defenses/samples"))
+
+
 def attacked(
     target: HFTarget, world: World, judge: Judge, prior: Any, spec: str, each: int, seed: int, images_file: Path
 ) -> dict[str, Any]:
@@ -406,7 +411,7 @@ def attacked(
         found = parsed.attack.run(target, prior, range(classes), images_per_class=each, seed=seed)
     seconds, images = time.process_time() - begin, found.images.float()
     write_whole(images_file, save({"images": (255 * images).round().byte(), "labels": found.labels}))
-    samples = samples_of(prior, len(images), named_rng(seed, "benchmarks/real_defenses/samples"))
+    samples = controls(prior, len(images), seed)
     return {
         "spec": spec, "effort": parsed.effort, "passes": (spent + found.cost).target_passes / len(images),
         "seconds": seconds / len(images), "each": len(images) // classes,
@@ -511,7 +516,7 @@ def second(options: argparse.Namespace) -> None:
             saved = load_file(images_file)
             folder = options.output_dir / "models" / slug(name, seed, cell["model"] + cell["strength"])
             target = HFTarget.from_pretrained(str(folder))
-            samples = samples_of(prior, len(saved["labels"]), named_rng(seed, "benchmarks/real_defenses/samples"))
+            samples = controls(prior, len(saved["labels"]), seed)
             for of, images in ((cell, saved["images"] / 255), (cell["samples"], samples)):
                 of |= by_person(target, images, saved["labels"], *both(images))
             write_json(file, cell)
