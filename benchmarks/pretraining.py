@@ -37,10 +37,10 @@ from benchmarks.decoy_faces import Classes, Setting, per_person
 from benchmarks.face_classifier import face_processor
 from benchmarks.frontier import Identified, compared
 from benchmarks.mobilefacenet import Embedding
-from benchmarks.real_defenses import ATTACKS, GAN, World, as_lfw, slug
+from benchmarks.real_defenses import ATTACKS, GAN, World, as_lfw, ridge_prior, slug
 from benchmarks.real_faces import vary
 from benchmarks.real_faces_audit import Cached, embed, fit, load_images, samples_of
-from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator, train_prior
+from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
 from calor_hf._version import __version__
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.files import write_figure, write_json, write_whole
@@ -51,7 +51,6 @@ from calor_hf.metrics.attack_accuracy import topk_correct
 from calor_hf.metrics.identification_game import log_odds
 from calor_hf.metrics.statistics import pooled_interval, share_interval
 from calor_hf.modeling import DefendedForImageClassification, defend
-from calor_hf.priors.ridge import RidgePriorConfig, RidgePriorTraining
 
 PEOPLE, EACH = 96, 2
 """Classes of a model, and images of each class that is attacked."""
@@ -279,7 +278,10 @@ def run(options: argparse.Namespace) -> None:
             continue
         target = target_of(name, defense, world, seed, options)
         found = {"accuracy": accuracy(target, name, world)}
-        mine = ridge(target, options.output_dir / "ridge" / slug(name, seed), options) if over else prior
+        mine = prior
+        if over:
+            folder = options.output_dir / "ridge" / slug(name, seed)
+            mine = ridge_prior(target, load_public_images(str(options.public), 64), folder, 60, overwrite=True)
         classes, attack = range(NETWORKS[name].attacked), parse_attack(ATTACKS["plg" if over else GAN]).attack
         with tempfile.TemporaryDirectory() as place:
             attack.prepare_for(target, mine, None, Path(place), seed)
@@ -296,13 +298,6 @@ def run(options: argparse.Namespace) -> None:
         write_json(file, known | found)
         numbers = {one: f"{100 * np.mean(of):.1f}" for one, of in found.items()}
         print(f"{file.stem}: {numbers}, {time.process_time() - begin:.0f} s of processor time", flush=True)
-
-
-def ridge(target: HFTarget, folder: Path, options: argparse.Namespace) -> Any:
-    """The linear decoder of a model's features, fitted to public images."""
-    images = load_public_images(str(options.public), 64)
-    training = RidgePriorTraining(RidgePriorConfig(steps=60))
-    return train_prior(training, images, folder, target=target, save_steps=60, overwrite=True)
 
 
 # The table

@@ -175,8 +175,25 @@ def ridge(options: argparse.Namespace) -> None:
         base.save_pretrained(folder)
         face_processor().save_pretrained(folder)
         target = HFTarget.from_pretrained(folder)
-    config = RidgePriorConfig(steps=len(images) // 128)
-    train_prior(RidgePriorTraining(config), images, options.output_dir, target=target, save_steps=config.steps)
+    ridge_prior(target, images, options.output_dir, len(images) // 128)
+
+
+def ridge_prior(target: HFTarget, images: Any, folder: Path, steps: int, overwrite: bool = False) -> Any:
+    """The prior `ridge` of a model, which reads 128 public images in each step."""
+    training = RidgePriorTraining(RidgePriorConfig(steps=steps))
+    return train_prior(training, images, folder, target=target, save_steps=steps, overwrite=overwrite)
+
+
+def prior_of(options: argparse.Namespace, attack: str) -> tuple[Path, Any]:
+    """Folder and generator of the prior that an attack uses."""
+    place = options.gan if attack == GAN else options.prior
+    return place, loaded_prior(place)
+
+
+@cache
+def loaded_prior(place: Path) -> Any:
+    """The generator in a folder."""
+    return load_generator(str(place), image_size=64)
 
 
 # The people and their models
@@ -422,7 +439,6 @@ def attacked(
 
 def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple[str, Settings]]]) -> None:
     """Compute the cells that have no file; ``plan`` gives a setting's strengths of a model, each with a name."""
-    priors = {place: load_generator(str(place), image_size=64) for place in (options.prior, options.gan) if place}
     (options.output_dir / "images").mkdir(parents=True, exist_ok=True)
     for seed, name in itertools.product(options.seeds, options.settings):
         setting = SETTINGS[name]
@@ -440,9 +456,9 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
                     face_processor().save_pretrained(folder)
                 target = cast(Once, Once.from_pretrained(str(folder)))
                 target.folder = options.kept / "A"
-                place = options.gan if attack == GAN else options.prior
+                place, prior = prior_of(options, attack)
                 known = {"setting": name, "seed": seed, "attack": attack, "model": model, "strength": strength,
-                         "settings": settings, "prior": priors[place].name, "version": __version__}  # fmt: skip
+                         "settings": settings, "prior": place.name, "version": __version__}  # fmt: skip
                 if attack == "accuracy":
                     own = world.dealt if MODELS[model][0] == "decoys" else world.alone
                     found: dict[str, Any] = {"accuracy": accuracy(target.module, world),
@@ -450,7 +466,7 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
                 else:
                     spec = ADAPTIVE.get(MODELS[model][0], ATTACKS[attack]) if attack == "adaptive" else ATTACKS[attack]
                     images = options.output_dir / "images" / f"{key}.safetensors"
-                    found = attacked(target, world, judge(), priors[place], spec, FEWER.get(attack, EACH), seed, images)
+                    found = attacked(target, world, judge(), prior, spec, FEWER.get(attack, EACH), seed, images)
                 write_json(file, known | found)
                 numbers = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:4])
                                    if one in found)  # fmt: skip
@@ -490,7 +506,6 @@ AGREEMENT = "agreement"
 
 def second(options: argparse.Namespace) -> None:
     """Add measures by a model of hand-crafted features to the cells, and cells of its accuracy on real images."""
-    prior = load_generator(str(options.prior), image_size=64)
 
     @cache
     def learned(name: str) -> tuple[dict[str, Tensor], Handcrafted]:
@@ -513,10 +528,12 @@ def second(options: argparse.Namespace) -> None:
             images_file, cell = options.output_dir / "images" / f"{file.stem}.safetensors", json.loads(file.read_text())
             if SECOND[0] in cell or not images_file.is_file():
                 continue
+            if cell["attack"] == GAN and options.gan is None:
+                raise SystemExit(f"cells of '{GAN}' need --gan, the prior whose samples they are compared with")
             saved = load_file(images_file)
             folder = options.output_dir / "models" / slug(name, seed, cell["model"] + cell["strength"])
             target = HFTarget.from_pretrained(str(folder))
-            samples = controls(prior, len(saved["labels"]), seed)
+            samples = controls(prior_of(options, cell["attack"])[1], len(saved["labels"]), seed)
             for of, images in ((cell, saved["images"] / 255), (cell["samples"], samples)):
                 of |= by_person(target, images, saved["labels"], *both(images))
             write_json(file, cell)

@@ -182,11 +182,12 @@ class _State:
             if rival is not None:
                 self.published.discriminator = rival  # the one discriminator there is
         self.weights = [weight for weight in generator.parameters() if id(weight) not in discriminator]
-        options: dict[str, Any] = {}
+        self.optimizer: Any = None
+        self.discriminator_optimizer: Any = None
         if training.by_gradient:
-            options = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
-        self.optimizer = torch.optim.Adam(self.weights, **options) if training.by_gradient else None
-        self.discriminator_optimizer = torch.optim.Adam(opposed, **options) if opposed else None
+            options: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+            self.optimizer = torch.optim.Adam(self.weights, **options)
+            self.discriminator_optimizer = torch.optim.Adam(opposed, **options) if opposed else None
         self.opposed, self.saved = opposed, [name for name in _SAVED if getattr(self, name) is not None]
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
