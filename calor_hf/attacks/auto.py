@@ -28,7 +28,7 @@ class AutoConfig(AttackConfig):
     """Settings of :class:`Auto`."""
 
     members: tuple[str, ...] = setting(
-        ("plg@adaptive", "mirror@quick", "bypass", "ppa", "if_gmi", "sfmi@adaptive", "mode_ranking@adaptive",
+        ("plg@adaptive", "plg", "mirror@quick", "bypass", "ppa", "if_gmi", "sfmi@adaptive", "mode_ranking@adaptive",
          "plg@smoothed"),
         "Attacks, as --attacks takes them; if_gmi needs a prior with blocks, sfmi a flow, mode_ranking decoys, and "
         "plg@smoothed at_at.",

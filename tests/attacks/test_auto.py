@@ -99,7 +99,7 @@ def test_members_for_decoys_run_on_decoys_alone() -> None:
 def test_if_gmi_is_a_member_where_the_prior_has_blocks() -> None:
     attack, target = Auto(AutoConfig()), tiny_target()
     whole, blocks = tiny_generator("renderer"), tiny_generator("dcgan")
-    assert attack.parts(target, whole) == ("plg-adaptive", "mirror-quick", "bypass", "ppa")
+    assert attack.parts(target, whole) == ("plg-adaptive", "plg", "mirror-quick", "bypass", "ppa")
     assert attack.parts(target, blocks) == (*attack.parts(target, whole), "if_gmi")
     attack.check(target, whole)
 
@@ -111,7 +111,7 @@ def test_members_attack_mid_through_its_mean() -> None:
     assert [member.config.noise for member in attack.members.values()] == ["mean", "mean", "drawn"]
     assert attack.adaptive_to(target)
     assert parse_attack("auto").changed == ()
-    assert [member.config.noise for member in Auto(AutoConfig()).members.values()] == ["mean"] * 8
+    assert [member.config.noise for member in Auto(AutoConfig()).members.values()] == ["mean"] * 9
 
 
 def test_what_a_member_refuses_is_told_with_its_name() -> None:
