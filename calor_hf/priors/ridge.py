@@ -63,11 +63,11 @@ class RidgePriorTraining(PriorTraining[RidgePriorConfig]):
         error = (images - generator.decode(features)).square().mean()
         if not error.isfinite():
             return {"squared_error": error}  # which the training refuses
-        rows = torch.cat([features, torch.ones_like(features[:, :1])], dim=1).double()
-        moments, products = _summed(rows.T @ rows, draws), _summed(rows.T @ images.double(), draws)
+        rows, wanted = _exact(torch.cat([features, torch.ones_like(features[:, :1])], dim=1)), _exact(images)
+        moments, products = _summed(rows.T @ rows, draws), _summed(rows.T @ wanted, draws)
 
         # Before this batch, the products of features and images follow from the weights, which solve the equations.
-        before, known = generator.moments.double(), torch.cat([generator.weight.T, generator.bias[None]]).double()
+        before, known = _exact(generator.moments), _exact(torch.cat([generator.weight.T, generator.bias[None]]))
         products += self._equations(before) @ known
         moments += before
         found = torch.linalg.solve(self._equations(moments), products)
@@ -98,6 +98,11 @@ class RidgePriorTraining(PriorTraining[RidgePriorConfig]):
     def _penalty(self, covariance: Tensor) -> Tensor:
         # Features that never vary would leave the equations without a solution.
         return (self.config.penalty * covariance.diagonal().mean()).clamp_min(1e-12)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In double precision, which Apple's GPUs do not have."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def _mean_and_covariance(moments: Tensor) -> tuple[Tensor, Tensor]:
