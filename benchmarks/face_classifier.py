@@ -1,4 +1,4 @@
-"""A strong, frozen face network (MobileFaceNet A) as an image classifier of transformers."""
+"""A strong face network (MobileFaceNet A), frozen or not, as an image classifier of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,23 @@ class FaceConfig(PretrainedConfig):
         feature_scale: Factor of the features, whose length is 2, in front of the classifier.
         feature_noise: Length of the noise that is added to the features in training.
         projection: Whether a linear layer that is trained, at first the identity, lies between features and classifier.
+        frozen: Whether the network in front of them keeps its weights.
         kwargs: As for ``PretrainedConfig``.
     """
 
     model_type = "face_classifier"
 
     def __init__(
-        self, feature_scale: float = 4.0, feature_noise: float = 1.5, projection: bool = False, **kwargs: Any
-    ) -> None:
+        self, feature_scale: float = 4.0, feature_noise: float = 1.5, projection: bool = False, frozen: bool = True,
+        **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.feature_scale, self.feature_noise, self.projection = feature_scale, feature_noise, projection
+        self.feature_scale, self.feature_noise = feature_scale, feature_noise
+        self.projection, self.frozen = projection, frozen
 
 
 class FaceClassifier(PreTrainedModel):
-    """MobileFaceNet without batch norms, whose weights are frozen, and a linear classifier."""
+    """MobileFaceNet whose batch norms are folded into its convolutions, and a linear classifier."""
 
     config_class = FaceConfig
     config: FaceConfig
@@ -49,7 +52,7 @@ class FaceClassifier(PreTrainedModel):
 
     def __init__(self, config: FaceConfig) -> None:
         super().__init__(config)
-        self.body = network_a().eval().requires_grad_(False)
+        self.body = network_a().eval().requires_grad_(not config.frozen)
         fold(self.body)
         self.projection = nn.Linear(WIDTH, WIDTH) if config.projection else nn.Identity()
         self.classifier = nn.Linear(WIDTH, config.num_labels)
@@ -65,9 +68,9 @@ class FaceClassifier(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def train(self, mode: bool = True) -> "FaceClassifier":
-        """As ``Module.train``; the network itself stays frozen, and in evaluation mode."""
+        """As ``Module.train``; a frozen network stays so."""
         super().train(mode)
-        self.body.eval().requires_grad_(False)  # from_pretrained frees all weights
+        self.body.eval().requires_grad_(not self.config.frozen)  # from_pretrained frees all weights
         return self
 
     def features(self, pixel_values: Tensor) -> Tensor:

@@ -27,11 +27,10 @@ import torch.nn.functional as F
 from datasets import load_dataset
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import PrinterCallback, ResNetConfig, ResNetForImageClassification
+from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks import real_defenses
-from benchmarks.adaptation import arguments
 from benchmarks.decoy_controls import parsers
 from benchmarks.decoy_faces import Classes, Setting, per_person
 from benchmarks.face_classifier import face_processor
@@ -40,7 +39,7 @@ from benchmarks.mobilefacenet import Embedding
 from benchmarks.real_defenses import ATTACKS, GAN, World, as_lfw, ridge_prior, slug
 from benchmarks.real_faces import vary
 from benchmarks.real_faces_audit import Cached, embed, fit, load_images, samples_of
-from calor_hf import CALoRTrainer, DefenseTrainer, HFTarget, load_generator
+from calor_hf import HFTarget, load_generator
 from calor_hf._version import __version__
 from calor_hf.attacks.specs import parse_attack
 from calor_hf.core.files import write_figure, write_json, write_whole
@@ -192,18 +191,9 @@ def trained(
     )  # fmt: skip
     model: Any = defend(base, defense, **settings).to(memory_format=torch.channels_last)
     images, labels = world.people["train"], world.people["train/people"]
-    with tempfile.TemporaryDirectory() as place:
-        # The checkpoint is chosen without a limit of accuracy, by training images.
-        args = arguments(place, seed, num_train_epochs=NETWORKS[name].epochs * (1 + low_rank),
-                         **RATES | (LOW_RANK if low_rank else {}))  # fmt: skip
-        kind = CALoRTrainer if defense == "calor" else DefenseTrainer
-        trainer: DefenseTrainer = kind(
-            model=model, args=args, train_dataset=Varied(images, labels, 1),
-            eval_dataset=Identified(2 * images - 1, labels, 1), processing_class=face_processor(),
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        trainer.train_stages()
-    return trainer.bare_model.eval()  # type: ignore[no-any-return]
+    rates = RATES | (LOW_RANK if low_rank else {}) | {"num_train_epochs": NETWORKS[name].epochs * (1 + low_rank)}
+    evaluated = Identified(2 * images - 1, labels, 1)
+    return real_defenses.through_stages(model, Varied(images, labels, 1), evaluated, seed, **rates)
 
 
 def target_of(name: str, defense: str, world: World, seed: int, options: argparse.Namespace) -> HFTarget:

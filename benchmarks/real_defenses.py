@@ -21,7 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -104,7 +104,6 @@ FALSE_ACCEPTS = (1e-2, 1e-3)
 LOSS = 0.01
 """Accuracy that a defense may lose."""
 PARTITIONS = (100, 101)
-CURVES = ("calor", "loft", "mid", "bido", "at_at", "decoys")
 
 
 def spaced(name: str, weakest: float, strongest: float, count: int = 5, whole: bool = False, **rest: Any) -> Any:
@@ -130,13 +129,17 @@ MODELS: dict[str, tuple[str, Callable[[Setting], list[Settings]]]] = {
     "trap_mid": ("trap_mid", lambda _: spaced("weight", 0.05, 0.8, 3)),
     "at_at": ("at_at", lambda _: [
         {"steps": 2, "eps": eps, "step": eps / 2, "weight": weight}
-        for eps, weight in ((0.0005, 0.08), (0.005, 0.2), (0.02, 0.3))
+        for eps, weight in ((0.0005, 0.08), (0.0015, 0.12), (0.005, 0.2), (0.01, 0.25), (0.02, 0.3))
     ]),
     "decoys": ("decoys", lambda setting: [{"k": setting.k}]),
     "decoys, low rank": ("decoys", lambda setting: spaced("rank", 80, 24, whole=True, k=setting.k)),
 }  # fmt: skip
 """Defense of each model, and its strengths, from the weakest on; the first model is what others are compared with."""
 FIRST = next(iter(MODELS))
+CURVES: dict[str, Callable[[Setting], list[Settings]]] = {
+    name: strengths for name, (_, strengths) in MODELS.items() if name not in (FIRST, "trap_mid")
+} | {"decoys": lambda setting: [{"k": k} for k in range(2, setting.k + 1)]}
+"""Strengths of each curve; ``trap_mid`` has none but its trap's."""
 
 
 # The public images
@@ -199,7 +202,7 @@ def loaded_prior(place: Path) -> Any:
 # The people and their models
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """People of a setting and a seed.
 
@@ -227,16 +230,20 @@ class World:
         return self.people[f"test/{features}"], owner, (owner >= 0) & (owner < self.setting.private)
 
 
+def untrained(world: World, name: str, settings: Settings, data: Path, **more: Any) -> DefendedForImageClassification:
+    """Network A with a head; ``more`` is for ``face_classifier``."""
+    defense, scale = MODELS[name][0], {"feature_scale": 1.0} if "rank" in settings else {}
+    base = face_classifier(data, world.setting.private, projection=defense == "bido", **scale, **more)
+    return defend(base, defense, **settings)
+
+
 def trained(world: World, name: str, settings: Settings, seed: int, data: Path) -> DefendedForImageClassification:
-    """Train a head by the library's trainer."""
-    defense, people = MODELS[name][0], world.people
-    k, low_rank = int(settings.get("k", 1)), "rank" in settings
-    rates = RATES | ON_IMAGES.get(name, {}) | (LOW_RANK if low_rank else {})
+    """Train a head on features of network A, or on images."""
+    defense, people, k = MODELS[name][0], world.people, int(settings.get("k", 1))
+    rates = RATES | ON_IMAGES.get(name, {}) | (LOW_RANK if "rank" in settings else {})
     own = world.dealt if defense == "decoys" else world.alone
     torch.manual_seed(seed)
-    scale = {"feature_scale": 1.0} if low_rank else {}
-    base = face_classifier(data, world.setting.private, projection=defense == "bido", **scale)
-    model = defend(base, defense, **settings)
+    model = untrained(world, name, settings, data)
     both = torch.cat([people["train/A"][own.rows], people["train/mirrored"][own.rows]])
     features = Identified(both, own.identities.repeat(2), k)
     shown = features
@@ -246,13 +253,19 @@ def trained(world: World, name: str, settings: Settings, seed: int, data: Path) 
     if name in GOES_ON:
         start = trained(world, FIRST, {}, seed, data)
         model.classification_head.load_state_dict(start.classification_head.state_dict())
+    return through_stages(model, shown, features, seed, head_only=defense != "bido", **rates)
+
+
+def through_stages(
+    model: DefendedForImageClassification, images: Identified, evaluated: Identified, seed: int, **rates: Any
+) -> DefendedForImageClassification:
+    """Train a model by the library's trainer; the checkpoint is chosen without a limit of accuracy."""
     with tempfile.TemporaryDirectory() as place:
-        # The checkpoint is chosen without a limit of accuracy, by training images.
-        args = arguments(place, seed, head_only=defense != "bido", **rates)
-        kind = CALoRTrainer if defense == "calor" else DefenseTrainer
+        kind = CALoRTrainer if model.config.defense == "calor" else DefenseTrainer
         trainer: DefenseTrainer = kind(
-            model=model, args=args, train_dataset=shown, eval_dataset=features, processing_class=face_processor()
-        )
+            model=model, args=arguments(place, seed, **rates), train_dataset=images, eval_dataset=evaluated,
+            processing_class=face_processor(),
+        )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train_stages()
     return trainer.bare_model.eval()  # type: ignore[no-any-return]
@@ -352,9 +365,9 @@ class Judge:
 
     Attributes:
         net: The network.
-        means: (people, 128) of unit length: the mean training image of each person, private ones first.
+        means: (people, 128) of unit length: the mean training image of each person of the set, private ones first.
         thresholds: By false-accept rate, (private people,) least cosine to their mean.
-        class_of: (people,) class of each.
+        class_of: (people,) class of each; −1 for people of none.
         photos: Training images of each private person, (images, 128) of unit length.
     """
 
@@ -368,13 +381,15 @@ class Judge:
     def of(cls, world: World, data: Path) -> "Judge":
         """Thresholds are those of real test images of other people."""
         people, seen = world.people, F.normalize(world.people["train/B"])
-        photos = [seen[people["train/people"] == one] for one in world.dealt.people]
+        others = [one for one in range(len(people["strata"])) if one not in world.dealt.people]
+        photos = [seen[people["train/people"] == one] for one in [*world.dealt.people, *others]]
         means = F.normalize(torch.stack([one.mean(0) for one in photos]))
         tests, owner, _ = world.test("B")
         cosines = F.normalize(tests) @ means.T
-        others = [cosines[owner != one, one].sort(descending=True).values for one in range(world.setting.private)]
-        limits = {rate: torch.stack([one[int(rate * len(one))] for one in others]) for rate in FALSE_ACCEPTS}
-        return cls(Embedding(data, "B"), means, limits, world.dealt.class_of, photos[: world.setting.private])
+        false = [cosines[owner != one, one].sort(descending=True).values for one in range(world.setting.private)]
+        limits = {rate: torch.stack([one[int(rate * len(one))] for one in false]) for rate in FALSE_ACCEPTS}
+        class_of = torch.cat([world.dealt.class_of, torch.full((len(others),), -1)])
+        return cls(Embedding(data, "B"), means, limits, class_of, photos[: world.setting.private])
 
     def measured(self, target: HFTarget, images: Tensor, labels: Tensor) -> dict[str, list[float]]:
         """Measures by person of images in [0, 1], as many of each class, side by side."""
@@ -442,11 +457,12 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
     (options.output_dir / "images").mkdir(parents=True, exist_ok=True)
     for seed, name in itertools.product(options.seeds, options.settings):
         setting = SETTINGS[name]
-        world = World.of(loaded(setting.people, options.data, options.kept), setting, seed)
-        judge = cache(partial(Judge.of, world, options.data))
+        people, judge = loaded(setting.people, options.data, options.kept), cache(partial(Judge.of, data=options.data))
+        # The private people and their classes are the same with any k.
+        worlds = {k: World.of(people, replace(setting, k=k), seed) for k in range(2, setting.k + 1)}
         for attack, model in itertools.product(["accuracy", *options.attacks], options.models):
             for strength, settings in plan(name, model):
-                key = slug(name, seed, attack, model + strength)
+                key, world = slug(name, seed, attack, model + strength), worlds[int(settings.get("k", setting.k))]
                 file, begin = options.output_dir / f"{key}.json", time.process_time()
                 if file.is_file():
                     continue
@@ -466,7 +482,7 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
                 else:
                     spec = ADAPTIVE.get(MODELS[model][0], ATTACKS[attack]) if attack == "adaptive" else ATTACKS[attack]
                     images = options.output_dir / "images" / f"{key}.safetensors"
-                    found = attacked(target, world, judge(), prior, spec, FEWER.get(attack, EACH), seed, images)
+                    found = attacked(target, world, judge(world), prior, spec, FEWER.get(attack, EACH), seed, images)
                 write_json(file, known | found)
                 numbers = " ".join(f"{one} {100 * np.mean(found[one]):.1f} %," for one in ("accuracy", *MEASURES[:4])
                                    if one in found)  # fmt: skip
@@ -475,24 +491,31 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
 
 def run(options: argparse.Namespace) -> None:
     """Compute the cells of the table, with the strengths that ``choose`` wrote, or else the middle ones."""
-    file = options.output_dir / "strengths.json"
-    chosen = json.loads(file.read_text()) if file.is_file() else {}
-
-    def plan(name: str, model: str) -> Iterator[tuple[str, Settings]]:
-        every = MODELS[model][1](SETTINGS[name])
-        yield "", chosen.get(name, {}).get(model, every[len(every) // 2])
-
-    cells(options, plan)
+    cells(options, lambda name, model: iter([("", strength_of(options, name, model))]))
 
 
 def curves(options: argparse.Namespace) -> None:
-    """Compute the cells of all strengths of some models."""
+    """Compute the cells of all strengths of some models; those of the chosen one are the table's."""
 
     def plan(name: str, model: str) -> Iterator[tuple[str, Settings]]:
-        for place, settings in enumerate(MODELS[model][1](SETTINGS[name])):
-            yield f" {place}", settings
+        own = strength_of(options, name, model)
+        for place, settings in enumerate(CURVES[model](SETTINGS[name])):
+            yield ("", own) if told(settings) == told(own) else (f" {place}", settings)
 
     cells(options, plan)
+
+
+def strength_of(options: argparse.Namespace, name: str, model: str) -> Settings:
+    """Settings of a model in the table."""
+    file, every = options.output_dir / "strengths.json", MODELS[model][1](SETTINGS[name])
+    chosen = json.loads(file.read_text()) if file.is_file() else {}
+    found: Settings = chosen.get(name, {}).get(model, every[len(every) // 2])
+    return found
+
+
+def told(settings: Settings) -> str:
+    """Settings of a model, but for the layers."""
+    return ", ".join(f"{key} = {value:.3g}" for key, value in settings.items() if key != "layers")
 
 
 # The second evaluation model
@@ -579,7 +602,7 @@ WORST = "worst case"
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, draw the figure, and print the tables."""
     if options.cells is not None:
-        found = [json.loads(file.read_text()) for file in sorted(options.cells.glob("bolly100*.json"))]
+        found = [json.loads(file.read_text()) for file in sorted(options.cells.glob("*_*.json"))]
         write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n").encode())
     found = json.loads(options.output.read_text(encoding="utf-8"))
     draw(found, options.output.with_suffix(".png"))
@@ -587,12 +610,13 @@ def summarize(options: argparse.Namespace) -> None:
 
 
 def worst(some: Cells, model: str) -> Cells:
-    """For each training one cell: by measure, what the most successful attack has, of several."""
-    known = [of for of in (by_seed(some, attack, model) for attack in ("plg", "adaptive")) if of]
-    seeds = sorted(set.intersection(*map(set, known))) if len(known) > 1 else []
-    found: Cells = [{"attack": WORST, "model": model, "seed": seed} for seed in seeds]
-    for name in MEASURES if seeds else ():
-        most = max(known, key=lambda of: np.mean([of[seed][name] for seed in seeds]))
+    """For each training one cell: by measure, what the most successful attack has, of those on all trainings."""
+    first = by_seed(some, "plg", model)
+    known = {attack: by_seed(some, attack, model) for attack in ATTACKS if attack != GAN}
+    known = {attack: of for attack, of in known.items() if {*first} <= {*of}}
+    found: Cells = [{"attack": WORST, "model": model, "seed": seed, "attacks": [*known]} for seed in first]
+    for name in MEASURES if found else ():
+        most = max(known.values(), key=lambda of: np.mean([of[seed][name] for seed in first]))
         for cell in found:
             cell[name] = most[cell["seed"]][name]
     return found
@@ -621,19 +645,14 @@ def tables(cells: Cells) -> str:
             both = [seed for seed in some if seed in first]
             lost = np.array([np.subtract(first[seed]["accuracy"], some[seed]["accuracy"]) for seed in both])
             titles[model] = model + (" †" if both and pooled_interval(lost)[2] > LOSS else "")
-            used = "; ".join(
-                dict.fromkeys(
-                    ", ".join(f"{key} = {value}" for key, value in one["settings"].items() if key != "layers")
-                    for one in some.values()
-                )
-            )
+            used = "; ".join(dict.fromkeys(told(one["settings"]) for one in some.values()))
             rows.append([titles[model], used, str(len(some)), *compared(some, first, "accuracy")])
         head = ["model", "settings", "trainings", "test accuracy", "points against none"]
         found.append(table([f"{setting}: {head[0]}", *head[1:]], rows))
         rows = []
         for attack, model in itertools.product([*ATTACKS, WORST], MODELS):
             some = by_seed(mine, attack, model)
-            if not some:
+            if not some or (attack == WORST and len(next(iter(some.values()))["attacks"]) == 1):
                 continue
             several, first = list(some.values()), by_seed(mine, attack, FIRST) or by_seed(mine, "plg", FIRST)
             cost = ["", ""] if attack == WORST else [
@@ -650,7 +669,7 @@ def tables(cells: Cells) -> str:
         if any(SECOND[0] in one for one in mine):
             found.append(table_of_second(mine))
         if any(one["strength"] for one in cells if one["setting"] == setting):
-            found.append(table_of_strengths([one for one in cells if one["setting"] == setting]))
+            found.append(table_of_strengths(setting, [one for one in cells if one["setting"] == setting]))
     return "\n\n".join(found)
 
 
@@ -670,25 +689,30 @@ def table_as_published(cells: Cells) -> str:
     return table(["plg", *head, *(f"published {name}" for name in head[:3])], rows)
 
 
-def table_of_strengths(cells: Cells) -> str:
+def table_of_strengths(setting: str, cells: Cells) -> str:
     """Accuracy and leakage of the cells that `curves` computed."""
-    rows = []
-    first = {
-        attack: by_seed([one for one in cells if not one["strength"]], attack, FIRST) for attack in ("accuracy", "plg")
-    }
-    for model in CURVES:
-        for strength in sorted({one["strength"] for one in cells if one["model"] == model and one["strength"]}):
-            mine = [one for one in cells if one["strength"] == strength]
-            seen, some = by_seed(mine, "accuracy", model), by_seed(mine, "plg", model)
-            if seen and some:
-                used = next(iter(seen.values()))["settings"]
-                settings = ", ".join(f"{key} = {value}" for key, value in used.items())
-                rows.append([model, settings, str(len(some)), *compared(seen, first["accuracy"], "accuracy"),
-                             *(one for name in PAIRED[:2] for one in compared(some, first["plg"], name))])  # fmt: skip
-    against = "points against none"
-    return table(
-        ["curve", "settings", "trainings", "test accuracy", against, PAIRED[0], against, PAIRED[1], against], rows
-    )
+    rows, measures = [], [("accuracy", "accuracy"), *(("plg", name) for name in PAIRED[:2]), (WORST, PAIRED[1])]
+    first = at_strength(cells, FIRST, {})
+    for model, settings in [(name, some) for name in CURVES for some in CURVES[name](SETTINGS[setting])]:
+        mine = at_strength(cells, model, settings)
+        some = by_seed(mine, WORST, model)
+        if some:
+            parts = [
+                part
+                for attack, name in measures
+                for part in compared(by_seed(mine, attack, model), by_seed(first, attack, FIRST), name)
+            ]
+            attacks = ", ".join(next(iter(some.values()))["attacks"])
+            rows.append([model, told(settings), str(len(some)), *parts, attacks])
+    heads = ["test accuracy", *PAIRED[:2], f"{WORST}: {PAIRED[1]}"]
+    titles = [part for head in heads for part in (head, "points against none")]
+    return table([f"{setting}: curve", "settings", "trainings", *titles, "of"], rows)
+
+
+def at_strength(cells: Cells, model: str, settings: Settings) -> Cells:
+    """A model's cells with some settings, and its worst case."""
+    mine = [one for one in cells if one["model"] == model and told(one.get("settings", {})) == told(settings)]
+    return mine + worst(mine, model)
 
 
 def table_of_second(cells: Cells) -> str:
@@ -712,42 +736,52 @@ def table_of_second(cells: Cells) -> str:
 
 
 def draw(cells: Cells, file: Path) -> None:
-    """Change of best guess and accuracy against undefended models, of ``plg``; small marks: other strengths."""
+    """Change of accuracy and of best guess against undefended models: of the table's rows, and along the curves."""
     from matplotlib.figure import Figure
 
     known = [name for name in SETTINGS if any(one["setting"] == name for one in cells)]
-    figure = Figure(figsize=(8, 4.2 * max(1, len(known))), layout="constrained")
-    for axis, setting in zip(figure.subplots(max(1, len(known)), 1, squeeze=False)[:, 0], known, strict=False):
+    figure = Figure(figsize=(12, 4.2 * len(known)), layout="constrained")
+    for axes, setting in zip(figure.subplots(len(known), 2, squeeze=False), known, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
-        strengths = sorted({one["strength"] for one in mine})
-        main = [one for one in mine if not one["strength"]]
-        controls = [by_seed(main, attack, FIRST) for attack in ("accuracy", "plg")]
-        for model, strength in itertools.product(list(MODELS)[1:], strengths):
-            of = [one for one in mine if one["strength"] == strength]
-            both = [by_seed(of, attack, model) for attack in ("accuracy", "plg")]
-            seeds = sorted(set.intersection(*map(set, (*both, *controls))))
-            if not seeds:
-                continue
-            change = [
-                100
-                * np.array(
-                    pooled_interval(np.array([np.subtract(some[seed][name], first[seed][name]) for seed in seeds]))
-                )
-                for some, first, name in zip(both, controls, ("accuracy", "best guess"), strict=True)
-            ]
-            color, place = f"C{list(MODELS).index(model) - 1}", [[one[0]] for one in change]
-            if strength:
-                axis.plot(*place, ".", color=color)
-            else:
-                x, y = ([[one[0] - one[1]], [one[2] - one[0]]] for one in change)
-                axis.errorbar(*place, y, x, "o", color=color, capsize=3, label=model)
-        axis.axhline(0, color="gray", linewidth=0.8)
-        axis.axvline(0, color="gray", linewidth=0.8)
-        axis.set(
-            title=setting, xlabel="test accuracy, points against none", ylabel="best guess of plg, points against none"
-        )
-        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        first = at_strength(mine, FIRST, {})
+        for axis, attack in zip(axes, ("plg", WORST), strict=True):
+            for place, model in enumerate(list(MODELS)[1:]):
+                row = [one for one in mine if one["model"] == model and not one["strength"]]
+                for x, y in changes([row + worst(row, model)], first, attack):
+                    more, less = ([[one[0] - one[1]], [one[2] - one[0]]] for one in (x, y))
+                    axis.errorbar(x[:1], y[:1], less, more, "o", color=f"C{place}", capsize=3, label=model)
+                every = CURVES[model](SETTINGS[setting]) if model in CURVES else []
+                line = changes([at_strength(mine, model, settings) for settings in every], first, attack)
+                if len(line) > 1:
+                    axis.plot(*np.array(line)[:, :, 0].T, ".-", color=f"C{place}", linewidth=0.8)
+            axis.axhline(0, color="gray", linewidth=0.8)
+            axis.axvline(0, color="gray", linewidth=0.8)
+            axis.set(title=f"{setting}: {attack}", xlabel="test accuracy, points against none",
+                     ylabel="best guess, points against none")  # fmt: skip
+        axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     write_figure(file, figure)
+
+
+def changes(models: Sequence[Cells], first: Cells, attack: str) -> list[Any]:
+    """Points against undefended models, on the trainings that all have.
+
+    Returns:
+        For each model that has cells of the attack, (2, 3): accuracy and best guess, mean and ends of the interval.
+    """
+    pairs = (("accuracy", "accuracy"), (attack, PAIRED[1]))
+    known = [
+        [{one["seed"]: np.array(one[name]) for one in of if one["attack"] == kind} for kind, name in pairs]
+        for of in (first, *models)
+    ]
+    known = [one for one in known if all(one)]
+    seeds = sorted(set.intersection(*(set(of) for one in known for of in one))) if known else []
+    return [
+        100 * np.array([
+            pooled_interval(np.array([some[seed] - control[seed] for seed in seeds]))
+            for some, control in zip(of, known[0], strict=True)
+        ])
+        for of in known[1:] if seeds
+    ]  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -757,7 +791,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     steps = parser.add_subparsers(required=True)
-    ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths][:2]
+    ours = [name for name, setting in SETTINGS.items() if setting.frozen and not setting.fifths]
     for step in (public, ridge, search, choose, run, curves, second, summarize):
         name = "table" if step is summarize else step.__name__
         command = steps.add_parser(name, help=step.__doc__)
