@@ -103,8 +103,9 @@ def attack_control(
     """Attack the control as the target was, with the same settings and seeds, in a sub-folder; nothing without one."""
     if control is None:
         return []
-    folder = Path(options.output_dir) / CONTROL
-    return reconstruct(control, prior, labels, replace(options, output_dir=str(folder), target_name=CONTROL))
+    folder, own = Path(options.output_dir) / CONTROL, options.control_prior
+    options = replace(options, output_dir=str(folder), target_name=CONTROL)
+    return reconstruct(control, prior if own is None else own, labels, options)
 
 
 def reconstruct(target: Target, prior: Generator[Any], labels: Sequence[int], options: AuditOptions) -> Found:

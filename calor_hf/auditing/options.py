@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -12,6 +13,7 @@ from calor_hf.attacks.base import CHUNK_SIZE, attacked_classes
 from calor_hf.attacks.specs import DEFAULT_ATTACKS, NamedAttack, parse_attacks
 from calor_hf.auditing.networks import ROLES, Network, load_network
 from calor_hf.core.label_names import class_number
+from calor_hf.generators import Generator
 from calor_hf.metrics import METRICS
 from calor_hf.targets.base import Target
 
@@ -43,6 +45,9 @@ class AuditOptions:
             "help": "Undefended model that is attacked like the target, so that both are compared person by person:"
             " folder or Hub id; or auto, to train one with the target's own recipe"
         },
+    )
+    control_prior: "Generator[Any] | None" = field(
+        default=None, metadata={"flags": (), "help": "Prior of the attacks on the control; default: the target's"}
     )
     skip_power: bool = field(
         default=False, metadata={"help": "Do not measure whether the audit could have found anything"}

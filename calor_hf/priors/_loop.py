@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from calor_hf._version import __version__
+from calor_hf.core.digests import network_digest
 from calor_hf.core.files import check_writable, remove_parts, saving, write_json, write_whole
 from calor_hf.core.finishing import Finishing
 from calor_hf.core.processes import check_logger, process_state
@@ -108,7 +109,7 @@ def train_prior(
         check_writable(folder)
         remove_parts(folder)
     accelerator.wait_for_everyone()
-    state = _State(training, generator, seed, folder)
+    state = _State(training, generator, seed, folder, target)
     if resume:
         state.load()
     first = state.step * training.reads_per_step
@@ -170,7 +171,9 @@ def _mean_over_processes(values: list[Tensor], accelerator: Any) -> None:
 class _State:
     """Networks, optimizers and history: the content of a checkpoint."""
 
-    def __init__(self, training: PriorTraining[Any], generator: Generator[Any], seed: int, folder: Path) -> None:
+    def __init__(
+        self, training: PriorTraining[Any], generator: Generator[Any], seed: int, folder: Path, target: Target | None
+    ) -> None:  # fmt: skip
         config = training.config
         rival = getattr(generator, "discriminator", None)
         opposed = [] if rival is None else list(rival.parameters())
@@ -195,6 +198,7 @@ class _State:
         kept = {name: value for name, value in config.to_dict().items() if name != "steps"}
         names = {"prior": type(training).__name__, "seed": seed, "image_size": generator.image_size}
         self.settings = {**names, "generator": generator.config.to_dict(), **(generator.trained_with or {}), **kept}
+        self.settings["target"] = None if target is None else network_digest(target.module)
 
     def update(self, target: Target | None, loader: Any, accelerator: Any) -> dict[str, Tensor]:
         """Update discriminator, if there is one, and generator; return the loss terms."""

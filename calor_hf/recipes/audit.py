@@ -1,10 +1,13 @@
 """Audit a saved model: load it, its data, prior and evaluation model, attack it, and write the report and its page."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from calor_hf.attacks.specs import NamedAttack
 from calor_hf.auditing import AuditOptions
@@ -23,7 +26,9 @@ from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.decoys import is_dealt
 from calor_hf.data.loading import load_public_images
-from calor_hf.generators import RENDERER, load_generator
+from calor_hf.generators import RENDERER, Generator, load_generator
+from calor_hf.priors import train_prior
+from calor_hf.priors.ridge import RidgePriorConfig, RidgePriorTraining
 from calor_hf.recipes.common import check_apart, is_embedded, log_to_terminal
 from calor_hf.recipes.data_options import DataOptions
 from calor_hf.recipes.report import write_pages
@@ -35,6 +40,7 @@ from calor_hf.targets.hf_target import HFTarget
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
 AUTO, ATTRIBUTES = "auto", "attributes.safetensors"
+OWN_PRIOR, OWN_PRIOR_SIDE = "ridge", 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +67,16 @@ class AuditRecipe(AuditOptions, DataOptions):
         default=None,
         metadata={
             "help": "Prior of the attacks: folder or Hub id (calor-hf prior), or diffusers:FOLDER_OR_ID, a pipeline of"
-            " diffusers; for synthetic faces also renderer, the program that drew them, which is their default"
+            " diffusers; or ridge, fitted on the way to --public-dataset and to the features of the target (and another"
+            " one to those of the control); for synthetic faces also renderer, the program that drew them, which is"
+            " their default"
         },
     )
     public_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Public images, for attacks (lomma) and metrics (decoder_inversion) that need some: folder, parquet"
-            " file or Hub id; default: samples of the generator"
+            "help": "Public images, for the generator ridge, and for attacks (lomma) and metrics (decoder_inversion)"
+            " that need some: folder, parquet file or Hub id; default: samples of the generator"
         },
     )
     include_private_images: bool = field(
@@ -119,7 +127,7 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
     options, side, folder = with_defaults(options, target), target.image_size[0], Path(options.output_dir)
     labels, evaluator, control = options.labels(target.num_classes, target.class_names), None, None
     check_apart(folder, options.dataset)
-    prior = load_generator(str(options.generator), image_size=side)
+    prior: Generator[Any] = prior_of(options, target)
     if state.is_local_main_process:
         check_writable(folder)
         for place in [folder, folder / CONTROL][: 1 if options.control is None else 2]:
@@ -142,6 +150,13 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
                 control = train_control(options, target)
         if control is not None:
             evaluator.check_control(control)
+    if fits_own_prior(options):
+        public = public_images_of(options, side)
+        prior = own_prior(options, target, public, folder / "prior")
+        if evaluator is not None:
+            evaluator.prior = prior
+        if control is not None:
+            options = replace(options, control_prior=own_prior(options, control, public, folder / "control-prior"))
     found = reconstruct(target, prior, labels, options)
     if evaluator is None:
         if state.is_main_process:
@@ -186,7 +201,13 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
     if options.generator is None and not embedded:
         raise ValueError(
             f"no prior: train one on public images of the same kind, none of the private people among them, with "
-            f"{PRIOR_COMMAND}, and pass it as --generator outputs/prior"
+            f"{PRIOR_COMMAND}, and pass it as --generator outputs/prior; or pass --generator ridge --public-dataset "
+            "PUBLIC, which fits one on the way"
+        )
+    if fits_own_prior(options) and options.public_dataset is None and not embedded:
+        raise ValueError(
+            "the generator ridge is fitted to public images of the same kind, none of the private people among them; "
+            "pass them as --public-dataset"
         )
     few = min(SYNTHETIC_CLASSES, target.num_classes)
     return replace(
@@ -196,6 +217,37 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
         budget=options.budget or (SYNTHETIC_BUDGET if synthetic else "paper"),
         classes=range(few) if synthetic and options.classes is None else options.classes,
     )
+
+
+def fits_own_prior(options: AuditRecipe) -> bool:
+    """Whether each attacked model gets a prior ``ridge`` of its own."""
+    return options.generator == OWN_PRIOR and not Path(OWN_PRIOR).exists()
+
+
+def prior_of(options: AuditRecipe, target: Target) -> Generator[Any]:
+    """The prior of the target; without its weights if it is fitted on the way."""
+    if not fits_own_prior(options):
+        return load_generator(str(options.generator), image_size=target.image_size[0])
+    return RidgePriorTraining(RidgePriorConfig()).build(min(OWN_PRIOR_SIDE, target.image_size[0]), target)
+
+
+def public_images_of(options: AuditRecipe, side: int) -> Dataset[Tensor]:
+    """Public images for priors of the attacked models, which have ``side`` pixels; those of the audit if they fit."""
+    if options.public_images is not None and side <= OWN_PRIOR_SIDE:
+        return options.public_images
+    with process_state().main_process_first():
+        return load_public_images(options.public_dataset, min(OWN_PRIOR_SIDE, side))
+
+
+def own_prior(options: AuditRecipe, target: Target, images: Dataset[Tensor], folder: Path) -> Generator[Any]:
+    """Fit the prior ``ridge`` to a model in one pass over the public images, or go on with that in the folder."""
+    config, count = RidgePriorConfig(), len(cast(Sized, images))
+    batch = min(config.batch_size, count)
+    training = RidgePriorTraining(replace(config, batch_size=batch, steps=min(config.steps, count // max(1, batch))))
+    return train_prior(
+        training, images, folder, target=target, seed=options.seed, save_steps=training.config.steps,
+        resume=not options.overwrite, overwrite=options.overwrite,
+    )  # fmt: skip
 
 
 def reads_attributes(options: AuditRecipe, private: PrivateImages) -> bool:

@@ -23,7 +23,7 @@ from calor_hf.core.peak_memory import PeakMemory
 from calor_hf.core.plain_text import aligned
 from calor_hf.core.processes import process_state
 from calor_hf.data.loading import load_public_images
-from calor_hf.generators import Generator, load_generator
+from calor_hf.generators import Generator
 from calor_hf.priors import time_step
 from calor_hf.recipes import audit
 from calor_hf.recipes.prior import PriorOptions, prior_parts
@@ -147,10 +147,11 @@ def plan_audit(options: audit.AuditRecipe, processes: int = 1, seconds: float = 
     options = audit.with_defaults(options, target)
     if options.public_dataset is not None:
         options = replace(options, public_images=load_public_images(options.public_dataset, target.image_size[0]))
-    generator = load_generator(str(options.generator), image_size=target.image_size[0]).to(target.device)
+    generator = audit.prior_of(options, target).to(target.device)
     labels, attacks = options.labels(target.num_classes, target.class_names), options.named_attacks
     before, after, memory = [Part("loading", time.perf_counter() - begin)], list[Part](), 0
     assumptions = ["attacks whose cost grows in proportion to classes and budget; some end early when they succeed"]
+    assumptions += ["fitting the prior ridge is not counted"] * audit.fits_own_prior(options)
     if argv := audit.control_argv(options):
         before.append(replace(plan_training(argv).total, name="control"))
     for named in attacks:

@@ -19,6 +19,7 @@ from calor_hf.cli.audit import main
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
 from calor_hf.core.digests import network_digest
+from calor_hf.generators import load_generator
 from calor_hf.recipes import audit as recipe
 from calor_hf.recipes.audit import AuditRecipe, control_argv
 from calor_hf.recipes.report import write_pages
@@ -157,6 +158,31 @@ def test_lomma_learns_from_public_pictures_first(target: str, tmp_path: Path) ->
     assert json.loads((tmp_path / "out" / "lomma" / "attack.json").read_text())["images"] == 5
 
 
+def test_a_prior_is_fitted_on_the_way(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, draw = tmp_path / "public", torch.Generator().manual_seed(0)
+    images.mkdir()
+    for index in range(6):
+        pixels = torch.randint(0, 256, (20, 20, 3), generator=draw, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(images / f"{index}.png")
+    words = ["--target", target, "--generator", "ridge", "--attacks", "plg", "--settings", "steps=2", "--classes", "2",
+             ONLY, "--output-dir", str(tmp_path / "out")]  # fmt: skip
+    assert main(words) == 2
+    assert "the generator ridge is fitted to public images of the same kind" in capsys.readouterr().err
+    words += ["--public-dataset", str(images)]
+    assert main(words) == 0
+    model = HFTarget.from_pretrained(target)
+    prior = load_generator(str(tmp_path / "out" / "prior"))
+    assert (prior.name, prior.trained_steps, prior.image_size) == ("ridge", (1, 1), model.image_size[0])
+    record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
+    assert record["generator"]["latent_dim"] == prior.latent_dim
+    weights = tmp_path / "out" / "prior" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main([*words, "--resume"]) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert main([*words, "--overwrite"]) == 0
+    assert weights.stat().st_mtime_ns > before
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_classes(target: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -276,6 +302,12 @@ def test_the_control_is_trained_attacked_and_compared(tmp_path: Path, capsys: py
     assert "training the undefended control" not in shown
     assert shown.count("7 of 7 classes were finished before") == 2
     assert LeakageReport.load(tmp_path / "audit").power == report.power
+
+    own = [*words[:4], str(model), *words[5:-1], str(tmp_path / "own"), "--generator", "ridge"]
+    assert main(own) in (0, 4)
+    first, second = (load_file(tmp_path / "own" / name / "model.safetensors") for name in ("prior", "control-prior"))
+    assert not torch.equal(first["weight"], second["weight"])
+    assert LeakageReport.load(tmp_path / "own").power[0].difference is not None
     weights = load_file(model / "model.safetensors")
     save_file({name: 1.01 * one for name, one in weights.items()}, model / "model.safetensors", {"format": "pt"})
     assert main([*words, "--resume"]) == 2

@@ -220,3 +220,12 @@ def test_the_base_class_labels_nobody() -> None:
     assert label == 0
     assert torch.equal(image, Pictures()[5])
     assert PriorConfig().batch_size == 64
+
+
+@pytest.mark.parametrize("name", [name for name in PRIORS.names() if PRIORS.get(name).needs_target])
+def test_a_prior_of_one_target_does_not_go_on_with_another(name: str, tmp_path: Path) -> None:
+    train(name, tmp_path, settings={"steps": 1})
+    other = tiny_target()
+    next(other.module.parameters()).data.mul_(2)
+    with pytest.raises(ValueError, match=r"was made with \{'target': "):
+        train(name, tmp_path, target=other, resume=True)
