@@ -535,7 +535,10 @@ def second(options: argparse.Namespace) -> None:
         people = loaded(name, options.data, options.kept)
         return people, Handcrafted().fit(people["train"] / 255, people["train/people"])
 
-    for name, seed in itertools.product(options.settings, options.seeds):
+    left = {one: unjudged(options.output_dir, *one) for one in itertools.product(options.settings, options.seeds)}
+    if options.gan is None and any(cell["attack"] == GAN for some in left.values() for cell in some.values()):
+        raise SystemExit(f"cells of '{GAN}' need --gan, the prior whose samples they are compared with")
+    for (name, seed), some in left.items():
         people, model = learned(SETTINGS[name].people)
         world = World.of(people, SETTINGS[name], seed)
         both = partial(named, model, Judge.of(world, options.data), world.dealt.people[: world.setting.private])
@@ -547,13 +550,8 @@ def second(options: argparse.Namespace) -> None:
             known = {"setting": name, "seed": seed, "attack": "second", "model": kind, "strength": ""}
             write_json(options.output_dir / f"{slug(name, seed, kind)}.json", known | found)
             print(f"{slug(name, seed, kind)}: {percents(found)}", flush=True)
-        for file in sorted(options.output_dir.glob(f"{slug(name, seed)}_*.json")):
-            images_file, cell = options.output_dir / "images" / f"{file.stem}.safetensors", json.loads(file.read_text())
-            if SECOND[0] in cell or not images_file.is_file():
-                continue
-            if cell["attack"] == GAN and options.gan is None:
-                raise SystemExit(f"cells of '{GAN}' need --gan, the prior whose samples they are compared with")
-            saved = load_file(images_file)
+        for file, cell in some.items():
+            saved = load_file(options.output_dir / "images" / f"{file.stem}.safetensors")
             folder = options.output_dir / "models" / slug(name, seed, cell["model"] + cell["strength"])
             target = HFTarget.from_pretrained(str(folder))
             samples = controls(prior_of(options, cell["attack"])[1], len(saved["labels"]), seed)
@@ -561,6 +559,16 @@ def second(options: argparse.Namespace) -> None:
                 of |= by_person(target, images, saved["labels"], *both(images))
             write_json(file, cell)
             print(f"{file.stem}: {percents(cell)}; samples: {percents(cell['samples'])}", flush=True)
+
+
+def unjudged(folder: Path, name: str, seed: int) -> dict[Path, dict[str, Any]]:
+    """Cells with images that the second evaluation model has not seen, by their file."""
+    cells = {file: json.loads(file.read_text()) for file in sorted(folder.glob(f"{slug(name, seed)}_*.json"))}
+    return {
+        file: cell
+        for file, cell in cells.items()
+        if SECOND[0] not in cell and (folder / "images" / f"{file.stem}.safetensors").is_file()
+    }
 
 
 def named(model: Handcrafted, judge: Judge, mine: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
