@@ -749,7 +749,8 @@ def draw(cells: Cells, file: Path) -> None:
 
     known = [name for name in SETTINGS if any(one["setting"] == name for one in cells)]
     figure = Figure(figsize=(12, 4.2 * len(known)), layout="constrained")
-    for axes, setting in zip(figure.subplots(len(known), 2, squeeze=False), known, strict=True):
+    rows = figure.subplots(len(known), 2, squeeze=False, sharex=True, sharey=True)
+    for axes, setting in zip(rows, known, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
         first = at_strength(mine, FIRST, {})
         for axis, attack in zip(axes, ("plg", WORST), strict=True):
@@ -764,6 +765,8 @@ def draw(cells: Cells, file: Path) -> None:
                     axis.plot(*np.array(line)[:, :, 0].T, ".-", color=f"C{place}", linewidth=0.8)
             axis.axhline(0, color="gray", linewidth=0.8)
             axis.axvline(0, color="gray", linewidth=0.8)
+            axis.set_xscale("symlog", linthresh=2)
+            axis.set_xticks(ticks := [-20, -10, -5, -2, -1, 0, 1], map(str, ticks))
             axis.set(title=f"{setting}: {attack}", xlabel="test accuracy, points against none",
                      ylabel="best guess, points against none")  # fmt: skip
         axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
