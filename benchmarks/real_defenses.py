@@ -465,6 +465,10 @@ def cells(options: argparse.Namespace, plan: Callable[[str, str], Iterator[tuple
                 key, world = slug(name, seed, attack, model + strength), worlds[int(settings.get("k", setting.k))]
                 file, begin = options.output_dir / f"{key}.json", time.process_time()
                 if file.is_file():
+                    if told(json.loads(file.read_text())["settings"]) != told(settings):
+                        raise SystemExit(
+                            f"{file} has other settings than {told(settings)}; delete it, or take another folder"
+                        )
                     continue
                 folder = options.output_dir / "models" / slug(name, seed, model + strength)
                 if not (folder / "config.json").is_file():
@@ -618,12 +622,14 @@ def summarize(options: argparse.Namespace) -> None:
 
 
 def worst(some: Cells, model: str) -> Cells:
-    """For each training one cell: by measure, what the most successful attack has, of those on all trainings."""
+    """For each training one cell: by measure, what the most successful attack has, of several on all trainings."""
     first = by_seed(some, "plg", model)
     known = {attack: by_seed(some, attack, model) for attack in ATTACKS if attack != GAN}
     known = {attack: of for attack, of in known.items() if {*first} <= {*of}}
+    if not first or len(known) < 2:
+        return []
     found: Cells = [{"attack": WORST, "model": model, "seed": seed, "attacks": [*known]} for seed in first]
-    for name in MEASURES if found else ():
+    for name in MEASURES:
         most = max(known.values(), key=lambda of: np.mean([of[seed][name] for seed in first]))
         for cell in found:
             cell[name] = most[cell["seed"]][name]
@@ -660,7 +666,7 @@ def tables(cells: Cells) -> str:
         rows = []
         for attack, model in itertools.product([*ATTACKS, WORST], MODELS):
             some = by_seed(mine, attack, model)
-            if not some or (attack == WORST and len(next(iter(some.values()))["attacks"]) == 1):
+            if not some:
                 continue
             several, first = list(some.values()), by_seed(mine, attack, FIRST) or by_seed(mine, "plg", FIRST)
             cost = ["", ""] if attack == WORST else [
@@ -703,14 +709,13 @@ def table_of_strengths(setting: str, cells: Cells) -> str:
     first = at_strength(cells, FIRST, {})
     for model, settings in [(name, some) for name in CURVES for some in CURVES[name](SETTINGS[setting])]:
         mine = at_strength(cells, model, settings)
-        some = by_seed(mine, WORST, model)
+        some, worst_of = by_seed(mine, "plg", model), by_seed(mine, WORST, model)
         if some:
-            parts = [
-                part
-                for attack, name in measures
-                for part in compared(by_seed(mine, attack, model), by_seed(first, attack, FIRST), name)
-            ]
-            attacks = ", ".join(next(iter(some.values()))["attacks"])
+            parts = list[str]()
+            for attack, name in measures:
+                of = by_seed(mine, attack, model)
+                parts += compared(of, by_seed(first, attack, FIRST), name) if of else ("", "")
+            attacks = ", ".join(next(iter(worst_of.values()))["attacks"]) if worst_of else ""
             rows.append([model, told(settings), str(len(some)), *parts, attacks])
     heads = ["test accuracy", *PAIRED[:2], f"{WORST}: {PAIRED[1]}"]
     titles = [part for head in heads for part in (head, "points against none")]
@@ -784,8 +789,10 @@ def changes(models: Sequence[Cells], first: Cells, attack: str) -> list[Any]:
         [{one["seed"]: np.array(one[name]) for one in of if one["attack"] == kind} for kind, name in pairs]
         for of in (first, *models)
     ]
+    if not all(known[0]):
+        return []
     known = [one for one in known if all(one)]
-    seeds = sorted(set.intersection(*(set(of) for one in known for of in one))) if known else []
+    seeds = sorted(set.intersection(*(set(of) for one in known for of in one)))
     return [
         100 * np.array([
             pooled_interval(np.array([some[seed] - control[seed] for seed in seeds]))

@@ -165,7 +165,9 @@ def evaluate(
     if state.is_main_process:
         numbers, power = evaluator.numbers(found), Power(evaluator, options.images_per_class, options.chunk_size)
         checks = [] if options.skip_power else power.checks()
-        checks += [] if control is None else [power.control(found, from_control, network_digest(control.module))]
+        if control is not None:
+            digest = network_digest(control.module)
+            checks.append(power.control(found, from_control, digest, options.control_prior))
         report = LeakageReport(
             **numbers,
             target=evaluator.target.describe(options.target_name),

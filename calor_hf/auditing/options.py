@@ -112,6 +112,8 @@ class AuditOptions:
                 "expected images_per_class and chunk_size >= 1 and seed >= 0, got "
                 f"{self.images_per_class}, {self.chunk_size} and {self.seed}"
             )
+        if self.control_prior is not None and self.control is None:
+            raise ValueError("control_prior is the prior of the attacks on the control; pass control, too")
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with earlier attacks, overwrite deletes them; pass one of them")
         for name in self.metrics or ():

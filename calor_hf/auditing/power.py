@@ -1,5 +1,6 @@
 """Power of an audit: whether it could have found anything with its prior and its evaluation networks."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -150,7 +151,7 @@ class Power:
 
     def control(
         self, found: Sequence[tuple[NamedAttack, Reconstruction]],
-        from_control: Sequence[tuple[NamedAttack, Reconstruction]], digest: str,
+        from_control: Sequence[tuple[NamedAttack, Reconstruction]], digest: str, prior: Generator[Any] | None = None,
     ) -> PowerCheck:  # fmt: skip
         """Compare with the same attacks on an undefended model, paired by identity.
 
@@ -158,10 +159,12 @@ class Power:
             found: Reconstructions from the target.
             from_control: Those of the undefended model; the attack with the most recognized images counts.
             digest: SHA-256 of the undefended model.
+            prior: That of the attacks on it, if it is another one; its samples are the chance level.
         """
-        checks = []
+        checks, own = [], self if prior is None else self._over(prior)
+        over = "" if prior is None else ", over a prior of its own"
         for (attack, defended), (_, one) in zip(found, from_control, strict=True):
-            check = self._check("control", one.latents, one.images, one.labels, f"the attack {attack.name}")
+            check = own._check("control", one.latents, one.images, one.labels, f"the attack {attack.name}{over}")
             measure, right = self._seen(defended.latents, defended.images)
             target = _measures(measure, right(defended.labels), defended.labels)[0]
             mean, low, high = paired_difference(target.by_identity, check.images.by_identity)
@@ -171,6 +174,14 @@ class Power:
             )  # fmt: skip
             checks.append(replace(check, difference=difference, digest=digest))
         return max(checks, key=lambda check: check.images.value)
+
+    def _over(self, prior: Generator[Any]) -> "Power":
+        evaluator = copy.copy(self.evaluator)
+        evaluator.prior = prior
+        other = copy.copy(self)
+        other.evaluator = evaluator
+        other.__dict__.pop("_drawn", None)  # samples of the first prior
+        return other
 
     def faults(self) -> list[str]:
         """Sentences about a prior that cannot draw the private images, as far as training, color and size tell."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calor_hf.core.digests import text_digest
 from calor_hf.core.label_names import class_order
 from calor_hf.core.seeding import named_rng
 from calor_hf.data.bad_images import without_bad_images
@@ -162,14 +161,14 @@ def load_public_images(
         ValueError: it holds no images.
     """
     if source is not None:
-        images, digest = load_images(source, image_column)
-        return PublicImages(images, image_size, crop, digest=digest)
+        images, files = load_images(source, image_column)
+        return PublicImages(images, image_size, crop, files=files)
     identities = load_synthetic_faces(PUBLIC_IDENTITIES, PUBLIC_IMAGES_EACH, image_size, stream="public")
     return PublicImages(identities, image_size, drawn=True)
 
 
-def load_images(source: str, image_column: str | None = None) -> tuple["Dataset", str]:
-    """Images without labels, in a column ``image``, of the training split if there are several; digest of the files.
+def load_images(source: str, image_column: str | None = None) -> tuple["Dataset", list[str]]:
+    """Images without labels, in a column ``image``, of the training split if there are several; digests of the files.
 
     The arguments are those of :func:`load_splits`.
 
@@ -186,7 +185,7 @@ def load_images(source: str, image_column: str | None = None) -> tuple["Dataset"
     images = only_images(data, image_column or image_column_of(data), name, _folder(source))
     images, digests = without_bad_images(images, "image", "raise")
     logger.info("%s", summarize(source, {"train": []}, {"train": digests}, found.not_taken))
-    return images, text_digest(sorted(digests))
+    return images, digests
 
 
 def _checked(

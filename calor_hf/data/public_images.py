@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from calor_hf.core.digests import text_digest
 from calor_hf.data.bad_images import to_rgb
 
 
@@ -24,7 +25,7 @@ class PublicImages(Dataset[Tensor]):
         image_column: Column with the images.
         keep_bytes: Ready images are kept in memory up to this size.
         drawn: Whether they are faces that this library draws, so that no one is shown.
-        digest: SHA-256 of the files, whatever their order; None if it is not known.
+        files: Digest of each file, if they are known.
 
     Raises:
         ValueError: a size or crop of no pixels.
@@ -32,14 +33,19 @@ class PublicImages(Dataset[Tensor]):
 
     def __init__(
         self, images: Any, image_size: int, crop: int | None = None, image_column: str = "image",
-        keep_bytes: int = 2**30, drawn: bool = False, digest: str | None = None,
+        keep_bytes: int = 2**30, drawn: bool = False, files: Sequence[str] = (),
     ) -> None:  # fmt: skip
         if image_size < 1 or (crop is not None and crop < 1):
             raise ValueError(f"image_size and crop must be at least one pixel, got {image_size} and {crop}")
         self.images, self.image_size, self.crop, self.image_column = images, image_size, crop, image_column
-        self.drawn, self.digest = drawn, digest
+        self.drawn, self.files = drawn, tuple(files)
         self._kept: dict[int, Tensor] = {}
         self._room = keep_bytes // (3 * image_size**2)
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the files, whatever their order; None if they are not known."""
+        return text_digest(sorted(self.files)) if self.files else None
 
     def __len__(self) -> int:
         return len(self.images)

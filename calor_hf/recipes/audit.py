@@ -1,5 +1,6 @@
 """Audit a saved model: load it, its data, prior and evaluation model, attack it, and write the report and its page."""
 
+import logging
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from calor_hf.core.report import REPORT, LeakageReport
 from calor_hf.core.report_text import summary
 from calor_hf.data.decoys import is_dealt
 from calor_hf.data.loading import load_public_images
+from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import RENDERER, Generator, load_generator
 from calor_hf.priors import train_prior
 from calor_hf.priors.ridge import RidgePriorConfig, RidgePriorTraining
@@ -36,6 +38,8 @@ from calor_hf.recipes.train import train
 from calor_hf.recipes.train_arguments import parse, undefended
 from calor_hf.targets.base import Target
 from calor_hf.targets.hf_target import HFTarget
+
+logger = logging.getLogger(__name__)
 
 EVALUATE_AGAIN = "mend that, and run the same command with --resume: it attacks nothing again"
 SYNTHETIC_CLASSES, SYNTHETIC_BUDGET = 16, 0.25  # a few minutes on two cores
@@ -76,7 +80,8 @@ class AuditRecipe(AuditOptions, DataOptions):
         default=None,
         metadata={
             "help": "Public images, for the generator ridge, and for attacks (lomma) and metrics (decoder_inversion)"
-            " that need some: folder, parquet file or Hub id; default: samples of the generator"
+            " that need some: folder, parquet file or Hub id; default: samples of the generator (for ridge and"
+            " synthetic faces: drawn faces of other people)"
         },
     )
     include_private_images: bool = field(
@@ -141,7 +146,10 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
             if reads_attributes(options, private):
                 options = replace(options, embedding=attribute_network(folder / ATTRIBUTES))
         if options.public_dataset is not None:
-            options = replace(options, public_images=load_public_images(options.public_dataset, side))
+            public = load_public_images(options.public_dataset, side)
+            options = replace(options, public_images=public)
+            if not options.reconstructions_only:
+                warn_of_private(public, private)
     if not options.reconstructions_only:
         evaluator = Evaluator(target, private, prior, labels, evaluation_model, options)
         evaluator.check_target()
@@ -151,12 +159,13 @@ def run_audit(options: AuditRecipe) -> LeakageReport | None:
         if control is not None:
             evaluator.check_control(control)
     if fits_own_prior(options):
-        public = public_images_of(options, side)
-        prior = own_prior(options, target, public, folder / "prior")
+        pictures = public_images_of(options, side)
+        prior = own_prior(options, target, pictures, folder / OWN_PRIOR)
         if evaluator is not None:
             evaluator.prior = prior
         if control is not None:
-            options = replace(options, control_prior=own_prior(options, control, public, folder / "control-prior"))
+            own = own_prior(options, control, pictures, folder / CONTROL / OWN_PRIOR)
+            options = replace(options, control_prior=own)
     found = reconstruct(target, prior, labels, options)
     if evaluator is None:
         if state.is_main_process:
@@ -220,8 +229,8 @@ def with_defaults(options: AuditRecipe, target: HFTarget) -> AuditRecipe:
 
 
 def fits_own_prior(options: AuditRecipe) -> bool:
-    """Whether each attacked model gets a prior ``ridge`` of its own."""
-    return options.generator == OWN_PRIOR and not Path(OWN_PRIOR).exists()
+    """Whether each attacked model gets a prior ``ridge`` of its own; a folder of that name is ``./ridge``."""
+    return options.generator == OWN_PRIOR
 
 
 def prior_of(options: AuditRecipe, target: Target) -> Generator[Any]:
@@ -239,11 +248,21 @@ def public_images_of(options: AuditRecipe, side: int) -> Dataset[Tensor]:
         return load_public_images(options.public_dataset, min(OWN_PRIOR_SIDE, side))
 
 
+def warn_of_private(public: PublicImages, private: PrivateImages) -> None:
+    """Warn if public images are private ones, of which an attacker then needs no model."""
+    if shared := len({*public.files} & {*private.files, *private.held_files}):
+        logger.warning(
+            "%d of the %d public images are private images of this audit: an attacker who has them has seen the "
+            "people, and the audit overstates. Pass images of other people.",
+            *(shared, len(public)),
+        )
+
+
 def own_prior(options: AuditRecipe, target: Target, images: Dataset[Tensor], folder: Path) -> Generator[Any]:
     """Fit the prior ``ridge`` to a model in one pass over the public images, or go on with that in the folder."""
-    config, count = RidgePriorConfig(), len(cast(Sized, images))
-    batch = min(config.batch_size, count)
-    training = RidgePriorTraining(replace(config, batch_size=batch, steps=min(config.steps, count // max(1, batch))))
+    config, count, processes = RidgePriorConfig(), len(cast(Sized, images)), process_state().num_processes
+    batch = max(1, min(config.batch_size, count) // processes) * processes
+    training = RidgePriorTraining(replace(config, batch_size=batch, steps=max(1, min(config.steps, count // batch))))
     return train_prior(
         training, images, folder, target=target, seed=options.seed, save_steps=training.config.steps,
         resume=not options.overwrite, overwrite=options.overwrite,

@@ -51,6 +51,17 @@ def power_of(private: PrivateImages, prior: Generator[Any], chunk_size: int = 25
     return Power(Evaluator(target, private, prior, CLASSES, model, AuditOptions(**options)), 4, chunk_size)
 
 
+class Constant(DCGAN):
+    """A prior that draws one image."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__(DCGANConfig(image_size=SIDE, width=4, discriminator="none"))
+        self.image = image
+
+    def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.image.expand(len(latents), -1, -1, -1)
+
+
 def spoiled(scale: float = 0.0) -> DCGAN:
     """A prior of random weights, whose images differ the less the smaller its last layer is."""
     torch.manual_seed(0)
@@ -120,8 +131,8 @@ def test_the_guide_neither_judges_nor_is_attacked(drawn: PrivateImages) -> None:
 
 
 def test_the_control_is_compared_person_by_person(drawn: PrivateImages) -> None:
-    tested, labels = power_of(drawn, spoiled()), torch.tensor([0, 0, 2, 2, 4, 4])
-    shown = {label: drawn.images[drawn.labels == label].float().mean(dim=0) / 255 for label in CLASSES}
+    shown = {label: drawn.images[drawn.labels == label].float().mean(dim=0) / 255 for label in range(5)}
+    tested, labels = power_of(drawn, Constant(shown[1])), torch.tensor([0, 0, 2, 2, 4, 4])
 
     def rebuilt(people: list[int]) -> Reconstruction:
         images = torch.stack([shown[label] for label in people])
@@ -136,6 +147,13 @@ def test_the_control_is_compared_person_by_person(drawn: PrivateImages) -> None:
     assert check.difference is not None
     assert check.difference.value == pytest.approx(1 / 3)
     assert (check.note, check.digest) == ("the attack gmi", "content")
+
+    other = Constant(shown[4])
+    over = tested.control([(attack, target)], [(attack, control)], "content", other)
+    alone = power_of(drawn, other).control([(attack, target)], [(attack, control)], "content")
+    assert over == dataclasses.replace(alone, note="the attack gmi, over a prior of its own")
+    # By chance: the last image, taken for the person before; over the other prior each image of person 4.
+    assert (check.chance, over.chance) == pytest.approx((1 / 6, 1 / 3))
 
 
 def test_an_audit_measures_its_power(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from calor_hf import LeakageReport
+from calor_hf import LeakageReport, PrivateImages
 from calor_hf.auditing import power
 from calor_hf.cli.audit import main
 from calor_hf.cli.main import main as calor_hf
 from calor_hf.cli.train import main as train
 from calor_hf.core.digests import network_digest
+from calor_hf.data.public_images import PublicImages
 from calor_hf.generators import load_generator
 from calor_hf.recipes import audit as recipe
 from calor_hf.recipes.audit import AuditRecipe, control_argv
@@ -171,11 +172,11 @@ def test_a_prior_is_fitted_on_the_way(target: str, tmp_path: Path, capsys: pytes
     words += ["--public-dataset", str(images)]
     assert main(words) == 0
     model = HFTarget.from_pretrained(target)
-    prior = load_generator(str(tmp_path / "out" / "prior"))
+    prior = load_generator(str(tmp_path / "out" / "ridge"))
     assert (prior.name, prior.trained_steps, prior.image_size) == ("ridge", (1, 1), model.image_size[0])
     record = json.loads((tmp_path / "out" / "plg" / "attack.json").read_text())
     assert record["generator"]["latent_dim"] == prior.latent_dim
-    weights = tmp_path / "out" / "prior" / "model.safetensors"
+    weights = tmp_path / "out" / "ridge" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     assert main([*words, "--resume"]) == 0
     assert weights.stat().st_mtime_ns == before
@@ -305,7 +306,7 @@ def test_the_control_is_trained_attacked_and_compared(tmp_path: Path, capsys: py
 
     own = [*words[:4], str(model), *words[5:-1], str(tmp_path / "own"), "--generator", "ridge"]
     assert main(own) in (0, 4)
-    first, second = (load_file(tmp_path / "own" / name / "model.safetensors") for name in ("prior", "control-prior"))
+    first, second = (load_file(tmp_path / "own" / name / "model.safetensors") for name in ("ridge", "control/ridge"))
     assert not torch.equal(first["weight"], second["weight"])
     assert LeakageReport.load(tmp_path / "own").power[0].difference is not None
     weights = load_file(model / "model.safetensors")
@@ -321,6 +322,16 @@ def test_the_model_is_named_once(words: list[str], capsys: pytest.CaptureFixture
     assert "pass the model under attack once" in capsys.readouterr().err
 
 
+def test_private_images_among_the_public_ones_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    images, labels = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(2)
+    private = PrivateImages("private", images, labels, files=("a",), held_files=("b",))
+    for files, told in (("cde", False), ("abz", True)):
+        recipe.warn_of_private(PublicImages([0] * 3, 4, files=files), private)
+        assert ("2 of the 3 public images are private images" in caplog.text) is told
+
+
 def test_a_control_is_evaluated(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([target, ONLY, "--control", target]) == 2
     assert "--control compares what is recognized" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="pass control, too"):
+        AuditRecipe(model=target, control_prior=tiny_generator("dcgan"))
