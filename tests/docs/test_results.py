@@ -17,6 +17,7 @@ from benchmarks import (
     frontier,
     pretraining,
     real_defenses,
+    whole_network,
 )
 from benchmarks.real_faces import tables
 from examples.paper.study import STUDIES
@@ -45,6 +46,7 @@ def test_the_comparison_on_real_faces_regenerates() -> None:
         pytest.param(frontier.tables, "frontier.json", "frontier.md", marks=pytest.mark.slow),
         pytest.param(pretraining.tables, "pretraining.json", "pretraining.md", marks=pytest.mark.slow),
         pytest.param(real_defenses.tables, "real_defenses.json", "real_defenses.md", marks=pytest.mark.slow),
+        (whole_network.tables, "whole_network.json", "whole_network.md"),
         pytest.param(decoy_faces.tables, "decoys_faces.json", "decoys_faces.md", marks=pytest.mark.slow),
     ],
 )
