@@ -758,6 +758,8 @@ def draw(cells: Cells, file: Path) -> None:
     for axes, setting in zip(rows, known, strict=True):
         mine = [one for one in cells if one["setting"] == setting]
         first = at_strength(mine, FIRST, {})
+        if not by_seed(first, WORST, FIRST):
+            first += [one | {"attack": WORST} for one in first if one["attack"] == "plg"]
         for axis, attack in zip(axes, ("plg", WORST), strict=True):
             for place, model in enumerate(list(MODELS)[1:]):
                 row = [one for one in mine if one["model"] == model and not one["strength"]]
@@ -774,7 +776,8 @@ def draw(cells: Cells, file: Path) -> None:
             axis.set_xticks(ticks := [-20, -10, -5, -2, -1, 0, 1], map(str, ticks))
             axis.set(title=f"{setting}: {attack}", xlabel="test accuracy, points against none",
                      ylabel="best guess, points against none")  # fmt: skip
-        axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+            axis.set_visible(bool(axis.containers))
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     write_figure(file, figure)
 
 
