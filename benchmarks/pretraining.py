@@ -13,7 +13,6 @@
 
 import argparse
 import itertools
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -301,8 +300,7 @@ PAIRED = MEASURES[:2]
 
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, draw the figure, and print the tables."""
-    cells = [json.loads(file.read_text()) for file in sorted((options.output_dir / "cells").glob("*.json"))]
-    write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, cells)) + "\n]\n").encode())
+    cells = real_defenses.gather(options.output_dir / "cells", "*.json", options.output)
     draw(cells, options.output.with_suffix(".png"))
     print(tables(cells))
 

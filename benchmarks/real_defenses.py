@@ -139,7 +139,7 @@ FIRST = next(iter(MODELS))
 CURVES: dict[str, Callable[[Setting], list[Settings]]] = {
     name: strengths for name, (_, strengths) in MODELS.items() if name not in (FIRST, "trap_mid")
 } | {"decoys": lambda setting: [{"k": k} for k in range(2, setting.k + 1)]}
-"""Strengths of each curve; ``trap_mid`` has none but its trap's."""
+"""Strengths of each curve; ``trap_mid``, whose row is not marked, has none."""
 
 
 # The public images
@@ -614,11 +614,17 @@ WORST = "worst case"
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, draw the figure, and print the tables."""
     if options.cells is not None:
-        found = [json.loads(file.read_text()) for file in sorted(options.cells.glob("*_*.json"))]
-        write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n").encode())
+        gather(options.cells, "*_*.json", options.output)
     found = json.loads(options.output.read_text(encoding="utf-8"))
     draw(found, options.output.with_suffix(".png"))
     print(tables(found))
+
+
+def gather(folder: Path, pattern: str, output: Path) -> Cells:
+    """Write the cells of a folder as one JSON file, a line each."""
+    found: Cells = [json.loads(file.read_text()) for file in sorted(folder.glob(pattern))]
+    write_whole(output, ("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n").encode())
+    return found
 
 
 def worst(some: Cells, model: str) -> Cells:

@@ -10,7 +10,6 @@
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from benchmarks.real_defenses import (
     Judge,
     World,
     attacked,
+    gather,
     ridge_prior,
     slug,
     through_stages,
@@ -44,7 +44,7 @@ from benchmarks.real_defenses import (
 )
 from calor_hf import HFTarget, load_generator
 from calor_hf._version import __version__
-from calor_hf.core.files import write_json, write_whole
+from calor_hf.core.files import write_json
 from calor_hf.core.report_text import table
 from calor_hf.data.loading import load_public_images
 from calor_hf.metrics.attack_accuracy import topk_correct
@@ -140,9 +140,7 @@ def prior_of(target: HFTarget, images: Any, folder: Path) -> Any:
 
 def summarize(options: argparse.Namespace) -> None:
     """Write all cells as one JSON file, and print the table."""
-    cells = [json.loads(file.read_text()) for file in sorted((options.output_dir / "cells").glob("*.json"))]
-    write_whole(options.output, ("[\n" + ",\n".join(map(json.dumps, cells)) + "\n]\n").encode())
-    print(tables(cells))
+    print(tables(gather(options.output_dir / "cells", "*.json", options.output)))
 
 
 def tables(cells: list[dict[str, Any]]) -> str:
